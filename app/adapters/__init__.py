@@ -1,0 +1,1 @@
+"""Outside systems behind the ports of the domain: MLflow and Feast."""

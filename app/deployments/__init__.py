@@ -1,0 +1,1 @@
+"""Ray Serve deployments and the Ray runtime: the only place that imports ray."""

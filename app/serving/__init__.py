@@ -1,0 +1,1 @@
+"""The serving domain: pure Python and numpy, no FastAPI, Ray, MLflow or Feast."""

@@ -1,0 +1,129 @@
+"""What the serving domain needs from outside, as Protocols, and the values that cross them.
+
+`app.deployments` implements them over Ray Serve handles and `app.adapters` over MLflow and Feast;
+``tests/fakes.py`` has them in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.tables import Batch, Output
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is known of a model version once its artifacts are read. All of it is plain data.
+
+    `inputs`, `outputs` and `params` are the parsed JSON of MLflow's signature (``ModelSignature.to_dict()``), None
+    where the model was logged without. `input_example` is the logged one as JSON values.
+    """
+
+    name: str
+    version: str
+    flavor: str
+    inputs: Sequence[Mapping[str, Any]] | None = None
+    outputs: Sequence[Mapping[str, Any]] | None = None
+    params: Sequence[Mapping[str, Any]] | None = None
+    input_example: Any = None
+    nbytes: int = 0
+    load_ms: float = 0.0
+
+    @property
+    def key(self) -> ModelVersion:
+        return ModelVersion(self.name, self.version)
+
+
+class FeatureQuery(NamedTuple):
+    """Where features come from: exactly one of a feature view and a feature service."""
+
+    view: str | None
+    service: str | None
+
+    def __str__(self) -> str:
+        return f"feature view '{self.view}'" if self.view else f"feature service '{self.service}'"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """A feature view or service as the store defines it: its join keys and its features' names, in order."""
+
+    join_keys: tuple[str, ...]
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRows:
+    """Features read for some entities: per feature one list of values, None where the store has no value.
+
+    `found` says per entity whether the store knows it at all.
+    """
+
+    columns: Mapping[str, Sequence[Any]]
+    found: Sequence[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A registered model as the registry shows it: aliases to versions, its tags and its newest READY version."""
+
+    name: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    latest: str | None = None
+
+
+class ModelRegistry(Protocol):
+    """The registry, read. Blocking: called off the event loop."""
+
+    def models(self) -> Sequence[RegisteredModel]:
+        """Every registered model. Raises `RegistryUnavailable`."""
+
+    def model(self, name: str) -> RegisteredModel:
+        """One registered model. Raises `ModelNotFound` or `RegistryUnavailable`."""
+
+    def has_version(self, version: ModelVersion) -> bool:
+        """Whether the version exists. Raises `RegistryUnavailable`."""
+
+
+class ModelRunner(Protocol):
+    """A pool of model replicas, called by version."""
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        """Load the version where needed and tell what it is. Raises `ModelUnavailable` or `PoolUnavailable`."""
+
+    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+        """Predict one batch. Raises `ModelFailed`, `ModelUnavailable` or `PoolUnavailable`."""
+
+
+class FeatureStore(Protocol):
+    """The feature store's online side."""
+
+    async def source(self, query: FeatureQuery) -> FeatureSource:
+        """Raises `FeatureSourceNotFound` or `FeatureStoreUnavailable`."""
+
+    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+        """Features of each entity (join key to value). Raises as `source` does."""
+
+
+class Directory(Protocol):
+    """Which version a reference means now, and where that version is hosted."""
+
+    async def resolve(self, ref: ModelRef) -> ModelVersion:
+        """Raises `ModelNotFound`, or `RegistryUnavailable` for a reference never seen before."""
+
+    def runner(self, version: ModelVersion) -> ModelRunner:
+        """The pool that hosts the version. Raises `ModelUnavailable` where that pool is not configured."""
+
+
+class Recorder(Protocol):
+    """Counts and times what happens. Called on the request path: must be cheap and must not raise."""
+
+    def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None: ...
+
+    def failed(self, model: str, version: str, code: str) -> None: ...
+
+    def batch(self, version: ModelVersion, rows: int, requests: int, seconds: float) -> None: ...

@@ -1,0 +1,127 @@
+"""Columnar rows on their way through the product: a request's input, a batch of inputs, a model's output.
+
+A `Rows` is one request's validated input. Inputs with the same `Layout` may be stacked into one `Batch`; the `Output`
+of a batch is cut apart again by row count. All of them are plain tuples of names and numpy arrays, cheap to pickle
+between deployments and free of pandas, which only the process that hosts a model imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from app.errors import WrongRowCount
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Values = list[Any] | Array
+"""The values of one column: Python values that `dtype` holds exactly, or an array whose first axis is the rows."""
+
+
+class Layout(NamedTuple):
+    """What two inputs must have in common to share one call of the model.
+
+    `kind` says what the model is given: a DataFrame (``columns``), one array (``tensor``) or a dict of arrays
+    (``tensors``). `dtypes` holds one numpy dtype string per name, and one alone for a tensor, whose `names` is empty.
+    `shapes` holds the shape of one row of each, ``()`` for a column. `params` is canonical JSON, empty for none.
+    """
+
+    kind: Literal["columns", "tensor", "tensors"]
+    names: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    params: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """One request's input: `columns` in the order of ``layout.dtypes``, each with `count` values."""
+
+    layout: Layout
+    columns: tuple[Values, ...]
+    count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, estimated: exact for arrays, by item size (64 for objects) for lists."""
+        total = 0
+        for values, dtype in zip(self.columns, self.layout.dtypes, strict=True):
+            if isinstance(values, np.ndarray) and not values.dtype.hasobject:
+                total += values.nbytes
+            elif dtype == "object":
+                total += sum(64 + len(value) if isinstance(value, str | bytes) else 64 for value in values)
+            else:
+                total += len(values) * np.dtype(dtype).itemsize
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The stacked input of one call: arrays in the order of ``layout.dtypes``, first axis the rows."""
+
+    layout: Layout
+    arrays: tuple[Array, ...]
+    count: int
+
+
+def stack(parts: Sequence[Rows]) -> Batch:
+    """Stack inputs of one layout, in order. Every array is built once, however many parts there are."""
+    layout = parts[0].layout
+    arrays = []
+    for index, (dtype, shape) in enumerate(zip(layout.dtypes, layout.shapes, strict=True)):
+        columns = [part.columns[index] for part in parts]
+        if not any(isinstance(column, np.ndarray) for column in columns):
+            values = columns[0] if len(columns) == 1 else list(chain.from_iterable(columns))
+            arrays.append(_array(values, np.dtype(dtype), shape))
+        elif len(columns) == 1:
+            arrays.append(np.asarray(columns[0], dtype=dtype))
+        else:
+            arrays.append(np.concatenate([_array(column, np.dtype(dtype), shape) for column in columns]))
+    return Batch(layout, tuple(arrays), sum(part.count for part in parts))
+
+
+def _array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    if dtype.hasobject and not isinstance(values, np.ndarray):
+        # np.array() would turn a list of equally long lists into a matrix.
+        column = np.empty(len(values), dtype=object)
+        column[:] = values
+        return column
+    return np.asarray(values, dtype=dtype).reshape((len(values), *shape))
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What a model answered for `count` rows.
+
+    `names` is empty for an unnamed array, and else names one array each: the columns of a DataFrame (``columns``) or
+    the entries of a dict of arrays (``tensors``). The first axis of every array is the rows.
+    """
+
+    kind: Literal["columns", "tensor", "tensors"]
+    names: tuple[str, ...]
+    arrays: tuple[Array, ...]
+    count: int
+
+    def split(self, counts: Sequence[int]) -> list[Output]:
+        """Cut into consecutive outputs of so many rows each.
+
+        Raises:
+            WrongRowCount: the rows asked for and the rows answered differ, so no row can be told whose it is.
+        """
+        asked = sum(counts)
+        if asked != self.count or any(len(array) != asked for array in self.arrays):
+            raise WrongRowCount(
+                f"the model answered {self.count} rows for {asked}", {"rows": asked, "answered": self.count}
+            )
+        if len(counts) == 1:
+            return [self]
+        parts, start = [], 0
+        for count in counts:
+            stop = start + count
+            arrays = tuple(array[start:stop] for array in self.arrays)
+            parts.append(Output(self.kind, self.names, arrays, count))
+            start = stop
+        return parts
