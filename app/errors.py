@@ -19,6 +19,7 @@
     │   ├── RegistryUnavailable  the model registry does not answer
     │   ├── FeatureStoreUnavailable  the feature store does not answer
     │   └── PoolUnavailable      no replica of the model's pool answers
+    │       └── ReplicaDied      the replica died while it computed this batch
     ├── DeadlineExceeded         the caller's time is up
     ├── ModelFailed              the model raised while predicting
     │   └── WrongRowCount        the model answered with another number of rows
@@ -154,6 +155,12 @@ class PoolUnavailable(Unavailable):
     """No replica of the model's pool answers."""
 
     code = "pool_unavailable"
+
+
+class ReplicaDied(PoolUnavailable):
+    """The pool's replica died with this batch, twice. One of its requests may be what kills it."""
+
+    code = "replica_died"
 
 
 class DeadlineExceeded(ServingError):

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.release_table import ModelStatus
 from app.serving.tables import Batch, Output
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is known of a model version once its artifacts are read. All of it is plain data.
+    """What is known of a model version once it is loaded. All of it is plain data.
 
     `inputs`, `outputs` and `params` are the parsed JSON of MLflow's signature (``ModelSignature.to_dict()``), None
     where the model was logged without. `input_example` is the logged one as JSON values.
@@ -110,20 +111,55 @@ class FeatureStore(Protocol):
 
 
 class Directory(Protocol):
-    """Which version a reference means now, and where that version is hosted."""
+    """Which version a reference means now, and which pool hosts it."""
+
+    def known(self, ref: ModelRef) -> ModelVersion | None:
+        """The version, from memory; None where it must be asked for with `resolve`."""
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
         """Raises `ModelNotFound`, or `RegistryUnavailable` for a reference never seen before."""
 
-    def runner(self, version: ModelVersion) -> ModelRunner:
-        """The pool that hosts the version. Raises `ModelUnavailable` where that pool is not configured."""
+    def runner(self, name: str) -> ModelRunner:
+        """The pool that hosts the model. Raises `ModelUnavailable` where that pool is not configured."""
+
+
+class ModelManager(Protocol):
+    """Makes versions resident, lets them go, and tells what is served."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether everything that should be resident is loaded, or known to have failed."""
+
+    async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
+        """Returns once the version is warm on every replica of its pool.
+
+        Raises `ModelNotFound`, `ModelUnavailable` with the cause, or `RegistryUnavailable`.
+        """
+
+    async def unload(self, ref: ModelRef) -> ModelVersion:
+        """Raises `ModelNotFound`."""
+
+    async def status(self) -> Sequence[ModelStatus]:
+        """Every registered model."""
+
+    async def model(self, name: str) -> ModelStatus:
+        """One registered model. Raises `ModelNotFound`."""
+
+    async def health(self) -> Mapping[str, Any]:
+        """Each part behind the gateway with its ``status`` (``ok``, ``degraded``, ``unavailable``), JSON values."""
+
+    async def usage(self) -> Sequence[Mapping[str, Any]]:
+        """Per replica: ``replica``, ``deployment``, ``rss_bytes``; pools add ``models``, ``model_bytes``, ``evictions``."""
 
 
 class Recorder(Protocol):
     """Counts and times what happens. Called on the request path: must be cheap and must not raise."""
 
-    def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None: ...
+    def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
+        """A request was answered."""
 
-    def failed(self, model: str, version: str, code: str) -> None: ...
+    def failed(self, name: str, code: str) -> None:
+        """A request for a model was answered with the error of this code."""
 
-    def batch(self, version: ModelVersion, rows: int, requests: int, seconds: float) -> None: ...
+    def called(self, version: ModelVersion, requests: int, rows: int, seconds: float) -> None:
+        """One batch was predicted."""

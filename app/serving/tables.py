@@ -25,12 +25,13 @@ class Layout(NamedTuple):
     """What two inputs must have in common to share one call of the model.
 
     `kind` says what the model is given: a DataFrame (``columns``), one array (``tensor``) or a dict of arrays
-    (``tensors``). `dtypes` holds one numpy dtype string per name, and one alone for a tensor, whose `names` is empty.
+    (``tensors``). `names` are the labels of the columns, whole numbers where the model was trained on a frame without
+    column names. `dtypes` holds one numpy dtype string per name, and one alone for a tensor, whose `names` is empty.
     `shapes` holds the shape of one row of each, ``()`` for a column. `params` is canonical JSON, empty for none.
     """
 
     kind: Literal["columns", "tensor", "tensors"]
-    names: tuple[str, ...]
+    names: tuple[str | int, ...]
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     params: str = ""
@@ -75,15 +76,16 @@ def stack(parts: Sequence[Rows]) -> Batch:
         columns = [part.columns[index] for part in parts]
         if not any(isinstance(column, np.ndarray) for column in columns):
             values = columns[0] if len(columns) == 1 else list(chain.from_iterable(columns))
-            arrays.append(_array(values, np.dtype(dtype), shape))
+            arrays.append(as_array(values, np.dtype(dtype), shape))
         elif len(columns) == 1:
             arrays.append(np.asarray(columns[0], dtype=dtype))
         else:
-            arrays.append(np.concatenate([_array(column, np.dtype(dtype), shape) for column in columns]))
+            arrays.append(np.concatenate([as_array(column, np.dtype(dtype), shape) for column in columns]))
     return Batch(layout, tuple(arrays), sum(part.count for part in parts))
 
 
-def _array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> Array:
+    """The values as one array of `dtype` whose rows have `shape`; lists inside an object column stay lists."""
     if dtype.hasobject and not isinstance(values, np.ndarray):
         # np.array() would turn a list of equally long lists into a matrix.
         column = np.empty(len(values), dtype=object)

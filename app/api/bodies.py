@@ -1,0 +1,160 @@
+"""Request and answer bodies of our own dialects, as pydantic models: what is documented is what is checked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+
+from app.errors import MalformedBody
+
+B = TypeVar("B", bound="Body")
+
+
+class Body(BaseModel):
+    """A request body; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    @classmethod
+    def read(cls: type[B], value: Any) -> B:
+        """Check parsed JSON.
+
+        Raises:
+            MalformedBody: names every key that is wrong and what is expected.
+        """
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            faults = [
+                {"where": ".".join(str(part) for part in fault["loc"]) or "body", "what": _plain(fault)}
+                for fault in error.errors(include_url=False, include_input=False)
+            ]
+            if not isinstance(value, dict):
+                raise MalformedBody("the body must be a JSON object") from None
+            text = "; ".join(f"'{fault['where']}': {fault['what']}" for fault in faults)
+            raise MalformedBody(text, {"faults": faults, "allowed": list(cls.model_fields)}) from None
+
+
+def _plain(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "is not a key of this body"
+    if fault["type"] == "missing":
+        return "is missing"
+    return str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
+
+
+class ServeRequest(Body):
+    """The body of ``POST /serve``."""
+
+    model_name: str = Field(min_length=1, examples=["commodity_price_predictor"])
+    """Registered model, optionally as `name@alias` or `name/versions/N`."""
+
+    action: Literal["predict", "load", "unload", "status"] = "predict"
+    """What to do; predicting is the default."""
+
+    data: dict[str, Any] | list[Any] | None = Field(
+        None, examples=[{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}]
+    )
+    """One row as an object of columns, or a list of rows. Beside `use_feature_store`: columns that override the store's."""
+
+    params: dict[str, Any] | None = None
+    """Inference parameters, where the model's signature has them."""
+
+    model_version: str | int | None = None
+    """Version to use or load; unset: what the bare name means."""
+
+    alias: str | None = None
+    """Alias to use, instead of a version."""
+
+    use_feature_store: StrictBool = False
+    """Read the columns from the feature store."""
+
+    entity_id: str | int | list[str | int] | None = None
+    """Value, or values, of the feature view's one join key."""
+
+    entities: list[dict[str, Any]] | None = None
+    """Instead of `entity_id`: one object of join keys per row."""
+
+    feature_view: str | None = None
+    """Feature view to read."""
+
+    feature_service: str | None = None
+    """Feature service to read, instead of a view."""
+
+    promote: StrictBool = False
+    """With `load`: also move the default alias to this version."""
+
+
+class ServeResponse(BaseModel):
+    """The answer of ``POST /serve`` to a prediction."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    prediction: Any = Field(examples=[[78.3]])
+    status: Literal["success"]
+    model_name: str
+    model_version: str
+    request_id: str
+
+
+class ServeError(BaseModel):
+    """The answer of ``POST /serve`` when something is wrong."""
+
+    class Fault(BaseModel):
+        """What is wrong."""
+
+        code: str
+        message: str
+        details: dict[str, Any] | None = None
+
+    status: Literal["error"]
+    error: Fault
+    request_id: str
+
+
+class PredictRequest(Body):
+    """The body of ``POST /v1/models/{ref}:predict``: `instances`, `inputs` or `entities`."""
+
+    instances: list[Any] | None = Field(
+        None, examples=[[{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}]]
+    )
+    """Rows: objects of columns, or nested lists for a tensor."""
+
+    inputs: dict[str, Any] | list[Any] | None = None
+    """The same column-wise: an object of lists, or one tensor."""
+
+    parameters: dict[str, Any] | None = None
+    """Inference parameters, where the model's signature has them."""
+
+    entities: list[dict[str, Any]] | None = None
+    """Entities whose features are read from the feature store: one object of join keys per row."""
+
+    feature_service: str | None = None
+    """Feature service to read the entities' features from."""
+
+    feature_view: str | None = None
+    """Feature view to read them from, instead of a service."""
+
+    overrides: dict[str, Any] | None = None
+    """Columns that replace or add to what the store has."""
+
+
+class PredictResponse(BaseModel):
+    """The answer of ``POST /v1/models/{ref}:predict``."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    predictions: Any = Field(examples=[[78.3]])
+    model_name: str
+    model_version: str
+    features: dict[str, Any] | None = None
+
+
+class V1Error(BaseModel):
+    """KServe's error, with a code, details and the request id beside it."""
+
+    error: str
+    code: str
+    details: dict[str, Any]
+    request_id: str

@@ -1,0 +1,63 @@
+"""From an error to a reply: one table of statuses, one encoder per dialect."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from app import errors
+from app.api.exchange import Exchange, Reply, dump
+from app.errors import ServingError
+
+log = logging.getLogger(__name__)
+
+STATUSES: dict[type[ServingError], int] = {
+    errors.InvalidRequest: 400,
+    errors.NotFound: 404,
+    errors.TooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.Overloaded: 429,
+    errors.Unavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.ModelFailed: 500,
+    errors.StartupError: 500,
+    errors.ServingError: 500,
+}
+"""Status of each class and of those below it that are not named themselves."""
+
+
+def status_of(error: ServingError) -> int:
+    """The status of the nearest class in `STATUSES`."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+
+
+def known(error: Exception, request_id: str) -> ServingError:
+    """The error itself, or for one that nobody foresaw a safe stand-in; the log gets its cause."""
+    if isinstance(error, ServingError):
+        if status_of(error) == 500:
+            log.error("request %s: %s: %s %s", request_id, error.code, error.message, error.details)
+        return error
+    log.error("request %s failed", request_id, exc_info=error)
+    return ServingError("the gateway failed to answer; the log has the cause under the request id")
+
+
+def _headers(error: ServingError) -> tuple[tuple[bytes, bytes], ...]:
+    seconds = error.details.get("retry_after_s")
+    return ((b"retry-after", str(seconds).encode()),) if seconds is not None else ()
+
+
+def legacy_error(error: Exception, exchange: Exchange) -> Reply:
+    """``{"status": "error", "error": {"code", "message", "details"?}, "request_id"}``."""
+    fault = known(error, exchange.request_id)
+    described: dict[str, Any] = {"code": fault.code, "message": fault.message}
+    if fault.details:
+        described["details"] = fault.details
+    body = {"status": "error", "error": described, "request_id": exchange.request_id}
+    return Reply(dump(body), status_of(fault), _headers(fault))
+
+
+def v1_error(error: Exception, exchange: Exchange) -> Reply:
+    """KServe's ``{"error": "..."}``, with the code, details and request id beside it."""
+    fault = known(error, exchange.request_id)
+    body = {"error": fault.message, "code": fault.code, "details": fault.details, "request_id": exchange.request_id}
+    return Reply(dump(body), status_of(fault), _headers(fault))

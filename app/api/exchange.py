@@ -1,0 +1,186 @@
+"""One HTTP request on a hot route: plain ASGI, read once, answered once.
+
+FastAPI's own machinery costs a quarter to a third of a gateway's CPU under load, so the endpoints that predict are
+handlers of an `Exchange`, put in front of its router by `app.api.app`. FastAPI has the same handlers as routes for the
+documented schema.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import uuid
+import zlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import orjson
+from starlette.types import Message, Receive, Scope, Send
+
+from app.errors import InvalidRequest, MalformedBody, ServingError, TooLarge, UnsupportedMediaType
+
+_GZIP_LEVEL = 1
+_DEADLINE_MARGIN = 0.1
+_MAX_DEADLINE_MARGIN_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds that are checked while a request is read; `gzip_bytes` is the smallest answer worth compressing."""
+
+    body_bytes: int
+    json_depth: int
+    timeout_s: float
+    gzip_bytes: int = 16 * 1024
+
+
+class Reply(NamedTuple):
+    """What goes back: JSON bytes, a status, and headers beside the ones that every reply has."""
+
+    body: bytes
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+class Exchange:
+    """A request being answered. `deadline` is event loop time."""
+
+    __slots__ = ("_limits", "_receive", "_request_id", "headers", "received", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits) -> None:
+        self.scope = scope
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.received = asyncio.get_running_loop().time()
+        self._receive = receive
+        self._limits = limits
+        self._request_id: bytes | None = None
+
+    @property
+    def request_id(self) -> str:
+        """The caller's `x-request-id`, or one made here."""
+        return self.request_id_bytes.decode("latin-1")
+
+    @property
+    def request_id_bytes(self) -> bytes:
+        if self._request_id is None:
+            given = self.headers.get(b"x-request-id", b"")
+            self._request_id = given if 0 < len(given) <= 128 and given.isascii() else uuid.uuid4().hex.encode()
+        return self._request_id
+
+    @property
+    def deadline(self) -> float:
+        """When the answer is due: a little before Serve's own timeout, which would answer in plain text.
+
+        Raises:
+            InvalidRequest: `x-request-timeout-seconds` is not a positive number.
+        """
+        header = self.headers.get(b"x-request-timeout-seconds")
+        if header is None:
+            return self.received + self._limits.timeout_s
+        try:
+            seconds = float(header)
+        except ValueError:
+            seconds = -1.0
+        if not 0 < seconds < float("inf"):
+            raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds")
+        return self.received + seconds - min(seconds * _DEADLINE_MARGIN, _MAX_DEADLINE_MARGIN_S)
+
+    async def body(self) -> bytes:
+        """The request's body, decompressed.
+
+        Raises:
+            TooLarge, UnsupportedMediaType, MalformedBody.
+        """
+        limit = self._limits.body_bytes
+        declared = self.headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > limit:
+            raise _too_large(limit)
+        message: Message = await self._receive()
+        body: bytes = message.get("body", b"")
+        if message.get("more_body"):
+            parts, size = [body], len(body)
+            while message.get("more_body"):
+                message = await self._receive()
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > limit:
+                    raise _too_large(limit)
+            body = b"".join(parts)
+        if len(body) > limit:
+            raise _too_large(limit)
+        encoding = self.headers.get(b"content-encoding", b"identity")
+        return body if encoding in (b"identity", b"") else _decompress(body, encoding, limit)
+
+    async def json(self) -> Any:
+        """The request's body as JSON values. Raises as `body`."""
+        return parse_json(await self.body(), self._limits.json_depth)
+
+    async def reply(self, reply: Reply, send: Send) -> None:
+        """Send the answer."""
+        body = reply.body
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", self.request_id_bytes), *reply.headers]
+        if len(body) >= self._limits.gzip_bytes and b"gzip" in self.headers.get(b"accept-encoding", b""):
+            body = gzip.compress(body, _GZIP_LEVEL)
+            headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
+        headers.append((b"content-length", b"%d" % len(body)))
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+Handler = Callable[[Exchange], Awaitable[Reply]]
+ErrorEncoder = Callable[[Exception, Exchange], Reply]
+
+
+def dump(value: Any) -> bytes:
+    """JSON bytes; NaN and infinities become null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
+
+
+def parse_json(body: bytes, depth: int) -> Any:
+    """Strict JSON.
+
+    Raises:
+        MalformedBody: not JSON, with where it goes wrong; or nested deeper than `depth`.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        text = "the body is empty" if not body else f"the body is not valid JSON: {error}"
+        raise MalformedBody(text) from None
+    # Counting brackets is nearly free, and most bodies have fewer than could nest too deep.
+    if body.count(b"[") + body.count(b"{") > depth and _is_deeper(value, depth):
+        raise MalformedBody(f"the body is nested deeper than {depth} levels")
+    return value
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return False
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
+def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
+    if encoding not in (b"gzip", b"deflate"):
+        raise UnsupportedMediaType(
+            f"content-encoding '{encoding.decode('latin-1')[:40]}' is not read here: send gzip, deflate or none"
+        )
+    window = 16 + zlib.MAX_WBITS if encoding == b"gzip" else zlib.MAX_WBITS
+    decompressor = zlib.decompressobj(window)
+    try:
+        plain = decompressor.decompress(body, limit + 1)  # never more than this: a small body may hold gigabytes
+    except zlib.error as error:
+        raise MalformedBody(f"the body is not valid {encoding.decode()}: {error}") from None
+    if len(plain) > limit:
+        raise _too_large(limit)
+    if not decompressor.eof:
+        raise MalformedBody(f"the {encoding.decode()} body is cut short")
+    return plain
+
+
+def _too_large(limit: int) -> ServingError:
+    return TooLarge(f"the body is larger than the {limit} bytes that are allowed", {"limit_bytes": limit})

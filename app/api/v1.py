@@ -1,0 +1,92 @@
+"""Our own dialect, a superset of KServe v1: ``/v1/models/{ref}:predict`` and what belongs to it."""
+
+from __future__ import annotations
+
+from urllib.parse import unquote
+
+from app.api.bodies import PredictRequest
+from app.api.exchange import Exchange, Reply, dump
+from app.errors import MalformedBody, NotFound
+from app.serving.enrichment import FeatureRequest
+from app.serving.json_values import json_value, predictions
+from app.serving.model_ref import ModelRef, parse_ref
+from app.serving.ports import FeatureQuery, ModelManager
+from app.serving.service import Payload, PredictionRequest, PredictionService
+
+PREFIX = "/v1/models/"
+
+
+class V1Dialect:
+    """Handlers of ``/v1``."""
+
+    def __init__(self, service: PredictionService, manager: ModelManager) -> None:
+        self._service = service
+        self._manager = manager
+
+    async def predict(self, exchange: Exchange) -> Reply:
+        """``POST /v1/models/{ref}:predict``. Raises `ServingError`."""
+        deadline = exchange.deadline
+        ref = reference(exchange, ":predict")
+        body = PredictRequest.read(await exchange.json())
+        given = [key for key in ("instances", "inputs", "entities") if getattr(body, key) is not None]
+        if len(given) != 1:
+            raise MalformedBody("give exactly one of 'instances', 'inputs' and 'entities'")
+        request = PredictionRequest(ref, deadline, params=body.parameters)
+        if body.entities is not None:
+            request.features = _features(body)
+        elif body.instances is not None:
+            request.payload = Payload("instances", body.instances)
+        else:
+            request.payload = Payload("inputs", body.inputs)
+        prediction = await self._service.predict(request)
+        version = prediction.version
+        answer = {
+            "predictions": predictions(prediction.output),
+            "model_name": version.name,
+            "model_version": version.version,
+        }
+        if prediction.features is not None:
+            answer["features"] = json_value(prediction.features)
+        return Reply(dump(answer), headers=((b"x-model-version", version.version.encode()),))
+
+    async def models(self, exchange: Exchange) -> Reply:
+        """``GET /v1/models``: every registered model."""
+        return Reply(dump({"models": list(await self._manager.status())}))
+
+    async def status(self, exchange: Exchange) -> Reply:
+        """``GET /v1/status``: every replica with its memory and models."""
+        return Reply(dump({"replicas": list(await self._manager.usage())}))
+
+    async def model(self, exchange: Exchange) -> Reply:
+        """``GET /v1/models/{name}``: one registered model; ``ready`` says whether what its name means is loaded."""
+        ref = reference(exchange, "")
+        status = await self._manager.model(ref.name)
+        wanted = ref.version or (status.default if ref.alias is None else status.aliases.get(ref.alias))
+        facts = status.versions.get(wanted or "")
+        ready = facts is not None and facts["state"] == "ready"
+        return Reply(dump({"name": status.name, "ready": ready, "model": status}))
+
+    async def load(self, exchange: Exchange) -> Reply:
+        """``POST /v1/models/{ref}:load``."""
+        version = await self._manager.load(reference(exchange, ":load"), promote=False)
+        return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "ready"}))
+
+    async def unload(self, exchange: Exchange) -> Reply:
+        """``POST /v1/models/{ref}:unload``."""
+        version = await self._manager.unload(reference(exchange, ":unload"))
+        return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "unloaded"}))
+
+
+def reference(exchange: Exchange, verb: str) -> ModelRef:
+    """The model reference between the prefix and the verb of the path."""
+    path: str = exchange.scope["path"]
+    if not path.startswith(PREFIX) or not path.endswith(verb):
+        raise NotFound(f"there is nothing at {path[:120]}")
+    return parse_ref(unquote(path[len(PREFIX) : len(path) - len(verb)]))
+
+
+def _features(body: PredictRequest) -> FeatureRequest:
+    if (body.feature_view is None) == (body.feature_service is None):
+        raise MalformedBody("give 'feature_service' or 'feature_view', and not both, with 'entities'")
+    query = FeatureQuery(body.feature_view, body.feature_service)
+    return FeatureRequest(query, entities=body.entities, overrides=body.overrides or {})

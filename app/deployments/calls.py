@@ -1,0 +1,51 @@
+"""Calls between deployments, with Ray's errors turned into ours."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+
+from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
+
+T = TypeVar("T")
+
+
+async def answer(response: Awaitable[T], part: str) -> T:
+    """Await a handle's response.
+
+    The text of a remote error never reaches a caller: Ray writes the remote traceback into it.
+
+    Args:
+        part: what is called, for messages: ``pool 'default'``.
+
+    Raises:
+        ServingError: the one that the remote side raised.
+        ReplicaDied: the replica died with this call.
+        PoolUnavailable: there is no replica to call.
+        Overloaded: the replicas refuse more calls.
+    """
+    try:
+        return await response
+    except ServingError as error:
+        raise _own(error) from None
+    except RayTaskError as error:
+        raise _own(error) from error
+    except ActorUnavailableError as error:
+        raise PoolUnavailable(f"{part} does not answer now; try again") from error
+    except RayActorError as error:
+        raise ReplicaDied(f"a replica of {part} died while it answered; try again") from error
+    except BackPressureError as error:
+        raise Overloaded(f"{part} refuses more calls; try again", {"retry_after_s": 1}) from error
+    except (DeploymentUnavailableError, ReplicaUnavailableError, RayError) as error:
+        raise PoolUnavailable(f"{part} does not answer now; try again") from error
+
+
+def _own(error: Any) -> Exception:
+    """The remote side's own exception, without Ray's text around it."""
+    cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else error
+    if isinstance(cause, ServingError):
+        return type(cause)(*cause.args)
+    return Unavailable("a part behind the gateway failed; the log has the cause")

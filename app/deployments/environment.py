@@ -1,0 +1,74 @@
+"""What Ray reads from the environment, set before Ray is imported and before its first process starts.
+
+Nothing here imports ray: its constants are read once, at import.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import psutil
+
+from app.settings import Settings
+
+# Messages between deployments: batches are bounded by bytes well below this.
+_GRPC_MESSAGE_BYTES = 256 * 1024**2
+
+
+def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
+    """Variables for a Ray that is started here.
+
+    HAProxy in front, and replicas that run user code on their own loop with gRPC between them: measured five to seven
+    times the default mode's requests per second. See `docs/adr/0001-haproxy-mode.md`.
+
+    Args:
+        run_folder: short-lived folder of the load balancer's files; its path must be short, since it holds sockets.
+    """
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_GRPC_MESSAGE_BYTES),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(run_folder / "metrics.sock"),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(_free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(settings.drain_s),
+        **quiet_environment(),
+        **settings.storage_environment(),
+    }
+
+
+def quiet_environment() -> dict[str, str]:
+    """No process of ours tells anybody outside about its use."""
+    return {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "FEAST_USAGE": "False"}
+
+
+def apply(environment: dict[str, str]) -> None:
+    """Set the variables of this process, which Ray's processes inherit. What the operator has set stays."""
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+
+
+def end_load_balancer(run_folder: Path) -> None:
+    """End a HAProxy of this run that outlived Serve, told by its configuration's path; no other one is touched."""
+    strays = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "haproxy" and any(str(run_folder) in part for part in process.info["cmdline"] or ()):
+            process.terminate()
+            strays.append(process)
+    _, alive = psutil.wait_procs(strays, timeout=5)
+    for process in alive:
+        process.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,42 @@
+"""`Features`: the deployment that reads Feast's online store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from app.deployments.process import configure_logging, memory_bytes
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
+from app.settings import Settings
+
+
+@serve.deployment
+class Features:
+    """One reader of the online store; calls arrive already batched by the gateways."""
+
+    def __init__(self, settings: Settings, folder: Path) -> None:
+        from app.adapters.feast_store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
+
+        configure_logging(settings)
+        self._store = FeastStore(folder)
+
+    async def source(self, query: FeatureQuery) -> FeatureSource:
+        """Join keys and features of a view or service."""
+        return await asyncio.to_thread(self._store.source, FeatureQuery(*query))
+
+    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+        """Features of each entity."""
+        return await asyncio.to_thread(self._store.read, FeatureQuery(*query), entities)
+
+    async def check(self) -> None:
+        """Raises `FeatureStoreUnavailable` where the store cannot be read."""
+        await asyncio.to_thread(self._store.check)
+
+    async def usage(self) -> dict[str, Any]:
+        """This replica's own figures."""
+        replica = serve.get_replica_context().replica_id.unique_id
+        return {"replica": replica, "deployment": "Features", "rss_bytes": memory_bytes()}

@@ -1,0 +1,180 @@
+"""The ports of the domain over Ray Serve handles: what a gateway replica reaches the other deployments with."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cachetools import LRUCache, TTLCache
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from app.deployments.calls import answer
+from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
+from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec
+from app.serving.release_table import ModelStatus, ReleaseTable
+from app.serving.tables import Batch, Output
+
+log = logging.getLogger(__name__)
+
+Handle = DeploymentHandle[Any]
+GATEWAY = "Gateway"
+
+_RETRY_S = 1.0
+_SOURCE_TTL_S = 30.0
+
+
+class PoolRunner:
+    """A `ModelRunner` over the handle of one pool."""
+
+    def __init__(self, name: str, handle: Handle) -> None:
+        self._part = f"pool '{name}'"
+        self._handle = handle
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        spec: ModelSpec = await answer(self._handle.describe.remote(version), self._part)
+        return spec
+
+    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+        try:
+            output: Output = await answer(self._handle.predict.remote(version, batch), self._part)
+        except ReplicaDied:
+            # Once more on another replica. If that dies too, the batcher halves the batch to find the request at fault.
+            output = await answer(self._handle.predict.remote(version, batch), self._part)
+        return output
+
+
+class HandleFeatureStore:
+    """A `FeatureStore` over the handle of `Features`; remembers the definitions of sources for half a minute."""
+
+    def __init__(self, handle: Handle) -> None:
+        self._handle = handle
+        self._sources: TTLCache[FeatureQuery, FeatureSource] = TTLCache(maxsize=1024, ttl=_SOURCE_TTL_S)
+
+    async def source(self, query: FeatureQuery) -> FeatureSource:
+        source: FeatureSource | None = self._sources.get(query)
+        if source is None:
+            source = self._sources[query] = await answer(self._handle.source.remote(query), "the feature store")
+        return source
+
+    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+        rows: FeatureRows = await answer(self._handle.read.remote(query, entities), "the feature store")
+        return rows
+
+
+class ReleaseFollower:
+    """The `Directory` and `ModelManager` of a gateway replica: it follows the release table and asks `Releases`."""
+
+    def __init__(self, releases: Handle, pools: Mapping[str, Handle], features: Handle | None) -> None:
+        self._releases = releases
+        self._pools = pools
+        self._runners = {name: PoolRunner(name, handle) for name, handle in pools.items()}
+        self._features = features
+        self._table = ReleaseTable(epoch=-1)
+        self._pinned: LRUCache[ModelVersion, ModelVersion] = LRUCache(maxsize=4096)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to follow; needs the event loop."""
+        self._task = asyncio.create_task(self._follow())
+
+    @property
+    def ready(self) -> bool:
+        return self._table.ready
+
+    def known(self, ref: ModelRef) -> ModelVersion | None:
+        if ref.version is not None:
+            return self._pinned.get(ModelVersion(ref.name, ref.version))
+        return self._table.resolve(ref)
+
+    async def resolve(self, ref: ModelRef) -> ModelVersion:
+        version = ModelVersion(*await self._ask("resolve", ref))
+        if ref.version is not None:
+            self._pinned[version] = version
+        return version
+
+    def runner(self, name: str) -> PoolRunner:
+        pool = self._table.pool_of(name)
+        runner = self._runners.get(pool)
+        if runner is None:
+            raise ModelUnavailable(f"model '{name}' belongs to pool '{pool}', which is not configured")
+        return runner
+
+    async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
+        return ModelVersion(*await self._ask("load", ref, promote))
+
+    async def unload(self, ref: ModelRef) -> ModelVersion:
+        return ModelVersion(*await self._ask("unload", ref))
+
+    async def status(self) -> Sequence[ModelStatus]:
+        models: Sequence[ModelStatus] = await self._ask("status")
+        return models
+
+    async def model(self, name: str) -> ModelStatus:
+        for status in await self.status():
+            if status.name == name:
+                return status
+        await self._ask("resolve", ModelRef(name))  # it may have been registered since; raises where it was not
+        for status in await self.status():
+            if status.name == name:
+                return status
+        raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
+
+    async def health(self) -> Mapping[str, Any]:
+        try:
+            parts: dict[str, Any] = await self._ask("health")
+        except ServingError as error:
+            parts = {"registry": {"status": "unavailable", "reason": error.message}}
+        parts.pop("ready", None)
+        parts["pools"] = await self._pool_health()
+        if self._features is None:
+            parts["feature_store"] = {"status": "ok", "reason": "not configured"}
+        else:
+            parts["feature_store"] = await _state(self._features.check.remote(), "the feature store")
+        return parts
+
+    async def usage(self) -> list[dict[str, Any]]:
+        gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
+        handles = [gateway, self._releases, *self._pools.values(), *([self._features] if self._features else [])]
+        found: list[dict[str, Any]] = []
+        for handle in handles:
+            try:
+                results = await handle.broadcast("usage").results_async(timeout_s=5, return_exceptions=True)
+            except Exception:  # no replica, or none that answers: there is nothing to show
+                log.warning("a deployment does not tell its figures", exc_info=True)
+                continue
+            found += [result for result in results if isinstance(result, dict)]
+        return found
+
+    async def _pool_health(self) -> dict[str, Any]:
+        pools = {name: await _state(pool.usage.remote(), f"pool '{name}'") for name, pool in self._pools.items()}
+        down = {name: state["reason"] for name, state in pools.items() if state["status"] != "ok"}
+        return {"status": "unavailable" if down else "ok", **({"reason": down} if down else {})}
+
+    async def _ask(self, method: str, *args: Any) -> Any:
+        try:
+            return await answer(getattr(self._releases, method).remote(*args), "the release table")
+        except (PoolUnavailable, ReplicaDied) as error:
+            raise Unavailable(error.message) from error
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                self._table = await answer(self._releases.watch.remote(self._table.epoch), "the release table")
+            except ServingError as error:
+                log.warning("the last release table stays in force: %s", error.message)
+                await asyncio.sleep(_RETRY_S)
+
+
+async def _state(response: Any, part: str) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(5):
+            await answer(response, part)
+    except TimeoutError:
+        return {"status": "unavailable", "reason": f"{part} does not answer within 5 s"}
+    except ServingError as error:
+        return {"status": "unavailable", "reason": error.message}
+    return {"status": "ok"}

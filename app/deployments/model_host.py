@@ -1,0 +1,216 @@
+"""Model versions in one process: loaded on demand, kept within a byte budget, predicted in a few threads.
+
+A `ModelHost` does not know Ray. It is what a pool replica consists of, wherever that replica is placed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
+
+from app.errors import ModelUnavailable, ServingError
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import ModelSpec
+from app.serving.release_table import VersionState
+from app.serving.single_flight import SingleFlight
+from app.serving.tables import Batch, Output
+
+log = logging.getLogger(__name__)
+
+
+class Model(Protocol):
+    """A loaded model version; `predict` blocks."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    def predict(self, batch: Batch) -> Output: ...
+
+
+class Loader(Protocol):
+    """Loads versions; `load` blocks."""
+
+    def load(self, version: ModelVersion) -> Model: ...
+
+
+class _Failure:
+    __slots__ = ("error", "until")
+
+    def __init__(self, error: ServingError, until: float) -> None:
+        self.error = error
+        self.until = until
+
+
+class ModelHost:
+    """The versions that one replica holds.
+
+    Each version has its own load under way, so a slow one blocks no other; who asks for it meanwhile awaits the same
+    load. What is in use is never evicted.
+
+    Args:
+        loader: where versions come from.
+        budget_bytes: memory of all resident versions together; beyond it the least recently used ones leave.
+        predict_threads: predictions at the same time.
+        load_threads: loads at the same time.
+        load_timeout_s: seconds after which a load counts as failed.
+        retry_after_s: seconds for which a failed load is answered from memory.
+        changed: called whenever `states` has changed.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        *,
+        budget_bytes: int,
+        predict_threads: int,
+        load_threads: int = 4,
+        load_timeout_s: float = 300.0,
+        retry_after_s: float = 15.0,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._loader = loader
+        self._budget_bytes = budget_bytes
+        self._load_timeout_s = load_timeout_s
+        self._retry_after_s = retry_after_s
+        self._changed = changed
+        self._models: OrderedDict[ModelVersion, Model] = OrderedDict()
+        self._in_use: dict[ModelVersion, int] = {}
+        self._failures: dict[ModelVersion, _Failure] = {}
+        self._loading: SingleFlight[ModelVersion, Model] = SingleFlight()
+        self._under_way: set[ModelVersion] = set()
+        self._keep: frozenset[ModelVersion] = frozenset()
+        self._crowded_out: set[ModelVersion] = set()
+        self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
+        self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
+        self.evictions = 0
+
+    @property
+    def resident_bytes(self) -> int:
+        """What the resident versions take, by their own measure."""
+        return sum(model.spec.nbytes for model in self._models.values())
+
+    def states(self) -> dict[ModelVersion, VersionState]:
+        """Every version that is here, on its way, or failed."""
+        states = {version: VersionState("loading") for version in self._under_way}
+        for version, failure in self._failures.items():
+            states[version] = VersionState("failed", failure.error.message)
+        for version in self._crowded_out:
+            states[version] = VersionState(
+                "failed", "evicted: the pool's model_bytes are too few for all it should hold"
+            )
+        for version, model in self._models.items():
+            states[version] = VersionState("ready", None, model.spec.nbytes, model.spec.load_ms)
+        return states
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        """Load the version where it is not here, and tell what it is.
+
+        Raises:
+            ModelUnavailable, ModelNotFound, RegistryUnavailable: as the loader does, or its load took too long.
+        """
+        return (await self._get(version)).spec
+
+    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+        """Predict a batch in a thread. Raises as `describe`, and `ModelFailed`."""
+        model = self._models.get(version) or await self._get(version)
+        self._in_use[version] = self._in_use.get(version, 0) + 1
+        try:
+            self._models.move_to_end(version)
+            return await asyncio.get_running_loop().run_in_executor(self._predict_threads, model.predict, batch)
+        finally:
+            self._in_use[version] -= 1
+            if not self._in_use[version]:
+                del self._in_use[version]
+
+    async def keep(self, versions: Iterable[ModelVersion]) -> None:
+        """Hold these versions: load what is missing, now or again when its failure may be retried.
+
+        What had to leave for want of space is not loaded again until it is called, or the two would evict each other.
+        """
+        self._keep = frozenset(versions)
+        self._crowded_out &= self._keep
+        missing = self._keep - self._models.keys() - self._crowded_out
+        await asyncio.gather(*(self._try(version) for version in missing))
+
+    def release(self, version: ModelVersion) -> None:
+        """Let a version go. A prediction under way keeps its model until it is done."""
+        self._failures.pop(version, None)
+        self._crowded_out.discard(version)
+        if self._models.pop(version, None) is not None:
+            log.info("%s is unloaded", version)
+            self._changed()
+
+    def forgive(self, version: ModelVersion) -> None:
+        """Forget that the version failed to load, so that the next call tries again."""
+        self._failures.pop(version, None)
+
+    def close(self) -> None:
+        """End the threads; what they do is finished first."""
+        self._load_threads.shutdown(cancel_futures=True)
+        self._predict_threads.shutdown()
+
+    async def _try(self, version: ModelVersion) -> None:
+        try:
+            await self._get(version)
+        except ServingError as error:
+            log.warning("%s stays unloaded: %s", version, error.message)
+
+    async def _get(self, version: ModelVersion) -> Model:
+        model = self._models.get(version)
+        if model is not None:
+            return model
+        failure = self._failures.get(version)
+        if failure is not None and time.monotonic() < failure.until:
+            raise failure.error
+        return await self._loading.do(version, partial(self._load, version))
+
+    async def _load(self, version: ModelVersion) -> Model:
+        self._under_way.add(version)
+        self._failures.pop(version, None)
+        self._changed()
+        try:
+            loading = asyncio.get_running_loop().run_in_executor(self._load_threads, self._loader.load, version)
+            async with asyncio.timeout(self._load_timeout_s):
+                model = await loading
+        except ServingError as error:
+            self._failed(version, error)
+            raise
+        except TimeoutError:
+            late = ModelUnavailable(f"{version} was not loaded within {self._load_timeout_s:g} s")
+            self._failed(version, late)
+            raise late from None
+        except Exception as error:
+            log.exception("%s cannot be loaded", version)
+            unknown = ModelUnavailable(f"{version} cannot be loaded; the log has the cause")
+            self._failed(version, unknown)
+            raise unknown from error
+        finally:
+            self._under_way.discard(version)
+            self._changed()
+        self._models[version] = model
+        self._crowded_out.discard(version)
+        self._evict(spare=version)
+        self._changed()
+        return model
+
+    def _failed(self, version: ModelVersion, error: ServingError) -> None:
+        self._failures[version] = _Failure(error, time.monotonic() + self._retry_after_s)
+
+    def _evict(self, spare: ModelVersion) -> None:
+        """Drop the least recently used versions until the budget holds; first those that nobody asked to keep."""
+        for droppable in (lambda version: version not in self._keep, lambda _: True):
+            for version in list(self._models):
+                if self.resident_bytes <= self._budget_bytes:
+                    return
+                if version != spare and version not in self._in_use and droppable(version):
+                    self.evictions += 1
+                    del self._models[version]
+                    if version in self._keep:
+                        self._crowded_out.add(version)
+                    log.warning("%s is evicted: the models are over %d bytes", version, self._budget_bytes)

@@ -1,0 +1,147 @@
+"""Ray and Serve as `ml-serve up` runs them: started or joined, deployed to, and ended without a trace.
+
+Import this only after `app.deployments.environment.apply`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ray
+from ray import serve
+
+from app.deployments.application import APPLICATION
+from app.deployments.environment import end_load_balancer
+from app.errors import StartupError
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_OBJECT_STORE_BYTES = 1024**3
+_POLL_S = 0.25
+
+
+class Runtime:
+    """One run of the platform.
+
+    Args:
+        run_folder: the folder that `ray_environment` was made for.
+        progress: told in a few words what is being waited for.
+    """
+
+    def __init__(self, settings: Settings, run_folder: Path, progress: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._run_folder = run_folder
+        self._progress = progress
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._settings.http_port}"
+
+    def start(self) -> None:
+        """Start a local Ray, or join the cluster of `ray_address`, and Serve on it.
+
+        Raises:
+            StartupError: Ray cannot be started or reached.
+        """
+        settings = self._settings
+        quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        try:
+            if settings.ray_address is not None:
+                self._progress(f"joining Ray at {settings.ray_address}")
+                ray.init(settings.ray_address, runtime_env={"env_vars": settings.storage_environment()}, **quiet)
+            else:
+                self._progress("starting Ray")
+                ray.init(
+                    "local",
+                    include_dashboard=settings.dashboard,
+                    dashboard_port=settings.dashboard_port,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    **quiet,
+                )
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            where = settings.ray_address or "on this machine"
+            raise StartupError(f"Ray cannot be started or reached ({where}): {_first_line(error)}") from error
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        self._progress("starting Ray Serve")
+        serve.start(http_options={"host": "0.0.0.0", "port": settings.http_port})  # noqa: S104 - HAProxy mode has no other
+
+    def deploy(self, application: Any) -> None:
+        """Deploy, and return when every deployment has its first replicas.
+
+        Raises:
+            StartupError: a deployment does not start.
+        """
+        self._progress("starting the deployments")
+        try:
+            serve.run(application, name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            log.debug("the application is not deployed", exc_info=True)
+            raise StartupError(
+                f"the application cannot be deployed: {_cause(error)}; logs: {self.log_folder()}"
+            ) from None
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return when `/readyz` says so through the front door.
+
+        Raises:
+            StartupError: it does not within `timeout_s` seconds.
+        """
+        self._progress("loading models")
+        deadline = time.monotonic() + timeout_s
+        with httpx.Client(base_url=self.url, timeout=5) as client:
+            while time.monotonic() < deadline:
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        return
+                except httpx.HTTPError:
+                    pass
+                time.sleep(_POLL_S)
+            try:
+                reason = client.get("/health").text
+            except httpx.HTTPError as error:
+                reason = str(error)
+        raise StartupError(f"not ready within {timeout_s:g} s: {reason}; logs: {self.log_folder()}")
+
+    def alive(self) -> bool:
+        """Whether Ray still runs and the application with it."""
+        try:
+            return APPLICATION in serve.status().applications
+        except Exception:  # noqa: BLE001 - whatever Ray raises here, it means no
+            return False
+
+    def stop(self) -> None:
+        """Drain and end what `start` started: Serve first, or its load balancer would stay behind, then Ray."""
+        if not ray.is_initialized():
+            return
+        local = self._settings.ray_address is None
+        try:
+            if local:
+                self._progress("draining")
+                serve.shutdown()
+            else:
+                serve.delete(APPLICATION)
+        finally:
+            self._progress("stopping Ray")
+            ray.shutdown()
+            end_load_balancer(self._run_folder)
+
+    def log_folder(self) -> str:
+        """Where the replicas' logs are."""
+        return "/tmp/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own place
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _cause(error: Exception) -> str:
+    """The last line of a remote traceback, which names the error that the constructor raised."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    told = [line for line in lines if "Error" in line.split(":")[0]]
+    return told[-1] if told else lines[0]

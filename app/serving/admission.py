@@ -1,0 +1,70 @@
+"""Admission: how much may be in progress in one gateway replica. What is over a bound is refused before it is queued."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from app.errors import Overloaded
+from app.serving.model_ref import ModelVersion
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """Bounds on what is in progress: requests in all and per model version, rows, and bytes of input."""
+
+    requests: int
+    requests_per_model: int
+    rows: int
+    nbytes: int
+    retry_after_s: int = 1
+
+
+class Admission:
+    """Counts what is in progress. Not thread-safe: it lives on the event loop."""
+
+    def __init__(self, limits: AdmissionLimits) -> None:
+        self._limits = limits
+        self._per_model: Counter[ModelVersion] = Counter()
+        self.requests = 0
+        self.rows = 0
+        self.nbytes = 0
+
+    @contextmanager
+    def admit(self, version: ModelVersion, rows: int, nbytes: int) -> Iterator[None]:
+        """Count a request while it is in progress.
+
+        A request that is larger than a bound on its own is let in when nothing else is in progress: bounds on single
+        requests are checked elsewhere, and it could never be answered otherwise.
+
+        Raises:
+            Overloaded: it does not fit now.
+        """
+        limits = self._limits
+        if self.requests >= limits.requests:
+            raise self._overloaded(f"{self.requests} requests are in progress")
+        if self._per_model[version] >= limits.requests_per_model:
+            raise self._overloaded(f"{self._per_model[version]} requests for {version} are in progress")
+        if self.requests and self.rows + rows > limits.rows:
+            raise self._overloaded(f"{self.rows} rows are in progress")
+        if self.requests and self.nbytes + nbytes > limits.nbytes:
+            raise self._overloaded(f"{self.nbytes} bytes of input are in progress")
+        self.requests += 1
+        self._per_model[version] += 1
+        self.rows += rows
+        self.nbytes += nbytes
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.rows -= rows
+            self.nbytes -= nbytes
+            self._per_model[version] -= 1
+            if not self._per_model[version]:
+                del self._per_model[version]
+
+    def _overloaded(self, why: str) -> Overloaded:
+        seconds = self._limits.retry_after_s
+        return Overloaded(f"too much is queued: {why}; try again in {seconds} s", {"retry_after_s": seconds})

@@ -1,0 +1,245 @@
+"""Works out what should be served, from what the registry says, what callers asked for and what pools report.
+
+Pure bookkeeping: `app.deployments.releases` feeds it and publishes the `ReleaseTable` it makes. The rules:
+
+- an alias in the registry is the *desired* version; what answers (*live*) follows once that version is warm on every
+  replica of its pool, and stays where it is when it fails to load;
+- the bare name follows the default alias, else a version that a caller loaded by name, else the newest READY one;
+- resident are the default versions named by the `preload` setting, versions that callers loaded, and versions that
+  an alias is about to switch to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.ports import RegisteredModel
+from app.serving.release_table import ModelStatus, Release, ReleaseTable, State, VersionState
+
+POOL_TAG = "serving.pool"
+DEFAULT_POOL = "default"
+_BARE = ""
+"""The key under which the bare name stands among the aliases in `ReleaseBook._live`."""
+
+
+@dataclass(slots=True)
+class _Replica:
+    pool: str
+    states: dict[ModelVersion, VersionState] = field(default_factory=dict)
+    seen: float = 0.0
+
+
+class ReleaseBook:
+    """The state behind the release table. Not thread-safe: it lives on one event loop.
+
+    Args:
+        default_alias: the alias that a bare name means.
+        preload: references to keep resident; ``*`` is every model that has the default alias.
+        pools: names of the configured pools.
+        replica_ttl_s: seconds after which a pool replica that is not heard of counts as gone.
+    """
+
+    def __init__(
+        self, *, default_alias: str, preload: Sequence[str], pools: Sequence[str], replica_ttl_s: float = 90.0
+    ) -> None:
+        self._default_alias = default_alias
+        self._preload_all = "*" in preload
+        self._preload = [parse_ref(reference) for reference in preload if reference != "*"]
+        self._pools = frozenset(pools)
+        self._replica_ttl_s = replica_ttl_s
+        self._models: dict[str, RegisteredModel] = {}
+        self._live: dict[str, dict[str, str]] = {}
+        self._chosen: dict[str, str] = {}
+        self._pinned: set[ModelVersion] = set()
+        self._let_go: set[ModelVersion] = set()
+        self._retries: dict[ModelVersion, int] = {}
+        self._replicas: dict[str, _Replica] = {}
+        self._has_registry = False
+        self.table = ReleaseTable()
+
+    # What comes in
+
+    def registry_read(self, models: Sequence[RegisteredModel]) -> None:
+        """The registry as it is now, whole. A model that is gone is forgotten."""
+        self._models = {model.name: model for model in models}
+        self._has_registry = True
+
+    def model_read(self, model: RegisteredModel) -> None:
+        """One model as the registry has it now."""
+        self._models[model.name] = model
+
+    def pin(self, version: ModelVersion) -> None:
+        """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
+        if self.state(version) == "failed":
+            self._retries[version] = self._retries.get(version, 0) + 1
+            self._forget_states(version)
+        self._pinned.add(version)
+        self._let_go.discard(version)
+        model = self._models.get(version.name)
+        if model is None or self._default_alias not in model.aliases:
+            self._chosen[version.name] = version.version
+
+    def let_go(self, version: ModelVersion) -> None:
+        """A caller asked for this version to leave memory. It comes back when it is called or loaded again."""
+        self._pinned.discard(version)
+        self._let_go.add(version)
+        if self._chosen.get(version.name) == version.version:
+            del self._chosen[version.name]
+        self._forget_states(version)
+
+    def reported(self, replica_id: str, pool: str, states: Mapping[ModelVersion, VersionState], now: float) -> None:
+        """What one pool replica holds. `now` is a monotonic time in seconds."""
+        self._replicas[replica_id] = _Replica(pool, dict(states), now)
+
+    def heard_of(self, replica_id: str, now: float) -> None:
+        """The replica lives; what it holds has not changed."""
+        if replica_id in self._replicas:
+            self._replicas[replica_id].seen = now
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Take over what `snapshot` wrote before a restart."""
+        self._live = {name: dict(live) for name, live in snapshot.get("live", {}).items()}
+        self._chosen = dict(snapshot.get("chosen", {}))
+        self._pinned = {ModelVersion(*pair) for pair in snapshot.get("pinned", [])}
+        self._let_go = {ModelVersion(*pair) for pair in snapshot.get("let_go", [])}
+        for model in snapshot.get("models", []):
+            self._models[model["name"]] = RegisteredModel(**model)
+            self._has_registry = True  # as good as read: with the registry down, a restart serves from this
+
+    # What comes out
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything that must survive a restart, as JSON values; no replica's state is among it."""
+        return {
+            "live": self._live,
+            "chosen": self._chosen,
+            "pinned": sorted(self._pinned),
+            "let_go": sorted(self._let_go),
+            "models": [
+                {"name": m.name, "aliases": dict(m.aliases), "tags": dict(m.tags), "latest": m.latest}
+                for m in self._models.values()
+            ],
+        }
+
+    def settle(self, now: float) -> bool:
+        """Work out the table anew; True when it differs from the last one, and then has a higher epoch."""
+        for replica_id in [key for key, r in self._replicas.items() if now - r.seen > self._replica_ttl_s]:
+            del self._replicas[replica_id]
+        self._live = {name: live for name, live in self._live.items() if name in self._models}
+        moving: set[ModelVersion] = set()
+        releases = {}
+        for model in self._models.values():
+            live, warming = self._follow(model)
+            moving |= warming
+            self._live[model.name] = live
+            aliases = {alias: version for alias, version in live.items() if alias != _BARE}
+            releases[model.name] = Release(model.name, live.get(_BARE), aliases, self.pool_of(model))
+        resident = self._resident(moving)
+        ready = self._has_registry and all(self.state(v) in ("ready", "failed") for vs in resident.values() for v in vs)
+        table = ReleaseTable(self.table.epoch, releases, resident, frozenset(self._let_go), dict(self._retries), ready)
+        if table == self.table:
+            return False
+        self.table = replace(table, epoch=self.table.epoch + 1)
+        return True
+
+    def desired(self, model: RegisteredModel) -> dict[str, str]:
+        """Alias to version as the registry and callers want it; the bare name stands under ``""``."""
+        wanted = dict(model.aliases)
+        default = model.aliases.get(self._default_alias) or self._chosen.get(model.name) or model.latest
+        if default is not None:
+            wanted[_BARE] = default
+        return wanted
+
+    def pool_of(self, model: RegisteredModel) -> str:
+        return model.tags.get(POOL_TAG, DEFAULT_POOL)
+
+    def state(self, version: ModelVersion) -> State | None:
+        """One word for all replicas: ready where every replica of the pool has it, failed where one failed."""
+        states = [replica.states.get(version) for replica in self._of_pool(version)]
+        kinds = {known.state for known in states if known is not None}
+        if "failed" in kinds:
+            return "failed"
+        if states and None not in states and kinds == {"ready"}:
+            return "ready"
+        return "loading" if kinds else None
+
+    def error(self, version: ModelVersion) -> str | None:
+        """What a replica said when it failed to load the version."""
+        known = (replica.states.get(version) for replica in self._of_pool(version))
+        return next((state.error for state in known if state is not None and state.state == "failed"), None)
+
+    def status(self) -> list[ModelStatus]:
+        """Every model for people, by name."""
+        return [self._status(self._models[name]) for name in sorted(self._models)]
+
+    def _forget_states(self, version: ModelVersion) -> None:
+        for replica in self._replicas.values():
+            replica.states.pop(version, None)
+
+    def _status(self, model: RegisteredModel) -> ModelStatus:
+        live = self._live.get(model.name, {})
+        desired = self.desired(model)
+        known = {v for replica in self._replicas.values() for v in replica.states if v.name == model.name}
+        known |= {ModelVersion(model.name, v) for v in (*live.values(), *desired.values())}
+        if model.latest is not None:
+            known.add(ModelVersion(model.name, model.latest))
+        versions = {}
+        for version in sorted(known, key=lambda v: int(v.version)):
+            states = [s for r in self._of_pool(version) if (s := r.states.get(version)) is not None]
+            versions[version.version] = {
+                "state": self.state(version) or "cold",
+                "replicas": sum(state.state == "ready" for state in states),
+                "bytes": max((state.nbytes for state in states), default=0),
+                "load_ms": max((state.load_ms for state in states), default=0.0),
+                "error": self.error(version),
+            }
+        return ModelStatus(
+            name=model.name,
+            default=live.get(_BARE),
+            aliases={alias: version for alias, version in live.items() if alias != _BARE},
+            desired={alias: version for alias, version in desired.items() if alias != _BARE},
+            pool=self.pool_of(model),
+            versions=versions,
+        )
+
+    def _of_pool(self, version: ModelVersion) -> list[_Replica]:
+        model = self._models.get(version.name)
+        pool = self.pool_of(model) if model is not None else DEFAULT_POOL
+        return [replica for replica in self._replicas.values() if replica.pool == pool]
+
+    def _follow(self, model: RegisteredModel) -> tuple[dict[str, str], set[ModelVersion]]:
+        """What answers now for each reference to the model, and the versions that must warm up before they may."""
+        live: dict[str, str] = {}
+        warming: set[ModelVersion] = set()
+        before = self._live.get(model.name, {})
+        for alias, version in self.desired(model).items():
+            current = before.get(alias)
+            key = ModelVersion(model.name, version)
+            if current is None or current == version or self.state(key) == "ready":
+                live[alias] = version
+            else:
+                live[alias] = current
+                warming.add(key)
+        return live, warming
+
+    def _resident(self, moving: set[ModelVersion]) -> dict[str, tuple[ModelVersion, ...]]:
+        wanted = set(self._pinned) | moving
+        for model in self._models.values():
+            default = self._live[model.name].get(_BARE)
+            if self._preload_all and self._default_alias in model.aliases and default is not None:
+                wanted.add(ModelVersion(model.name, default))
+        wanted |= {version for ref in self._preload if (version := self._meaning(ref)) is not None}
+        resident: dict[str, list[ModelVersion]] = {pool: [] for pool in sorted(self._pools)}
+        for version in sorted(wanted - self._let_go):
+            registered = self._models.get(version.name)
+            pool = self.pool_of(registered) if registered is not None else DEFAULT_POOL
+            if pool in resident:
+                resident[pool].append(version)
+        return {pool: tuple(versions) for pool, versions in resident.items()}
+
+    def _meaning(self, ref: ModelRef) -> ModelVersion | None:
+        version = ref.version or self._live.get(ref.name, {}).get(ref.alias or _BARE)
+        return ModelVersion(ref.name, version) if version is not None else None

@@ -1,0 +1,84 @@
+"""What is served, as one immutable value that gateways and pools are told.
+
+`Releases` (in `app.deployments`) builds it with `app.serving.release_book`; gateways answer every request from the
+last table they have, without asking anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from app.serving.model_ref import ModelRef, ModelVersion
+
+State = Literal["loading", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionState:
+    """What one pool replica says of one model version; `nbytes` is what it takes in memory."""
+
+    state: State
+    error: str | None = None
+    nbytes: int = 0
+    load_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One registered model: what its references mean now and which pool hosts it.
+
+    `default` is what the bare name answers, `aliases` what each alias answers. Both follow the registry, but only after
+    the new version is warm.
+    """
+
+    name: str
+    default: str | None
+    aliases: Mapping[str, str]
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTable:
+    """Everything that gateways and pools need to know, at one `epoch`.
+
+    `resident` lists the versions that a pool keeps loaded and warm; `let_go` those that it was told to give up.
+    """
+
+    epoch: int = 0
+    releases: Mapping[str, Release] = field(default_factory=dict)
+    resident: Mapping[str, tuple[ModelVersion, ...]] = field(default_factory=dict)
+    let_go: frozenset[ModelVersion] = frozenset()
+    retries: Mapping[ModelVersion, int] = field(default_factory=dict)
+    """How often a caller has asked for a version again after it had failed: pools then try again at once."""
+    ready: bool = False
+    """Whether every version that should be resident has been loaded, or has been reported as failed."""
+
+    def resolve(self, ref: ModelRef) -> ModelVersion | None:
+        """The version that `ref` means, or None where the table does not say."""
+        if ref.version is not None:
+            return None
+        release = self.releases.get(ref.name)
+        if release is None:
+            return None
+        version = release.default if ref.alias is None else release.aliases.get(ref.alias)
+        return ModelVersion(ref.name, version) if version is not None else None
+
+    def pool_of(self, name: str) -> str:
+        release = self.releases.get(name)
+        return release.pool if release is not None else "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One registered model for people: what is registered, what is served, and what is loaded where."""
+
+    name: str
+    default: str | None
+    aliases: Mapping[str, str]
+    desired: Mapping[str, str]
+    """Aliases as the registry has them; they differ from `aliases` while a version warms up or when it failed to."""
+    pool: str
+    versions: Mapping[str, Mapping[str, Any]]
+    """Per version its state, how many replicas hold it, bytes, and the last error."""

@@ -1,0 +1,173 @@
+"""The one use case behind every dialect: a reference and a payload in, a prediction out.
+
+Dialects in `app.api` parse their bodies into a `PredictionRequest` and encode the `Prediction`; nothing here knows HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+from app.errors import DeadlineExceeded, InvalidInput, ServingError, TooLarge
+from app.serving.admission import Admission, AdmissionLimits
+from app.serving.batching import Batcher
+from app.serving.enrichment import Enrichment, FeatureRequest
+from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.ports import Directory, FeatureStore, ModelSpec, Recorder
+from app.serving.signature import Signature
+from app.serving.single_flight import SingleFlight
+from app.serving.tables import Output, Rows, stack
+
+
+class Payload(NamedTuple):
+    """Rows as a caller wrote them.
+
+    ``records``: a list of objects, one per row. ``columns``: an object of lists. ``instances`` and ``inputs``: as
+    TensorFlow Serving's REST format defines them, row-wise and column-wise.
+    """
+
+    form: Literal["records", "columns", "instances", "inputs"]
+    value: Any
+
+
+@dataclass(slots=True)
+class PredictionRequest:
+    """What a caller wants. Either `payload` or `features` is set; `deadline` is event loop time."""
+
+    ref: ModelRef
+    deadline: float
+    payload: Payload | None = None
+    features: FeatureRequest | None = None
+    params: Mapping[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class Prediction:
+    """The answer, and the version that gave it; `features` holds what was read from the store, by column."""
+
+    version: ModelVersion
+    output: Output
+    features: Mapping[str, Sequence[Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLimits:
+    """Bounds that the service keeps: on one request, on what is in progress, and on a batch."""
+
+    rows: int
+    admission: AdmissionLimits
+    batch_rows: int
+    batch_bytes: int
+    in_flight: int
+    wait_s: float = 0.0
+
+
+class ServedModel:
+    """A version as a gateway replica knows it: its spec, its compiled signature, its batcher."""
+
+    def __init__(self, spec: ModelSpec, batcher: Batcher[Rows, Output]) -> None:
+        self.spec = spec
+        self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
+        self.batcher = batcher
+
+    def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
+        """Validate the payload. Raises `InvalidInput`."""
+        signature = self.signature
+        if payload.form == "records":
+            return signature.rows_from_records(payload.value, params)
+        if payload.form == "columns":
+            return signature.rows_from_columns(payload.value, params)
+        if payload.form == "instances":
+            return signature.rows_from_instances(payload.value, params)
+        return signature.rows_from_inputs(payload.value, params)
+
+
+class PredictionService:
+    """Resolves, validates, batches, and hands back. One instance per gateway replica, on its event loop."""
+
+    def __init__(
+        self, directory: Directory, features: FeatureStore | None, recorder: Recorder, limits: ServiceLimits
+    ) -> None:
+        self._directory = directory
+        self._recorder = recorder
+        self._limits = limits
+        self.admission = Admission(limits.admission)
+        self._enrichment = Enrichment(features, max_entities=limits.batch_rows)
+        self._models: dict[ModelVersion, ServedModel] = {}
+        self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
+
+    async def predict(self, request: PredictionRequest) -> Prediction:
+        """Answer one request.
+
+        Raises:
+            ServingError: of every class of `app.errors` but `StartupError`.
+        """
+        started = time.perf_counter()
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                prediction = await self._predict(request)
+        except TimeoutError:
+            self._recorder.failed(request.ref.name, DeadlineExceeded.code)
+            raise DeadlineExceeded("the request was not answered before its deadline") from None
+        except ServingError as error:
+            self._recorder.failed(request.ref.name, error.code)
+            raise
+        self._recorder.predicted(prediction.version, prediction.output.count, time.perf_counter() - started)
+        return prediction
+
+    async def model(self, ref: ModelRef) -> ServedModel:
+        """The version behind a reference, loaded. Raises `ModelNotFound` or `Unavailable`."""
+        version = self._directory.known(ref) or await self._directory.resolve(ref)
+        return self._models.get(version) or await self._open(version)
+
+    def forget(self, version: ModelVersion) -> None:
+        """Drop what is remembered of a version; requests under way are not touched."""
+        self._models.pop(version, None)
+
+    async def _predict(self, request: PredictionRequest) -> Prediction:
+        model = await self.model(request.ref)
+        features = None
+        payload = request.payload
+        if request.features is not None:
+            enriched = await self._enrichment.read(request.features, model.signature, request.deadline)
+            features, payload = enriched, Payload("columns", enriched)
+        if payload is None:
+            raise InvalidInput("the request has no rows")
+        version = model.spec.key
+        rows = model.rows(payload, request.params)
+        if rows.count > self._limits.rows:
+            raise TooLarge(f"{rows.count} rows in one request; at most {self._limits.rows} are allowed")
+        nbytes = rows.nbytes
+        with self.admission.admit(version, rows.count, nbytes):
+            output = await model.batcher.submit(
+                rows, group=rows.layout, rows=rows.count, nbytes=nbytes, deadline=request.deadline
+            )
+        return Prediction(version, output, features)
+
+    async def _open(self, version: ModelVersion) -> ServedModel:
+        return await self._opening.do(version, partial(self._describe, version))
+
+    async def _describe(self, version: ModelVersion) -> ServedModel:
+        spec = await self._directory.runner(version.name).describe(version)
+        limits = self._limits
+        batcher = Batcher(
+            partial(self._call, version),
+            max_rows=limits.batch_rows,
+            max_bytes=limits.batch_bytes,
+            max_in_flight=limits.in_flight,
+            wait_s=limits.wait_s,
+        )
+        model = self._models[version] = ServedModel(spec, batcher)
+        return model
+
+    async def _call(self, version: ModelVersion, parts: Sequence[Rows]) -> list[Output]:
+        started = time.perf_counter()
+        batch = stack(parts)
+        output = await self._directory.runner(version.name).predict(version, batch)
+        outputs = output.split([part.count for part in parts])
+        self._recorder.called(version, len(parts), batch.count, time.perf_counter() - started)
+        return outputs

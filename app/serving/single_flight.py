@@ -1,0 +1,42 @@
+"""Work that many ask for at once and that is done once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import Context
+from typing import Any, Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class SingleFlight(Generic[K, V]):
+    """Runs one task per key; everybody who asks for the key meanwhile awaits that task.
+
+    The task belongs to nobody (it runs in an empty context and is shielded): a caller that leaves does not cancel it.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[K, asyncio.Task[V]] = {}
+
+    async def do(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """The result of `work`, or its exception, from the task under way for `key` or from a new one."""
+        return await self.start(key, work)
+
+    def start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> Awaitable[V]:
+        """As `do`, but the task has begun when this returns."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(work(), context=Context())
+            self._tasks[key] = task
+            task.add_done_callback(lambda done: self._finish(key, done))
+        return asyncio.shield(task)
+
+    def _finish(self, key: K, task: asyncio.Task[V]) -> None:
+        self._tasks.pop(key, None)
+        if not task.cancelled():
+            task.exception()  # read, so that asyncio does not report it when every caller has left
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._tasks

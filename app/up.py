@@ -1,0 +1,177 @@
+"""`ml-serve up`: the whole platform in the foreground, until it is told to stop."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from rich.console import Console
+from rich.panel import Panel
+
+from app.deployments.environment import apply, end_load_balancer, quiet_environment, ray_environment
+from app.errors import StartupError
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.deployments.runtime import Runtime
+
+_READY_TIMEOUT_S = 300.0
+_ALIVE_EVERY_S = 5.0
+_RUN_FILE = "run.json"
+_IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; only this process acts on it
+
+
+def run(settings: Settings, *, demo: bool, console: Console) -> int:
+    """Start, print where things are, wait for SIGINT or SIGTERM, stop. Returns the exit code.
+
+    Raises:
+        StartupError: something that is needed is missing, taken or broken; the message says what.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    started = time.monotonic()
+    apply(quiet_environment())
+    settings.home.mkdir(parents=True, exist_ok=True)
+    end_abandoned_run(settings.home)
+    prepare(settings, demo=demo, console=console)
+    run_folder = Path(tempfile.mkdtemp(prefix="ml-serve-"))
+    apply(ray_environment(settings, run_folder))
+    _write_run(settings.home, run_folder)
+
+    from app.deployments.runtime import Runtime  # noqa: PLC0415 - reads the environment that was just set
+    from app.main import build  # noqa: PLC0415
+
+    with console.status("starting") as status:
+        runtime = Runtime(settings, run_folder, lambda text: _progress(console, status, text))
+        try:
+            for step in (
+                runtime.start,
+                lambda: runtime.deploy(build(settings)),
+                lambda: runtime.wait_ready(_READY_TIMEOUT_S),
+            ):
+                if stop.is_set():
+                    return 0
+                step()
+            status.stop()
+            console.print(panel(settings, runtime, time.monotonic() - started))
+            return _wait(stop, runtime, console)
+        finally:
+            status.start()
+            runtime.stop()
+            shutil.rmtree(run_folder, ignore_errors=True)
+            (settings.home / _RUN_FILE).unlink(missing_ok=True)
+            status.stop()
+            console.print("stopped")
+
+
+def prepare(settings: Settings, *, demo: bool, console: Console) -> None:
+    """Seed the demo and check what must hold, in a process of its own: MLflow and Feast need memory only here.
+
+    Raises:
+        StartupError: every check that failed, a line each.
+    """
+    with (
+        console.status("checking registry, feature store and ports"),
+        ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=_IGNORE_CTRL_C
+        ) as process,
+    ):
+        for line in process.submit(_prepare, settings, demo).result():
+            console.print(line)
+
+
+def _prepare(settings: Settings, demo: bool) -> list[str]:
+    from app.doctor import examine  # noqa: PLC0415 - heavy, and only for this process
+
+    lines: list[str] = []
+    failed = [check.message for check in examine(settings) if not check.ok]
+    if failed:
+        raise StartupError("\n".join(failed))
+    if demo:
+        from app.demo import seed  # noqa: PLC0415
+
+        seed(settings, lines.append)
+    return lines
+
+
+def _progress(console: Console, status: object, text: str) -> None:
+    console.print(f"· {text}", style="dim")
+
+
+def _wait(stop: threading.Event, runtime: Runtime, console: Console) -> int:
+    while not stop.wait(_ALIVE_EVERY_S):
+        if not runtime.alive():
+            console.print("Ray or the application has ended by itself; see the logs", style="red")
+            return 1
+    return 0
+
+
+def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
+    """Where things are, and a request to paste."""
+    url = runtime.url
+    curl = (
+        f"curl -s {url}/serve -H 'content-type: application/json' -d "
+        '\'{"model_name": "commodity_price_predictor", "data": {"crude_oil_price": 75.5, "natural_gas_price": 3.2, '
+        '"exchange_rate": 1.18}}\''
+    )
+    lines = [
+        f"API          {url}",
+        f"Swagger UI   {url}/docs",
+        f"Health       {url}/health",
+        f"Metrics      {url}/metrics",
+        f"Registry     {_without_password(settings.registry_uri)}",
+        f"Features     {settings.feast_folder or 'not configured'}",
+        f"Logs         {runtime.log_folder()}",
+    ]
+    if settings.dashboard and settings.ray_address is None:
+        lines.insert(4, f"Dashboard    http://127.0.0.1:{settings.dashboard_port}")
+    text = "\n".join(lines) + f"\n\nTry it:\n\n{curl}\n\nCtrl-C stops everything."
+    return Panel(text, title=f"ml-serve is ready after {seconds:.0f} s", expand=False)
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    host = rest.rpartition("@")[2] if separator else rest
+    return f"{scheme}{separator}{host}"
+
+
+def end_abandoned_run(home: Path) -> None:
+    """After an unclean end, end the load balancer that this home's last run left behind.
+
+    Raises:
+        StartupError: that run is still alive.
+    """
+    path = home / _RUN_FILE
+    try:
+        last = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return
+    if _is_same_process(last):
+        raise StartupError(f"ml-serve already runs from {home} (process {last['pid']}): stop it first")
+    end_load_balancer(Path(last["folder"]))
+    shutil.rmtree(last["folder"], ignore_errors=True)
+    path.unlink(missing_ok=True)
+
+
+def _is_same_process(last: dict[str, object]) -> bool:
+    """Whether the process of that number is still the one that wrote the file: numbers are used again."""
+    try:
+        return bool(psutil.Process(int(str(last["pid"]))).create_time() == last["created"])
+    except (psutil.Error, KeyError, ValueError):
+        return False
+
+
+def _write_run(home: Path, folder: Path) -> None:
+    own = psutil.Process(os.getpid())
+    (home / _RUN_FILE).write_text(json.dumps({"pid": own.pid, "created": own.create_time(), "folder": str(folder)}))
