@@ -51,7 +51,7 @@ class Endpoint:
         exchange = Exchange(scope, receive, self._limits)
         try:
             reply = await self._handler(exchange)
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing passes it but a reply
+        except Exception as error:
             reply = self._encode_error(error, exchange)
         await exchange.reply(reply, send)
         if self.exporter is not None:
@@ -82,8 +82,9 @@ class _Handoff(Response):
 class Front:
     """Sends ``POST``s for predictions to their endpoints and everything else to `app`."""
 
-    def __init__(self, app: ASGIApp, serve: Endpoint, predict: Endpoint) -> None:
+    def __init__(self, app: ASGIApp, documented: FastAPI, serve: Endpoint, predict: Endpoint) -> None:
         self._app = app
+        self.openapi = documented.openapi
         self._serve = serve
         self._predict = predict
 
@@ -99,7 +100,7 @@ class Front:
         await self._app(scope, receive, send)
 
 
-def create_app(service: PredictionService, manager: ModelManager, limits: HttpLimits) -> ASGIApp:
+def create_app(service: PredictionService, manager: ModelManager, limits: HttpLimits) -> Front:
     """Build the application of one gateway replica."""
     legacy = LegacyDialect(service, manager)
     v1 = V1Dialect(service, manager)
@@ -168,7 +169,7 @@ def create_app(service: PredictionService, manager: ModelManager, limits: HttpLi
         filter_unhandled_paths=False,
     )
     serve.exporter = predict.exporter = exporter
-    return Front(exporter, serve, predict)
+    return Front(exporter, app, serve, predict)
 
 
 def _request_body(body: type[BaseModel]) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class ServeRequest(Body):
     data: dict[str, Any] | list[Any] | None = Field(
         None, examples=[{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}]
     )
-    """One row as an object of columns, or a list of rows. Beside `use_feature_store`: columns that override the store's."""
+    """One row as an object of columns, or a list of rows. With `use_feature_store`: columns instead of the store's."""
 
     params: dict[str, Any] | None = None
     """Inference parameters, where the model's signature has them."""

@@ -8,7 +8,7 @@ from app.api.bodies import PredictRequest
 from app.api.exchange import Exchange, Reply, dump
 from app.errors import MalformedBody, NotFound
 from app.serving.enrichment import FeatureRequest
-from app.serving.json_values import json_value, predictions
+from app.serving.json_values import plain, predictions
 from app.serving.model_ref import ModelRef, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
 from app.serving.service import Payload, PredictionRequest, PredictionService
@@ -46,7 +46,7 @@ class V1Dialect:
             "model_version": version.version,
         }
         if prediction.features is not None:
-            answer["features"] = json_value(prediction.features)
+            answer["features"] = plain(prediction.features)
         return Reply(dump(answer), headers=((b"x-model-version", version.version.encode()),))
 
     async def models(self, exchange: Exchange) -> Reply:

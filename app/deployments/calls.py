@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
@@ -11,6 +11,9 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 
 T = TypeVar("T")
+
+Handle: TypeAlias = Any
+"""Ray's ``DeploymentHandle``, whose methods are those of the deployment behind it."""
 
 
 async def answer(response: Awaitable[T], part: str) -> T:

@@ -9,7 +9,8 @@ from ray import serve
 
 from app.api.app import create_app
 from app.api.exchange import HttpLimits
-from app.deployments.handles import GATEWAY, Handle, HandleFeatureStore, ReleaseFollower
+from app.deployments.calls import Handle
+from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
 from app.deployments.metrics import PrometheusRecorder
 from app.deployments.process import configure_logging, memory_bytes
 from app.serving.admission import AdmissionLimits

@@ -9,9 +9,8 @@ from typing import Any
 
 from cachetools import LRUCache, TTLCache
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
-from app.deployments.calls import answer
+from app.deployments.calls import Handle, answer
 from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec
@@ -20,7 +19,6 @@ from app.serving.tables import Batch, Output
 
 log = logging.getLogger(__name__)
 
-Handle = DeploymentHandle[Any]
 GATEWAY = "Gateway"
 
 _RETRY_S = 1.0

@@ -204,13 +204,16 @@ class ModelHost:
 
     def _evict(self, spare: ModelVersion) -> None:
         """Drop the least recently used versions until the budget holds; first those that nobody asked to keep."""
-        for droppable in (lambda version: version not in self._keep, lambda _: True):
-            for version in list(self._models):
-                if self.resident_bytes <= self._budget_bytes:
-                    return
-                if version != spare and version not in self._in_use and droppable(version):
-                    self.evictions += 1
-                    del self._models[version]
-                    if version in self._keep:
-                        self._crowded_out.add(version)
-                    log.warning("%s is evicted: the models are over %d bytes", version, self._budget_bytes)
+        oldest_first = list(self._models)
+        order = [version for version in oldest_first if version not in self._keep]
+        order += [version for version in oldest_first if version in self._keep]
+        for version in order:
+            if self.resident_bytes <= self._budget_bytes:
+                return
+            if version == spare or version in self._in_use:
+                continue
+            self.evictions += 1
+            del self._models[version]
+            if version in self._keep:
+                self._crowded_out.add(version)
+            log.warning("%s is evicted: the models are over %d bytes", version, self._budget_bytes)

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
-from ray.serve.handle import DeploymentHandle
 
-from app.deployments.calls import answer
+from app.deployments.calls import Handle, answer
 from app.deployments.model_host import ModelHost
 from app.deployments.process import configure_logging, memory_bytes
 from app.errors import PoolUnavailable, ServingError
@@ -34,7 +33,7 @@ class ModelPool:
         releases: handle of the `Releases` deployment.
     """
 
-    def __init__(self, name: str, settings: Settings, releases: DeploymentHandle[Any]) -> None:
+    def __init__(self, name: str, settings: Settings, releases: Handle) -> None:
         # Here and not above: importing MLflow takes seconds and 150 MB, which only this process shall pay.
         from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
         from app.adapters.model_loader import ModelLoader  # noqa: PLC0415

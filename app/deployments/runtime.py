@@ -112,7 +112,7 @@ class Runtime:
         """Whether Ray still runs and the application with it."""
         try:
             return APPLICATION in serve.status().applications
-        except Exception:  # noqa: BLE001 - whatever Ray raises here, it means no
+        except Exception:
             return False
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Admission: how much may be in progress in one gateway replica. What is over a bound is refused before it is queued."""
+"""Admission: how much may be in progress in one gateway replica. What is over a bound is refused before it waits."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Batcher(Generic[P, R]):
             self._schedule(asyncio.get_running_loop())
 
     def _take(self, now: float) -> list[_Item[P, R]]:
-        """Parts of the group that has waited longest, up to the bounds; the group's rest goes to the end of the line."""
+        """Parts of the group that has waited longest, up to the bounds; its rest goes to the end of the line."""
         group = next(iter(self._queues))
         queue = self._queues.pop(group)
         items: list[_Item[P, R]] = []

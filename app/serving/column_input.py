@@ -1,28 +1,26 @@
-"""Input of a model with a column-based signature: rows of the request become columns of its DataFrame."""
+"""Input of a model with a column-based signature: rows of a request become columns of the model's DataFrame."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from app.errors import InvalidInput
-from app.serving.columns import Column, Misfit
-from app.serving.naming import listed, resembling, short
+from app.serving.columns import Column, ColumnType, as_lists, dtype_name
+from app.serving.misfit import MOST_NAMES, Misfit, listed, no_rows, not_an_object, refusal, short, wrong_names
 from app.serving.nested import column_type, type_name
 from app.serving.tables import Layout, Rows, Values
 
 _LAYOUTS = 256
-"""Layouts kept per model: one per set of optional columns, of nullable booleans and of parameters in use."""
+"""Layouts kept per model: one for each set of optional columns, of null booleans and of parameters in use."""
 
 
 class ColumnInput:
-    """The columns of one signature, compiled.
-
-    Columns without names are called by their position, ``"0"``, ``"1"``, …
+    """The columns of one signature, compiled. A column without a name is called by its position: ``"0"``, ``"1"``, …
 
     Raises:
         KeyError: a column has a type that is not known.
@@ -32,104 +30,142 @@ class ColumnInput:
     fixed_rows: int | None = None
 
     def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
-        # A frame without column names has whole numbers for labels, in the signature too.
+        # A frame without column names has whole numbers for labels, and MLflow writes them into the signature.
         self._labels: tuple[str | int, ...] = tuple(spec.get("name", index) for index, spec in enumerate(specs))
         self._names = tuple(map(str, self._labels))
         required = [spec.get("required") is not False for spec in specs]
-        types = [column_type(spec, needed) for spec, needed in zip(specs, required, strict=True)]
+        self._types = [column_type(spec, needed) for spec, needed in zip(specs, required, strict=True)]
         self.columns = tuple(
             Column(name, type_name(spec), needed, kind.dtype)
-            for name, spec, needed, kind in zip(self._names, specs, required, types, strict=True)
+            for name, spec, needed, kind in zip(self._names, specs, required, self._types, strict=True)
         )
-        self._types = types
-        self._converters = [kind.convert for kind in types]
-        self._varying = [index for index, kind in enumerate(types) if not kind.dtype]
-        self._depths = [0 if kind.dtype != "object" else _depth(spec) for kind, spec in zip(types, specs, strict=True)]
+        self._allowed = frozenset(self._names)
+        self._required = frozenset(column.name for column in self.columns if column.required)
+        self._converters = [kind.convert for kind in self._types]
+        self._varies = not all(kind.dtype for kind in self._types)
+        self._depths = dict(zip(self._names, map(_depth, specs), strict=True))
+        self._holds_lists = [spec["type"] in ("array", "sparkml_vector", "any") for spec in specs] == [True]
         self._width = len(specs)
-        self._get = itemgetter(*self._names) if self._width > 1 else _get_one(self._names[0])
+        self._read = _reader(self._names)
         self._layout = lru_cache(_LAYOUTS)(self._make_layout)
 
     def from_records(self, records: Sequence[Any], params: str) -> Rows:
-        """Rows as objects of column name and value. A row may leave out optional columns: null, where others have them."""
+        """Rows as objects. Where some rows have an optional column, it is null in those that leave it out."""
         try:
-            if {*map(len, records)} == {self._width}:
-                columns = list(map(list, zip(*map(self._get, records), strict=True)))
-                return self._rows(columns, len(records), params)
+            complete = {*map(len, records)} == {self._width}
+            columns = list(map(list, zip(*map(self._read, records), strict=True))) if complete else []
         except (KeyError, TypeError):
-            pass  # some row is not an object of just these columns: which one is found below
-        columns = []
+            columns = []
+        if columns:
+            return self._rows(columns, len(records), params)
+        # Some row is not an object of all the columns.
         for row, record in enumerate(records):
             if not isinstance(record, dict):
-                raise InvalidInput(
-                    f"row {row} is {short(record)}, expected an object of columns and values",
-                    {"row": row, "expected": "object"},
-                )
-            self._check_names(record, row)
-        given = [column.name for column in self.columns if any(column.name in record for record in records)]
-        return self._named_rows({name: [record.get(name) for record in records] for name in given}, params)
+                raise not_an_object(record, row)
+            if not self._required <= record.keys() <= self._allowed:
+                raise wrong_names(record, self._names, self._required, row)
+        given = [index for index, name in enumerate(self._names) if any(name in record for record in records)]
+        columns = [[record.get(self._names[index]) for record in records] for index in given]
+        return self._rows(columns, len(records), params, tuple(given))
 
     def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows:
-        """Values by column name: lists or arrays of one length, or one value each for a single row."""
-        self._check_names(columns, None)
-        lists = {name: values for name, values in columns.items() if isinstance(values, list | tuple | np.ndarray)}
-        if not lists:
-            lists = {name: [value] for name, value in columns.items()}
-        scalars = [name for name in columns if name not in lists]
-        if scalars:
-            raise InvalidInput(
-                f"column {short(scalars[0])} is one value and others are lists: give a list for each, or for none",
-                {"column": scalars[0], "expected": "list"},
-            )
-        return self._named_rows(lists, params)
+        """Values by column name: lists or arrays of one length, or one value each, which is one row."""
+        if not self._required <= columns.keys() <= self._allowed:
+            raise wrong_names(columns, self._names, self._required)
+        lists = as_lists(columns)
+        given = tuple(index for index, name in enumerate(self._names) if name in lists)
+        ordered = [_as_values(lists[self._names[index]], self._types[index]) for index in given]
+        return self._rows(ordered, len(ordered[0]) if ordered else 0, params, given)
 
     def from_instances(self, instances: Sequence[Any], params: str) -> Rows:
-        """Rows as objects; as lists with one value per column; or, for a single column, as its values."""
-        if any(isinstance(instance, dict) for instance in instances) and not self._takes_objects:
+        """Rows as objects, as lists with one value per column in order, or as the values of a single column."""
+        if any(isinstance(instance, dict) for instance in instances):
             return self.from_records(instances, params)
-        if self._width == 1 and not (self._depths == [0] and all(isinstance(item, list) for item in instances)):
+        lists = [isinstance(instance, list) for instance in instances]
+        if self._holds_lists or (self._width == 1 and not all(lists)):
             return self._rows([list(instances)], len(instances), params)
         for row, instance in enumerate(instances):
-            if not isinstance(instance, list) or len(instance) != self._width:
+            if not lists[row] or len(instance) != self._width:
                 raise InvalidInput(
-                    f"row {row} is {short(instance)}, expected an object of columns, or a list of {self._width} values "
-                    f"in the order {listed(self._names)}",
-                    {"row": row, "expected": list(self._names[:20])},
+                    f"row {row} is {short(instance)}, expected an object, or a list of {self._width} values "
+                    f"in this order: {listed(self._names)}",
+                    {"row": row, "expected": list(self._names[:MOST_NAMES])},
                 )
         return self._rows(list(map(list, zip(*instances, strict=True))), len(instances), params)
 
     def from_inputs(self, inputs: Any, params: str) -> Rows:
-        """Columns by name, rows as in `from_instances`, or one value for a single column."""
-        if isinstance(inputs, list):
-            return self.from_instances(inputs, params)
+        """Values by column name, or rows as in `from_instances`, or one value of a single column."""
         if not isinstance(inputs, dict):
-            return self.from_instances([inputs], params)
-        depths = dict(zip(self._names, self._depths, strict=True))
-        # A list is one row's value where the type itself is a list, as MLflow reads it, and else the column.
-        if any(depths.values()) and not any(_nesting(value) > depths.get(name, 0) for name, value in inputs.items()):
+            return self.from_instances(inputs if isinstance(inputs, list) else [inputs], params)
+        # Where types are themselves lists, MLflow reads the whole object as one row. Here only where it can be one.
+        if any(self._depths.values()) and all(
+            _nesting(value) <= self._depths.get(name, 0) for name, value in inputs.items()
+        ):
             return self.from_records([inputs], params)
         return self.from_columns(inputs, params)
 
-    def _named_rows(self, columns: Mapping[str, Any], params: str) -> Rows:
-        """Rows from columns whose names are right."""
-        ordered = [columns.get(name) for name in self._names]
-        counts = {name: len(values) for name, values in columns.items()}
-        if len({*counts.values()}) > 1:
-            lengths = listed([f"{name}: {count}" for name, count in counts.items()])
-            raise InvalidInput(f"the columns differ in length: {lengths}", {"expected": "columns of one length"})
-        return self._rows(ordered, next(iter(counts.values()), 0), params)
-
-    def _rows(self, columns: Sequence[Values | None], count: int, params: str) -> Rows:
-        """Rows from the columns in order, None for those left out."""
+    def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] | None = None) -> Rows:
+        """Validated rows of the columns with the indices `given`, in order; None for all."""
         if not count:
-            raise InvalidInput("the request has no rows", {"expected": "at least one row"})
+            raise no_rows()
+        if given is not None and len(given) == self._width:
+            given = None
+        converters = self._converters if given is None else [self._converters[index] for index in given]
         converted: list[Values] = []
         try:
-            for convert, values in zip(self._converters, columns, strict=True):
-                converted.append(convert(values))
+            for convert, values in zip(converters, columns, strict=True):
+                converted.append(values if isinstance(values, np.ndarray) else convert(values))
         except Misfit as misfit:
-            self._refuse(len(converted), misfit)
-        if not self._varying:
-            return Rows(self._layout(params), tuple(converted), count)
-        ...
+            index = len(converted)
+            raise refusal(self._names[index if given is None else given[index]], misfit) from None
+        varying: tuple[str, ...] = ()
+        if self._varies:
+            indices = range(self._width) if given is None else given
+            varying = tuple(
+                dtype_name(values)
+                for index, values in zip(indices, converted, strict=True)
+                if isinstance(values, np.ndarray) and not self._types[index].dtype
+            )
+        return Rows(self._layout(params, given, varying), tuple(converted), count)
 
-    def _refuse(self, index: int, misfit: Misfit) -> NoReturn: ...
+    def _make_layout(self, params: str, given: tuple[int, ...] | None, varying: tuple[str, ...]) -> Layout:
+        indices = range(self._width) if given is None else given
+        dtypes = iter(varying)
+        return Layout(
+            kind="columns",
+            names=tuple(self._labels[index] for index in indices),
+            dtypes=tuple(self._types[index].dtype or next(dtypes) for index in indices),
+            shapes=((),) * len(indices),
+            params=params,
+        )
+
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    (name,) = names  # of one name alone, itemgetter makes no tuple
+    return lambda record: (record[name],)
+
+
+def _as_values(values: Values, kind: ColumnType) -> Values:
+    """Arrays that are what the model gets already stay as they are, anything else becomes a list to be checked."""
+    if not isinstance(values, np.ndarray):
+        return values
+    if values.ndim == 2 and values.shape[1] == 1 and kind.dtype != "object":
+        values = values[:, 0]
+    if values.ndim == 1 and values.dtype.name == kind.dtype and kind.dtype != "object":
+        return values
+    return list(values.tolist())
+
+
+def _depth(spec: Mapping[str, Any]) -> int:
+    """How many lists deep a value of the type is."""
+    if spec["type"] == "sparkml_vector":
+        return 1
+    return 1 + _depth(spec["items"]) if spec["type"] == "array" else 0
+
+
+def _nesting(value: Any) -> int:
+    if not isinstance(value, list | tuple):
+        return value.ndim if isinstance(value, np.ndarray) else 0
+    return 1 + next((_nesting(item) for item in value if item is not None), 0)

@@ -7,11 +7,13 @@ pyfunc. Each value is built anew, because that function writes into the objects 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from app.serving.columns import Cells, ColumnType, Misfit, Untyped, scalar_type
+from app.serving.columns import Cells, ColumnType
+from app.serving.misfit import Misfit
+from app.serving.scalars import Untyped, scalar_type
 
 _NESTED = {"array", "object", "map", "sparkml_vector"}
 _NARROW = {"int32", "float32", "datetime64[ns]"}

@@ -8,8 +8,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from app.errors import InvalidInput
-from app.serving.columns import ColumnType, Misfit
-from app.serving.naming import listed, resembling, short
+from app.serving.columns import ColumnType
+from app.serving.misfit import Misfit, listed, resembling, short
 from app.serving.nested import Object, column_type
 
 
@@ -49,16 +49,21 @@ class Parameters:
     def _value(self, name: str, value: Any) -> Any:
         kind = self._types[name]
         try:
-            if name not in self._lists:
-                return None if value is None and not isinstance(kind, Object) else _plain(kind, value)
-            if not isinstance(value, list):
-                raise Misfit(value, f"a list, each item {kind.expected}")
-            return [None if item is None else _plain(kind, item) for item in value]
+            if name in self._lists:
+                return _list(kind, value)
+            # MLflow passes a null on instead of the default.
+            return None if value is None and not isinstance(kind, Object) else _plain(kind, value)
         except Misfit as misfit:
             raise InvalidInput(
                 f"parameter {short(name)} is {short(misfit.value)}, expected {misfit.expected}",
                 {"parameter": name, "expected": misfit.expected},
             ) from None
+
+
+def _list(kind: ColumnType, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise Misfit(value, f"a list, each item {kind.expected}")
+    return [None if item is None else _plain(kind, item) for item in value]
 
 
 def _plain(kind: ColumnType, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """The one use case behind every dialect: a reference and a payload in, a prediction out.
 
-Dialects in `app.api` parse their bodies into a `PredictionRequest` and encode the `Prediction`; nothing here knows HTTP.
+Dialects in `app.api` parse their bodies into a `PredictionRequest` and encode the `Prediction`. There is no HTTP here.
 """
 
 from __future__ import annotations

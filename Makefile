@@ -1,0 +1,64 @@
+# Everything that a person types. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export MLFLOW_DISABLE_TELEMETRY := true
+export RAY_USAGE_STATS_ENABLED := 0
+export FEAST_USAGE := False
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: serve
+serve: $(VENV)/.runtime ## Install what is needed and run the platform in the foreground (Ctrl-C stops it)
+	@$(BIN)/ml-serve up $(ARGS)
+
+.PHONY: test
+test: check ## Everything that CI runs: the checks, then the tests that need a running platform
+	$(BIN)/pytest -m "ray" $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.dev ## Format, lint, types, floors, generated files and the quick tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/pytest -m "not ray" $(ARGS)
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and fix what can be fixed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: openapi
+openapi: $(VENV)/.dev ## Write the generated files: openapi/gateway.yaml, docs/settings.md
+	$(BIN)/python docs/generate.py
+
+.PHONY: lock
+lock: ## Write the locked requirements anew
+	requirements/lock.sh
+
+.PHONY: clean
+clean: ## Remove the environment and the embedded state
+	rm -rf $(VENV) .ml-serve
+
+# The dev requirements contain the runtime ones at the same versions, so either may come first.
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/runtime.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed; choose one with: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ rm -rf $(VENV); echo "Python's venv module is needed: on Debian, apt-get install python3-venv"; exit 1; }

@@ -1,0 +1,196 @@
+"""Between batches and what pyfunc models are given and answer. Used where a model is hosted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from typing import Any, Literal
+from uuid import UUID
+
+import numpy as np
+import pandas as pd
+
+from app.errors import ModelFailed, ServingError, WrongRowCount
+from app.serving.misfit import Misfit
+from app.serving.scalars import Untyped
+from app.serving.tables import Array, Batch, Output, as_array
+from app.serving.tensors import flatten
+
+ModelInput = pd.DataFrame | Array | dict[str, Array]
+
+_CELLS = {str, bool, int, float, bytes, type(None)}
+_KEPT = {Decimal, date, time, timedelta, UUID, bytearray}
+
+
+def model_input(batch: Batch) -> ModelInput:
+    """What ``pyfunc.predict`` is given: a DataFrame, an array, or a dict of arrays.
+
+    The model may write into it: arrays that are read-only, as they are when another process sent them, are copied.
+    """
+    if batch.layout.kind == "columns":
+        return _frame(batch)
+    arrays = [array if array.flags.writeable else array.copy() for array in batch.arrays]
+    return arrays[0] if batch.layout.kind == "tensor" else dict(zip(map(str, batch.layout.names), arrays, strict=True))
+
+
+def model_params(batch: Batch) -> dict[str, Any] | None:
+    """The parameters of the call; None for none."""
+    return json.loads(batch.layout.params) if batch.layout.params else None
+
+
+def model_output(prediction: Any, rows: int) -> Output:
+    """Normalise what a pyfunc model answered for so many rows: only numpy and Python's own types are left.
+
+    A DataFrame, or a list of dicts with the same keys, becomes named columns; a dict becomes named tensors, and so
+    does a tuple of arrays, as ``output_0`` and on; a Series, a list or an array becomes an unnamed array. Missing
+    values are None, or NaN among floats. Datetimes with a time zone become ISO 8601 text.
+
+    Raises:
+        WrongRowCount: the answer has another number of rows.
+        ModelFailed: it is a single value, or nothing that has rows.
+    """
+    try:
+        output = _output(prediction)
+    except ServingError:
+        raise
+    except Exception as error:
+        raise ModelFailed(f"the model's answer, a {type(prediction).__name__}, cannot be understood") from error
+    for array in output.arrays:
+        if len(array) != rows:
+            raise WrongRowCount(
+                f"the model answered {len(array)} rows for {rows}", {"rows": rows, "answered": len(array)}
+            )
+    return output
+
+
+def _frame(batch: Batch) -> pd.DataFrame:
+    """Every array is copied, into one block where all dtypes are alike: what pyfunc's own enforcement makes too."""
+    if len(set(batch.layout.dtypes)) == 1:
+        return pd.DataFrame(np.stack(batch.arrays).T, columns=_labels(batch.layout.names), copy=False)
+    frame = pd.DataFrame(dict(enumerate(batch.arrays)))
+    frame.columns = _labels(batch.layout.names)
+    return frame
+
+
+@lru_cache(maxsize=1024)
+def _labels(names: tuple[str | int, ...]) -> pd.Index[Any]:
+    return pd.Index(names)
+
+
+def _output(prediction: Any) -> Output:
+    if isinstance(prediction, pd.DataFrame):
+        return _named("columns", [(name, _series(series)) for name, series in prediction.items()])
+    if isinstance(prediction, Mapping):
+        return _named("tensors", [(name, _array(values)) for name, values in prediction.items()])
+    if isinstance(prediction, tuple) and prediction and all(hasattr(part, "__array__") for part in prediction):
+        return _named("tensors", [(f"output_{index}", _array(part)) for index, part in enumerate(prediction)])
+    if isinstance(prediction, list) and prediction and all(isinstance(row, Mapping) for row in prediction):
+        names = prediction[0].keys()
+        if names and all(row.keys() == names for row in prediction):
+            columns = [(name, [_builtin(row[name]) for row in prediction]) for name in names]
+            return _named("columns", [(name, _flat(values)) for name, values in columns])
+    if hasattr(prediction, "to_pandas"):  # an Arrow table, a Polars frame
+        return _output(prediction.to_pandas())
+    array = _array(prediction)
+    return Output("tensor", (), (array,), len(array))
+
+
+def _named(kind: Literal["columns", "tensors"], pairs: Sequence[tuple[Any, Array]]) -> Output:
+    names = tuple(str(name) for name, _ in pairs)
+    if not names:
+        raise ModelFailed("the model answered no columns")
+    if len(set(names)) < len(names):
+        raise ModelFailed("the model answered several columns of one name", {"columns": list(names)})
+    return Output(kind, names, tuple(array for _, array in pairs), len(pairs[0][1]))
+
+
+def _array(values: Any) -> Array:
+    """An answer, or one entry of a dict of them, whose first dimension is the rows."""
+    if isinstance(values, list | tuple):
+        return _list(values)
+    if isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
+        return _series(pd.Series(values))
+    if hasattr(values, "toarray"):  # a sparse matrix
+        values = values.toarray()
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(object), None)
+    if not hasattr(values, "__array__") or np.ndim(values) == 0:
+        raise ModelFailed(f"the model answered a single {type(values).__name__}, expected one value per row")
+    return _clean(np.asarray(values))
+
+
+def _series(series: pd.Series[Any]) -> Array:
+    if isinstance(series.dtype, np.dtype):
+        return _clean(series.to_numpy())
+    return _flat([_builtin(value) for value in series.tolist()])
+
+
+def _list(values: Sequence[Any]) -> Array:
+    """A list as an array, with as many dimensions as its lists are regular."""
+    kinds = {*map(type, values)}
+    if len(kinds) == 1 and issubclass(next(iter(kinds)), np.generic):
+        return _clean(np.array(values))
+    if kinds == {np.ndarray} and len({value.shape for value in values}) == 1:
+        return _clean(np.stack(values))
+    plain = [_builtin(value) for value in values]
+    try:
+        shape, flat = flatten(plain)
+    except Misfit:
+        return as_array(plain, np.dtype(object))
+    return _flat(flat).reshape(shape)
+
+
+def _flat(values: list[Any]) -> Array:
+    kinds = {*map(type, values)}
+    if type(None) in kinds and float not in kinds:  # as floats the integers beside it would lose digits
+        return as_array(values, np.dtype(object))
+    return Untyped().convert(values)
+
+
+def _clean(array: Array) -> Array:
+    """The array in the machine's byte order, with objects that unpickle without pandas."""
+    if array.dtype.kind == "O":
+        flat = array.ravel().tolist()
+        if {*map(type, flat)} <= _CELLS:
+            return array
+        return as_array([_builtin(value) for value in flat], array.dtype).reshape(array.shape)
+    if array.dtype.kind in "cV":
+        raise ModelFailed(f"the model answered {array.dtype}, expected numbers, text or datetimes")
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _builtin(value: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of value
+    """A value, and all inside it, as Python's or numpy's own type."""
+    if type(value) in _CELLS or type(value) in _KEPT:
+        return value
+    if value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, pd.Timedelta):
+        return value.to_timedelta64()
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            return value.isoformat()
+        return value.to_datetime64() if isinstance(value, pd.Timestamp) else value
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return None if np.isnat(value) else value
+    if isinstance(value, np.generic):
+        return float(value) if isinstance(value, np.floating) else value.item()
+    if isinstance(value, Enum):
+        return _builtin(value.value)
+    if isinstance(value, pd.Period | pd.Interval):
+        return str(value)
+    if isinstance(value, pd.DataFrame):
+        return _builtin(value.to_dict("list"))
+    if isinstance(value, Mapping):
+        return {str(key): _builtin(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_builtin(item) for item in value]
+    if hasattr(value, "__array__"):
+        return _array(value) if np.ndim(value) else _builtin(np.asarray(value).item())
+    raise ModelFailed(f"the model answered a value of type {type(value).__name__}, expected numbers or text")

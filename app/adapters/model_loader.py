@@ -1,0 +1,165 @@
+"""Loads model versions from the MLflow registry as pyfunc models, ready to predict batches.
+
+Only versions of the configured registry are loaded, never a URI that a request names: some formats run code when they
+are read.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
+
+from app.adapters.artifact_cache import ArtifactCache
+from app.adapters.mlflow_registry import MlflowRegistry
+from app.adapters.model_io import model_input, model_output, model_params
+from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import ModelSpec
+from app.serving.tables import Batch, Output
+
+log = logging.getLogger(__name__)
+
+
+class LoadedModel:
+    """A model version in memory."""
+
+    def __init__(self, spec: ModelSpec, model: PyFuncModel) -> None:
+        self.spec = spec
+        self._model = model
+
+    def predict(self, batch: Batch) -> Output:
+        """Predict one batch; blocking.
+
+        Raises:
+            ModelFailed: the model raised, or its answer cannot be understood; ``details["failure"]`` is the number
+                under which the log has the cause.
+            WrongRowCount: it answered another number of rows.
+        """
+        try:
+            prediction = self._model.predict(model_input(batch), params=model_params(batch))
+            return model_output(prediction, batch.count)
+        except ServingError:
+            raise
+        except Exception as error:
+            failure = uuid.uuid4().hex[:12]
+            log.exception("%s failed on %d rows (failure %s)", self.spec.key, batch.count, failure)
+            raise ModelFailed(
+                f"the model raised {type(error).__name__} while predicting; the log has the cause",
+                {"failure": failure},
+            ) from error
+
+
+class ModelLoader:
+    """Downloads, loads and warms model versions; every method blocks and may be called from many threads."""
+
+    def __init__(self, registry: MlflowRegistry, cache_folder: Path) -> None:
+        self._registry = registry
+        self._cache = ArtifactCache(cache_folder, registry.download)
+
+    def load(self, version: ModelVersion) -> LoadedModel:
+        """Load a version, and let it predict its logged input example once.
+
+        Raises:
+            ModelNotFound: the registry has no such version.
+            RegistryUnavailable: it does not answer, and the version is not cached.
+            ModelUnavailable: the artifacts cannot be loaded; the message says why in one line.
+        """
+        started = time.perf_counter()
+        before = _resident_bytes()
+        folder = self._artifacts(version)
+        try:
+            model = mlflow.pyfunc.load_model(str(folder))
+        except Exception as error:
+            log.exception("%s cannot be loaded", version)
+            raise ModelUnavailable(
+                f"{version} cannot be loaded: {_one_line(error, folder)}", {"model": version.name}
+            ) from error
+        example = _serving_example(model, folder)
+        _warm_up(version, model, folder)
+        signature = _signature(model)
+        spec = ModelSpec(
+            name=version.name,
+            version=version.version,
+            flavor=next((name for name in model.metadata.flavors if name != "python_function"), "python_function"),
+            inputs=signature.get("inputs"),
+            outputs=signature.get("outputs"),
+            params=signature.get("params"),
+            input_example=example,
+            nbytes=max(_resident_bytes() - before, _size(folder)),
+            load_ms=(time.perf_counter() - started) * 1000,
+        )
+        log.info("%s is loaded: %s, %.0f ms, %.1f MB", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
+        return LoadedModel(spec, model)
+
+    def _artifacts(self, version: ModelVersion) -> Path:
+        try:
+            identity = self._registry.identity(version)
+        except RegistryUnavailable:
+            try:
+                return self._cache.get(version, None)
+            except Exception as error:
+                raise RegistryUnavailable(
+                    f"the model registry does not answer, and {version} is not cached here"
+                ) from error
+        try:
+            return self._cache.get(version, identity)
+        except (MlflowException, OSError) as error:
+            log.exception("the artifacts of %s cannot be downloaded", version)
+            raise ModelUnavailable(
+                f"the artifacts of {version} cannot be downloaded; the log has the cause", {"model": version.name}
+            ) from error
+
+
+def _signature(model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    signature = model.metadata.signature
+    if signature is None:
+        log.warning("a model without a signature is served: its input is not checked before it is called")
+        return {}
+    return {part: json.loads(text) for part, text in signature.to_dict().items() if text}
+
+
+def _serving_example(model: PyFuncModel, folder: Path) -> Any:
+    """The logged input example as the JSON of a scoring request, or None."""
+    try:
+        text = model.metadata.get_serving_input(str(folder))
+        return json.loads(text) if text else None
+    except (MlflowException, OSError, ValueError):
+        return None
+
+
+def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> None:
+    """Predict the logged input example, so that no caller pays for lazy initialisation."""
+    try:
+        example = model.metadata.load_input_example(str(folder))
+        if example is not None:
+            model.predict(example)
+    except Exception:
+        # The example is documentation: a model that refuses its own example may still answer its callers.
+        log.warning("%s does not predict its own input example", version, exc_info=True)
+
+
+def _one_line(error: Exception, folder: Path) -> str:
+    """The error's first line for callers, without the node's folders."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"{type(error).__name__}: {text.replace(str(folder), '<artifacts>')}"[:300]
+
+
+def _resident_bytes() -> int:
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
+
+
+def _size(folder: Path) -> int:
+    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())

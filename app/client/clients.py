@@ -1,0 +1,187 @@
+"""The two clients: what a call is, `app.client.calls` says; here it is sent, blocking or awaited."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import httpx
+
+from app.client import calls
+from app.client.calls import Call, shown
+from app.client.errors import ConnectionFailed
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+
+
+def _describe(method: Callable[..., Any], build: Callable[..., Any]) -> None:
+    """Name, documentation and signature of `build` for `method`, for `help` and editors."""
+    signature = inspect.signature(build)
+    client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__name__ = build.__name__
+    method.__doc__ = build.__doc__
+    method.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[client, *signature.parameters.values()], return_annotation=inspect.Signature.empty
+    )
+
+
+def _sync(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
+    """A method of `Client` that sends what `build` makes."""
+
+    def method(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return client._send(build(*args, **kwargs))
+
+    _describe(method, build)
+    return method
+
+
+def _async(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
+    """A method of `AsyncClient` that sends what `build` makes."""
+
+    async def method(client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await client._send(build(*args, **kwargs))
+
+    _describe(method, build)
+    return method
+
+
+class Client:
+    """Calls a gateway and waits for its answers. May be shared by threads. Close it, or use ``with``.
+
+    Args:
+        base_url: where the gateway is, a path prefix included: ``https://api.example.com/ml/serve``.
+        timeout: seconds to wait for an answer where a call names no deadline.
+        headers: sent with every request, for instance an API key.
+        transport: what carries requests, instead of the network.
+
+    Raises:
+        ValueError: `base_url` is not a URL with http or https.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        url = _checked(base_url)
+        self._url = shown(url)
+        self._timeout = timeout
+        self._http = httpx.Client(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
+
+    predict = _sync(calls.predict)
+    predict_entities = _sync(calls.predict_entities)
+    models = _sync(calls.models)
+    model = _sync(calls.model)
+    load = _sync(calls.load)
+    unload = _sync(calls.unload)
+    health = _sync(calls.health)
+    ready = _sync(calls.ready)
+    status = _sync(calls.status)
+
+    def _send(self, call: Call[T]) -> T:
+        arguments = call.arguments(self._timeout)
+        with _reaching(self._url):
+            response = self._http.request(**arguments)
+        return call.answer(response)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Client({self._url!r})"
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same arguments and methods, awaited. Close it, or use ``async with``."""
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_URL,
+        *,
+        timeout: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        url = _checked(base_url)
+        self._url = shown(url)
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
+
+    predict = _async(calls.predict)
+    predict_entities = _async(calls.predict_entities)
+    models = _async(calls.models)
+    model = _async(calls.model)
+    load = _async(calls.load)
+    unload = _async(calls.unload)
+    health = _async(calls.health)
+    ready = _async(calls.ready)
+    status = _async(calls.status)
+
+    async def _send(self, call: Call[T]) -> T:
+        arguments = call.arguments(self._timeout)
+        with _reaching(self._url):
+            response = await self._http.request(**arguments)
+        return call.answer(response)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({self._url!r})"
+
+
+def _checked(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"the URL cannot be read: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"'{shown(url)}' is not a URL such as {DEFAULT_URL}")
+    return url
+
+
+def _is_remote(url: httpx.URL) -> bool:
+    """Whether the proxies that the environment names may be meant for this URL."""
+    return url.host not in _THIS_MACHINE
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Turn httpx's errors into `ConnectionFailed`."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ConnectionFailed(f"cannot connect to {url}{_reason(error)}") from error
+    except httpx.TimeoutException as error:
+        raise ConnectionFailed(f"{url} did not answer in time") from error
+    except httpx.RequestError as error:
+        raise ConnectionFailed(f"the connection to {url} broke{_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    text = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    return f": {text}" if text else ""

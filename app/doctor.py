@@ -1,0 +1,184 @@
+"""Whether the platform can start here: `examine`, called by ``ml-serve doctor`` and before ``ml-serve up`` starts.
+
+Nothing is started and nothing is written. Registry and feature store are asked in threads that are given up when their
+time is over, so one that hangs holds up nobody.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from app.errors import ServingError
+from app.settings import PREFIX, Settings
+
+_CHECK_S = 30.0
+"""Seconds that a check may take: importing MLflow and Feast alone takes several on a busy machine."""
+_LONGEST_COMMAND = 80
+_PYTHONS = ((3, 11), (3, 14))  # from, and before
+_FLAVOURS = {
+    "scikit-learn": "sklearn",
+    "LightGBM": "lightgbm",
+    "XGBoost": "xgboost",
+    "ONNX Runtime": "onnxruntime",
+    "PyTorch": "torch",
+    "TensorFlow": "tensorflow",
+}
+"""Libraries that models need to be loaded, and the module of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at. `message` is one line for the operator, complete without the name."""
+
+    name: str
+    ok: bool
+    message: str
+
+
+def examine(settings: Settings, *, ports: bool = True) -> list[Check]:
+    """Look at everything that a start needs. Never raises; what is wrong is in the answer.
+
+    Args:
+        ports: whether to look at the ports; not where the platform is meant to be running.
+    """
+    checks = [_system(), _home(settings.home)]
+    if ports:
+        checks += _ports(settings)
+    checks.append(_bounded("registry", lambda: _registry(settings)))
+    checks.append(_bounded("feature store", lambda: _features(settings)))
+    checks.append(_flavours())
+    return checks
+
+
+def _system() -> Check:
+    version = platform.python_version()
+    lowest, above = _PYTHONS
+    if not lowest <= sys.version_info < above:
+        wanted = f"{lowest[0]}.{lowest[1]} to {above[0]}.{above[1] - 1}"
+        return Check("system", False, f"Python {version} is not supported: use {wanted}")
+    if sys.platform != "linux":
+        return Check("system", False, f"{platform.system()} is not supported: Ray's load balancer is built for Linux")
+    return Check("system", True, f"Python {version} on Linux {platform.machine()}")
+
+
+def _home(home: Path) -> Check:
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not existing.is_dir():
+        return Check("home", False, f"{existing} is a file, and the home folder {home} belongs there")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Check("home", False, f"the home folder {home} cannot be written: set {PREFIX}HOME to one that can")
+    return Check("home", True, f"{home} {'can be written' if existing == home else 'will be created'}")
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    fields = ["http_port", "haproxy_stats_port", "haproxy_metrics_port"]
+    if settings.dashboard and settings.ray_address is None:
+        fields.append("dashboard_port")
+    holders: dict[int, str] = {}
+    for field in fields:
+        port: int = getattr(settings, field)
+        if port in holders:
+            yield Check(f"port {port}", False, f"{holders[port]} and {field} are both {port}")
+        else:
+            yield _port(port, field)
+        holders[port] = field
+
+
+def _port(port: int, field: str) -> Check:
+    name = f"port {port}"
+    with socket.socket() as probe:
+        # Connections that are closing do not count; a listening socket still does.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except PermissionError:
+            message = f"{name} needs privileges that this user lacks: set {PREFIX}{field.upper()} to 1024 or more"
+            return Check(name, False, message)
+        except OSError:
+            message = f"{name} is taken by {_holder(port)}: stop it, or set {PREFIX}{field.upper()}"
+            return Check(name, False, message)
+    return Check(name, True, f"{name} ({field}) is free")
+
+
+def _holder(port: int) -> str:
+    try:
+        listening = (
+            c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port
+        )
+        pid = next((connection.pid for connection in listening if connection.pid is not None), None)
+        if pid is None:
+            return "a process of another user"
+        process = psutil.Process(pid)
+        command = " ".join(process.cmdline())
+        if len(command) > _LONGEST_COMMAND:
+            command = f"{command[: _LONGEST_COMMAND - 1]}…"
+        return f"process {pid} ({process.name()}{f': {command}' if command else ''})"
+    except psutil.Error:
+        return "a process that cannot be seen"
+
+
+def _registry(settings: Settings) -> str:
+    # Heavy, and it sets up MLflow for the whole process.
+    from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
+
+    shown = _without_password(settings.registry_uri)
+    if settings.registry_uri.startswith("sqlite:///"):
+        file = Path(settings.registry_uri.removeprefix("sqlite:///"))
+        if not file.exists():
+            return f"{shown} will be created"
+    configure(settings)
+    try:
+        MlflowRegistry(settings).check()
+    except ServingError as error:
+        raise type(error)(f"{error.message} ({shown})", error.details) from error
+    return f"{shown} answers"
+
+
+def _features(settings: Settings) -> str:
+    if settings.feast_folder is None:
+        return "not configured: requests bring their own columns"
+    from app.adapters.feast_store import FeastStore  # noqa: PLC0415 - heavy
+
+    FeastStore(settings.feast_folder).check()
+    return f"{settings.feast_folder} can be read"
+
+
+def _flavours() -> Check:
+    there = [name for name, module in _FLAVOURS.items() if importlib.util.find_spec(module)]
+    missing = [name for name in _FLAVOURS if name not in there]
+    message = f"installed: {', '.join(there) or 'none'}"
+    return Check("model libraries", True, f"{message}; not: {', '.join(missing)}" if missing else message)
+
+
+def _bounded(name: str, look: Callable[[], str]) -> Check:
+    """The check, or that it failed or took too long."""
+    found = [Check(name, False, f"the {name} did not answer within {_CHECK_S:g} s")]
+
+    def work() -> None:
+        try:
+            found.append(Check(name, True, look()))
+        except ServingError as error:
+            found.append(Check(name, False, error.message))
+        except Exception as error:
+            first = next(iter(str(error).splitlines()), "")
+            found.append(Check(name, False, f"the {name} cannot be checked: {type(error).__name__}: {first}"))
+
+    thread = threading.Thread(target=work, name=f"doctor-{name}", daemon=True)
+    thread.start()
+    thread.join(_CHECK_S)
+    return found[-1]
+
+
+def _without_password(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -1,0 +1,44 @@
+import pytest
+
+from app.errors import Overloaded
+from app.serving.admission import Admission, AdmissionLimits
+from app.serving.model_ref import ModelVersion
+
+A = ModelVersion("a", "1")
+B = ModelVersion("b", "1")
+
+
+def make(**limits: int) -> Admission:
+    return Admission(
+        AdmissionLimits(**{"requests": 10, "requests_per_model": 10, "rows": 100, "nbytes": 1000, **limits})
+    )
+
+
+@pytest.mark.parametrize("limits", [{"requests": 1}, {"requests_per_model": 1}, {"rows": 7}, {"nbytes": 70}])
+def test_what_does_not_fit_is_refused_and_told_when_to_come_back(limits: dict[str, int]) -> None:
+    admission = make(**limits)
+    with admission.admit(A, 5, 50):
+        with pytest.raises(Overloaded) as caught, admission.admit(A, 5, 50):
+            pass
+        assert caught.value.details["retry_after_s"] == 1
+    with admission.admit(A, 5, 50):
+        assert (admission.requests, admission.rows, admission.nbytes) == (1, 5, 50)
+
+
+def test_one_busy_model_does_not_keep_another_out() -> None:
+    admission = make(requests_per_model=1)
+    with admission.admit(A, 1, 1), admission.admit(B, 1, 1):
+        assert admission.requests == 2
+
+
+def test_what_is_over_a_bound_alone_is_let_in_when_nothing_else_is_there() -> None:
+    admission = make(rows=10)
+    with admission.admit(A, 50, 1):
+        assert admission.rows == 50
+
+
+def test_a_failure_gives_its_place_back() -> None:
+    admission = make()
+    with pytest.raises(ZeroDivisionError), admission.admit(A, 1, 1):
+        raise ZeroDivisionError
+    assert (admission.requests, admission.rows, admission.nbytes) == (0, 0, 0)

@@ -1,0 +1,204 @@
+from app.serving.model_ref import ModelVersion, parse_ref
+from app.serving.ports import RegisteredModel
+from app.serving.release_book import ReleaseBook
+from app.serving.release_table import VersionState
+
+READY = VersionState("ready", None, 100, 5.0)
+FAILED = VersionState("failed", "it is broken")
+V1, V2, V3 = (ModelVersion("m", number) for number in "123")
+
+
+def book(*, preload: tuple[str, ...] = ("*",), pools: tuple[str, ...] = ("default",)) -> ReleaseBook:
+    return ReleaseBook(default_alias="champion", preload=preload, pools=pools)
+
+
+def registered(latest: str = "2", **aliases: str) -> RegisteredModel:
+    return RegisteredModel("m", aliases, {}, latest)
+
+
+def meaning(book: ReleaseBook, text: str) -> str | None:
+    version = book.table.resolve(parse_ref(text))
+    return version.version if version is not None else None
+
+
+def test_the_bare_name_means_the_default_alias_else_the_newest_version() -> None:
+    b = book()
+    b.registry_read([registered(champion="1"), RegisteredModel("n", {}, {}, "7")])
+    assert b.settle(0)
+    assert meaning(b, "m") == "1"
+    assert meaning(b, "m@champion") == "1"
+    assert meaning(b, "n") == "7"
+    assert meaning(b, "m@challenger") is None
+    assert meaning(b, "unknown") is None
+
+
+def test_the_table_is_ready_once_what_should_be_resident_is_loaded_or_has_failed() -> None:
+    b = book()
+    assert not b.settle(0) or not b.table.ready
+    b.registry_read([registered(champion="1")])
+    b.settle(0)
+    assert b.table.resident == {"default": (V1,)}
+    assert not b.table.ready
+    b.reported("r1", "default", {V1: VersionState("loading")}, 1)
+    b.settle(1)
+    assert not b.table.ready
+    b.reported("r1", "default", {V1: READY}, 2)
+    assert b.settle(2)
+    assert b.table.ready
+    b.reported("r1", "default", {V1: FAILED}, 2)
+    b.settle(3)
+    assert b.table.ready
+
+
+def test_an_empty_registry_is_ready_when_it_has_been_read() -> None:
+    b = book()
+    b.registry_read([])
+    b.settle(0)
+    assert b.table.ready
+
+
+def test_an_epoch_counts_changes_and_only_those() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    assert b.settle(0)
+    epoch = b.table.epoch
+    b.registry_read([registered(champion="1")])
+    assert not b.settle(1)
+    assert b.table.epoch == epoch
+
+
+def test_an_alias_moves_for_callers_only_when_the_new_version_is_warm_everywhere() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.reported("r2", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.registry_read([registered(champion="2")])
+    b.settle(1)
+    assert meaning(b, "m") == "1"
+    assert set(b.table.resident["default"]) == {V1, V2}
+    b.reported("r1", "default", {V1: READY, V2: READY}, 2)
+    b.settle(2)
+    assert meaning(b, "m") == "1"
+    b.reported("r2", "default", {V1: READY, V2: READY}, 3)
+    b.settle(3)
+    assert meaning(b, "m") == "2"
+    assert meaning(b, "m@champion") == "2"
+    assert b.table.resident == {"default": (V2,)}
+
+
+def test_an_alias_stays_where_it_is_when_the_new_version_cannot_be_loaded() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.registry_read([registered(champion="2")])
+    b.settle(1)
+    b.reported("r1", "default", {V1: READY, V2: FAILED}, 2)
+    b.settle(2)
+    assert meaning(b, "m") == "1"
+    (status,) = b.status()
+    assert status.aliases == {"champion": "1"}
+    assert status.desired == {"champion": "2"}
+    assert status.versions["2"]["error"] == "it is broken"
+
+
+def test_a_loaded_version_becomes_the_default_only_where_no_default_alias_is_set() -> None:
+    b = book()
+    b.registry_read([registered(champion="2"), RegisteredModel("n", {}, {}, "7")])
+    b.settle(0)
+    b.pin(V1)
+    b.pin(ModelVersion("n", "3"))
+    b.settle(1)
+    assert meaning(b, "m") == "2"
+    assert meaning(b, "n") == "7"  # until the loaded one is warm
+    b.reported("r1", "default", {ModelVersion("n", "3"): READY}, 2)
+    b.settle(2)
+    assert meaning(b, "n") == "3"
+
+
+def test_what_was_let_go_is_no_longer_resident_until_it_is_loaded_again() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.let_go(V1)
+    b.settle(1)
+    assert b.table.resident == {"default": ()}
+    assert V1 in b.table.let_go
+    assert b.table.ready
+    b.pin(V1)
+    b.settle(2)
+    assert b.table.resident == {"default": (V1,)}
+    assert not b.table.let_go
+
+
+def test_asking_for_a_failed_version_again_makes_the_pools_try_again() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V2: FAILED}, 0)
+    b.pin(V2)
+    b.settle(0)
+    assert b.table.retries == {V2: 1}
+    assert b.state(V2) is None
+
+
+def test_a_replica_that_is_not_heard_of_is_forgotten() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.reported("r2", "default", {}, 0)
+    b.settle(0)
+    assert b.state(V1) == "loading"
+    b.heard_of("r1", 80)
+    b.settle(100)
+    assert b.state(V1) == "ready"
+
+
+def test_a_model_goes_to_the_pool_that_its_tag_names() -> None:
+    b = book(pools=("default", "gpu"))
+    b.registry_read([RegisteredModel("m", {"champion": "1"}, {"serving.pool": "gpu"}, "1")])
+    b.settle(0)
+    assert b.table.pool_of("m") == "gpu"
+    assert b.table.resident == {"default": (), "gpu": (V1,)}
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(1)
+    assert not b.table.ready
+
+
+def test_only_what_the_preload_setting_names_is_resident() -> None:
+    b = book(preload=("m/versions/2", "m@challenger"))
+    b.registry_read([registered(champion="1", challenger="3")])
+    b.settle(0)
+    assert b.table.resident == {"default": (V2, V3)}
+
+
+def test_a_model_that_left_the_registry_is_forgotten() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.settle(0)
+    b.registry_read([])
+    b.settle(1)
+    assert meaning(b, "m") is None
+    assert b.status() == []
+
+
+def test_a_restart_goes_on_with_what_was_live_and_does_not_need_the_registry() -> None:
+    import json
+
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.registry_read([registered(champion="2")])
+    b.reported("r1", "default", {V1: READY, V2: FAILED}, 0)
+    b.settle(1)
+    snapshot = json.loads(json.dumps(b.snapshot()))
+    again = book()
+    again.restore(snapshot)
+    again.settle(0)
+    assert meaning(again, "m") == "1"
+    again.reported("r9", "default", {V1: READY, V2: FAILED}, 1)
+    again.settle(1)
+    assert again.table.ready
+    assert meaning(again, "m") == "1"
