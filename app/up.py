@@ -52,27 +52,23 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - reads the environment that was just set
     from app.main import build  # noqa: PLC0415
 
-    with console.status("starting") as status:
-        runtime = Runtime(settings, run_folder, lambda text: _progress(console, status, text))
-        try:
-            for step in (
-                runtime.start,
-                lambda: runtime.deploy(build(settings)),
-                lambda: runtime.wait_ready(_READY_TIMEOUT_S),
-            ):
-                if stop.is_set():
-                    return 0
-                step()
-            status.stop()
-            console.print(panel(settings, runtime, time.monotonic() - started))
-            return _wait(stop, runtime, console)
-        finally:
-            status.start()
-            runtime.stop()
-            shutil.rmtree(run_folder, ignore_errors=True)
-            (settings.home / _RUN_FILE).unlink(missing_ok=True)
-            status.stop()
-            console.print("stopped")
+    runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
+    try:
+        runtime.start()
+        for step in (lambda: runtime.deploy(build(settings)), lambda: runtime.wait_ready(_READY_TIMEOUT_S)):
+            if stop.is_set():
+                return 0
+            step()
+        console.print(panel(settings, runtime, time.monotonic() - started))
+        if demo:
+            console.print(f"Try it:\n\n{example(runtime.url)}\n", soft_wrap=True, markup=False, highlight=False)
+        console.print("Ctrl-C stops everything.")
+        return _wait(stop, runtime, console)
+    finally:
+        runtime.stop()
+        shutil.rmtree(run_folder, ignore_errors=True)
+        (settings.home / _RUN_FILE).unlink(missing_ok=True)
+        console.print("stopped")
 
 
 def prepare(settings: Settings, *, demo: bool, console: Console) -> None:
@@ -105,10 +101,6 @@ def _prepare(settings: Settings, demo: bool) -> list[str]:
     return lines
 
 
-def _progress(console: Console, status: object, text: str) -> None:
-    console.print(f"· {text}", style="dim")
-
-
 def _wait(stop: threading.Event, runtime: Runtime, console: Console) -> int:
     while not stop.wait(_ALIVE_EVERY_S):
         if not runtime.alive():
@@ -118,13 +110,8 @@ def _wait(stop: threading.Event, runtime: Runtime, console: Console) -> int:
 
 
 def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
-    """Where things are, and a request to paste."""
+    """Where things are."""
     url = runtime.url
-    curl = (
-        f"curl -s {url}/serve -H 'content-type: application/json' -d "
-        '\'{"model_name": "commodity_price_predictor", "data": {"crude_oil_price": 75.5, "natural_gas_price": 3.2, '
-        '"exchange_rate": 1.18}}\''
-    )
     lines = [
         f"API          {url}",
         f"Swagger UI   {url}/docs",
@@ -136,8 +123,16 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
     ]
     if settings.dashboard and settings.ray_address is None:
         lines.insert(4, f"Dashboard    http://127.0.0.1:{settings.dashboard_port}")
-    text = "\n".join(lines) + f"\n\nTry it:\n\n{curl}\n\nCtrl-C stops everything."
-    return Panel(text, title=f"ml-serve is ready after {seconds:.0f} s", expand=False)
+    return Panel("\n".join(lines), title=f"ml-serve is ready after {seconds:.0f} s", expand=False)
+
+
+def example(url: str) -> str:
+    """A request to the demo's model, to be pasted into a shell."""
+    return (
+        f"curl -s {url}/serve -H 'content-type: application/json' -d "
+        '\'{"model_name": "commodity_price_predictor", "data": {"crude_oil_price": 75.5, "natural_gas_price": 3.2, '
+        '"exchange_rate": 1.18}}\''
+    )
 
 
 def _without_password(uri: str) -> str:

@@ -44,7 +44,8 @@ class ArtifactCache:
             identity: what tells this version from another one of the same number; None where the registry does not
                 answer, and then any intact copy is good.
         """
-        place = self._folder / quote(version.name, safe="") / version.version
+        name = quote(version.name, safe="").replace(".", "%2E")  # '..' is a name that the registry accepts
+        place = self._folder / name / version.version
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):
             if not self._is_good(place, identity):

@@ -5,6 +5,8 @@ Import this only after `app.deployments.environment.apply`.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import time
 from collections.abc import Callable
@@ -119,17 +121,17 @@ class Runtime:
         """Drain and end what `start` started: Serve first, or its load balancer would stay behind, then Ray."""
         if not ray.is_initialized():
             return
-        local = self._settings.ray_address is None
-        try:
-            if local:
-                self._progress("draining")
-                serve.shutdown()
-            else:
-                serve.delete(APPLICATION)
-        finally:
-            self._progress("stopping Ray")
-            ray.shutdown()
-            end_load_balancer(self._run_folder)
+        self._progress("draining and stopping")
+        # Ray prints that the controller's last call failed, since its last act is to end itself.
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                if self._settings.ray_address is None:
+                    serve.shutdown()
+                else:
+                    serve.delete(APPLICATION)
+            finally:
+                ray.shutdown()
+                end_load_balancer(self._run_folder)
 
     def log_folder(self) -> str:
         """Where the replicas' logs are."""

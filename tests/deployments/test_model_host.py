@@ -1,0 +1,227 @@
+import asyncio
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from app.deployments.model_host import ModelHost
+from app.errors import ModelUnavailable, RegistryUnavailable
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import ModelSpec
+from app.serving.release_table import VersionState
+from app.serving.tables import Batch, Layout, Output
+
+LAYOUT = Layout("tensor", (), ("int64",), ((),))
+
+
+def version(number: int) -> ModelVersion:
+    return ModelVersion("m", str(number))
+
+
+def batch(*values: int) -> Batch:
+    return Batch(LAYOUT, (np.array(values),), len(values))
+
+
+class AddVersion:
+    """A model that adds its version's number; waits for `gate` when it has one."""
+
+    def __init__(self, key: ModelVersion, nbytes: int, gate: threading.Event | None = None) -> None:
+        self.spec = ModelSpec(key.name, key.version, "test", nbytes=nbytes)
+        self._gate = gate
+
+    def predict(self, given: Batch) -> Output:
+        if self._gate is not None:
+            self._gate.wait(10)
+        return Output("tensor", (), (given.arrays[0] + int(self.spec.version),), given.count)
+
+
+class Loader:
+    """Loads `AddVersion` models of 100 bytes, counts loads, fails and waits as told."""
+
+    def __init__(self) -> None:
+        self.loads: Counter[ModelVersion] = Counter()
+        self.failing: dict[ModelVersion, Exception] = {}
+        self.gates: dict[ModelVersion, threading.Event] = {}
+        self.predict_gate: threading.Event | None = None
+
+    def load(self, key: ModelVersion) -> AddVersion:
+        self.loads[key] += 1
+        if key in self.gates:
+            assert self.gates[key].wait(10)
+        if key in self.failing:
+            raise self.failing[key]
+        return AddVersion(key, 100, self.predict_gate)
+
+
+def make(loader: Loader, *, budget: int = 1000, retry_after_s: float = 60, load_timeout_s: float = 60) -> ModelHost:
+    return ModelHost(
+        loader, budget_bytes=budget, predict_threads=2, retry_after_s=retry_after_s, load_timeout_s=load_timeout_s
+    )
+
+
+async def answer(host: ModelHost, number: int, value: int = 1) -> int:
+    output = await host.predict(version(number), batch(value))
+    return int(output.arrays[0][0])
+
+
+async def test_a_version_is_loaded_when_it_is_first_called() -> None:
+    loader = Loader()
+    host = make(loader)
+    assert await answer(host, 3, 10) == 13
+    assert await answer(host, 3, 11) == 14
+    assert loader.loads == {version(3): 1}
+    assert host.states() == {version(3): VersionState("ready", None, 100, 0.0)}
+
+
+async def test_a_version_asked_for_by_many_at_once_is_loaded_once() -> None:
+    loader = Loader()
+    host = make(loader)
+    assert await asyncio.gather(*(answer(host, 1) for _ in range(50))) == [2] * 50
+    assert loader.loads == {version(1): 1}
+
+
+async def test_a_slow_load_blocks_no_other_version() -> None:
+    loader = Loader()
+    gate = loader.gates[version(1)] = threading.Event()
+    host = make(loader)
+    slow = asyncio.create_task(answer(host, 1))
+    assert await answer(host, 2) == 3
+    assert host.states()[version(1)].state == "loading"
+    gate.set()
+    assert await slow == 2
+
+
+async def test_a_prediction_does_not_block_the_event_loop() -> None:
+    loader = Loader()
+    loader.predict_gate = threading.Event()
+    host = make(loader)
+    under_way = asyncio.create_task(answer(host, 1))
+    await asyncio.sleep(0.05)
+    assert not under_way.done()
+    loader.predict_gate.set()
+    assert await under_way == 2
+
+
+async def test_a_failed_load_is_told_to_everybody_and_not_repeated_at_once() -> None:
+    loader = Loader()
+    loader.failing[version(1)] = ModelUnavailable("its artifacts are gone")
+    host = make(loader)
+    for _ in range(3):
+        with pytest.raises(ModelUnavailable, match="artifacts are gone"):
+            await answer(host, 1)
+    assert loader.loads == {version(1): 1}
+    assert host.states()[version(1)] == VersionState("failed", "its artifacts are gone")
+
+
+async def test_a_failed_load_is_tried_again_after_a_while_or_when_it_is_forgiven() -> None:
+    loader = Loader()
+    loader.failing[version(1)] = RegistryUnavailable("down")
+    host = make(loader, retry_after_s=0.01)
+    with pytest.raises(RegistryUnavailable):
+        await answer(host, 1)
+    await asyncio.sleep(0.02)
+    del loader.failing[version(1)]
+    assert await answer(host, 1) == 2
+    loader.failing[version(2)] = RegistryUnavailable("down")
+    patient = make(loader, retry_after_s=60)
+    with pytest.raises(RegistryUnavailable):
+        await answer(patient, 2)
+    del loader.failing[version(2)]
+    patient.forgive(version(2))
+    assert await answer(patient, 2) == 3
+
+
+async def test_an_unforeseen_error_of_a_load_is_told_without_its_text() -> None:
+    loader = Loader()
+    loader.failing[version(1)] = RuntimeError("/secret/path")
+    with pytest.raises(ModelUnavailable) as caught:
+        await answer(make(loader), 1)
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_load_that_takes_too_long_counts_as_failed() -> None:
+    loader = Loader()
+    gate = loader.gates[version(1)] = threading.Event()
+    host = make(loader, load_timeout_s=0.02)
+    with pytest.raises(ModelUnavailable, match="not loaded within"):
+        await answer(host, 1)
+    gate.set()
+
+
+async def test_the_budget_is_held_by_dropping_what_was_used_least_recently() -> None:
+    host = make(Loader(), budget=300)
+    for number in (1, 2, 3):
+        await answer(host, number)
+    await answer(host, 1)
+    await answer(host, 4)
+    assert set(host.states()) == {version(1), version(3), version(4)}
+    assert host.resident_bytes == 300
+    assert host.evictions == 1
+
+
+async def test_what_is_in_use_is_not_evicted() -> None:
+    loader = Loader()
+    loader.predict_gate = threading.Event()
+    host = make(loader, budget=100)
+    busy = asyncio.create_task(answer(host, 1))
+    await asyncio.sleep(0.05)
+    await host.describe(version(2))
+    assert host.states().keys() == {version(1), version(2)}
+    loader.predict_gate.set()
+    assert await busy == 2
+
+
+async def test_what_should_be_kept_is_loaded_and_leaves_last() -> None:
+    host = make(Loader(), budget=200)
+    await host.keep([version(1)])
+    await answer(host, 2)
+    await answer(host, 3)
+    assert set(host.states()) == {version(1), version(3)}
+
+
+async def test_two_kept_versions_that_do_not_fit_together_do_not_evict_each_other_for_ever() -> None:
+    loader = Loader()
+    host = make(loader, budget=100)
+    for _ in range(5):
+        await host.keep([version(1), version(2)])
+    assert sum(loader.loads.values()) == 2
+    states = host.states()
+    assert sorted(state.state for state in states.values()) == ["failed", "ready"]
+    out = next(key for key, state in states.items() if state.state == "failed")
+    assert await answer(host, int(out.version)) == int(out.version) + 1
+
+
+async def test_a_version_that_is_let_go_leaves_and_comes_back_when_called() -> None:
+    loader = Loader()
+    host = make(loader)
+    await answer(host, 1)
+    host.release(version(1))
+    assert host.states() == {}
+    assert await answer(host, 1) == 2
+    assert loader.loads == {version(1): 2}
+
+
+async def test_every_change_is_announced() -> None:
+    seen = 0
+
+    def changed() -> None:
+        nonlocal seen
+        seen += 1
+
+    host = ModelHost(Loader(), budget_bytes=1000, predict_threads=1, changed=changed)
+    await answer(host, 1)
+    loaded = seen
+    assert loaded >= 2
+    host.release(version(1))
+    assert seen > loaded
+
+
+async def test_predictions_run_side_by_side() -> None:
+    host = make(Loader())
+    await asyncio.gather(answer(host, 1), answer(host, 2))
+    started = time.monotonic()
+    await asyncio.gather(*(answer(host, 1 + n % 2) for n in range(20)))
+    assert time.monotonic() >= started
+    host.close()
