@@ -222,6 +222,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe log lines that are written."""
 
+    access_log: bool = False
+    """Write a line per request and per call between deployments. It costs about a tenth of the throughput."""
+
     @field_validator("preload", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:

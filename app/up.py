@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import shutil
@@ -90,6 +91,7 @@ def prepare(settings: Settings, *, demo: bool, console: Console) -> None:
 def _prepare(settings: Settings, demo: bool) -> list[str]:
     from app.doctor import examine  # noqa: PLC0415 - heavy, and only for this process
 
+    logging.disable()  # MLflow's and Feast's chatter is not the operator's; what matters is in the checks' messages
     lines: list[str] = []
     failed = [check.message for check in examine(settings) if not check.ok]
     if failed:

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from app.errors import InvalidRequest, MalformedBody, ServingError, TooLarge, UnsupportedMediaType
 
 _GZIP_LEVEL = 1
+_MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
 
@@ -65,7 +66,8 @@ class Exchange:
     def request_id_bytes(self) -> bytes:
         if self._request_id is None:
             given = self.headers.get(b"x-request-id", b"")
-            self._request_id = given if 0 < len(given) <= 128 and given.isascii() else uuid.uuid4().hex.encode()
+            fit = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.decode().isprintable()
+            self._request_id = given if fit else uuid.uuid4().hex.encode()
         return self._request_id
 
     @property

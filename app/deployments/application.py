@@ -20,7 +20,10 @@ _BEHIND_ONGOING = 4096
 def compose(settings: Settings) -> Any:
     """Bind gateway, pools, features and releases into one Serve application."""
     releases = Releases.options(  # type: ignore[attr-defined]
-        num_replicas=1, max_ongoing_requests=_BEHIND_ONGOING, ray_actor_options={"num_cpus": 0.1}
+        num_replicas=1,
+        max_ongoing_requests=_BEHIND_ONGOING,
+        ray_actor_options={"num_cpus": 0.1},
+        logging_config=_logging(settings),
     ).bind(settings)
     pools = {
         name: ModelPool.options(name=f"ModelPool-{name}", **_scaled(settings, pool)).bind(name, settings, releases)  # type: ignore[attr-defined]
@@ -48,5 +51,10 @@ def _scaled(settings: Settings, scaling: Scaling) -> dict[str, Any]:
         },
         "max_ongoing_requests": _BEHIND_ONGOING,
         "ray_actor_options": actor,
+        "logging_config": _logging(settings),
         "graceful_shutdown_timeout_s": max(settings.drain_s, 1.0) if not settings.is_cluster else 30.0,
     }
+
+
+def _logging(settings: Settings) -> dict[str, Any]:
+    return {"log_level": settings.log_level.upper(), "enable_access_log": settings.access_log}

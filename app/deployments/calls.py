@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any, TypeAlias, TypeVar
 
-from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
@@ -26,7 +26,7 @@ async def answer(response: Awaitable[T], part: str) -> T:
 
     Raises:
         ServingError: the one that the remote side raised.
-        ReplicaDied: the replica died with this call.
+        ReplicaDied: the replica died with this call, or cannot be reached any more.
         PoolUnavailable: there is no replica to call.
         Overloaded: the replicas refuse more calls.
     """
@@ -36,9 +36,7 @@ async def answer(response: Awaitable[T], part: str) -> T:
         raise _own(error) from None
     except RayTaskError as error:
         raise _own(error) from error
-    except ActorUnavailableError as error:
-        raise PoolUnavailable(f"{part} does not answer now; try again") from error
-    except RayActorError as error:
+    except RayActorError as error:  # died, or unreachable while the call was under way
         raise ReplicaDied(f"a replica of {part} died while it answered; try again") from error
     except BackPressureError as error:
         raise Overloaded(f"{part} refuses more calls; try again", {"retry_after_s": 1}) from error

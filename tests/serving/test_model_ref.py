@@ -37,8 +37,12 @@ def test_a_reference_reads_as_it_was_written(text: str) -> None:
         "a@",
         "a@b@c",
         "a@b/versions/1",
-    ]
-    + ["models:/a/1", "a\n", "x" * 300, "../etc", "a/versions/" + "9" * 30],
+        "models:/a/1",
+        "a\n",
+        "x" * 300,
+        "../etc",
+        "a/versions/" + "9" * 30,
+    ],
 )
 def test_anything_else_is_refused_with_the_three_forms(text: str) -> None:
     with pytest.raises(InvalidReference) as caught:

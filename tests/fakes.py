@@ -1,0 +1,329 @@
+"""The ports of the domain in memory: models are functions, the registry is a dict, the feature store a table.
+
+::
+
+    fakes = make_fakes({"prices": total("oil", "gas")})
+    await fakes.service.predict(...)      # the use case
+    fakes.app                             # the real ASGI application over it
+    fakes.runner.batches                  # what the models were given
+
+Models are named by reference: ``"prices"`` is version 1, ``"prices/versions/2"`` the second one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from app.api.app import Front, create_app
+from app.api.exchange import HttpLimits
+from app.errors import FeatureSourceNotFound, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
+from app.serving.admission import AdmissionLimits
+from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec
+from app.serving.release_table import ModelStatus
+from app.serving.service import PredictionService, ServiceLimits
+from app.serving.tables import Array, Batch, Output
+
+DEFAULT_ALIAS = "champion"
+
+
+@dataclass(frozen=True)
+class FakeModel:
+    """A model version: what it answers, and its signature as MLflow's JSON.
+
+    `error` is raised when it is loaded. `example` is its logged input example.
+    """
+
+    predict: Callable[[Batch], Output]
+    inputs: Sequence[Mapping[str, Any]] | None = None
+    outputs: Sequence[Mapping[str, Any]] | None = None
+    params: Sequence[Mapping[str, Any]] | None = None
+    example: Any = None
+    error: ServingError | None = None
+    nbytes: int = 1_000_000
+
+
+def columns(*names: str, type: str = "double") -> list[dict[str, Any]]:
+    """The inputs of a signature, all of one type."""
+    return [{"name": name, "type": type, "required": True} for name in names]
+
+
+def tensor(array: Array) -> Output:
+    """An output that is one array."""
+    return Output("tensor", (), (array,), len(array))
+
+
+def total(*names: str, offset: float = 0.0) -> FakeModel:
+    """A model that adds up its columns."""
+    return FakeModel(lambda batch: tensor(np.sum(batch.arrays, axis=0) + offset), columns(*names))
+
+
+def failing(error: Exception, *names: str) -> FakeModel:
+    """A model that raises while predicting."""
+
+    def predict(batch: Batch) -> Output:
+        raise error
+
+    return FakeModel(predict, columns(*names))
+
+
+class FakeRunner:
+    """A `ModelRunner`. Remembers every batch in `batches`; a call takes `delay_s` seconds."""
+
+    def __init__(self, models: Mapping[ModelVersion, FakeModel], delay_s: float = 0.0) -> None:
+        self._models = models
+        self.delay_s = delay_s
+        self.batches: list[tuple[ModelVersion, Batch]] = []
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        model = self._models[version]
+        if model.error is not None:
+            raise model.error
+        return ModelSpec(
+            *version,
+            flavor="fake",
+            inputs=model.inputs,
+            outputs=model.outputs,
+            params=model.params,
+            input_example=model.example,
+            nbytes=model.nbytes,
+            load_ms=1.0,
+        )
+
+    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+        self.batches.append((version, batch))
+        await asyncio.sleep(self.delay_s)
+        return self._models[version].predict(batch)
+
+
+class FakeDirectory:
+    """A `Directory`. `down` makes it answer only what it knows; `aliases` may be changed at any time."""
+
+    def __init__(
+        self,
+        models: Mapping[ModelVersion, FakeModel],
+        aliases: Mapping[str, Mapping[str, str]],
+        runner: FakeRunner,
+    ) -> None:
+        self._models = models
+        self.aliases = {name: dict(given) for name, given in aliases.items()}
+        self._runner = runner
+        self._known: set[ModelVersion] = set()
+        self.down = False
+
+    def names(self) -> list[str]:
+        return sorted({version.name for version in self._models})
+
+    def versions(self, name: str) -> list[ModelVersion]:
+        """Versions of a model, oldest first."""
+        return sorted((v for v in self._models if v.name == name), key=lambda v: int(v.version))
+
+    def known(self, ref: ModelRef) -> ModelVersion | None:
+        if ref.pinned is not None:
+            return ref.pinned if ref.pinned in self._known else None
+        aliases = self.aliases.get(ref.name, {})
+        number = aliases.get(ref.alias or DEFAULT_ALIAS)
+        if number is None and ref.alias is None and self.versions(ref.name):
+            number = self.versions(ref.name)[-1].version
+        return ModelVersion(ref.name, number) if number is not None else None
+
+    async def resolve(self, ref: ModelRef) -> ModelVersion:
+        version = self.known(ref)
+        if version is None and self.down:
+            raise RegistryUnavailable("the model registry does not answer")
+        version = version or ref.pinned
+        if version is None or version not in self._models:
+            raise ModelNotFound(f"there is no registered model '{ref}'", {"model": ref.name})
+        self._known.add(version)
+        return version
+
+    def runner(self, name: str) -> FakeRunner:
+        return self._runner
+
+
+class FakeManager:
+    """A `ModelManager`. `ready`, `parts` (of the health) and `replicas` (their usage) may be changed at any time."""
+
+    def __init__(self, directory: FakeDirectory) -> None:
+        self._directory = directory
+        self._states: dict[ModelVersion, dict[str, Any]] = {}
+        self.desired: dict[str, dict[str, str]] = {}
+        self.ready = True
+        self.parts: dict[str, dict[str, Any]] = {
+            "registry": {"status": "ok"},
+            "models": {"status": "ok"},
+            "pools": {"status": "ok"},
+            "feature_store": {"status": "ok"},
+        }
+        self.replicas: list[dict[str, Any]] = [{"replica": "g1", "deployment": "Gateway", "rss_bytes": 150_000_000}]
+
+    async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
+        version = await self._directory.resolve(ref)
+        try:
+            spec = await self._directory.runner(version.name).describe(version)
+        except ServingError as error:
+            self._states[version] = _facts("failed", error=error.message)
+            raise ModelUnavailable(error.message, error.details) from error
+        self._states[version] = _facts("ready", replicas=1, nbytes=spec.nbytes, load_ms=spec.load_ms)
+        if promote:
+            self._directory.aliases.setdefault(version.name, {})[DEFAULT_ALIAS] = version.version
+        return version
+
+    async def unload(self, ref: ModelRef) -> ModelVersion:
+        version = await self._directory.resolve(ref)
+        self._states.pop(version, None)
+        return version
+
+    async def status(self) -> Sequence[ModelStatus]:
+        return [self._status(name) for name in self._directory.names()]
+
+    async def model(self, name: str) -> ModelStatus:
+        await self._directory.resolve(ModelRef(name))
+        return self._status(name)
+
+    async def health(self) -> Mapping[str, Any]:
+        return self.parts
+
+    async def usage(self) -> Sequence[Mapping[str, Any]]:
+        return self.replicas
+
+    def _status(self, name: str) -> ModelStatus:
+        default = self._directory.known(ModelRef(name))
+        aliases = self._directory.aliases.get(name, {})
+        return ModelStatus(
+            name=name,
+            default=default.version if default is not None else None,
+            aliases=aliases,
+            desired=self.desired.get(name, aliases),
+            pool="default",
+            versions={v.version: self._states.get(v, _facts("cold")) for v in self._directory.versions(name)},
+        )
+
+
+def _facts(
+    state: str, *, replicas: int = 0, nbytes: int = 0, load_ms: float = 0.0, error: str | None = None
+) -> dict[str, Any]:
+    return {"state": state, "replicas": replicas, "bytes": nbytes, "load_ms": load_ms, "error": error}
+
+
+class FakeFeatureStore:
+    """A `FeatureStore`: ``{view: {entity: {feature: value}}}``, every view with the one join key `join_key`.
+
+    `services` are further names for views. `reads` remembers the entities of each call; `error`, where set, is raised.
+    """
+
+    def __init__(
+        self,
+        views: Mapping[str, Mapping[Any, Mapping[str, Any]]],
+        *,
+        services: Mapping[str, str] | None = None,
+        join_key: str = "id",
+    ) -> None:
+        self._views = views
+        self._services = services or {}
+        self._join_key = join_key
+        self.reads: list[list[Any]] = []
+        self.error: ServingError | None = None
+
+    async def source(self, query: FeatureQuery) -> FeatureSource:
+        return FeatureSource((self._join_key,), tuple(self._features(self._table(query))))
+
+    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+        table = self._table(query)
+        ids = [entity[self._join_key] for entity in entities]
+        self.reads.append(ids)
+        values = {name: [table.get(id, {}).get(name) for id in ids] for name in self._features(table)}
+        return FeatureRows(values, [id in table for id in ids])
+
+    def _table(self, query: FeatureQuery) -> Mapping[Any, Mapping[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        view = query.view or self._services.get(str(query.service), "")
+        if view not in self._views:
+            raise FeatureSourceNotFound(f"there is no {query}")
+        return self._views[view]
+
+    @staticmethod
+    def _features(table: Mapping[Any, Mapping[str, Any]]) -> list[str]:
+        return list(next(iter(table.values()), {}))
+
+
+@dataclass
+class FakeRecorder:
+    """A `Recorder` that remembers what it was told, without the times."""
+
+    predictions: list[tuple[ModelVersion, int]] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    calls: list[tuple[ModelVersion, int, int]] = field(default_factory=list)
+
+    def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
+        self.predictions.append((version, rows))
+
+    def failed(self, name: str, code: str) -> None:
+        self.failures.append((name, code))
+
+    def called(self, version: ModelVersion, requests: int, rows: int, seconds: float) -> None:
+        self.calls.append((version, requests, rows))
+
+
+LIMITS = ServiceLimits(
+    rows=1000,
+    admission=AdmissionLimits(requests=64, requests_per_model=64, rows=10_000, nbytes=10_000_000),
+    batch_rows=100,
+    batch_bytes=1_000_000,
+    in_flight=1,
+)
+HTTP_LIMITS = HttpLimits(body_bytes=1_000_000, json_depth=16, timeout_s=10.0)
+
+
+@dataclass
+class Fakes:
+    """A whole gateway replica over fakes."""
+
+    runner: FakeRunner
+    directory: FakeDirectory
+    manager: FakeManager
+    recorder: FakeRecorder
+    features: FakeFeatureStore | None
+    service: PredictionService
+    http_limits: HttpLimits = HTTP_LIMITS
+
+    @cached_property
+    def app(self) -> Front:
+        """The ASGI application."""
+        return create_app(self.service, self.manager, self.http_limits)
+
+
+def make_fakes(
+    models: Mapping[str, FakeModel],
+    *,
+    aliases: Mapping[str, Mapping[str, str]] | None = None,
+    features: FakeFeatureStore | None = None,
+    limits: ServiceLimits = LIMITS,
+    http_limits: HttpLimits = HTTP_LIMITS,
+) -> Fakes:
+    """A gateway replica that serves `models`, by reference; `aliases` holds alias and version for each model."""
+    versions = {_version(text): model for text, model in models.items()}
+    runner = FakeRunner(versions)
+    directory = FakeDirectory(versions, aliases or {}, runner)
+    recorder = FakeRecorder()
+    service = PredictionService(directory, features, recorder, limits)
+    return Fakes(runner, directory, FakeManager(directory), recorder, features, service, http_limits)
+
+
+def make_service(
+    models: Mapping[str, FakeModel], features: FakeFeatureStore | None = None, limits: ServiceLimits = LIMITS
+) -> PredictionService:
+    """Only the use case of `make_fakes`."""
+    return make_fakes(models, features=features, limits=limits).service
+
+
+def _version(text: str) -> ModelVersion:
+    ref = parse_ref(text)
+    return ModelVersion(ref.name, ref.version or "1")

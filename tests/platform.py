@@ -1,0 +1,82 @@
+"""The real platform for tests: `make serve` in a process group of its own, on the default ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+URL = "http://127.0.0.1:8000"
+PORTS = (8000, 8404, 9101)
+_START_S = 240.0
+_STOP_S = 90.0
+
+
+class Platform:
+    """Starts and stops what a user would, with the user's own commands.
+
+    Args:
+        home: folder of the embedded state.
+        log: file that gets what `make serve` prints.
+    """
+
+    def __init__(self, home: Path, log: Path) -> None:
+        self.home = home
+        self.log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, command: str = "make serve") -> None:
+        """Run `command` and return once it says that it is ready."""
+        environment = {**os.environ, "ML_SERVE_HOME": str(self.home), "ML_SERVE_REGISTRY_POLL_S": "1"}
+        with self.log.open("wb") as output:
+            self._process = subprocess.Popen(
+                ["sh", "-c", f"exec {command}"],
+                cwd=ROOT,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_S
+        while "Ctrl-C stops everything" not in self.output():
+            assert self._process.poll() is None, f"it ended by itself:\n{self.output()}"
+            assert time.monotonic() < deadline, f"not ready in {_START_S} s:\n{self.output()}"
+            time.sleep(0.2)
+
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text(errors="replace")
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send the signal as a terminal does, to the whole group, and return make's exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+        code = self._process.wait(_STOP_S)
+        self._process = None
+        return code
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+
+def leftovers() -> list[str]:
+    """Processes of Ray or of its load balancer that run on this machine."""
+    found = []
+    for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        name, line = process.info["name"], " ".join(process.info["cmdline"] or ())
+        if name in ("haproxy", "raylet", "gcs_server") or line.startswith("ray::"):
+            found.append(f"{process.info['pid']} {line[:120]}")
+    return found
+
+
+def listening(port: int) -> bool:
+    """Whether some process of this machine listens on the port."""
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in psutil.net_connections("tcp"))
