@@ -12,8 +12,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,7 +69,7 @@ renamed = FeatureService(name="renamed", features=[prices.with_name("cash").with
 colliding = FeatureService(name="colliding", features=[prices[["spot"]], quotes])
 """
 
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "prices": [
         {"commodity_id": "wti", "spot": 75.5, "volume": 2**53 + 1, "grade": "light"},
         {"commodity_id": "brent", "spot": None, "volume": 7, "grade": None},
@@ -127,15 +129,23 @@ def materialise(folder: Path, views: list[str]) -> None:
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
     """What the adapters set for their process ends with the test."""
+    with kept_environment():
+        yield
+
+
+@contextmanager
+def kept_environment() -> Iterator[None]:
     before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a real `mlflow server` that also hands out its artifacts."""
+def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
+    """A real `mlflow server` that also hands out its artifacts; it takes more than ten seconds to answer."""
     folder = tmp_path_factory.mktemp("mlflow-server")
     address = f"http://127.0.0.1:{free_port()}"
     options = {
@@ -151,15 +161,22 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             cwd=folder,
             stdout=log,
             stderr=log,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             start_new_session=True,  # it has workers, which end with it
         )
     try:
-        _wait_until_up(f"{address}/health", server, folder / "log")
-        yield address
+        yield address, server, folder / "log"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(starting_server: tuple[str, subprocess.Popen[bytes], Path]) -> str:
+    """Address of the server, which answers."""
+    address, server, log = starting_server
+    _wait_until_up(f"{address}/health", server, log)
+    return address
 
 
 def free_port() -> int:

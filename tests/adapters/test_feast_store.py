@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from feast import FeatureStore
 
+from app.adapters import feast_store
 from app.adapters.feast_store import FeastStore
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, InvalidInput, StartupError
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
@@ -57,8 +58,12 @@ def test_entities_may_repeat_and_keep_their_order(store: FeastStore) -> None:
 
 
 def test_both_keys_of_a_view_with_two_entities_select_the_row(store: FeastStore) -> None:
-    pairs = [("wti", 2), ("wti", 1), ("brent", 1)]
-    rows = store.read(view("quotes"), [{"venue_id": v, "commodity_id": c} for c, v in pairs])
+    entities: list[dict[str, Any]] = [
+        {"commodity_id": "wti", "venue_id": 2},
+        {"venue_id": 1, "commodity_id": "wti"},
+        {"commodity_id": "brent", "venue_id": 1},
+    ]
+    rows = store.read(view("quotes"), entities)
     assert rows.columns["spread"] == [0.2, 0.1, None]
     assert list(rows.found) == [True, True, False]
 
@@ -93,7 +98,7 @@ def test_features_of_one_name_in_a_service_are_called_by_their_views(store: Feas
 
 def test_an_on_demand_view_takes_a_value_of_the_request(store: FeastStore) -> None:
     assert store.source(view("notional")) == FeatureSource(("commodity_id", "lots"), ("notional",))
-    entities = [{"commodity_id": "wti", "lots": 2}, {"commodity_id": "wti", "lots": None}]
+    entities: list[dict[str, Any]] = [{"commodity_id": "wti", "lots": 2}, {"commodity_id": "wti", "lots": None}]
     assert store.read(view("notional"), entities).columns == {"notional": [151.0, 0.0]}
 
 
@@ -175,6 +180,23 @@ def test_a_disabled_view_says_so(repository: Path) -> None:
     FeatureStore(str(repository)).disable_feature_view("prices")
     with pytest.raises(FeatureStoreUnavailable, match="feature service 'projected' cannot be served now: a view in it"):
         FeastStore(repository).read(service("projected"), [{"commodity_id": "wti"}])
+
+
+def test_a_view_is_served_again_soon_after_it_is_enabled(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feast_store, "_RECHECK_S", 0.1)
+    FeatureStore(str(repository)).disable_feature_view("prices")
+    store = FeastStore(repository)
+    with pytest.raises(FeatureStoreUnavailable):
+        store.read(service("projected"), [{"commodity_id": "wti"}])
+    FeatureStore(str(repository)).enable_feature_view("prices")
+
+    def can_be_read() -> bool:
+        try:
+            return store.read(service("projected"), [{"commodity_id": "brent"}]).columns == {"volume": [7]}
+        except FeatureStoreUnavailable:
+            return False
+
+    _until(can_be_read)
 
 
 def test_check_passes_where_some_view_can_be_read(repository: Path) -> None:

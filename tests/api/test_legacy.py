@@ -10,7 +10,7 @@ from tests.api.conftest import Connect
 from tests.fakes import FakeFeatureStore, FakeModel, columns, failing, make_fakes, tensor, total
 
 ROW = {"oil": 75.5, "gas": 3.2}
-STORE = {
+STORE: dict[str, dict[str, dict[str, Any]]] = {
     "prices_view": {"wti": {"oil": 75.5, "gas": 3.2, "unused": 1.0}, "brent": {"oil": 80.0, "gas": None, "unused": 2.0}}
 }
 

@@ -8,7 +8,7 @@ from tests.api.conftest import Connect
 from tests.fakes import FakeFeatureStore, FakeModel, columns, make_fakes, total
 
 ROW = {"oil": 75.5, "gas": 3.2}
-STORE = {"view": {"wti": {"oil": 75.5, "gas": 3.2}}}
+STORE: dict[str, dict[str, dict[str, Any]]] = {"view": {"wti": {"oil": 75.5, "gas": 3.2}}}
 IMAGE = [{"type": "tensor", "tensor-spec": {"dtype": "float32", "shape": [-1, 2]}}]
 
 

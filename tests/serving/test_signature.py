@@ -15,7 +15,8 @@ from app.errors import InvalidInput, ModelUnavailable
 from app.serving.signature import Signature
 from app.serving.tables import Layout, Rows, stack
 
-LONGEST_MESSAGE = 400
+LONGEST_MESSAGE = 1500
+EARLIEST, LATEST = datetime.fromisoformat("1678-01-01"), datetime.fromisoformat("2262-01-01")
 
 
 def column(kind: str, name: str | int | None = None, *, required: bool = True, **more: Any) -> dict[str, Any]:
@@ -40,6 +41,11 @@ def read(signature: Signature, *values: Any) -> Any:
     batch = stack([signature.rows_from_records([{"x": value} for value in values])])
     assert batch.arrays[0].dtype == np.dtype(batch.layout.dtypes[0])
     return batch.arrays[0]
+
+
+def lists(rows: Rows) -> list[Any]:
+    """Each column as nested lists."""
+    return [np.asarray(values).tolist() for values in rows.columns]
 
 
 def refused(call: Callable[[], Any]) -> InvalidInput:
@@ -170,7 +176,7 @@ class TestColumns:
 
     def test_messages_stay_short_for_many_columns_and_long_values(self) -> None:
         many = columns(*(column("double", f"column_{index}") for index in range(500)))
-        error = refused(lambda: many.rows_from_records([{f"other_{index}": 1 for index in range(500)}]) or 0)
+        error = refused(lambda: many.rows_from_records([{f"other_{index}": 1 for index in range(500)}]))
         assert "and 480 more" in error.message
         assert len(error.details["missing"]) == 20
         long = refused(lambda: one("double").rows_from_records([{"x": "y" * 10**6}]))
@@ -244,7 +250,7 @@ class TestScalars:
     def test_datetimes_are_utc_to_the_nanosecond(self, value: Any, expected: str) -> None:
         assert str(read(one("datetime"), value)[0]) == expected
 
-    @given(st.datetimes(datetime(1678, 1, 1), datetime(2262, 1, 1), timezones=st.none() | st.timezones()))
+    @given(st.datetimes(EARLIEST, LATEST, timezones=st.one_of(st.none(), st.timezones())))
     def test_any_iso_datetime_reads_as_numpy_reads_it(self, moment: datetime) -> None:
         if moment.tzinfo and moment.utcoffset() is not None:
             naive = moment.astimezone(UTC).replace(tzinfo=None)
@@ -421,7 +427,7 @@ class TestTensors:
         assert repr(signature.rows_from_columns({"any": expected}).columns[0]) == repr(expected)
 
     def test_binary_and_datetime_tensors(self) -> None:
-        assert Signature.compile([tensor("bytes", -1)]).rows_from_inputs(["YWI="]).columns[0].tolist() == [b"ab"]  # type: ignore[union-attr]
+        assert lists(Signature.compile([tensor("bytes", -1)]).rows_from_inputs(["YWI="])) == [[b"ab"]]
         moments = Signature.compile([tensor("datetime64[us]", -1)]).rows_from_inputs(["2024-01-01T00:00:00.000001"])
         assert moments.layout.dtypes == ("datetime64[us]",)
         assert str(moments.columns[0][0]) == "2024-01-01T00:00:00.000001"
@@ -429,11 +435,11 @@ class TestTensors:
     def test_arrays_of_the_right_dtype_are_not_copied(self) -> None:
         array = np.ones((2, 3), "float32")
         rows = Signature.compile([tensor("float32", -1, 3, name="x")]).rows_from_columns({"x": array})
-        assert np.shares_memory(rows.columns[0], array)  # type: ignore[arg-type]
+        assert np.shares_memory(np.asarray(rows.columns[0]), array)
 
     def test_null_is_nan_among_floats(self) -> None:
         rows = Signature.compile([tensor("float32", -1, 2)]).rows_from_instances([[None, 1.0]])
-        assert repr(rows.columns[0].tolist()) == "[[nan, 1.0]]"  # type: ignore[union-attr]
+        assert repr(lists(rows)) == "[[[nan, 1.0]]]"
 
     def test_free_dimensions_are_part_of_the_layout(self) -> None:
         signature = Signature.compile([tensor("float64", -1, -1)])
@@ -443,15 +449,15 @@ class TestTensors:
 
     def test_flat_rows_take_the_fixed_shape(self) -> None:
         signature = Signature.compile([tensor("int64", -1, 2, 2)])
-        assert signature.rows_from_instances([[1, 2, 3, 4]]).columns[0].tolist() == [[[1, 2], [3, 4]]]  # type: ignore[union-attr]
+        assert lists(signature.rows_from_instances([[1, 2, 3, 4]])) == [[[[1, 2], [3, 4]]]]
         column_vector = Signature.compile([tensor("int64", -1, 1)])
-        assert column_vector.rows_from_instances([1, 2]).columns[0].tolist() == [[1], [2]]  # type: ignore[union-attr]
+        assert lists(column_vector.rows_from_instances([1, 2])) == [[[1], [2]]]
 
     def test_named_tensors_in_every_form(self) -> None:
         signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
         rows = signature.rows_from_instances([{"s": "a", "x": [1, 2]}, {"x": [3, 4], "s": "b"}])
         assert rows.layout == Layout("tensors", ("x", "s"), ("float64", "str"), ((2,), ()))
-        assert [column.tolist() for column in rows.columns] == [[[1.0, 2.0], [3.0, 4.0]], ["a", "b"]]  # type: ignore[union-attr]
+        assert lists(rows) == [[[1.0, 2.0], [3.0, 4.0]], ["a", "b"]]
         again = signature.rows_from_inputs({"s": ["a", "b"], "x": [[1, 2], [3, 4]]})
         assert again.layout == rows.layout
         assert repr(again.columns) == repr(rows.columns)
@@ -463,8 +469,8 @@ class TestTensors:
             signature.rows_from_records([{"p": 1, "q": 2}, {"q": 4, "p": 3}]),
             signature.rows_from_columns({"p": [1, 3], "q": np.array([2, 4])}),
         ):
-            assert rows.columns[0].tolist() == expected  # type: ignore[union-attr]
-        assert signature.rows_from_columns({"p": 1, "q": 2}).columns[0].tolist() == [[1.0, 2.0]]  # type: ignore[union-attr]
+            assert lists(rows) == [expected]
+        assert lists(signature.rows_from_columns({"p": 1, "q": 2})) == [[[1.0, 2.0]]]
 
     def test_a_fixed_number_of_rows_is_told_and_kept(self) -> None:
         signature = Signature.compile([tensor("float64", 2, 1)])
@@ -543,7 +549,6 @@ class TestUntyped:
     def test_records_are_columns_of_the_dtypes_that_they_have(self, values: list[Any], dtype: str) -> None:
         rows = self.SIGNATURE.rows_from_records([{"x": value, "y": 1} for value in values])
         assert rows.layout == Layout("columns", ("x", "y"), (dtype, "int64"), ((), ()))
-        assert repr(list(rows.columns[0])).replace("nan", "None") or True
         assert self.SIGNATURE.rows_from_columns({"x": values, "y": [1] * len(values)}).layout == rows.layout
 
     @pytest.mark.parametrize(
@@ -571,7 +576,8 @@ class TestUntyped:
         assert self.SIGNATURE.rows_from_instances([{"x": 1}]).layout.kind == "columns"
 
     @pytest.mark.parametrize(
-        "payload", [[], [{}], [{"a": 1}, {"b": 1}], [{"a": 1}, {"a": 1, "b": 1}], [{"a": 1}, 1], [[1], [1, 2]], [[1], 2]]
+        "payload",
+        [[], [{}], [{"a": 1}, {"b": 1}], [{"a": 1}, {"a": 1, "b": 1}], [{"a": 1}, 1], [[1], [1, 2]], [[1], 2]],
     )
     def test_rows_that_differ_are_refused(self, payload: Any) -> None:
         refused(lambda: self.SIGNATURE.rows_from_instances(payload))

@@ -1,0 +1,389 @@
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from app import demo
+from app.adapters import mlflow_registry
+from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable, StartupError
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import RegisteredModel
+from app.settings import Settings
+from tests.adapters.conftest import free_port, kept_environment
+
+pytestmark = [
+    pytest.mark.usefixtures("starting_server"),  # before it is needed: the other tests run meanwhile
+    # Kept in the store until it is collected: SQLAlchemy's pools close their connections then.
+    pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+    # Far more than a call may take, far less than MLflow's own patience.
+    pytest.mark.timeout(60),
+]
+
+DEMO = demo.MODEL
+
+
+def settings_for(home: Path, uri: str | None = None) -> Settings:
+    return Settings(home=home, mlflow_tracking_uri=uri)
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a home whose embedded registry is made."""
+    settings = settings_for(tmp_path_factory.mktemp("embedded"))
+    with kept_environment():
+        configure(settings)
+        MlflowRegistry(settings).check()
+    return settings
+
+
+@pytest.fixture
+def embedded(database: Settings, tmp_path: Path) -> Settings:
+    """A home with an embedded registry of the test's own, empty."""
+    with (
+        closing(sqlite3.connect(database.home / "mlflow.db")) as made,
+        closing(sqlite3.connect(tmp_path / "mlflow.db")) as copy,
+    ):
+        made.backup(copy)
+    settings = settings_for(tmp_path)
+    configure(settings)
+    return settings
+
+
+@pytest.fixture
+def client(embedded: Settings) -> MlflowClient:
+    return MlflowClient(embedded.tracking_uri, embedded.registry_uri)
+
+
+@pytest.fixture
+def registry(embedded: Settings) -> MlflowRegistry:
+    return MlflowRegistry(embedded)
+
+
+@pytest.fixture(scope="module")
+def on_server(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Settings of a real server on which the demo model is registered."""
+    settings = settings_for(tmp_path_factory.mktemp("remote"), mlflow_server)
+    foreign = settings.model_copy(update={"feast_repo": settings.home / "elsewhere"})
+    with kept_environment():
+        assert demo.seed(foreign, lambda line: None).changed
+    return settings
+
+
+def add_version(client: MlflowClient, name: str, folder: Path, status: str = "READY") -> str:
+    (folder / "artifacts").mkdir(exist_ok=True)
+    (folder / "artifacts" / "MLmodel").write_text("flavors: {}\n")
+    version = str(client.create_model_version(name, source=str(folder / "artifacts")).version)
+    if status != "READY":
+        with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+            database.execute("UPDATE model_versions SET status = ? WHERE version = ?", (status, version))
+    return version
+
+
+def test_models_are_told_with_aliases_tags_and_newest_version(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("empty")
+    client.create_registered_model("prices", tags={"serving.traffic": '{"champion": 90}'})
+    for _ in range(10):
+        add_version(client, "prices", tmp_path)
+    client.set_registered_model_alias("prices", "champion", "9")
+    prices = RegisteredModel("prices", {"champion": "9"}, {"serving.traffic": '{"champion": 90}'}, "10")
+    assert registry.models() == [RegisteredModel("empty"), prices]
+    assert registry.model("prices") == prices
+
+
+def test_models_are_read_page_by_page(
+    registry: MlflowRegistry, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_registry, "_PAGE", 2)
+    for number in range(5):
+        client.create_registered_model(f"model-{number}")
+    assert [model.name for model in registry.models()] == [f"model-{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("status", ["PENDING_REGISTRATION", "FAILED_REGISTRATION"])
+def test_a_version_that_is_not_ready_does_not_count(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path, status: str
+) -> None:
+    client.create_registered_model("it's")
+    add_version(client, "it's", tmp_path)
+    unready = ModelVersion("it's", add_version(client, "it's", tmp_path, status))
+    assert [model.latest for model in registry.models()] == ["1"]
+    assert registry.has_version(ModelVersion("it's", "1"))
+    assert not registry.has_version(unready)
+    with pytest.raises(ModelNotFound, match="no version 2 that is ready"):
+        registry.identity(unready)
+    with pytest.raises(ModelNotFound, match="no version 2 that is ready"):
+        registry.set_alias("it's", "champion", "2")
+    assert [version["status"] for version in registry.describe_versions("it's")] == [status, "READY"]
+
+
+def test_a_model_without_a_ready_version_has_no_latest(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path, "PENDING_REGISTRATION")
+    assert registry.model("prices").latest is None
+
+
+def test_an_unknown_model_is_not_found_with_a_hint(registry: MlflowRegistry, client: MlflowClient) -> None:
+    client.create_registered_model("prices")
+    for ask in (registry.model, registry.describe_versions):
+        with pytest.raises(ModelNotFound, match=r"no registered model 'price'; did you mean 'prices'\?") as caught:
+            ask("price")
+        assert caught.value.details == {"model": "price"}
+
+
+@pytest.mark.parametrize("version", ["2", "0", "9" * 18, "latest", "1 OR 1=1"])
+def test_a_version_that_is_not_there_is_no_error(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path, version: str
+) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path)
+    assert not registry.has_version(ModelVersion("prices", version))
+    assert not registry.has_version(ModelVersion("costs", version))
+
+
+def test_an_alias_is_set_and_moved(registry: MlflowRegistry, client: MlflowClient, tmp_path: Path) -> None:
+    client.create_registered_model("prices")
+    for version in ("1", "2"):
+        add_version(client, "prices", tmp_path)
+        registry.set_alias("prices", "champion", version)
+        assert registry.model("prices").aliases == {"champion": version}
+
+
+def test_an_alias_that_mlflow_reserves_is_refused(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path)
+    with pytest.raises(InvalidReference, match="'latest' cannot be an alias"):
+        registry.set_alias("prices", "latest", "1")
+
+
+def test_versions_are_described_as_json_newest_first(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices")
+    assert registry.describe_versions("prices") == []
+    add_version(client, "prices", tmp_path)
+    add_version(client, "prices", tmp_path)
+    client.update_model_version("prices", "2", "the better one")
+    client.set_model_version_tag("prices", "2", "owner", "desk")
+    newest, oldest = json.loads(json.dumps(registry.describe_versions("prices")))
+    assert newest.pop("created").endswith("+00:00")
+    assert newest == {
+        "version": "2",
+        "status": "READY",
+        "description": "the better one",
+        "run_id": None,
+        "tags": {"owner": "desk"},
+    }
+    assert (oldest["version"], oldest["description"], oldest["tags"]) == ("1", "", {})
+
+
+def test_a_version_that_is_registered_anew_has_another_identity(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    version = ModelVersion("prices", "1")
+    identities = set()
+    for _ in range(2):
+        client.create_registered_model("prices")
+        add_version(client, "prices", tmp_path)
+        identities |= {registry.identity(version), registry.identity(version)}
+        client.delete_registered_model("prices")
+    assert len(identities) == 2
+
+
+def test_artifacts_are_copied_into_the_folder(registry: MlflowRegistry, client: MlflowClient, tmp_path: Path) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path)
+    target = tmp_path / "target"
+    target.mkdir()
+    registry.download(ModelVersion("prices", "1"), target)
+    assert (target / "MLmodel").read_text() == "flavors: {}\n"
+
+
+def test_artifacts_that_are_gone_are_an_os_error(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path)
+    (tmp_path / "artifacts").rename(tmp_path / "away")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(OSError, match="prices/versions/1 are gone"):
+        registry.download(ModelVersion("prices", "1"), tmp_path / "target")
+
+
+def test_a_server_answers_as_a_database_does(on_server: Settings, tmp_path: Path) -> None:
+    configure(on_server)
+    registry = MlflowRegistry(on_server)
+    registry.check()
+    model = registry.model(DEMO)
+    assert model in registry.models()
+    assert (model.aliases, model.latest) == ({"champion": "1", "challenger": "2"}, "2")
+    assert registry.has_version(ModelVersion(DEMO, "2"))
+    assert not registry.has_version(ModelVersion(DEMO, "3"))
+    assert not registry.has_version(ModelVersion("commodity", "1"))
+    assert [version["version"] for version in registry.describe_versions(DEMO)] == ["2", "1"]
+    assert registry.identity(ModelVersion(DEMO, "1")) != registry.identity(ModelVersion(DEMO, "2"))
+    with pytest.raises(ModelNotFound, match=f"did you mean '{DEMO}'"):
+        registry.model(DEMO[:-1])
+    registry.download(ModelVersion(DEMO, "1"), tmp_path)
+    assert {"MLmodel", "model.skops", "input_example.json"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_an_alias_is_set_on_a_server(on_server: Settings) -> None:
+    configure(on_server)
+    registry = MlflowRegistry(on_server)
+    registry.set_alias(DEMO, "candidate", "2")
+    assert registry.model(DEMO).aliases["candidate"] == "2"
+    with pytest.raises(InvalidReference):
+        registry.set_alias(DEMO, "v1", "2")
+    with pytest.raises(ModelNotFound):
+        registry.set_alias(DEMO, "candidate", "7")
+
+
+def test_the_demo_on_a_server_is_found_again_without_mlflow(on_server: Settings) -> None:
+    code = (
+        "import sys; from app import demo; from app.settings import Settings\n"
+        f"settings = Settings(home={str(on_server.home)!r}, mlflow_tracking_uri={on_server.tracking_uri!r},"
+        " feast_repo='/elsewhere')\n"
+        "assert not demo.seed(settings, lambda line: None).changed\n"
+        "assert not {'mlflow', 'feast', 'sklearn'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert not (on_server.home / "mlflow.db").exists()
+    assert not (on_server.home / "artifacts").exists()
+
+
+def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path, f"http://user:secret@127.0.0.1:{free_port()}")
+    configure(settings)
+    registry = MlflowRegistry(settings)
+    for ask in (registry.check, registry.models, lambda: registry.model("prices")):
+        with pytest.raises(RegistryUnavailable) as caught:
+            ask()
+        assert caught.value.message == "the model registry does not answer: no connection can be made"
+
+
+def test_a_server_that_goes_away_is_unavailable(tmp_path: Path) -> None:
+    with OneAnswer(200, '{"registered_models": []}') as address:
+        settings = settings_for(tmp_path, address)
+        configure(settings)
+        registry = MlflowRegistry(settings)
+        assert registry.models() == []
+    with pytest.raises(RegistryUnavailable, match="does not answer"):
+        registry.models()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (503, "busy", "the model registry does not answer"),
+        (500, '{"error_code": "INTERNAL_ERROR", "message": "SELECT * FROM t"}', "the model registry does not answer"),
+        (404, "<html>nothing here</html>", "the model registry does not answer"),
+        (200, "<html>welcome</html>", "the model registry does not answer"),
+        (401, "who are you?", "the model registry refuses this client: check its credentials"),
+        (403, '{"error_code": "PERMISSION_DENIED", "message": "no"}', "the model registry refuses this client"),
+    ],
+)
+def test_what_a_failing_server_says_is_not_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: str, message: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")  # retries without waiting
+    with OneAnswer(status, body) as address:
+        settings = settings_for(tmp_path, address)
+        configure(settings)
+        registry = MlflowRegistry(settings)
+        for ask in (registry.models, lambda: registry.has_version(ModelVersion("prices", "1"))):
+            with pytest.raises(RegistryUnavailable) as caught:
+                ask()
+            assert caught.value.message.startswith(message)
+            assert body not in caught.value.message
+            assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "mysql+pymysql"])
+def test_a_database_server_that_is_not_there_is_unavailable(tmp_path: Path, scheme: str) -> None:
+    settings = settings_for(tmp_path, f"{scheme}://user:secret@127.0.0.1:{free_port()}/mlflow")
+    with pytest.raises(RegistryUnavailable, match="no connection"):
+        MlflowRegistry(settings).check()
+
+
+def test_a_file_that_is_no_database_is_unavailable(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 100)
+    with pytest.raises(RegistryUnavailable, match="database file cannot be read"):
+        MlflowRegistry(settings_for(tmp_path)).check()
+
+
+def test_a_database_of_another_release_stops_the_start(embedded: Settings) -> None:
+    with closing(sqlite3.connect(embedded.home / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+    with pytest.raises(StartupError, match="mlflow db upgrade"):
+        MlflowRegistry(embedded).check()
+
+
+def test_a_registry_of_an_unknown_kind_stops_the_start(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, mlflow_registry_uri="gopher://registry")
+    configure(settings)
+    with pytest.raises(StartupError, match="kind in which MLflow keeps no models"):
+        MlflowRegistry(settings).check()
+
+
+def test_configure_hands_over_the_storage_and_keeps_what_the_operator_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    configure(Settings(home=tmp_path, mlflow_s3_endpoint_url="http://minio:9000", aws_secret_access_key="hidden"))
+    assert os.environ["MLFLOW_S3_ENDPOINT_URL"] == "http://minio:9000"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "hidden"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+
+
+def test_importing_the_adapter_does_not_load_mlflow() -> None:
+    code = "import sys, app.adapters.mlflow_registry; sys.exit('mlflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class OneAnswer:
+    """A server that gives one answer to everything, as a proxy before a dead registry does."""
+
+    def __init__(self, status: int, body: str) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            do_POST = do_GET
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()

@@ -1,0 +1,262 @@
+"""The running platform as callers meet it: real Ray, real MLflow, real Feast, over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import time
+import warnings
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from app.client import Client
+from tests.adapters.test_model_parity import CASES, Case, as_json, exact
+from tests.platform import URL, Platform
+from tests.registered import SLOW_S, name_of, settings_of
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+DEMO = "commodity_price_predictor"
+ROW = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}
+
+
+def serve(**body: Any) -> httpx.Response:
+    return httpx.post(f"{URL}/serve", json=body, timeout=120)
+
+
+async def post_all(path: str, bodies: list[Any], **headers: str) -> list[httpx.Response]:
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=URL, limits=limits, timeout=120, headers=headers) as client:
+        return await asyncio.gather(
+            *(
+                client.post(path, content=body) if isinstance(body, bytes) else client.post(path, json=body)
+                for body in bodies
+            )
+        )
+
+
+def pool_replicas() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if (process.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:ml-serve:ModelPool"):
+            found.append(process)
+    return found
+
+
+def test_the_documented_bodies_are_answered(platform: Platform) -> None:
+    answer = serve(model_name=DEMO, data=ROW).json()
+    assert [round(value, 1) for value in answer["prediction"]] == [78.3]
+    assert (answer["status"], answer["model_version"]) == ("success", "1")
+    features = serve(
+        model_name=DEMO, use_feature_store=True, entity_id="crude_oil_wti", feature_view="commodity_features"
+    )
+    assert features.json()["prediction"] == answer["prediction"]
+    override = serve(
+        model_name=DEMO,
+        use_feature_store=True,
+        entity_id=["crude_oil_wti", "crude_oil_brent"],
+        feature_view="commodity_features",
+        data=ROW,
+    )
+    assert override.json()["prediction"] == answer["prediction"] * 2
+    loaded = serve(model_name=DEMO, action="load", model_version="2").json()
+    assert (loaded["status"], loaded["model_version"], loaded["default_version"]) == ("success", "2", "1")
+    assert serve(model_name=DEMO, data=ROW, model_version="2").json()["model_version"] == "2"
+    status = serve(model_name=DEMO, action="status").json()["model"]
+    assert status["versions"]["2"]["state"] == "ready"
+    assert serve(model_name=DEMO, action="unload", model_version="2").json()["status"] == "success"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_predictions_equal_plain_pyfunc(case: Case, platform: Platform) -> None:
+    """One by one, and 64 different requests at once."""
+    import mlflow
+
+    mlflow.set_tracking_uri(settings_of(platform.home).tracking_uri)
+    with warnings.catch_warnings(record=True):
+        model = mlflow.pyfunc.load_model(f"models:/{name_of(case)}/1")
+    rng = random.Random(case.name)
+    requests = []
+    for _ in range(64):
+        records = [case.row(rng) for _ in range(rng.randint(1, 3))]
+        if case.name == "named tensors":
+            records = [{**row, "h": records[0]["h"]} for row in records]
+        requests.append((records, rng.choice(case.params)))
+    bodies = [{"instances": records, "parameters": params} for records, params in requests]
+    path = f"/v1/models/{name_of(case)}:predict"
+    expected = [as_json(model.predict(case.plain(records), params=params)) for records, params in requests]
+    alone = [httpx.post(URL + path, json=body, timeout=120) for body in bodies[:8]]
+    assert [answer.status_code for answer in alone] == [200] * 8, alone[0].text
+    assert exact([answer.json()["predictions"] for answer in alone]) == exact(expected[:8])
+    together = [answer.json()["predictions"] for answer in await post_all(path, bodies)]
+    if case.alike:
+        assert exact(together) == exact(expected)
+    else:
+        assert [pytest.approx(value, rel=1e-12) for value in expected] == together
+
+
+MALFORMED: list[tuple[Any, str]] = [
+    (b"{not json", "not valid JSON"),
+    ({"data": ROW}, "'model_name'"),
+    ({"model_name": DEMO}, "'data'"),
+    ({"model_name": DEMO, "data": {**ROW, "exchange_rate": "high"}}, "'exchange_rate'"),
+    ({"model_name": DEMO, "data": {"crude_oil_price": 1, "natural_gas_price": 2}}, "'exchange_rate'"),
+    ({"model_name": DEMO, "data": {**ROW, "coal": 3}}, "'coal'"),
+    ({"model_name": DEMO, "data": [ROW, {**ROW, "crude_oil_price": [1]}]}, "row 1"),
+    ({"model_name": "no_such_model", "data": ROW}, "no_such_model"),
+    ({"model_name": DEMO, "model_version": "999", "data": ROW}, "999"),
+    (
+        {"model_name": DEMO, "use_feature_store": True, "entity_id": "gold", "feature_view": "commodity_features"},
+        "gold",
+    ),
+]
+
+
+async def test_of_200_requests_at_once_good_ones_are_answered_and_bad_ones_told_why(platform: Platform) -> None:
+    bodies: list[Any] = []
+    for n in range(200):
+        good = {"model_name": DEMO, "data": {**ROW, "crude_oil_price": float(n)}}
+        bodies.append(MALFORMED[n // 3 % 10][0] if n % 3 == 0 else good)
+    answers = await post_all("/serve", bodies)
+    slope = serve(model_name=DEMO, data=[{**ROW, "crude_oil_price": float(n)} for n in range(200)]).json()["prediction"]
+    for n, answer in enumerate(answers):
+        if n % 3 == 0:
+            assert answer.status_code in (400, 404), answer.text
+            assert MALFORMED[n // 3 % 10][1] in answer.json()["error"]["message"]
+        else:
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["prediction"] == pytest.approx([slope[n]], rel=1e-12)
+
+
+async def test_one_poisonous_request_fails_alone(platform: Platform) -> None:
+    bodies = [{"instances": [{"x": float(n)}]} for n in range(64)]
+    answers = await post_all("/v1/models/choking:predict", bodies)
+    assert [answer.status_code for answer in answers] == [500 if n == 13 else 200 for n in range(64)]
+    assert [answer.json()["predictions"] for n, answer in enumerate(answers) if n != 13] == [
+        [2.0 * n] for n in range(64) if n != 13
+    ]
+    fault = answers[13].json()
+    assert fault["code"] == "model_failed"
+    assert "secret" not in answers[13].text
+    assert "Traceback" not in answers[13].text
+
+
+def test_a_model_that_answers_too_few_rows_is_an_error_of_that_model(platform: Platform) -> None:
+    answer = httpx.post(f"{URL}/v1/models/short:predict", json={"instances": [{"x": 1}, {"x": 2}]}, timeout=60)
+    assert (answer.status_code, answer.json()["code"]) == (500, "wrong_row_count")
+
+
+def test_a_model_that_cannot_be_loaded_says_so_and_harms_nobody(platform: Platform) -> None:
+    for _ in range(2):
+        answer = httpx.post(f"{URL}/v1/models/broken:predict", json={"instances": [{"x": 1}]}, timeout=60)
+        assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")
+        assert str(platform.home) not in answer.text
+    loaded = serve(model_name="broken", action="load")
+    assert (loaded.status_code, loaded.json()["error"]["code"]) == (503, "model_unavailable")
+    assert serve(model_name=DEMO, data=ROW).status_code == 200
+    assert httpx.get(f"{URL}/readyz").status_code == 200
+
+
+async def test_of_64_callers_in_one_batch_the_first_leaves_and_63_are_answered(platform: Platform) -> None:
+    body = b'{"instances": [{"x": 1}]}'
+    httpx.post(f"{URL}/v1/models/slow:predict", content=body, timeout=60).raise_for_status()
+    request = b"POST /v1/models/slow:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    # Two calls occupy the version's slots, so that the 64 that follow queue and leave as one batch.
+    busy = [asyncio.create_task(asyncio.to_thread(_raw, request)) for _ in range(2)]
+    await asyncio.sleep(SLOW_S / 5)
+    with socket.create_connection(("127.0.0.1", 8000)) as first:
+        first.sendall(request)
+        rest = [asyncio.create_task(asyncio.to_thread(_raw, request)) for _ in range(63)]
+        await asyncio.sleep(SLOW_S * 1.5)
+    answers = await asyncio.gather(*busy, *rest)
+    assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 65
+
+
+def _raw(request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", 8000), timeout=60) as connection:
+        connection.sendall(request)
+        return connection.recv(65536)
+
+
+def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Platform) -> None:
+    registry = MlflowClient(settings_of(platform.home).tracking_uri)
+    source = registry.get_model_version("moving", "1").source
+    registry.create_model_version("moving", source)
+    registry.set_registered_model_alias("moving", "champion", "1")
+    with Client(URL) as client:
+        assert client.predict("moving@champion", {"x": 1}).model_version == "1"
+        registry.set_registered_model_alias("moving", "champion", "2")
+        versions, deadline = [], time.monotonic() + 60
+        while "2" not in versions[-1:]:
+            assert time.monotonic() < deadline
+            versions.append(client.predict("moving", {"x": 1}).model_version)
+        assert set(versions) <= {"1", "2"}
+        assert client.model("moving").aliases == {"champion": "2"}
+
+
+def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -> None:
+    registry = MlflowClient(settings_of(platform.home).tracking_uri)
+    source = registry.get_model_version("moving", "1").source
+    registry.create_registered_model("newborn")
+    registry.create_model_version("newborn", source)
+    answer = httpx.post(f"{URL}/v1/models/newborn:predict", json={"instances": [{"x": 4}]}, timeout=60)
+    assert answer.json()["predictions"] == [8.0]
+
+
+def test_the_deadline_is_kept_in_the_callers_dialect(platform: Platform) -> None:
+    httpx.post(f"{URL}/v1/models/slow:predict", json={"instances": [{"x": 1}]}, timeout=60)
+    answer = httpx.post(
+        f"{URL}/v1/models/slow:predict",
+        json={"instances": [{"x": 1}]},
+        headers={"x-request-timeout-seconds": str(SLOW_S / 2)},
+        timeout=60,
+    )
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+
+
+async def test_large_inputs_and_answers_pass_between_the_deployments(platform: Platform) -> None:
+    rows = 100_000
+    body = {"model_name": DEMO, "data": [ROW] * rows}
+    answer = (await post_all("/serve", [json.dumps(body).encode()]))[0]
+    assert answer.status_code == 200, answer.text[:500]
+    assert len(answer.json()["prediction"]) == rows
+
+
+def test_the_gateway_stays_small(platform: Platform) -> None:
+    with Client(URL) as client:
+        replicas = client.status()
+    kinds = {replica.deployment.partition(":")[0] for replica in replicas}
+    assert kinds == {"Gateway", "ModelPool", "Features", "Releases"}
+    assert max(r.rss_bytes for r in replicas if r.deployment == "Gateway") <= 300 * 1024**2
+
+
+def test_every_part_is_named_in_health_and_metrics_count(platform: Platform) -> None:
+    health = httpx.get(f"{URL}/health").json()
+    assert {"gateway", "pools", "registry", "feature_store", "models"} == health["parts"].keys()
+    metrics = httpx.get(f"{URL}/metrics").text
+    assert f'ml_serve_requests_total{{model="{DEMO}",version="1"}}' in metrics
+    assert "http_requests_total" in metrics
+
+
+async def test_a_pool_replica_that_dies_costs_no_prediction(platform: Platform) -> None:
+    body = {"model_name": DEMO, "data": ROW}
+    answers: list[httpx.Response] = []
+
+    async def caller(client: httpx.AsyncClient, until: float) -> None:
+        while time.monotonic() < until:
+            answers.append(await client.post("/serve", json=body))
+
+    async with httpx.AsyncClient(base_url=URL, timeout=120) as client:
+        callers = [asyncio.create_task(caller(client, time.monotonic() + 4)) for _ in range(8)]
+        await asyncio.sleep(1)
+        (victim, *_) = pool_replicas()
+        victim.kill()
+        await asyncio.gather(*callers)
+    assert len(answers) > 8
+    assert [answer.text for answer in answers if answer.status_code != 200] == []

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import WrongRowCount
+from app.serving.tables import Layout, Output, Rows, Values, stack
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "float64": st.floats(width=64),
+    "float32": st.floats(width=32),
+    "int64": st.integers(-(2**63), 2**63 - 1),
+    "uint8": st.integers(0, 255),
+    "bool": st.booleans(),
+    "str": st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    "datetime64[ns]": st.integers(-(2**63), 2**63 - 1),
+    "object": st.none() | st.text() | st.binary() | st.lists(st.integers(), max_size=3) | st.just({"a": [1]}),
+}
+SHAPES = st.sampled_from([(), (1,), (2,), (2, 3), (0,)])
+
+
+def same(left: Any, right: Any) -> bool:
+    return repr(np.asarray(left).tolist()) == repr(np.asarray(right).tolist())
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[list[Rows], list[list[list[Any]]]]:
+    """Some requests of one layout, and per request and column the plain values; lists and arrays mixed."""
+    dtypes = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=4))
+    layout = Layout("columns", tuple(f"c{index}" for index in range(len(dtypes))), tuple(dtypes), ((),) * len(dtypes))
+    parts, plain = [], []
+    for count in draw(st.lists(st.integers(1, 5), min_size=1, max_size=6)):
+        columns: list[Values] = []
+        raw = []
+        for dtype in dtypes:
+            values = draw(st.lists(VALUES[dtype], min_size=count, max_size=count))
+            array = np.empty(count, dtype="object" if dtype == "object" else np.array(values, dtype=dtype).dtype)
+            array[:] = values
+            columns.append(array if draw(st.booleans()) else values)
+            raw.append(array.tolist())
+        parts.append(Rows(layout, tuple(columns), count))
+        plain.append(raw)
+    return parts, plain
+
+
+@given(requests())
+def test_a_stacked_batch_splits_into_what_was_put_in(drawn: tuple[list[Rows], list[list[list[Any]]]]) -> None:
+    parts, plain = drawn
+    batch = stack(parts)
+    assert batch.layout == parts[0].layout
+    assert batch.count == sum(part.count for part in parts)
+    assert all(len(array) == batch.count for array in batch.arrays)
+    for array, dtype in zip(batch.arrays, batch.layout.dtypes, strict=True):
+        assert array.dtype == dtype or array.dtype.kind == np.dtype(dtype).kind == "U"
+    output = Output("columns", tuple(map(str, batch.layout.names)), batch.arrays, batch.count)
+    for piece, part, values in zip(output.split([part.count for part in parts]), parts, plain, strict=True):
+        assert piece.count == part.count
+        assert [repr(array.tolist()) for array in piece.arrays] == [repr(column) for column in values]
+
+
+@given(st.sampled_from(["float32", "int64", "bool"]), SHAPES, st.lists(st.integers(1, 4), min_size=1, max_size=4))
+def test_tensors_keep_the_shape_of_their_rows(dtype: str, shape: tuple[int, ...], counts: list[int]) -> None:
+    layout = Layout("tensor", (), (dtype,), (shape,))
+    arrays = [np.arange(count * int(np.prod(shape))).reshape((count, *shape)).astype(dtype) for count in counts]
+    batch = stack([Rows(layout, (array,), count) for array, count in zip(arrays, counts, strict=True)])
+    assert batch.arrays[0].shape == (sum(counts), *shape)
+    output = Output("tensor", (), batch.arrays, batch.count)
+    for piece, array in zip(output.split(counts), arrays, strict=True):
+        assert piece.arrays[0].tobytes() == array.tobytes()
+        assert piece.arrays[0].shape == array.shape
+
+
+def test_lists_in_an_object_column_stay_lists() -> None:
+    layout = Layout("columns", ("x",), ("object",), ((),))
+    for parts in ([[[1, 2], [3, 4]]], [[[1, 2]], [[3, 4]]]):
+        batch = stack([Rows(layout, (values,), len(values)) for values in parts])
+        assert batch.arrays[0].tolist() == [[1, 2], [3, 4]]
+        assert batch.arrays[0].shape == (2,)
+
+
+def test_a_lone_array_is_not_copied() -> None:
+    array = np.ones(3)
+    batch = stack([Rows(Layout("columns", ("x",), ("float64",), ((),)), (array,), 3)])
+    assert batch.arrays[0] is array
+
+
+@pytest.mark.parametrize("counts", [[1], [1, 2], [3, 3], []])
+def test_an_output_with_other_rows_than_asked_is_never_cut(counts: list[int]) -> None:
+    output = Output("tensor", (), (np.arange(4),), 4)
+    with pytest.raises(WrongRowCount) as caught:
+        output.split(counts)
+    assert caught.value.details == {"rows": sum(counts), "answered": 4}
+
+
+def test_an_output_whose_arrays_differ_in_rows_is_never_cut() -> None:
+    with pytest.raises(WrongRowCount):
+        Output("tensors", ("a", "b"), (np.arange(4), np.arange(3)), 4).split([2, 2])
+
+
+def test_bytes_are_counted_by_size_or_by_item() -> None:
+    layout = Layout("columns", ("a", "b", "c"), ("float64", "int32", "object"), ((), (), ()))
+    rows = Rows(layout, (np.ones(2), [1, 2], ["four", None]), 2)
+    assert rows.nbytes == 16 + 8 + (64 + 4) + 64

@@ -1,0 +1,377 @@
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app import __version__
+from app.cli import cli
+from app.cli.failures import EPILOG, FAILED, NO_ANSWER, OK, REFUSED, USAGE
+from app.errors import ModelUnavailable
+from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
+from tests.server import Server
+
+BROKEN = FakeModel(lambda batch: tensor(batch.arrays[0]), error=ModelUnavailable("its library is missing"))
+POOL = {"replica": "p1", "deployment": "Pool", "rss_bytes": 512_000_000, "models": 2, "model_bytes": 3_400_000}
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def fakes(server: Server) -> Fakes:
+    scaled = FakeModel(
+        lambda batch: tensor(batch.arrays[0] * json.loads(batch.layout.params or '{"by": 1}')["by"]),
+        columns("a"),
+        params=[{"name": "by", "type": "double", "default": 1.0, "shape": None}],
+    )
+    fakes = make_fakes(
+        {"sum": total("a", "b"), "sum/versions/2": total("a", "b", offset=100), "scaled": scaled, "[bold]": BROKEN},
+        aliases={"sum": {"champion": "1"}},
+        features=FakeFeatureStore({"daily": {"oil": {"a": 1.0, "b": 2.0}, 7: {"a": 3.0, "b": 4.0}}}),
+    )
+    server.app = fakes.app
+    return fakes
+
+
+class Shell:
+    """Runs commands against the server at `url`."""
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url
+
+    def __call__(self, *words: str, stdin: str | None = None, code: int = OK) -> Result:
+        result = CliRunner().invoke(cli, words, input=stdin, env={"ML_SERVE_URL": self._url})
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    def json(self, *words: str, stdin: str | None = None, code: int = OK) -> Any:
+        """The one document on stdout."""
+        return json.loads(self(*words, "--json", stdin=stdin, code=code).stdout)
+
+
+@pytest.fixture
+def run(server: Server, fakes: Fakes) -> Shell:
+    return Shell(server.url)
+
+
+def rows(result: Result) -> list[list[str]]:
+    """The words of each line of stdout."""
+    return [line.split() for line in result.stdout.splitlines()]
+
+
+# Models
+
+
+def test_models_are_a_table(run: Shell, fakes: Fakes) -> None:
+    fakes.manager.desired["sum"] = {"champion": "2"}
+    run("load", "sum")
+    run("load", "[bold]", code=FAILED)
+    shown = run("models").stdout
+    assert rows(run("models"))[0] == ["model", "default", "aliases", "pool", "versions", "last", "error"]
+    assert "champion v1 → v2" in shown
+    assert "v1 ready ×1, 1.0 MB" in shown
+    assert "v2 cold" in shown
+    assert "v1 failed" in shown
+    assert "1: its library is missing" in shown
+    assert "[bold]" in shown
+
+
+def test_models_are_json_for_scripts(run: Shell) -> None:
+    found = {model["name"]: model for model in run.json("models")}
+    assert found.keys() == {"sum", "scaled", "[bold]"}
+    assert found["sum"]["default"] == "1"
+    assert found["sum"]["versions"]["2"] == {
+        "state": "cold", "replicas": 0, "nbytes": 0, "load_ms": 0.0, "error": None,
+    }  # fmt: skip
+
+
+def test_no_models_are_told_as_such(run: Shell, server: Server) -> None:
+    server.app = make_fakes({}).app
+    assert run("models").stdout == "no registered models\n"
+    assert run.json("models") == []
+
+
+def test_a_model_is_loaded_and_unloaded(run: Shell) -> None:
+    assert run("load", "sum/versions/2").stdout == "sum v2 is ready\n"
+    assert run("unload", "sum/versions/2").stdout == "sum v2 is unloaded\n"
+    assert run.json("load", "sum@champion", "--timeout", "5") == {"model": "sum", "version": "1", "state": "ready"}
+    assert run.json("unload", "sum") == {"model": "sum", "version": "1", "state": "unloaded"}
+
+
+# Predictions
+
+
+def test_a_row_is_an_argument(run: Shell) -> None:
+    assert run("predict", "sum", '{"a": 1, "b": 2}').stdout == "sum v1\n3.0\n"
+    assert run("predict", "sum/versions/2", '[{"a": 1, "b": 2}, {"a": 3, "b": 4}]').stdout == "sum v2\n103.0\n107.0\n"
+
+
+def test_a_prediction_is_json_for_scripts(run: Shell) -> None:
+    answer = run.json("predict", "sum", '{"a": 1, "b": 2}')
+    assert answer.pop("request_id")
+    assert answer == {"predictions": [3.0], "model": "sum", "version": "1", "features": None}
+
+
+@pytest.mark.parametrize("words", [(), ("-",)])
+def test_rows_come_from_standard_input(run: Shell, words: tuple[str, ...]) -> None:
+    assert run.json("predict", "sum", *words, stdin='{"a": 1, "b": 2}')["predictions"] == [3.0]
+
+
+def test_rows_come_from_a_file(run: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('[{"a": 1, "b": 2}]')
+    assert run.json("predict", "sum", "--file", str(file))["predictions"] == [3.0]
+    assert "not both" in run("predict", "sum", "{}", "--file", str(file), code=USAGE).stderr
+    assert "No such file" in run("predict", "sum", "--file", str(tmp_path / "none"), code=USAGE).stderr
+
+
+def test_entities_are_read_from_the_feature_store(run: Shell) -> None:
+    words = ("predict", "sum", "--feature-view", "daily")
+    assert run.json(*words, "--entity", "id=oil")["predictions"] == [3.0]
+    answer = run.json(*words, "--entity", '{"id": "oil"}', "--entity", "id=7", '{"b": 10}')
+    assert answer["predictions"] == [11.0, 13.0]
+    assert answer["features"] == {"a": [1.0, 3.0], "b": [10, 10]}
+
+
+def test_parameters_are_json_values(run: Shell) -> None:
+    assert run.json("predict", "scaled", '{"a": 2}', "--param", "by=2.5")["predictions"] == [5.0]
+    assert "parameter 'by' is 'x'" in run("predict", "scaled", '{"a": 2}', "--param", "by=x", code=REFUSED).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("{",), "is not valid JSON"),
+        (("3",), "must be an object"),
+        (('{"a": NaN}',), "NaN is not JSON"),
+        (("{}", "--param", "x"), "'x' is not of the form key=value"),
+        (("{}", "--entity", "id=1"), "--entity goes with --feature-service or --feature-view"),
+        (("{}", "--feature-view", "v"), "--entity goes with --feature-service or --feature-view"),
+        (("[1]", "--feature-view", "v", "--entity", "id=1"), "must be an object of columns"),
+        (("--feature-view", "v", "--entity", "oil"), "'oil' is not of the form key=value"),
+        (("--feature-view", "v", "--entity", "{1}"), "--entity is not valid JSON"),
+        (("{}", "--timeout", "0"), "--timeout"),
+    ],
+)
+def test_what_is_typed_wrong_is_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
+    result = run("predict", "sum", *words, code=USAGE)
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+# Status
+
+
+def test_status_shows_parts_replicas_and_models(run: Shell, fakes: Fakes) -> None:
+    fakes.manager.replicas.append({**POOL, "evictions": 1})
+    fakes.manager.parts["registry"] = {"status": "unavailable", "reason": "it does not answer"}
+    fakes.manager.parts["models"] = {"status": "degraded", "failed": ["x/versions/1: broken"]}
+    run("load", "sum")
+    run("load", "[bold]", code=FAILED)
+    result = run("status")
+    assert "is degraded" in result.stdout
+    assert ["registry", "unavailable", "it", "does", "not", "answer"] in rows(result)
+    assert ["models", "degraded", "failed:", "x/versions/1:", "broken"] in rows(result)
+    assert ["Gateway", "g1", "150"] in rows(result)
+    assert ["Pool", "p1", "512", "2", "3.4", "1"] in rows(result)
+    assert "models: 3 registered, 1 ready, 1 with a failed version" in result.stdout
+
+
+def test_status_is_one_json_document(run: Shell) -> None:
+    answer = run.json("status")
+    assert answer["health"]["status"] == "ok"
+    assert answer["replicas"][0]["rss_bytes"] == 150_000_000
+    assert len(answer["models"]) == 3
+
+
+def test_status_fails_when_the_platform_is_unavailable(run: Shell, fakes: Fakes) -> None:
+    fakes.manager.ready = False
+    fakes.manager.parts["pools"] = {"status": "unavailable", "reason": {"default": "no replica"}}
+    result = run("status", code=FAILED)
+    assert "is unavailable, not ready" in result.stdout
+    assert "default: no replica" in result.stdout
+    assert run.json("status", code=FAILED)["health"]["status"] == "unavailable"
+
+
+def test_one_part_that_fails_does_not_hide_the_others(run: Shell, fakes: Fakes) -> None:
+    async def fail() -> Any:
+        raise ModelUnavailable("no answer")
+
+    fakes.manager.status = fakes.manager.usage = fail  # type: ignore[method-assign]
+    shown = run("status").stdout
+    assert "replicas: no answer (503" in shown
+    assert "models: no answer (503" in shown
+    answer = run.json("status")
+    assert answer["replicas"] is answer["models"] is None
+
+
+# Errors and options
+
+
+def error_line(result: Result) -> str:
+    """The one line on stderr."""
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_a_refused_request_is_one_line_and_its_own_code(run: Shell) -> None:
+    assert "no registered model 'nope'" in error_line(run("predict", "nope", "{}", code=REFUSED))
+    assert "column 'b'" in error_line(run("predict", "sum", '{"a": 1, "b": "x"}', code=REFUSED))
+
+
+def test_a_failure_of_the_platform_is_one_line(run: Shell, server: Server) -> None:
+    assert "its library is missing" in error_line(run("load", "[bold]", "--json", code=FAILED))
+
+    async def plain(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"no server\x1b[31m\r\nis up"})
+
+    server.app = plain
+    assert "a server before the gateway answered: no server [31m is up" in error_line(run("models", code=FAILED))
+    assert "a server before the gateway" in error_line(run("status", code=FAILED))
+
+
+def test_an_unreachable_url_is_one_line_with_a_hint() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://me:secret@127.0.0.1:{unused.getsockname()[1]}"
+        for command in (("models",), ("status", "--json"), ("predict", "m", "{}"), ("load", "m"), ("unload", "m")):
+            line = error_line(Shell(url)(*command, code=NO_ANSWER))
+            assert f"127.0.0.1:{unused.getsockname()[1]}" in line
+            assert "start it with: ml-serve up" in line
+            assert "secret" not in line
+
+
+def test_an_answer_that_breaks_off_is_one_line(run: Shell, server: Server) -> None:
+    async def cut(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+        await send({"type": "http.response.body", "body": b"1", "more_body": True})
+
+    server.app = cut
+    line = error_line(run("models", code=NO_ANSWER))
+    assert "broke" in line
+    assert "is it running" not in line
+
+
+def test_the_url_is_an_option_before_and_after_the_command(server: Server, fakes: Fakes) -> None:
+    elsewhere = Shell("http://127.0.0.1:1")
+    elsewhere("models", code=NO_ANSWER)
+    elsewhere("--url", server.url, "models")
+    elsewhere("models", "--url", server.url)
+    elsewhere("--url", "http://127.0.0.1:2", "models", "--url", server.url)
+    assert "is not a URL" in elsewhere("models", "--url", "localhost", code=USAGE).stderr
+
+
+def test_an_unforeseen_error_has_no_traceback_unless_asked_for(run: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("two\nlines")
+
+    monkeypatch.setattr("app.settings.load", fail)
+    assert "ZeroDivisionError: two lines; 'ml-serve --debug" in error_line(run("doctor", code=FAILED))
+    assert isinstance(CliRunner().invoke(cli, ["--debug", "doctor"]).exception, ZeroDivisionError)
+
+
+def test_help_and_version(run: Shell) -> None:
+    assert run("--version").stdout == f"ml-serve {__version__}\n"
+    shown = run("--help").stdout
+    for line in EPILOG.splitlines()[1:]:
+        assert line.strip() in shown
+    for command in ("up", "demo", "doctor", "models", "load", "unload", "predict", "status"):
+        assert f"  {command} " in shown
+        run(command, "--help")
+
+
+def test_importing_the_command_line_is_light() -> None:
+    script = "import sys, app.cli; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    names = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    for name in ("ray", "mlflow", "feast", "pandas", "numpy", "fastapi", "httpx", "rich", "pydantic"):
+        assert f"'{name}'" not in names
+
+
+# Commands that run on this machine
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """Runs commands on this machine, with a home of their own."""
+    monkeypatch.setenv("ML_SERVE_HOME", str(tmp_path / "home"))
+    return Shell()
+
+
+def test_settings_that_are_wrong_are_an_error_line_each(here: Shell, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("http_prt: 1\nhaproxy: 2\n")
+    for command in ("up", "demo", "doctor"):
+        result = here(command, "--config", str(config), code=FAILED)
+        lines = result.stderr.splitlines()
+        assert len(lines) == 2
+        assert lines[0].startswith("error: unknown setting 'http_prt'")
+        assert lines[1].startswith("error: unknown setting 'haproxy'")
+
+
+def test_up_runs_with_the_settings_of_its_options(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fake_run(settings: Any, *, demo: bool, console: Any) -> int:
+        calls.append((settings.http_port, settings.dashboard, demo))
+        return 7
+
+    monkeypatch.setattr("app.up.run", fake_run)
+    here("up", "--port", "8123", code=7)
+    here("up", "--no-demo", "--dashboard", code=7)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow")
+    here("up", code=7)
+    here("up", "--demo", code=7)
+    assert calls == [(8123, False, True), (8000, True, False), (8000, False, False), (8000, False, True)]
+
+
+def test_doctor_is_a_table_and_fails_with_a_check(here: Shell, server: Server) -> None:
+    # The server's own port stands for one that is taken; the others may be anything that is free.
+    free = [str(port) for port in free_ports(2)]
+    env = {"ML_SERVE_HAPROXY_STATS_PORT": free[0], "ML_SERVE_HAPROXY_METRICS_PORT": free[1]}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        patch.setenv("ML_SERVE_HTTP_PORT", str(server.port))
+        result = here("doctor", code=FAILED)
+        assert f"✗  port {server.port}" in result.stdout
+        assert "✓  home" in result.stdout
+        checks = here.json("doctor", code=FAILED)
+        assert [check["name"] for check in checks if not check["ok"]] == [f"port {server.port}"]
+        patch.setenv("ML_SERVE_HTTP_PORT", str(free_ports(1)[0]))
+        here("doctor")
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for unused in sockets:
+        unused.bind(("127.0.0.1", 0))
+    ports = [unused.getsockname()[1] for unused in sockets]
+    for unused in sockets:
+        unused.close()
+    return ports
+
+
+def test_demo_tells_what_it_does_and_what_there_is(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    from app.demo import DemoSummary
+
+    def seed(settings: Any, progress: Callable[[str], None]) -> DemoSummary:
+        progress("preparing")
+        return DemoSummary("prices", "price_service", ("oil", "gas"), changed=True)
+
+    monkeypatch.setattr("app.demo.seed", seed)
+    assert here("demo").stdout.splitlines() == [
+        "preparing", "prices is registered", "feature service price_service has 2 entities",
+    ]  # fmt: skip

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from app import demo
+from app.errors import StartupError
+from app.serving.ports import FeatureQuery
+from app.settings import Settings
+
+pytestmark = [
+    # Kept in the store until it is collected: SQLAlchemy's pools close their connections then.
+    pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
+SEED_ROW = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}
+SERVICE = FeatureQuery(view=None, service="commodity_price_service")
+
+
+@contextmanager
+def kept_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    with kept_environment():
+        yield
+
+
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    settings = Settings(home=tmp_path_factory.mktemp("demo") / "home")
+    with kept_environment():
+        summary = demo.seed(settings, lambda line: None)
+    assert summary.changed
+    return settings
+
+
+@pytest.fixture
+def copied(seeded: Settings, tmp_path: Path) -> Settings:
+    """A seeded home of the test's own; its versions still refer to the artifacts of the first one."""
+    home = shutil.copytree(seeded.home, tmp_path / "home")
+    return Settings(home=home)
+
+
+def client_of(settings: Settings) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(settings.tracking_uri, settings.registry_uri)
+
+
+def predict(settings: Settings, version: str, row: dict[str, float]) -> float:
+    import mlflow
+
+    source = client_of(settings).get_model_version_download_uri(demo.MODEL, version)
+    return float(mlflow.pyfunc.load_model(source).predict(pd.DataFrame([row]))[0])
+
+
+def read(settings: Settings, *names: str) -> dict[str, Any]:
+    from app.adapters.feast_store import FeastStore
+
+    folder = settings.feast_folder
+    assert folder is not None
+    return dict(FeastStore(folder).read(SERVICE, [{"commodity_id": name} for name in names]).columns)
+
+
+def contents(home: Path) -> dict[Path, bytes]:
+    return {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def test_two_versions_are_registered_with_aliases_descriptions_and_tags(seeded: Settings) -> None:
+    client = client_of(seeded)
+    model = client.get_registered_model("commodity_price_predictor")
+    assert {alias: str(version) for alias, version in model.aliases.items()} == {"champion": "1", "challenger": "2"}
+    assert "synthetic" in model.description
+    versions = sorted(client.search_model_versions("name='commodity_price_predictor'"), key=lambda v: int(v.version))
+    assert [version.tags["demo.estimator"] for version in versions] == ["linear", "gradient-boosted"]
+    for version in versions:
+        assert version.tags["feast.feature_service"] == "commodity_price_service"
+        assert "synthetic" in version.description
+        assert version.run_id
+
+
+def test_the_champion_answers_the_seed_row_as_documented(seeded: Settings) -> None:
+    assert round(predict(seeded, "1", SEED_ROW), 1) == 78.3
+
+
+def test_the_challenger_is_another_model(seeded: Settings) -> None:
+    assert predict(seeded, "2", SEED_ROW) == pytest.approx(77.7, abs=0.5)
+
+
+def test_the_signature_has_three_required_doubles_and_the_example_is_the_seed_row(seeded: Settings) -> None:
+    import mlflow
+
+    for version in ("1", "2"):
+        source = client_of(seeded).get_model_version_download_uri(demo.MODEL, version)
+        metadata = mlflow.pyfunc.load_model(source).metadata
+        columns = [
+            (column["name"], column["type"], column["required"]) for column in metadata.signature.inputs.to_dict()
+        ]
+        assert columns == [(name, "double", True) for name in SEED_ROW]
+        assert [column["type"] for column in metadata.signature.outputs.to_dict()] == ["double"]
+        assert metadata.load_input_example(source.removeprefix("file://")).to_dict("records") == [SEED_ROW]
+
+
+def test_no_pickle_is_written(seeded: Settings) -> None:
+    names = {path.name for path in seeded.artifact_root.rglob("*") if path.is_file()}
+    assert "model.skops" in names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
+
+
+def test_features_read_are_those_written_the_newest_ones(seeded: Settings) -> None:
+    columns = read(seeded, *demo.COMMODITIES)
+    assert list(columns) == list(SEED_ROW)
+    assert list(zip(*columns.values(), strict=True)) == list(demo.COMMODITIES.values())
+
+
+def test_the_seed_entity_has_the_seed_row_as_features(seeded: Settings) -> None:
+    assert {"crude_oil_wti", "crude_oil_brent", "natural_gas_henry_hub"} <= set(demo.COMMODITIES)
+    assert read(seeded, "crude_oil_wti") == {name: [value] for name, value in SEED_ROW.items()}
+
+
+def test_the_feature_view_and_its_service_are_named_as_documented(seeded: Settings) -> None:
+    from feast import FeatureStore
+
+    store = FeatureStore(str(seeded.feast_folder))
+    view = store.get_feature_view("commodity_features")
+    assert [feature.name for feature in view.features] == list(SEED_ROW)
+    assert store.get_feature_service("commodity_price_service").tags == {"model": "commodity_price_predictor"}
+
+
+def test_a_second_call_changes_nothing_and_loads_no_heavy_library(copied: Settings) -> None:
+    before = contents(copied.home)
+    code = (
+        "import sys; from app import demo; from app.settings import Settings\n"
+        f"summary = demo.seed(Settings(home={str(copied.home)!r}), lambda line: sys.exit(line))\n"
+        "assert not summary.changed and summary.entities and summary.feature_service\n"
+        "assert not {'mlflow', 'feast', 'sklearn', 'pandas'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert contents(copied.home) == before
+
+
+def test_what_the_user_did_with_the_model_stays(copied: Settings) -> None:
+    client = client_of(copied)
+    client.set_registered_model_alias(demo.MODEL, "champion", "2")
+    client.delete_registered_model_alias(demo.MODEL, "challenger")
+    client.delete_model_version(demo.MODEL, "1")
+    assert not demo.seed(copied, lambda line: None).changed
+    model = client.get_registered_model(demo.MODEL)
+    assert {alias: str(version) for alias, version in model.aliases.items()} == {"champion": "2"}
+
+
+def test_a_registration_that_was_cut_short_is_completed(copied: Settings) -> None:
+    client = client_of(copied)
+    client.delete_model_version(demo.MODEL, "2")  # takes its alias along
+    client.set_registered_model_tag(demo.MODEL, "demo.state", "partial")
+    assert demo.seed(copied, lambda line: None).changed
+    versions = {v.tags["demo.estimator"]: str(v.version) for v in client.search_model_versions(f"name='{demo.MODEL}'")}
+    model = client.get_registered_model(demo.MODEL)
+    assert versions.keys() == {"linear", "gradient-boosted"}
+    assert str(model.aliases["champion"]) == versions["linear"] == "1"
+    assert str(model.aliases["challenger"]) == versions["gradient-boosted"]
+    assert not demo.seed(copied, lambda line: None).changed
+
+
+@pytest.mark.parametrize("lost", ["online_store.db", "registry.db", "feature_store.yaml", "."])
+def test_features_that_are_not_complete_are_made_again(copied: Settings, lost: str) -> None:
+    folder = copied.demo_feast_repo
+    shutil.rmtree(folder) if lost == "." else (folder / lost).unlink()
+    lines: list[str] = []
+    assert demo.seed(copied, lines.append).changed
+    assert len(lines) == 1
+    assert read(copied, "crude_oil_wti") == {name: [value] for name, value in SEED_ROW.items()}
+    assert sorted(path.name for path in copied.home.glob("feast*")) == ["feast"]
+
+
+def test_a_repository_that_the_user_changed_is_not_overwritten(copied: Settings) -> None:
+    (copied.demo_feast_repo / "features.py").write_text("# mine\n")
+    assert not demo.seed(copied, lambda line: None).changed
+    (copied.demo_feast_repo / "registry.db").unlink()
+    with pytest.raises(StartupError, match=r"features\.py is not the demo's"):
+        demo.seed(copied, lambda line: None)
+    assert (copied.demo_feast_repo / "features.py").read_text() == "# mine\n"
+
+
+def test_a_foreign_feature_store_is_left_alone(copied: Settings, tmp_path: Path) -> None:
+    shutil.rmtree(copied.demo_feast_repo)
+    lines: list[str] = []
+    settings = Settings(home=copied.home, feast_repo=tmp_path / "theirs")
+    summary = demo.seed(settings, lines.append)
+    assert (summary.changed, summary.feature_service, summary.entities) == (False, None, ())
+    assert "theirs" in lines[0]
+    assert not (tmp_path / "theirs").exists()
+    assert not copied.demo_feast_repo.exists()
+
+
+def test_a_foreign_model_of_that_name_is_left_alone(copied: Settings) -> None:
+    client = client_of(copied)
+    client.delete_registered_model(demo.MODEL)
+    client.create_registered_model(demo.MODEL, tags={"owner": "desk"})
+    assert not demo.seed(copied, lambda line: None).changed
+    assert client.search_model_versions(f"name='{demo.MODEL}'") == []
+
+
+def test_another_default_alias_names_the_first_version(copied: Settings) -> None:
+    client = client_of(copied)
+    client.delete_registered_model(demo.MODEL)
+    settings = Settings(home=copied.home, default_alias="challenger")
+    assert demo.seed(settings, lambda line: None).changed
+    aliases = client.get_registered_model(demo.MODEL).aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"challenger": "1"}
+
+
+def test_a_database_that_is_not_one_of_mlflow_is_no_demo(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("CREATE TABLE notes (text TEXT)")
+    assert not demo._has_model(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not demo._has_model(f"sqlite:///{tmp_path}/absent.db")
+    assert not (tmp_path / "absent.db").exists()
+
+
+@pytest.mark.slow
+def test_a_fresh_start_says_only_what_it_is_told_to_and_stays_in_its_home(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    code = (
+        "from app import demo; from app.settings import Settings\n"
+        f"demo.seed(Settings(home={str(tmp_path / 'home')!r}), lambda line: print('>', line))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert [line[:1] for line in done.stdout.splitlines()] == [">", ">"]
+    assert list(work.iterdir()) == []

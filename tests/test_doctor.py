@@ -1,0 +1,227 @@
+import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app import doctor
+from app.doctor import Check, examine
+from app.settings import Settings
+
+# MLflow and Feast, and what they import, warn of their own affairs while they are imported.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+UNREACHABLE = "http://me:secret@127.0.0.1:1"
+
+
+@pytest.fixture(autouse=True)
+def mlflow_as_before() -> Iterator[None]:
+    """The registry's check sets up MLflow for the whole process."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+    if "mlflow" in sys.modules:
+        import mlflow
+
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that this process listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield listening.getsockname()[1]
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for unused in sockets:
+        unused.bind(("", 0))
+    ports = [unused.getsockname()[1] for unused in sockets]
+    for unused in sockets:
+        unused.close()
+    return ports
+
+
+def settings(tmp_path: Path, **given: Any) -> Settings:
+    http, stats, metrics, dashboard = free_ports(4)
+    ports = {
+        "http_port": http,
+        "haproxy_stats_port": stats,
+        "haproxy_metrics_port": metrics,
+        "dashboard_port": dashboard,
+    }
+    return Settings(**{"home": tmp_path / "home", **ports, **given})
+
+
+def check(checks: list[Check], name: str) -> Check:
+    return next(check for check in checks if check.name == name)
+
+
+def failed(checks: list[Check]) -> list[str]:
+    return [check.name for check in checks if not check.ok]
+
+
+def test_a_fresh_machine_passes_and_stays_as_it_is(tmp_path: Path) -> None:
+    checks = examine(settings(tmp_path))
+    assert failed(checks) == []
+    assert [check.name for check in checks if not check.name.startswith("port ")] == [
+        "system", "home", "registry", "feature store", "model libraries",
+    ]  # fmt: skip
+    assert "will be created" in check(checks, "home").message
+    assert "will be created" in check(checks, "registry").message
+    assert "not configured" in check(checks, "feature store").message
+    assert "scikit-learn" in check(checks, "model libraries").message
+    assert list(tmp_path.iterdir()) == []
+
+
+# Ports
+
+
+@pytest.mark.parametrize("field", ["http_port", "haproxy_stats_port", "haproxy_metrics_port"])
+def test_a_port_that_is_taken_names_the_process(tmp_path: Path, taken: int, field: str) -> None:
+    checks = examine(settings(tmp_path, **{field: taken}))
+    assert failed(checks) == [f"port {taken}"]
+    message = check(checks, f"port {taken}").message
+    assert f"process {os.getpid()} ({psutil.Process().name()}" in message
+    assert f"set ML_SERVE_{field.upper()}" in message
+    assert "\n" not in message
+
+
+def test_a_port_whose_last_connections_are_closing_is_free(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            listening.accept()[0].close()
+    assert failed(examine(settings(tmp_path, http_port=port))) == []
+
+
+def test_the_dashboard_port_counts_only_where_a_dashboard_starts_here(tmp_path: Path, taken: int) -> None:
+    assert failed(examine(settings(tmp_path, dashboard_port=taken))) == []
+    assert failed(examine(settings(tmp_path, dashboard_port=taken, dashboard=True))) == [f"port {taken}"]
+    remote = settings(tmp_path, dashboard_port=taken, dashboard=True, ray_address="ray://head:10001")
+    assert failed(examine(remote)) == []
+
+
+def test_one_port_for_two_things_is_refused(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    checks = examine(settings(tmp_path, http_port=port, haproxy_stats_port=port))
+    assert failed(checks) == [f"port {port}"]
+    assert any(f"http_port and haproxy_stats_port are both {port}" in check.message for check in checks)
+
+
+def test_ports_may_be_left_out(tmp_path: Path, taken: int) -> None:
+    checks = examine(settings(tmp_path, http_port=taken), ports=False)
+    assert not any(check.name.startswith("port ") for check in checks)
+
+
+# The home folder
+
+
+def test_a_home_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    checks = examine(settings(tmp_path, home=tmp_path / "home" / "inner"), ports=False)
+    assert failed(checks) == ["home"]
+    assert str(tmp_path / "home") in check(checks, "home").message
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    assert failed(examine(settings(tmp_path), ports=False)) == ["home"]
+
+
+# Registry and feature store
+
+
+def test_a_registry_that_is_out_of_reach_is_named_without_its_password(tmp_path: Path) -> None:
+    started = time.monotonic()
+    checks = examine(settings(tmp_path, mlflow_tracking_uri=UNREACHABLE), ports=False)
+    assert failed(checks) == ["registry"]
+    message = check(checks, "registry").message
+    assert "does not answer" in message
+    assert "http://127.0.0.1:1" in message
+    assert "secret" not in message
+    assert time.monotonic() - started < 30
+
+
+def test_a_database_that_is_no_registry_is_told(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "mlflow.db").write_text("no database at all" * 100)
+    checks = examine(settings(tmp_path), ports=False)
+    assert failed(checks) == ["registry"]
+    assert "cannot be read" in check(checks, "registry").message
+
+
+@pytest.mark.slow
+def test_an_embedded_registry_and_a_feature_store_that_are_there_pass(tmp_path: Path) -> None:
+    import mlflow  # noqa: F401  # SQLAlchemy puts filters of its own in front while it is imported
+
+    from app.demo import _build_features  # the quickest way to a real repository
+
+    warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
+    configured = settings(tmp_path)
+    configured.home.mkdir()
+    (configured.home / "mlflow.db").touch()
+    _build_features(configured.demo_feast_repo)
+    checks = examine(configured, ports=False)
+    assert failed(checks) == []
+    assert "answers" in check(checks, "registry").message
+    assert "can be read" in check(checks, "feature store").message
+
+
+@pytest.mark.parametrize("text", [None, "project: [", "project: x\nprovider: nowhere\n", "- a list"])
+def test_a_broken_feature_repository_is_told(tmp_path: Path, text: str | None) -> None:
+    folder = tmp_path / "feast"
+    folder.mkdir()
+    if text is not None:
+        (folder / "feature_store.yaml").write_text(text)
+    checks = examine(settings(tmp_path, feast_repo=folder), ports=False)
+    assert failed(checks) == ["feature store"]
+    message = check(checks, "feature store").message
+    assert "feature_store.yaml" in message or "feature store" in message
+    assert "Traceback" not in message
+
+
+def test_a_check_that_hangs_or_breaks_is_told_and_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(_: Settings) -> str:
+        time.sleep(5)
+        return ""
+
+    def fail(_: Settings) -> str:
+        raise ZeroDivisionError("first line\nsecond line")
+
+    monkeypatch.setattr(doctor, "_CHECK_S", 0.05)
+    monkeypatch.setattr(doctor, "_registry", hang)
+    monkeypatch.setattr(doctor, "_features", fail)
+    checks = examine(settings(tmp_path), ports=False)
+    assert check(checks, "registry") == Check("registry", False, "the registry did not answer within 0.05 s")
+    assert check(checks, "feature store").message == (
+        "the feature store cannot be checked: ZeroDivisionError: first line"
+    )
+
+
+# The machine
+
+
+def test_a_python_or_a_system_that_is_not_supported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_PYTHONS", ((3, 98), (3, 99)))
+    checks = examine(settings(tmp_path), ports=False)
+    assert failed(checks) == ["system"]
+    assert "use 3.98 to 3.98" in check(checks, "system").message
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert failed(examine(settings(tmp_path), ports=False)) == ["system"]

@@ -1,0 +1,85 @@
+"""`ml-serve up`: what it leaves behind, and how it fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.platform import PORTS, ROOT, URL, Platform, leftovers, listening
+
+pytestmark = pytest.mark.ray
+
+CLI = str(Path(sys.executable).parent / "ml-serve")
+
+
+def up(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [CLI, "up", "--no-demo"],
+        cwd=ROOT,
+        env={**os.environ, "ML_SERVE_HOME": str(home), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_ctrl_c_leaves_nothing_and_it_starts_again_at_once(platform: Platform) -> None:
+    platform.stop(signal.SIGINT)
+    assert leftovers() == []
+    assert [port for port in PORTS if listening(port)] == []
+    assert "Traceback" not in platform.output()
+    platform.start()
+    assert httpx.get(f"{URL}/readyz").status_code == 200
+
+
+def test_after_an_unclean_end_the_next_start_clears_away_what_the_last_left(platform: Platform) -> None:
+    (runner,) = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == ["up"]]
+    runner.kill()
+    platform.stop(signal.SIGKILL)
+    platform.start()
+    assert httpx.get(f"{URL}/readyz").status_code == 200
+
+
+def test_sigterm_stops_it_too(platform: Platform) -> None:
+    platform.stop(signal.SIGTERM)
+    assert leftovers() == []
+    platform.start()
+
+
+def test_a_port_that_is_taken_is_named_with_its_holder(platform: Platform, tmp_path: Path) -> None:
+    done = up(tmp_path)
+    assert done.returncode == 1
+    assert "8000" in done.stderr
+    assert "haproxy" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, "registry"),
+        ({"ML_SERVE_FEAST_REPO": "/nowhere"}, "feature_store.yaml"),
+        ({"ML_SERVE_HTP_PORT": "1"}, "did you mean ML_SERVE_HTTP_PORT"),
+    ],
+)
+def test_what_is_missing_is_one_line_and_not_a_traceback(
+    environment: dict[str, str], words: str, tmp_path: Path, platform: Platform
+) -> None:
+    ports = {
+        "ML_SERVE_HTTP_PORT": "18000",
+        "ML_SERVE_HAPROXY_STATS_PORT": "18404",
+        "ML_SERVE_HAPROXY_METRICS_PORT": "19101",
+    }
+    done = up(tmp_path, **ports, **environment)
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr + done.stdout
