@@ -111,20 +111,21 @@ def _port(port: int, field: str) -> Check:
 
 
 def _holder(port: int) -> str:
+    """The process that listens on a port, or else has a connection from it."""
     try:
-        listening = (
-            c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr.port == port
-        )
-        pid = next((connection.pid for connection in listening if connection.pid is not None), None)
-        if pid is None:
-            return "a process of another user"
-        process = psutil.Process(pid)
-        command = " ".join(process.cmdline())
-        if len(command) > _LONGEST_COMMAND:
-            command = f"{command[: _LONGEST_COMMAND - 1]}…"
-        return f"process {pid} ({process.name()}{f': {command}' if command else ''})"
+        there = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.pid is not None]
+        if not there:
+            return "a process that cannot be seen from here, such as another user's"
+        holder = min(there, key=lambda connection: connection.status != psutil.CONN_LISTEN)
+        process = psutil.Process(holder.pid)
+        return f"process {process.pid} ({process.name()}: {_command(process)})"
     except psutil.Error:
         return "a process that cannot be seen"
+
+
+def _command(process: psutil.Process) -> str:
+    command = " ".join(process.cmdline())
+    return command if len(command) <= _LONGEST_COMMAND else f"{command[: _LONGEST_COMMAND - 1]}…"
 
 
 def _registry(settings: Settings) -> str:

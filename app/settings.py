@@ -21,6 +21,8 @@ from app.errors import StartupError
 
 PREFIX = "ML_SERVE_"
 CONFIG_VARIABLE = "ML_SERVE_CONFIG"
+URL_VARIABLE = "ML_SERVE_URL"
+"""Where the command line finds a gateway; no setting of the gateway itself."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -360,7 +362,7 @@ def environment_names() -> Iterator[tuple[str, str]]:
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = {name for name, _ in environment_names()} | {CONFIG_VARIABLE}
+    known = {name for name, _ in environment_names()} | {CONFIG_VARIABLE, URL_VARIABLE}
     return [
         f"unknown setting {variable}{_did_you_mean(variable, known)}"
         for variable in sorted(environment)

@@ -32,7 +32,9 @@ class Platform:
 
     def start(self, command: str = "make serve") -> None:
         """Run `command` and return once it says that it is ready."""
-        environment = {**os.environ, "ML_SERVE_HOME": str(self.home), "ML_SERVE_REGISTRY_POLL_S": "1"}
+        # MLflow leaves its addresses in the environment of the process that used it: here, the tests'.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+        environment.update(ML_SERVE_HOME=str(self.home), ML_SERVE_REGISTRY_POLL_S="1")
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +14,6 @@ import cloudpickle
 from mlflow import MlflowClient
 from mlflow.types import ColSpec, DataType
 
-from app.settings import Settings
 from tests.adapters import test_model_parity as parity
 
 SLOW_S = 0.5
@@ -51,35 +52,50 @@ def name_of(case: parity.Case) -> str:
     return case.name.replace(" ", "-")
 
 
-def settings_of(home: Path) -> Settings:
-    """Settings of a platform with this home."""
-    return Settings(home=home)
+def registry_uri(home: Path) -> str:
+    """The embedded registry under `home`."""
+    return f"sqlite:///{home}/mlflow.db"
 
 
 def register(home: Path) -> None:
     """Log and register every case's model in the embedded registry under `home`; break the artifacts of `broken`."""
     import mlflow
 
-    settings = settings_of(home)
     home.mkdir(parents=True, exist_ok=True)
     # The functions of these modules travel inside the models: a replica cannot import the tests.
     cloudpickle.register_pickle_by_value(parity)
     cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(settings.tracking_uri)
-    try:
+    with tracking(home):
         with warnings.catch_warnings(record=True):
             warnings.simplefilter("always")
-            experiment = mlflow.create_experiment("tests", artifact_location=settings.artifact_root.as_uri())
+            experiment = mlflow.create_experiment("tests", artifact_location=(home / "artifacts").as_uri())
             for case in [*parity.CASES, *FURTHER]:
                 with mlflow.start_run(experiment_id=experiment):
                     info = case.log()
                 mlflow.register_model(info.model_uri, name_of(case))
-        client = MlflowClient()
+        client = registry(home)
         uri = client.get_model_version_download_uri("broken", "1")
         if uri.startswith("models:"):
             uri = mlflow.get_logged_model(uri.rpartition("/")[2]).artifact_location
         (Path(urlsplit(uri).path) / "python_model.pkl").write_bytes(b"no pickle")
+    cloudpickle.unregister_pickle_by_value(parity)
+
+
+def registry(home: Path) -> MlflowClient:
+    """A client of the embedded registry under `home`."""
+    return MlflowClient(registry_uri(home), registry_uri(home))
+
+
+@contextmanager
+def tracking(home: Path) -> Iterator[None]:
+    """MLflow's functions use the registry under `home`."""
+    import mlflow
+
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(registry_uri(home))
+    mlflow.set_registry_uri(registry_uri(home))
+    try:
+        yield
     finally:
-        mlflow.set_tracking_uri(before)
-        cloudpickle.unregister_pickle_by_value(parity)
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])

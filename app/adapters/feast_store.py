@@ -5,6 +5,9 @@ Every query is resolved once (`app.adapters.feature_plan`); after that a read is
 Feast fetches an expired registry cache again inside some caller's read, which a registry that is down then fails. Here
 the cache never expires by itself: a thread of its own renews it when its time is over, and until that has worked reads
 go on with the definitions that are known.
+
+Feast refuses to read a view that is being materialised, and so do we, unless ``serve_features_while_materializing`` is
+set under ``registry`` in ``feature_store.yaml``.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import yaml
 from feast import FeatureStore
 from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
-from feast.repo_config import FeastConfigError
+from feast.repo_config import FeastConfigError, RegistryConfig
 
 from app.adapters.entity_rows import SAMPLES, entity_columns
 from app.adapters.feature_plan import FeaturePlan, definitions_stamp, resolve
@@ -32,6 +35,7 @@ log = logging.getLogger(__name__)
 
 _NAMES_SHOWN = 10
 _RETRY_S = 30.0  # after a renewal that did not work
+_RECHECK_S = 5.0  # after definitions that forbid a read; what forbids it mostly passes
 
 
 class FeatureNames(NamedTuple):
@@ -52,10 +56,9 @@ class FeastStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._store = _open(folder)
-        registry = self._store.config.registry
+        self._store, registry = _open(folder)
         self._ttl_s = 0.0
-        if getattr(registry, "cache_mode", None) == "sync":  # in its other mode Feast renews in the background itself
+        if (registry.registry_type, registry.cache_mode) != ("sql", "thread"):  # these renew themselves, in a thread
             self._ttl_s = float(registry.cache_ttl_seconds)
             registry.cache_ttl_seconds = 0
         self._renew_at = time.monotonic() + self._ttl_s
@@ -92,6 +95,8 @@ class FeastStore:
             response = self._store.get_online_features(plan.request, values, full_feature_names=plan.full_names)
             return plan.rows(response, len(entities))
         except Exception as error:
+            if _is_not_servable(error):
+                self._renew_at = min(self._renew_at, time.monotonic() + _RECHECK_S)
             raise FeatureStoreUnavailable(_why_not_read(query, error), _details(query)) from error
 
     def names(self) -> FeatureNames:
@@ -180,17 +185,19 @@ class FeastStore:
         return FeatureSourceNotFound(f"there is no {query}{hint} (there are: {shown}{more})", _details(query))
 
 
-def _open(folder: Path) -> FeatureStore:
+def _open(folder: Path) -> tuple[FeatureStore, RegistryConfig]:
     file = folder / "feature_store.yaml"
     try:
         # The file is named: Feast would otherwise prefer the one that its own environment variable names.
-        return FeatureStore(repo_path=str(folder), fs_yaml_file=file)
+        store = FeatureStore(repo_path=str(folder), fs_yaml_file=file)
+        registry = store.config.registry
     except OSError as error:
         raise StartupError(f"cannot read the Feast configuration {file}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise StartupError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from None
     except (FeastConfigError, FeastError, TypeError, ValueError) as error:
         raise StartupError(f"{file} is not a Feast configuration: {_first_line(error)}") from error
+    return store, registry
 
 
 def _details(query: FeatureQuery) -> dict[str, str]:

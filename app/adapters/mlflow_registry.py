@@ -59,8 +59,14 @@ def configure(settings: Settings) -> None:
     os.environ.update(settings.storage_environment())
     import mlflow
 
+    exported = {variable: os.environ.get(variable) for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.set_registry_uri(settings.registry_uri)
+    # MLflow exports them to child processes, where they would look like the operator's own settings.
+    for variable, before in exported.items():
+        os.environ.pop(variable, None)
+        if before is not None:
+            os.environ[variable] = before
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -130,6 +136,8 @@ class MlflowRegistry:
             store.download_artifacts("", dst_path=str(folder))
         except Exception as error:  # each kind of store raises its own
             raise OSError(f"the artifacts of {version} cannot be downloaded") from error
+        if not any(folder.iterdir()):  # what is not there is an empty folder to MLflow
+            raise OSError(f"the artifacts of {version} are gone from the artifact store")
 
     def describe_versions(self, name: str) -> list[dict[str, Any]]:
         """Every version of a model in whatever status, newest first, as JSON values: what the model's page shows.
@@ -180,7 +188,7 @@ class MlflowRegistry:
         try:
             self._answer(lambda client: client.search_registered_models(max_results=1))
         except RegistryUnavailable as error:
-            if type(error.__cause__).__name__ == "UnsupportedModelRegistryStoreURIException":
+            if getattr(error.__cause__, "error_code", None) == "FEATURE_DISABLED":
                 raise StartupError("the registry's URI is of a kind in which MLflow keeps no models") from error
             if "out-of-date database schema" in str(error.__cause__):
                 raise StartupError(

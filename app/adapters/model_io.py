@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timedelta
@@ -69,11 +70,19 @@ def model_output(prediction: Any, rows: int) -> Output:
 
 def _frame(batch: Batch) -> pd.DataFrame:
     """Every array is copied, into one block where all dtypes are alike: what pyfunc's own enforcement makes too."""
+    arrays = [_own(array) for array in batch.arrays]
     if len(set(batch.layout.dtypes)) == 1:
-        return pd.DataFrame(np.stack(batch.arrays).T, columns=_labels(batch.layout.names), copy=False)
-    frame = pd.DataFrame(dict(enumerate(batch.arrays)))
+        return pd.DataFrame(np.stack(arrays).T, columns=_labels(batch.layout.names), copy=False)
+    frame = pd.DataFrame(dict(enumerate(arrays)))
     frame.columns = _labels(batch.layout.names)
     return frame
+
+
+def _own(array: Array) -> Array:
+    """The array, with nested cells copied: pyfunc's enforcement writes into them, and the batch may be sent again."""
+    if array.dtype.hasobject and not {dict, list, np.ndarray}.isdisjoint(map(type, array)):
+        return copy.deepcopy(array)
+    return array
 
 
 @lru_cache(maxsize=1024)
@@ -117,7 +126,8 @@ def _array(values: Any) -> Array:
     if hasattr(values, "toarray"):  # a sparse matrix
         values = values.toarray()
     if isinstance(values, np.ma.MaskedArray):
-        values = np.ma.filled(values.astype(object), None)
+        masked, values = np.ma.getmaskarray(values), np.ma.getdata(values).astype(object)
+        values[masked] = None
     if not hasattr(values, "__array__") or np.ndim(values) == 0:
         raise ModelFailed(f"the model answered a single {type(values).__name__}, expected one value per row")
     return _clean(np.asarray(values))

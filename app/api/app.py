@@ -182,7 +182,10 @@ def _shape_errors(app: FastAPI, limits: HttpLimits) -> None:
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         fault: ServingError = NotFound(f"there is nothing at {request.url.path[:120]}; see /docs")
-        if error.status_code == 405:
+        if error.status_code == 405 and request.method == "POST" and request.url.path.startswith(PREFIX):
+            fault = NotFound("a POST to a model ends in ':predict', ':load' or ':unload'")
+            error = HTTPException(404)
+        elif error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "")
             fault = InvalidRequest(f"{request.method} is not possible here; allowed: {allowed}")
         elif error.status_code != 404:

@@ -13,12 +13,14 @@ import uuid
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import InvalidRequest, MalformedBody, ServingError, TooLarge, UnsupportedMediaType
+from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ServingError, TooLarge, UnsupportedMediaType
+
+T = TypeVar("T")
 
 _GZIP_LEVEL = 1
 _MAX_REQUEST_ID = 128
@@ -87,6 +89,20 @@ class Exchange:
         if not 0 < seconds < float("inf"):
             raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds")
         return self.received + seconds - min(seconds * _DEADLINE_MARGIN, _MAX_DEADLINE_MARGIN_S)
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """Await work that has a deadline only where the caller set one, such as a load.
+
+        Raises:
+            DeadlineExceeded: the caller's time is up; the work goes on where it is done.
+        """
+        if b"x-request-timeout-seconds" not in self.headers:
+            return await work
+        try:
+            async with asyncio.timeout_at(self.deadline):
+                return await work
+        except TimeoutError:
+            raise DeadlineExceeded("it was not done before the deadline, and goes on") from None
 
     async def body(self) -> bytes:
         """The request's body, decompressed.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import unquote
-
 from app.api.bodies import PredictRequest
 from app.api.exchange import Exchange, Reply, dump
 from app.errors import MalformedBody, NotFound
@@ -61,19 +59,20 @@ class V1Dialect:
         """``GET /v1/models/{name}``: one registered model; ``ready`` says whether what its name means is loaded."""
         ref = reference(exchange, "")
         status = await self._manager.model(ref.name)
-        wanted = ref.version or (status.default if ref.alias is None else status.aliases.get(ref.alias))
-        facts = status.versions.get(wanted or "")
+        bare = ref.alias is None and ref.version is None
+        version = status.default if bare else (await self._service.resolve(ref)).version
+        facts = status.versions.get(version or "")
         ready = facts is not None and facts["state"] == "ready"
         return Reply(dump({"name": status.name, "ready": ready, "model": status}))
 
     async def load(self, exchange: Exchange) -> Reply:
         """``POST /v1/models/{ref}:load``."""
-        version = await self._manager.load(reference(exchange, ":load"), promote=False)
+        version = await exchange.in_time(self._manager.load(reference(exchange, ":load"), promote=False))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "ready"}))
 
     async def unload(self, exchange: Exchange) -> Reply:
         """``POST /v1/models/{ref}:unload``."""
-        version = await self._manager.unload(reference(exchange, ":unload"))
+        version = await exchange.in_time(self._manager.unload(reference(exchange, ":unload")))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "unloaded"}))
 
 
@@ -82,7 +81,7 @@ def reference(exchange: Exchange, verb: str) -> ModelRef:
     path: str = exchange.scope["path"]
     if not path.startswith(PREFIX) or not path.endswith(verb):
         raise NotFound(f"there is nothing at {path[:120]}")
-    return parse_ref(unquote(path[len(PREFIX) : len(path) - len(verb)]))
+    return parse_ref(path[len(PREFIX) : len(path) - len(verb)])
 
 
 def _features(body: PredictRequest) -> FeatureRequest:

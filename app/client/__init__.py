@@ -10,7 +10,7 @@ Every method raises `ApiError` where the answer is an error and `ConnectionFaile
 
 from app.client.answers import Health, Loaded, Model, Part, Prediction, ReplicaUsage, Version
 from app.client.clients import DEFAULT_URL, AsyncClient, Client
-from app.client.errors import ApiError, ClientError, ConnectionFailed
+from app.client.errors import ApiError, ClientError, ConnectionFailed, NoAnswer
 
 __all__ = [
     "DEFAULT_URL",
@@ -22,6 +22,7 @@ __all__ = [
     "Health",
     "Loaded",
     "Model",
+    "NoAnswer",
     "Part",
     "Prediction",
     "ReplicaUsage",

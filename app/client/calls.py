@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Generic, TypeVar
@@ -21,7 +21,7 @@ from app.client.errors import ApiError, api_error
 
 T = TypeVar("T")
 Row = Mapping[str, Any] | Sequence[Any]
-"""An object of columns, or a list of values for a model that takes an array."""
+"""An object of columns, or a list of values for a model that takes an array or has no signature."""
 
 LOAD_WAIT_S = 330.0
 """Seconds that a load without a deadline is waited for: a little more than a gateway allows it by default."""
@@ -77,7 +77,7 @@ class Call(Generic[T]):
 
 def predict(
     model: str,
-    data: Row | Sequence[Row],
+    data: Mapping[str, Any] | Iterable[Row],
     *,
     version: str | int | None = None,
     alias: str | None = None,
@@ -88,7 +88,7 @@ def predict(
 
     Args:
         model: a registered model's name, or a reference: ``name@alias``, ``name/versions/N``.
-        data: one row as an object of columns, or a list of rows. Values may also be numpy's, dates and bytes.
+        data: one row as an object of columns, or several rows. Values may also be numpy's, dates and bytes.
         version, alias: one of them, instead of writing a reference.
         params: inference parameters, where the model has them.
         timeout: seconds until the gateway gives up.
@@ -209,4 +209,4 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    raise TypeError(f"a {type(value).__name__} cannot be sent as JSON")
+    raise TypeError(f"a value of type {type(value).__name__} cannot be sent as JSON")

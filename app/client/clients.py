@@ -12,7 +12,7 @@ import httpx
 
 from app.client import calls
 from app.client.calls import Call, shown
-from app.client.errors import ConnectionFailed
+from app.client.errors import ConnectionFailed, NoAnswer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +74,8 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         url = _checked(base_url)
-        self._url = shown(url)
+        self.url = shown(url)
+        """The base URL, without a user name and password."""
         self._timeout = timeout
         self._http = httpx.Client(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
@@ -90,7 +91,7 @@ class Client:
 
     def _send(self, call: Call[T]) -> T:
         arguments = call.arguments(self._timeout)
-        with _reaching(self._url):
+        with _reaching(self.url):
             response = self._http.request(**arguments)
         return call.answer(response)
 
@@ -105,7 +106,7 @@ class Client:
         self.close()
 
     def __repr__(self) -> str:
-        return f"Client({self._url!r})"
+        return f"Client({self.url!r})"
 
 
 class AsyncClient:
@@ -120,7 +121,8 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         url = _checked(base_url)
-        self._url = shown(url)
+        self.url = shown(url)
+        """The base URL, without a user name and password."""
         self._timeout = timeout
         self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
@@ -136,7 +138,7 @@ class AsyncClient:
 
     async def _send(self, call: Call[T]) -> T:
         arguments = call.arguments(self._timeout)
-        with _reaching(self._url):
+        with _reaching(self.url):
             response = await self._http.request(**arguments)
         return call.answer(response)
 
@@ -151,7 +153,7 @@ class AsyncClient:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self._url!r})"
+        return f"AsyncClient({self.url!r})"
 
 
 def _checked(text: str) -> httpx.URL:
@@ -177,9 +179,9 @@ def _reaching(url: str) -> Iterator[None]:
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise ConnectionFailed(f"cannot connect to {url}{_reason(error)}") from error
     except httpx.TimeoutException as error:
-        raise ConnectionFailed(f"{url} did not answer in time") from error
+        raise NoAnswer(f"{url} did not answer in time") from error
     except httpx.RequestError as error:
-        raise ConnectionFailed(f"the connection to {url} broke{_reason(error)}") from error
+        raise NoAnswer(f"the connection to {url} broke{_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -17,8 +17,9 @@ class ClientError(Exception):
     ::
 
         ClientError
-        ├── ApiError           an answer that is an error, or that is no answer of a gateway
-        └── ConnectionFailed   no answer: refused, broken, or too late
+        ├── ApiError              an answer that is an error, or that is no answer of a gateway
+        └── ConnectionFailed      nothing was sent: no connection can be made
+            └── NoAnswer          it was sent, and perhaps worked on: the answer broke off or is late
     """
 
 
@@ -49,7 +50,11 @@ class ApiError(ClientError):
 
 
 class ConnectionFailed(ClientError):
-    """No answer came; the message names the URL."""
+    """No connection can be made, so the request was not sent. The message names the URL."""
+
+
+class NoAnswer(ConnectionFailed):
+    """The request was sent, but its answer broke off or did not come in time."""
 
 
 def api_error(response: httpx.Response) -> ApiError:

@@ -20,7 +20,10 @@ _LAYOUTS = 256
 
 
 class ColumnInput:
-    """The columns of one signature, compiled. A column without a name is called by its position: ``"0"``, ``"1"``, …
+    """The columns of one signature, compiled.
+
+    A column without a name is called by its position: ``"0"``, ``"1"``, …, but where the only one holds objects, each
+    row is such an object.
 
     Raises:
         KeyError: a column has a type that is not known.
@@ -44,13 +47,18 @@ class ColumnInput:
         self._converters = [kind.convert for kind in self._types]
         self._varies = not all(kind.dtype for kind in self._types)
         self._depths = dict(zip(self._names, map(_depth, specs), strict=True))
-        self._holds_lists = [spec["type"] in ("array", "sparkml_vector", "any") for spec in specs] == [True]
         self._width = len(specs)
+        only = specs[0]["type"] if self._width == 1 else ""
+        self._rows_are_lists = only in ("array", "sparkml_vector", "any")
+        # Such is the signature of a model that takes a list of objects, by its type hints.
+        self._rows_are_objects = only in ("object", "map", "any") and "name" not in specs[0]
         self._read = _reader(self._names)
         self._layout = lru_cache(_LAYOUTS)(self._make_layout)
 
-    def from_records(self, records: Sequence[Any], params: str) -> Rows:
+    def from_records(self, records: list[Any], params: str) -> Rows:
         """Rows as objects. Where some rows have an optional column, it is null in those that leave it out."""
+        if self._rows_are_objects:
+            return self._rows([records], len(records), params)
         try:
             complete = {*map(len, records)} == {self._width}
             columns = list(map(list, zip(*map(self._read, records), strict=True))) if complete else []
@@ -77,13 +85,13 @@ class ColumnInput:
         ordered = [_as_values(lists[self._names[index]], self._types[index]) for index in given]
         return self._rows(ordered, len(ordered[0]) if ordered else 0, params, given)
 
-    def from_instances(self, instances: Sequence[Any], params: str) -> Rows:
+    def from_instances(self, instances: list[Any], params: str) -> Rows:
         """Rows as objects, as lists with one value per column in order, or as the values of a single column."""
         if any(isinstance(instance, dict) for instance in instances):
             return self.from_records(instances, params)
         lists = [isinstance(instance, list) for instance in instances]
-        if self._holds_lists or (self._width == 1 and not all(lists)):
-            return self._rows([list(instances)], len(instances), params)
+        if self._rows_are_lists or (self._width == 1 and not all(lists)):
+            return self._rows([instances], len(instances), params)
         for row, instance in enumerate(instances):
             if not lists[row] or len(instance) != self._width:
                 raise InvalidInput(
@@ -106,7 +114,7 @@ class ColumnInput:
 
     def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] | None = None) -> Rows:
         """Validated rows of the columns with the indices `given`, in order; None for all."""
-        if not count:
+        if not count or not columns:
             raise no_rows()
         if given is not None and len(given) == self._width:
             given = None
@@ -122,7 +130,7 @@ class ColumnInput:
         if self._varies:
             indices = range(self._width) if given is None else given
             varying = tuple(
-                dtype_name(values)
+                dtype_name(values.dtype)
                 for index, values in zip(indices, converted, strict=True)
                 if isinstance(values, np.ndarray) and not self._types[index].dtype
             )

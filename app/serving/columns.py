@@ -10,7 +10,7 @@ import numpy as np
 
 from app.errors import InvalidInput
 from app.serving.misfit import Misfit, short, unequal
-from app.serving.tables import Array, Values
+from app.serving.tables import Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
         InvalidInput: some columns are lists and others are not, or their lengths differ.
     """
     lists: dict[str, Values] = {
-        name: values if isinstance(values, np.ndarray) else list(values)
+        name: list(values) if isinstance(values, tuple) else values
         for name, values in columns.items()
         if isinstance(values, list | tuple | np.ndarray)
     }
@@ -92,6 +92,6 @@ def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
     return lists
 
 
-def dtype_name(array: Array) -> str:
+def dtype_name(dtype: np.dtype[Any]) -> str:
     """The dtype as a `Layout` writes it: text of any length is one dtype."""
-    return {"U": "str", "S": "bytes"}.get(array.dtype.kind, array.dtype.name)
+    return {"U": "str", "S": "bytes"}.get(dtype.kind, dtype.name)

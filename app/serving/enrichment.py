@@ -49,7 +49,7 @@ class Enrichment:
             InvalidInput: the entities do not fit the source, or a required column is neither read nor given.
         """
         if self._store is None:
-            raise FeatureStoreUnavailable("no feature store is configured here: send the columns in 'data'")
+            raise FeatureStoreUnavailable("no feature store is configured here: send the columns themselves")
         source = await self._store.source(request.query)
         entities = _entities(request, source)
         if not entities:
@@ -119,7 +119,7 @@ def _columns(
     if missing:
         names = ", ".join(f"'{name}'" for name in missing)
         raise InvalidInput(
-            f"{query} does not hold the columns {names} that the model needs: give them in 'data'",
+            f"{query} does not hold the columns {names} that the model needs: give them as overrides",
             {"columns": missing},
         )
     reads_store = any(name in rows.columns and name not in overrides for name in wanted)

@@ -18,6 +18,7 @@ import numpy as np
 from app.errors import ModelFailed
 from app.serving.tables import Array, Output, as_array
 
+_PLAIN = {str, bool, type(None)}
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 """The integers that JSON writers and readers hold as such."""
 
@@ -63,10 +64,12 @@ def array_values(array: Array) -> list[Any]:
 
 def plain(item: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of value
     """Any value as JSON holds it, with all that is inside. Durations are seconds. Raises as `predictions` does."""
-    if item is None or isinstance(item, str | bool):
+    if type(item) in _PLAIN:
         return item
     if isinstance(item, np.generic | np.ndarray):
         return array_values(item) if isinstance(item, np.ndarray) and item.ndim else array_values(np.array([item]))[0]
+    if isinstance(item, str):
+        return item
     if isinstance(item, float):
         return item if math.isfinite(item) else None
     if isinstance(item, int):

@@ -35,14 +35,14 @@ class Misfit(Exception):
 
 def refusal(name: str, misfit: Misfit) -> InvalidInput:
     """The error for the caller: what is wrong in the column or tensor `name`, empty where it has none."""
-    whose = f"column {short(name)}, row {misfit.row}" if name else f"row {misfit.row}"
-    details = {"column": name, "row": misfit.row, "expected": misfit.expected}
+    where = f"column {short(name)}, row {misfit.row}" if name else f"row {misfit.row}"
+    details: dict[str, Any] = {"row": misfit.row, "expected": misfit.expected}
+    if name:
+        details["column"] = name
     if misfit.path:
+        where += f" at {misfit.path}"
         details["path"] = misfit.path
-    return InvalidInput(
-        f"{whose}{f' at {misfit.path}' * bool(misfit.path)} is {short(misfit.value)}, expected {misfit.expected}",
-        details,
-    )
+    return InvalidInput(f"{where} is {short(misfit.value)}, expected {misfit.expected}", details)
 
 
 def wrong_names(
@@ -76,8 +76,10 @@ def not_an_object(value: Any, row: int) -> InvalidInput:
 
 
 def no_rows() -> InvalidInput:
-    """The error for an input without rows."""
-    return InvalidInput("the request has no rows", {"expected": "at least one row"})
+    """The error for an input without rows, or with none of the columns, all of them optional."""
+    return InvalidInput(
+        "the request has no rows, or none of the columns", {"expected": "at least one row of at least one column"}
+    )
 
 
 def unequal(lengths: Mapping[str, int]) -> InvalidInput:

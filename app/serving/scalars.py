@@ -48,7 +48,7 @@ class Float(Cells):
                 values = [math.nan if value is None else float(value) for value in values]
             except OverflowError:
                 return self.each(values)
-        if self._limit == math.inf or (-self._limit < min(values) and max(values) < self._limit):
+        if self._limit == math.inf or not values or (-self._limit < min(values) and max(values) < self._limit):
             return values
         return self.each(values)
 

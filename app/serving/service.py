@@ -47,7 +47,10 @@ class PredictionRequest:
 
 @dataclass(slots=True)
 class Prediction:
-    """The answer, and the version that gave it; `features` holds what was read from the store, by column."""
+    """The answer, and the version that gave it.
+
+    Where the feature store was read, `features` holds the columns that the model was given, overrides included.
+    """
 
     version: ModelVersion
     output: Output
@@ -123,6 +126,10 @@ class PredictionService:
         """The version behind a reference, loaded. Raises `ModelNotFound` or `Unavailable`."""
         version = self._directory.known(ref) or await self._directory.resolve(ref)
         return self._models.get(version) or await self._open(version)
+
+    async def resolve(self, ref: ModelRef) -> ModelVersion:
+        """The version that a reference means. Raises `ModelNotFound` or `RegistryUnavailable`."""
+        return self._directory.known(ref) or await self._directory.resolve(ref)
 
     def forget(self, version: ModelVersion) -> None:
         """Drop what is remembered of a version; requests under way are not touched."""

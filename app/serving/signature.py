@@ -31,9 +31,9 @@ class _Input(Protocol):
     @property
     def fixed_rows(self) -> int | None: ...
 
-    def from_records(self, records: Sequence[Any], params: str) -> Rows: ...
+    def from_records(self, records: list[Any], params: str) -> Rows: ...
     def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows: ...
-    def from_instances(self, instances: Sequence[Any], params: str) -> Rows: ...
+    def from_instances(self, instances: list[Any], params: str) -> Rows: ...
     def from_inputs(self, inputs: Any, params: str) -> Rows: ...
 
 
@@ -82,8 +82,9 @@ class Signature:
         except (KeyError, TypeError) as error:
             raise ModelUnavailable(f"the model's signature is not understood: {error}") from error
 
-    def rows_from_records(self, records: Sequence[Any], params: Mapping[str, Any] | None = None) -> Rows:
+    def rows_from_records(self, records: list[Any], params: Mapping[str, Any] | None = None) -> Rows:
         """Rows as objects of column name and value."""
+        _check_list(records)
         return self._input.from_records(records, self._parameters.canonical(params))
 
     def rows_from_columns(self, columns: Mapping[str, Any], params: Mapping[str, Any] | None = None) -> Rows:
@@ -92,10 +93,16 @@ class Signature:
             raise InvalidInput(f"the columns are {short(columns)}, expected an object", {"expected": "object"})
         return self._input.from_columns(columns, self._parameters.canonical(params))
 
-    def rows_from_instances(self, instances: Sequence[Any], params: Mapping[str, Any] | None = None) -> Rows:
+    def rows_from_instances(self, instances: list[Any], params: Mapping[str, Any] | None = None) -> Rows:
         """The row form of TensorFlow Serving and KServe: a list of objects, of lists, or of single values."""
+        _check_list(instances)
         return self._input.from_instances(instances, self._parameters.canonical(params))
 
     def rows_from_inputs(self, inputs: Any, params: Mapping[str, Any] | None = None) -> Rows:
         """The column form of TensorFlow Serving: values by name, one unnamed tensor, or what `instances` may be."""
         return self._input.from_inputs(inputs, self._parameters.canonical(params))
+
+
+def _check_list(rows: Any) -> None:
+    if not isinstance(rows, list):
+        raise InvalidInput(f"the rows are {short(rows)}, expected a list", {"expected": "list"})

@@ -31,8 +31,8 @@ class Tensor:
     def __init__(self, name: str, dtype: str, shape: Sequence[int]) -> None:
         self.name = name
         self.shape = tuple(shape)
-        self.dtype = dtype_name(np.empty(0, dtype))
         self._dtype = np.dtype(dtype)
+        self.dtype = dtype_name(self._dtype)
         self._elements = _elements(self._dtype)
         if not self.shape:
             raise KeyError(f"a tensor without rows: {name}")
@@ -46,7 +46,7 @@ class Tensor:
             InvalidInput: elements of another type, ragged lists, or another shape.
         """
         if isinstance(values, np.ndarray):
-            if dtype_name(values) == self.dtype:
+            if dtype_name(values.dtype) == self.dtype:
                 return self._shaped(values)
             values = values.tolist()
         try:
@@ -72,7 +72,8 @@ class Tensor:
             whose = f"tensor '{self.name}'" if self.name else "the input"
             raise InvalidInput(
                 f"{whose} has the shape {list(array.shape)}, expected {list(self.shape)}, -1 for any length",
-                {"column": self.name, "shape": list(array.shape), "expected": list(self.shape)},
+                {"shape": list(array.shape), "expected": list(self.shape)}
+                | ({"column": self.name} if self.name else {}),
             )
         return array
 

@@ -5,7 +5,7 @@ They are part of the layout, so requests of different types never share a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from app.serving.columns import Column, as_lists, dtype_name
@@ -22,7 +22,7 @@ class UntypedInput:
     tensor: Column | None = None
     fixed_rows: int | None = None
 
-    def from_records(self, records: Sequence[Any], params: str) -> Rows:
+    def from_records(self, records: list[Any], params: str) -> Rows:
         """Rows as objects with the same names: a DataFrame, its columns in the order of the first row."""
         names = tuple(records[0]) if records and isinstance(records[0], dict) else ()
         for row, record in enumerate(records):
@@ -38,7 +38,7 @@ class UntypedInput:
         flat = all(array.ndim == 1 for array in arrays.values())
         return _rows("columns" if flat else "tensors", arrays, params)
 
-    def from_instances(self, instances: Sequence[Any], params: str) -> Rows:
+    def from_instances(self, instances: list[Any], params: str) -> Rows:
         """Rows as objects, or as the rows of one array. Objects that hold lists are a dict of arrays."""
         if not any(isinstance(instance, dict) for instance in instances):
             return _rows("tensor", {"": untyped_tensor("", instances)}, params)
@@ -75,7 +75,7 @@ def _rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[str, Ar
     layout = Layout(
         kind=kind,
         names=tuple(arrays) if kind != "tensor" else (),
-        dtypes=tuple(map(dtype_name, arrays.values())),
+        dtypes=tuple(dtype_name(array.dtype) for array in arrays.values()),
         shapes=tuple(array.shape[1:] for array in arrays.values()),
         params=params,
     )

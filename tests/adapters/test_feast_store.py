@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from feast import FeatureStore
+from feast.feature_view import FeatureViewState
 
 from app.adapters import feast_store
 from app.adapters.feast_store import FeastStore
@@ -28,6 +29,15 @@ def view(name: str) -> FeatureQuery:
 
 def service(name: str) -> FeatureQuery:
     return FeatureQuery(view=None, service=name)
+
+
+def keep_definitions_in_database(folder: Path, mode: str) -> None:
+    """A registry in a database does not show, as a file does, that it was written to."""
+    settings = {"registry_type": "sql", "path": f"sqlite:///{folder}/definitions.db", "cache_mode": mode}
+    text = FEATURE_STORE.format(ttl=1).replace("  path: registry.db\n", "")
+    lines = "".join(f"  {key}: {value}\n" for key, value in settings.items())
+    (folder / "feature_store.yaml").write_text(text.replace("registry:\n", f"registry:\n{lines}"))
+    apply_definitions(folder, DEFINITIONS)
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +192,18 @@ def test_a_disabled_view_says_so(repository: Path) -> None:
         FeastStore(repository).read(service("projected"), [{"commodity_id": "wti"}])
 
 
-def test_a_view_is_served_again_soon_after_it_is_enabled(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_is_served_again_soon_after_it_was_materialised(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(feast_store, "_RECHECK_S", 0.1)
-    FeatureStore(str(repository)).disable_feature_view("prices")
+    text = FEATURE_STORE.format(ttl=600).replace("registry:\n", "registry:\n  cache_mode: thread\n")
+    (repository / "feature_store.yaml").write_text(text)  # not read anew when the file changes, as one on S3
+    job = FeatureStore(str(repository))
+    job.set_feature_view_state("prices", FeatureViewState.MATERIALIZING)
     store = FeastStore(repository)
-    with pytest.raises(FeatureStoreUnavailable):
+    with pytest.raises(FeatureStoreUnavailable, match="is being materialised"):
         store.read(service("projected"), [{"commodity_id": "wti"}])
-    FeatureStore(str(repository)).enable_feature_view("prices")
+    job.set_feature_view_state("prices", FeatureViewState.AVAILABLE_ONLINE)
 
     def can_be_read() -> bool:
         try:
@@ -246,12 +261,16 @@ def test_definitions_are_read_anew_on_refresh(repository: Path) -> None:
     assert store.read(service("projected"), [{"commodity_id": "wti"}]).columns["grade"] == ["light"]
 
 
-def test_definitions_are_read_anew_when_their_time_is_over(repository: Path) -> None:
-    (repository / "feature_store.yaml").write_text(FEATURE_STORE.format(ttl=1))
+@pytest.mark.parametrize("mode", ["sync", "thread"])
+def test_definitions_are_read_anew_when_their_time_is_over(repository: Path, mode: str) -> None:
+    keep_definitions_in_database(repository, mode)
     store = FeastStore(repository)
     assert store.source(service("projected")).features == ("volume",)
     apply_definitions(repository, DEFINITIONS.replace('prices[["volume"]]', 'prices[["grade", "volume"]]'))
     _until(lambda: store.source(service("projected")).features == ("grade", "volume"))
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):  # Feast's own, which would go on for ever
+            thread.cancel()
 
 
 def test_reads_go_on_while_the_registry_is_gone(repository: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -283,6 +302,7 @@ def test_nothing_is_known_of_a_view_until_it_is_materialised(repository: Path) -
         ("project: [", "is not valid YAML"),
         ("- a list", "is not a Feast configuration"),
         ("provider: local", "is not a Feast configuration"),
+        ("project: test\nprovider: local\nregistry:\n  registry_type: clay\n", "is not a Feast configuration"),
         ("project: test\nprovider: local\nregistry: r.db\nonline_store:\n  type: no.such.Store\n", "."),
     ],
 )

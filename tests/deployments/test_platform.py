@@ -13,12 +13,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from mlflow import MlflowClient
 
 from app.client import Client
 from tests.adapters.test_model_parity import CASES, Case, as_json, exact
 from tests.platform import URL, Platform
-from tests.registered import SLOW_S, name_of, settings_of
+from tests.registered import SLOW_S, name_of, registry, tracking
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -42,11 +41,8 @@ async def post_all(path: str, bodies: list[Any], **headers: str) -> list[httpx.R
 
 
 def pool_replicas() -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if (process.info["cmdline"] or [""])[0].startswith("ray::ServeReplica:ml-serve:ModelPool"):
-            found.append(process)
-    return found
+    title = "ray::ServeReplica:ml-serve:ModelPool"
+    return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith(title)]
 
 
 def test_the_documented_bodies_are_answered(platform: Platform) -> None:
@@ -78,8 +74,7 @@ async def test_predictions_equal_plain_pyfunc(case: Case, platform: Platform) ->
     """One by one, and 64 different requests at once."""
     import mlflow
 
-    mlflow.set_tracking_uri(settings_of(platform.home).tracking_uri)
-    with warnings.catch_warnings(record=True):
+    with tracking(platform.home), warnings.catch_warnings(record=True):
         model = mlflow.pyfunc.load_model(f"models:/{name_of(case)}/1")
     rng = random.Random(case.name)
     requests = []
@@ -91,7 +86,7 @@ async def test_predictions_equal_plain_pyfunc(case: Case, platform: Platform) ->
     bodies = [{"instances": records, "parameters": params} for records, params in requests]
     path = f"/v1/models/{name_of(case)}:predict"
     expected = [as_json(model.predict(case.plain(records), params=params)) for records, params in requests]
-    alone = [httpx.post(URL + path, json=body, timeout=120) for body in bodies[:8]]
+    alone = [(await post_all(path, [body]))[0] for body in bodies[:8]]
     assert [answer.status_code for answer in alone] == [200] * 8, alone[0].text
     assert exact([answer.json()["predictions"] for answer in alone]) == exact(expected[:8])
     together = [answer.json()["predictions"] for answer in await post_all(path, bodies)]
@@ -165,7 +160,7 @@ def test_a_model_that_cannot_be_loaded_says_so_and_harms_nobody(platform: Platfo
 
 async def test_of_64_callers_in_one_batch_the_first_leaves_and_63_are_answered(platform: Platform) -> None:
     body = b'{"instances": [{"x": 1}]}'
-    httpx.post(f"{URL}/v1/models/slow:predict", content=body, timeout=60).raise_for_status()
+    (await post_all("/v1/models/slow:predict", [body]))[0].raise_for_status()
     request = b"POST /v1/models/slow:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
     # Two calls occupy the version's slots, so that the 64 that follow queue and leave as one batch.
     busy = [asyncio.create_task(asyncio.to_thread(_raw, request)) for _ in range(2)]
@@ -185,13 +180,13 @@ def _raw(request: bytes) -> bytes:
 
 
 def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Platform) -> None:
-    registry = MlflowClient(settings_of(platform.home).tracking_uri)
-    source = registry.get_model_version("moving", "1").source
-    registry.create_model_version("moving", source)
-    registry.set_registered_model_alias("moving", "champion", "1")
+    mlflow = registry(platform.home)
+    source = mlflow.get_model_version("moving", "1").source
+    mlflow.create_model_version("moving", source)
+    mlflow.set_registered_model_alias("moving", "champion", "1")
     with Client(URL) as client:
         assert client.predict("moving@champion", {"x": 1}).model_version == "1"
-        registry.set_registered_model_alias("moving", "champion", "2")
+        mlflow.set_registered_model_alias("moving", "champion", "2")
         versions, deadline = [], time.monotonic() + 60
         while "2" not in versions[-1:]:
             assert time.monotonic() < deadline
@@ -201,10 +196,10 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Plat
 
 
 def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -> None:
-    registry = MlflowClient(settings_of(platform.home).tracking_uri)
-    source = registry.get_model_version("moving", "1").source
-    registry.create_registered_model("newborn")
-    registry.create_model_version("newborn", source)
+    mlflow = registry(platform.home)
+    source = mlflow.get_model_version("moving", "1").source
+    mlflow.create_registered_model("newborn")
+    mlflow.create_model_version("newborn", source)
     answer = httpx.post(f"{URL}/v1/models/newborn:predict", json={"instances": [{"x": 4}]}, timeout=60)
     assert answer.json()["predictions"] == [8.0]
 

@@ -128,6 +128,17 @@ class TestColumns:
         assert rows == signature.rows_from_instances([[1.5, 2]])
         assert columns(column("double", 7), column("long", 3)).rows_from_instances([[1.5, 2]]).layout.names == (7, 3)
 
+    def test_the_rows_of_a_single_unnamed_object_are_its_values(self) -> None:
+        signature = columns(column("object", properties={"a": {"type": "long", "required": True}}))
+        for rows in (
+            signature.rows_from_records([{"a": 1}, {"a": 2.0}]),
+            signature.rows_from_instances([{"a": 1}, {"a": 2.0}]),
+            signature.rows_from_inputs([{"a": 1}, {"a": 2.0}]),
+        ):
+            assert rows.columns == ([{"a": 1}, {"a": 2}],)
+            assert rows.layout.names == (0,)
+        assert refused(lambda: signature.rows_from_records([{"a": 1}, {"b": 1}])).details["row"] == 1
+
     def test_layouts_are_reused(self) -> None:
         assert ABC.rows_from_records([ROW]).layout is ABC.rows_from_records([ROW, ROW]).layout
 
@@ -137,6 +148,7 @@ class TestColumns:
         assert rows.layout.names == ("a", "c")
         assert rows.columns == ([2.0], [1])
         assert rows == signature.rows_from_columns({"c": [1], "a": [2.0]})
+        assert refused(lambda: one("double", required=False).rows_from_records([{}, {}])).message
         mixed = signature.rows_from_records([{"c": 1, "a": 2.0}, {"c": 1, "a": 2.0, "b": "x"}])
         assert mixed.columns == ([2.0, 2.0], [None, "x"], [1, 1])
 
@@ -471,6 +483,8 @@ class TestTensors:
         ):
             assert lists(rows) == [expected]
         assert lists(signature.rows_from_columns({"p": 1, "q": 2})) == [[[1.0, 2.0]]]
+        assert lists(Signature.compile([tensor("float64", -1, 1)]).rows_from_records([{"p": 1}])) == [[[1.0]]]
+        assert lists(Signature.compile([tensor("float64", -1)]).rows_from_columns({"p": 1})) == [[1.0]]
 
     def test_a_fixed_number_of_rows_is_told_and_kept(self) -> None:
         signature = Signature.compile([tensor("float64", 2, 1)])

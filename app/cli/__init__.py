@@ -1,0 +1,73 @@
+"""``ml-serve``, the command line: `main` is the console script.
+
+`app.cli.remote` has the commands that call a gateway, `app.cli.local` those that run on this machine. What is heavy is
+imported by the command that needs it, so that help and the small commands answer at once.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from app import __version__
+from app.cli import local, remote
+from app.cli.failures import EPILOG, report
+
+_REMOTE = (remote.models, remote.predict, remote.load, remote.unload, remote.status)
+_LOCAL = (local.up, local.demo, local.doctor)
+
+
+class _Commands(TyperGroup):
+    """The commands; what goes wrong in one becomes lines on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, typer.TyperException, BrokenPipeError):
+            raise  # typer ends the process for these
+        except Exception as error:
+            if ctx.params["debug"]:
+                raise
+            raise typer.Exit(report(error)) from None
+
+
+cli = typer.Typer(
+    cls=_Commands,
+    name="ml-serve",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: it needs no import of rich
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ml-serve {__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _global_options(
+    ctx: typer.Context,
+    url: remote.GlobalUrl = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Serve models of the MLflow registry, with features from Feast."""
+    # The commands have the option too, for those who write it there; this is what it falls back to.
+    ctx.default_map = {command.__name__: {"url": url} for command in _REMOTE}
+
+
+for command in (*_LOCAL[:1], *_REMOTE, *_LOCAL[1:]):
+    cli.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()

@@ -1,0 +1,74 @@
+"""The commands that run on this machine: start the platform, seed the demo, look whether a start would work."""
+# ruff: noqa: PLC0415 - each command imports what it needs: together that is Ray, MLflow and Feast
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.cli.failures import FAILED
+from app.cli.remote import Json
+
+Config = Annotated[
+    Path | None,
+    typer.Option(exists=True, dir_okay=False, metavar="FILE", help="YAML file of settings.", show_default=False),
+]
+
+
+def up(
+    config: Config = None,
+    demo: Annotated[
+        bool | None,
+        typer.Option(
+            "--demo/--no-demo",
+            help="Seed the demo model and its features. Unset: where the registry is the embedded one.",
+            show_default=False,
+        ),
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the HTTP endpoints.")
+    ] = None,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start the Ray dashboard too.")] = False,
+) -> None:
+    """Run the whole platform here, until Ctrl-C."""
+    from app.settings import load
+
+    settings = load(config, http_port=port, dashboard=dashboard or None)
+    from app.cli.output import console
+    from app.up import run
+
+    seeded = settings.is_embedded_registry if demo is None else demo
+    raise typer.Exit(run(settings, demo=seeded, console=console()))
+
+
+def demo(config: Config = None) -> None:
+    """Register the demo model and build its features."""
+    from app.settings import load
+
+    settings = load(config)
+    from app.demo import seed
+
+    summary = seed(settings, typer.echo)
+    typer.echo(f"{summary.model} is {'registered' if summary.changed else 'there already'}")
+    if summary.feature_service:
+        typer.echo(f"feature service {summary.feature_service} has {len(summary.entities)} entities")
+
+
+def doctor(config: Config = None, as_json: Json = False) -> None:
+    """Look whether the platform can start here."""
+    from app.settings import load
+
+    settings = load(config)
+    from app.cli import output
+    from app.doctor import examine
+
+    checks = examine(settings)
+    if as_json:
+        output.print_json([asdict(check) for check in checks])
+    else:
+        output.console().print(output.checks_table(checks))
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)
