@@ -169,16 +169,25 @@ def test_what_the_user_did_with_the_model_stays(copied: Settings) -> None:
     assert {alias: str(version) for alias, version in model.aliases.items()} == {"champion": "2"}
 
 
-def test_a_registration_that_was_cut_short_is_completed(copied: Settings) -> None:
+def test_a_registration_that_was_cut_short_is_completed(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     client = client_of(copied)
-    client.delete_model_version(demo.MODEL, "2")  # takes its alias along
-    client.set_registered_model_tag(demo.MODEL, "demo.state", "partial")
+    client.delete_registered_model(demo.MODEL)
+    log_version = demo._log_version
+
+    def linear_only(*args: Any) -> Any:
+        if args[-1]["demo.estimator"] != "linear":
+            raise OSError("disk full")
+        return log_version(*args)
+
+    monkeypatch.setattr(demo, "_log_version", linear_only)
+    with pytest.raises(StartupError, match="cannot be registered: OSError: disk full"):
+        demo.seed(copied, lambda line: None)
+    monkeypatch.undo()
     assert demo.seed(copied, lambda line: None).changed
-    versions = {v.tags["demo.estimator"]: str(v.version) for v in client.search_model_versions(f"name='{demo.MODEL}'")}
-    model = client.get_registered_model(demo.MODEL)
-    assert versions.keys() == {"linear", "gradient-boosted"}
-    assert str(model.aliases["champion"]) == versions["linear"] == "1"
-    assert str(model.aliases["challenger"]) == versions["gradient-boosted"]
+    versions = {str(v.version): v.tags["demo.estimator"] for v in client.search_model_versions(f"name='{demo.MODEL}'")}
+    assert versions == {"1": "linear", "2": "gradient-boosted"}
+    aliases = client.get_registered_model(demo.MODEL).aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "challenger": "2"}
     assert not demo.seed(copied, lambda line: None).changed
 
 
@@ -213,10 +222,15 @@ def test_a_foreign_feature_store_is_left_alone(copied: Settings, tmp_path: Path)
     assert not copied.demo_feast_repo.exists()
 
 
-def test_a_foreign_model_of_that_name_is_left_alone(copied: Settings) -> None:
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_foreign_model_of_that_name_is_left_alone(
+    copied: Settings, monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
     client = client_of(copied)
     client.delete_registered_model(demo.MODEL)
     client.create_registered_model(demo.MODEL, tags={"owner": "desk"})
+    if not is_seen:  # as on a server that wants a password, which only MLflow knows
+        monkeypatch.setattr(demo, "_has_model", lambda uri: False)
     assert not demo.seed(copied, lambda line: None).changed
     assert client.search_model_versions(f"name='{demo.MODEL}'") == []
 

@@ -149,9 +149,11 @@ class PredictionService:
         if rows.count > self._limits.rows:
             raise TooLarge(f"{rows.count} rows in one request; at most {self._limits.rows} are allowed")
         nbytes = rows.nbytes
+        # A signature that fixes the number of rows describes a whole call: its requests are never stacked.
+        group = rows.layout if model.signature.fixed_rows is None else object()
         with self.admission.admit(version, rows.count, nbytes):
             output = await model.batcher.submit(
-                rows, group=rows.layout, rows=rows.count, nbytes=nbytes, deadline=request.deadline
+                rows, group=group, rows=rows.count, nbytes=nbytes, deadline=request.deadline
             )
         return Prediction(version, output, features)
 

@@ -355,6 +355,14 @@ def test_configure_hands_over_the_storage_and_keeps_what_the_operator_set(
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
 
 
+def test_configure_does_not_make_the_embedded_registry_look_like_the_operators_choice(tmp_path: Path) -> None:
+    configure(settings_for(tmp_path))
+    assert Settings(home=tmp_path).is_embedded_registry
+    os.environ["MLFLOW_TRACKING_URI"] = "http://theirs"
+    configure(settings_for(tmp_path))
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://theirs"
+
+
 def test_importing_the_adapter_does_not_load_mlflow() -> None:
     code = "import sys, app.adapters.mlflow_registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,3 +1,4 @@
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,6 @@ async def test_models_are_listed_loaded_and_let_go(connect: Connect) -> None:
 
 
 async def test_parameters_reach_the_model_and_never_share_a_batch(connect: Connect) -> None:
-    import asyncio
-
     seen: list[str] = []
 
     def predict(batch: Any) -> Output:
@@ -114,3 +113,13 @@ async def test_parameters_reach_the_model_and_never_share_a_batch(connect: Conne
     bodies = [{"instances": [{"x": 1}], "parameters": {"top": n % 2}} for n in range(10)]
     await asyncio.gather(*(client.post("/v1/models/m:predict", json=body) for body in bodies))
     assert set(seen) == {'{"top":0}', '{"top":1}'}
+
+
+async def test_a_model_whose_signature_fixes_the_rows_is_called_once_per_request(connect: Connect) -> None:
+    pair = [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [2]}}]
+    fakes = make_fakes({"pair": FakeModel(lambda batch: Output("tensor", (), batch.arrays, batch.count), pair)})
+    client = connect(fakes)
+    bodies = [{"instances": [n, n]} for n in range(10)]
+    answers = await asyncio.gather(*(client.post("/v1/models/pair:predict", json=body) for body in bodies))
+    assert [answer.json()["predictions"] for answer in answers] == [[n, n] for n in range(10)]
+    assert [batch.count for _, batch in fakes.runner.batches] == [2] * 10

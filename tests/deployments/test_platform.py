@@ -181,8 +181,8 @@ def _raw(request: bytes) -> bytes:
 
 def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Platform) -> None:
     mlflow = registry(platform.home)
-    source = mlflow.get_model_version("moving", "1").source
-    mlflow.create_model_version("moving", source)
+    with tracking(platform.home):
+        mlflow.create_model_version("moving", mlflow.get_model_version("moving", "1").source)
     mlflow.set_registered_model_alias("moving", "champion", "1")
     with Client(URL) as client:
         assert client.predict("moving@champion", {"x": 1}).model_version == "1"
@@ -197,9 +197,9 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Plat
 
 def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -> None:
     mlflow = registry(platform.home)
-    source = mlflow.get_model_version("moving", "1").source
     mlflow.create_registered_model("newborn")
-    mlflow.create_model_version("newborn", source)
+    with tracking(platform.home):
+        mlflow.create_model_version("newborn", mlflow.get_model_version("moving", "1").source)
     answer = httpx.post(f"{URL}/v1/models/newborn:predict", json={"instances": [{"x": 4}]}, timeout=60)
     assert answer.json()["predictions"] == [8.0]
 
