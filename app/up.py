@@ -39,8 +39,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         StartupError: something that is needed is missing, taken or broken; the message says what.
     """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    _stop_on_signals(stop)
     started = time.monotonic()
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -56,6 +55,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
     try:
         runtime.start()
+        _stop_on_signals(stop)  # Ray has put handlers of its own in their place
         for step in (lambda: runtime.deploy(build(settings)), lambda: runtime.wait_ready(_READY_TIMEOUT_S)):
             if stop.is_set():
                 return 0
@@ -70,6 +70,11 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         shutil.rmtree(run_folder, ignore_errors=True)
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
         console.print("stopped")
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def prepare(settings: Settings, *, demo: bool, console: Console) -> None:

@@ -56,10 +56,11 @@ class Platform:
         return self.log.read_text(errors="replace")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Send the signal as a terminal does, to the whole group, and return make's exit code."""
+        """Send SIGINT as a terminal does, to the whole group, others to make alone; return make's exit code."""
         assert self._process is not None
         if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+            send = os.killpg if number is signal.SIGINT else os.kill
+            send(self._process.pid, number)
         code = self._process.wait(_STOP_S)
         self._process = None
         return code

@@ -46,7 +46,7 @@ class Runtime:
         return f"http://127.0.0.1:{self._settings.http_port}"
 
     def start(self) -> None:
-        """Start a local Ray, or join the cluster of `ray_address`, and Serve on it.
+        """Start a local Ray, or join the cluster of `ray_address`.
 
         Raises:
             StartupError: Ray cannot be started or reached.
@@ -69,16 +69,17 @@ class Runtime:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = settings.ray_address or "on this machine"
             raise StartupError(f"Ray cannot be started or reached ({where}): {_first_line(error)}") from error
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        self._progress("starting Ray Serve")
-        serve.start(http_options={"host": "0.0.0.0", "port": settings.http_port})  # noqa: S104 - HAProxy mode has no other
 
     def deploy(self, application: Any) -> None:
-        """Deploy, and return when every deployment has its first replicas.
+        """Start Serve, deploy, and return when every deployment has its first replicas.
 
         Raises:
             StartupError: a deployment does not start.
         """
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        self._progress("starting Ray Serve")
+        port = self._settings.http_port
+        serve.start(http_options={"host": "0.0.0.0", "port": port})  # noqa: S104 - HAProxy mode has no other
         self._progress("starting the deployments")
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")
