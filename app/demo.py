@@ -62,7 +62,6 @@ project: commodities
 provider: local
 registry:
   path: registry.db
-  serve_features_while_materializing: true
 online_store:
   type: sqlite
   path: online_store.db

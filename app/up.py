@@ -6,9 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +17,7 @@ import psutil
 from rich.console import Console
 from rich.panel import Panel
 
-from app.deployments.environment import apply, end_load_balancer, quiet_environment, ray_environment
+from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -45,7 +43,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     settings.home.mkdir(parents=True, exist_ok=True)
     end_abandoned_run(settings.home)
     prepare(settings, demo=demo, console=console)
-    run_folder = Path(tempfile.mkdtemp(prefix="ml-serve-"))
+    run_folder = begin_run()
     apply(ray_environment(settings, run_folder))
     _write_run(settings.home, run_folder)
 
@@ -67,7 +65,6 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         return _wait(stop, runtime, console)
     finally:
         runtime.stop()
-        shutil.rmtree(run_folder, ignore_errors=True)
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
         console.print("stopped")
 
@@ -149,7 +146,7 @@ def _without_password(uri: str) -> str:
 
 
 def end_abandoned_run(home: Path) -> None:
-    """After an unclean end, end the load balancer that this home's last run left behind.
+    """After an unclean end, end what this home's last run left behind.
 
     Raises:
         StartupError: that run is still alive.
@@ -161,15 +158,15 @@ def end_abandoned_run(home: Path) -> None:
         return
     if _is_same_process(last):
         raise StartupError(f"ml-serve already runs from {home} (process {last['pid']}): stop it first")
-    end_load_balancer(Path(last["folder"]))
-    shutil.rmtree(last["folder"], ignore_errors=True)
+    end_run(Path(last["folder"]))
     path.unlink(missing_ok=True)
 
 
 def _is_same_process(last: dict[str, object]) -> bool:
     """Whether the process of that number is still the one that wrote the file: numbers are used again."""
     try:
-        return bool(psutil.Process(int(str(last["pid"]))).create_time() == last["created"])
+        process = psutil.Process(int(str(last["pid"])))
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() == last["created"]
     except (psutil.Error, KeyError, ValueError):
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -56,14 +57,24 @@ class Platform:
         return self.log.read_text(errors="replace")
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Send SIGINT as a terminal does, to the whole group, others to make alone; return make's exit code."""
+        """Send SIGINT to the whole group, as a terminal does, and other signals to `ml-serve`; wait for its end."""
         assert self._process is not None
-        if self._process.poll() is None:
-            send = os.killpg if number is signal.SIGINT else os.kill
-            send(self._process.pid, number)
+        command = self.command()
+        if number is signal.SIGINT:
+            os.killpg(self._process.pid, number)
+        else:
+            command.send_signal(number)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command.wait(_STOP_S)
         code = self._process.wait(_STOP_S)
         self._process = None
         return code
+
+    def command(self) -> psutil.Process:
+        """The process of `ml-serve up` under make."""
+        assert self._process is not None
+        below = psutil.Process(self._process.pid).children(recursive=True)
+        return next(process for process in below if process.cmdline()[-1:] == ["up"])
 
     @property
     def running(self) -> bool:
@@ -82,4 +93,6 @@ def leftovers() -> list[str]:
 
 def listening(port: int) -> bool:
     """Whether some process of this machine listens on the port."""
-    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in psutil.net_connections("tcp"))
+    return any(
+        c.status == psutil.CONN_LISTEN and c.laddr and c.laddr.port == port for c in psutil.net_connections("tcp")
+    )

@@ -127,8 +127,9 @@ def test_no_pickle_is_written(seeded: Settings) -> None:
     assert not [name for name in names if name.endswith((".pkl", ".pickle", ".joblib"))]
 
 
-def test_features_read_are_those_written_the_newest_ones(seeded: Settings) -> None:
+def test_features_read_are_those_written_the_newest_ones(seeded: Settings, caplog: pytest.LogCaptureFixture) -> None:
     columns = read(seeded, *demo.COMMODITIES)
+    assert caplog.text == ""  # nothing in the configuration that Feast warns of
     assert list(columns) == list(SEED_ROW)
     assert list(zip(*columns.values(), strict=True)) == list(demo.COMMODITIES.values())
 

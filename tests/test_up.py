@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from tests.platform import PORTS, ROOT, URL, Platform, leftovers, listening
@@ -41,9 +40,8 @@ def test_ctrl_c_leaves_nothing_and_it_starts_again_at_once(platform: Platform) -
 
 
 def test_after_an_unclean_end_the_next_start_clears_away_what_the_last_left(platform: Platform) -> None:
-    (runner,) = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-1:] == ["up"]]
-    runner.kill()
     platform.stop(signal.SIGKILL)
+    assert leftovers() != []
     platform.start()
     assert httpx.get(f"{URL}/readyz").status_code == 200
 

@@ -76,7 +76,7 @@ def _value(row: int, key: str, value: Any, kind: ValueType) -> Any:
 
 
 def _name(kind: ValueType) -> str:
-    return kind.name.lower()
+    return str(kind.name).lower()
 
 
 def _string(value: Any, kind: ValueType) -> str:

@@ -5,8 +5,11 @@ Nothing here imports ray: its constants are read once, at import.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -15,6 +18,9 @@ from app.settings import Settings
 
 # Messages between deployments: batches are bounded by bytes well below this.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
+_RUN_VARIABLE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
+_CONFIG_FILE = "haproxy.cfg"
+_TERMINATE_S = 5.0
 
 
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
@@ -24,7 +30,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
     times the default mode's requests per second. See `docs/adr/0001-haproxy-mode.md`.
 
     Args:
-        run_folder: short-lived folder of the load balancer's files; its path must be short, since it holds sockets.
+        run_folder: what `begin_run` made, for the load balancer's files.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -34,7 +40,6 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_GRPC_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_folder / "server-state"),
@@ -58,16 +63,35 @@ def apply(environment: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def end_load_balancer(run_folder: Path) -> None:
-    """End a HAProxy of this run that outlived Serve, told by its configuration's path; no other one is touched."""
-    strays = []
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "haproxy" and any(str(run_folder) in part for part in process.info["cmdline"] or ()):
+def begin_run() -> Path:
+    """Make the folder of a run, and name it in the environment that every process of the run inherits."""
+    folder = Path(tempfile.mkdtemp(prefix="ml-serve-"))  # short, since it holds sockets
+    os.environ[_RUN_VARIABLE] = str(folder / _CONFIG_FILE)
+    return folder
+
+
+def end_run(run_folder: Path) -> None:
+    """End every process of a run that outlived it, HAProxy first among them, and remove its folder.
+
+    They are told by their environment, which names the folder; no other process is touched.
+    """
+    strays = [process for process in psutil.process_iter() if _belongs_to(process, run_folder)]
+    for process in strays:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-            strays.append(process)
-    _, alive = psutil.wait_procs(strays, timeout=5)
+    _, alive = psutil.wait_procs(strays, timeout=_TERMINATE_S)
     for process in alive:
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, timeout=_TERMINATE_S)
+    shutil.rmtree(run_folder, ignore_errors=True)
+
+
+def _belongs_to(process: psutil.Process, run_folder: Path) -> bool:
+    try:
+        return process.pid != os.getpid() and process.environ().get(_RUN_VARIABLE) == str(run_folder / _CONFIG_FILE)
+    except (psutil.Error, OSError):
+        return False
 
 
 def _free_port() -> int:

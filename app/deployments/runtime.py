@@ -18,7 +18,7 @@ import ray
 from ray import serve
 
 from app.deployments.application import APPLICATION
-from app.deployments.environment import end_load_balancer
+from app.deployments.environment import end_run
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -132,7 +132,7 @@ class Runtime:
                     serve.delete(APPLICATION)
             finally:
                 ray.shutdown()
-                end_load_balancer(self._run_folder)
+                end_run(self._run_folder)
 
     def log_folder(self) -> str:
         """Where the replicas' logs are."""

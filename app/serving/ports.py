@@ -149,7 +149,7 @@ class ModelManager(Protocol):
         """Each part behind the gateway with its ``status`` (``ok``, ``degraded``, ``unavailable``), JSON values."""
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
-        """Each replica's ``replica``, ``deployment``, ``rss_bytes``; a pool's ``models``, ``model_bytes``, ``evictions``."""
+        """Each replica's ``replica``, ``deployment`` and ``rss_bytes``; a pool's ``models`` and ``model_bytes`` too."""
 
 
 class Recorder(Protocol):

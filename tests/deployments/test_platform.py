@@ -185,12 +185,12 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Plat
         mlflow.create_model_version("moving", mlflow.get_model_version("moving", "1").source)
     mlflow.set_registered_model_alias("moving", "champion", "1")
     with Client(URL) as client:
-        assert client.predict("moving@champion", {"x": 1}).model_version == "1"
+        assert client.predict("moving@champion", {"x": 1}).version == "1"
         mlflow.set_registered_model_alias("moving", "champion", "2")
         versions, deadline = [], time.monotonic() + 60
         while "2" not in versions[-1:]:
             assert time.monotonic() < deadline
-            versions.append(client.predict("moving", {"x": 1}).model_version)
+            versions.append(client.predict("moving", {"x": 1}).version)
         assert set(versions) <= {"1", "2"}
         assert client.model("moving").aliases == {"champion": "2"}
 
