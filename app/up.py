@@ -54,10 +54,12 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     try:
         runtime.start()
         _stop_on_signals(stop)  # Ray has put handlers of its own in their place
-        for step in (lambda: runtime.deploy(build(settings)), lambda: runtime.wait_ready(_READY_TIMEOUT_S)):
-            if stop.is_set():
-                return 0
-            step()
+        if not stop.is_set():
+            runtime.deploy(build(settings))
+        if not stop.is_set():
+            runtime.wait_ready(_READY_TIMEOUT_S)
+        if stop.is_set():
+            return 0
         console.print(panel(settings, runtime, time.monotonic() - started))
         if demo:
             console.print(f"Try it:\n\n{example(runtime.url)}\n", soft_wrap=True, markup=False, highlight=False)

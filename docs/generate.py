@@ -1,4 +1,4 @@
-"""Writes the generated files: `openapi/gateway.yaml` and `docs/settings.md`. With ``--check`` only says what differs."""
+"""Writes the generated files: `openapi/gateway.yaml` and `docs/settings.md`. ``--check``: only says what differs."""
 
 from __future__ import annotations
 

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from app.settings import environment_names
 from tests.platform import Platform, leftovers
+
+
+@contextmanager
+def environment_of_nobody() -> Iterator[None]:
+    """No setting comes in from outside, and none stays behind: MLflow exports the addresses that it is given."""
+    before = dict(os.environ)
+    for name, _ in environment_names():
+        os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment_of_the_module() -> Iterator[None]:
+    with environment_of_nobody():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_the_test() -> Iterator[None]:
+    with environment_of_nobody():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from app import demo
 from app.errors import StartupError
 from app.serving.ports import FeatureQuery
 from app.settings import Settings
+from tests.conftest import environment_of_nobody
 
 pytestmark = [
     # Kept in the store until it is collected: SQLAlchemy's pools close their connections then.
@@ -29,26 +29,10 @@ SEED_ROW = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 
 SERVICE = FeatureQuery(view=None, service="commodity_price_service")
 
 
-@contextmanager
-def kept_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    with kept_environment():
-        yield
-
-
 @pytest.fixture(scope="module")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(home=tmp_path_factory.mktemp("demo") / "home")
-    with kept_environment():
+    with environment_of_nobody():
         summary = demo.seed(settings, lambda line: None)
     assert summary.changed
     return settings

@@ -12,7 +12,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -124,23 +123,6 @@ def materialise(folder: Path, views: list[str]) -> None:
     FeatureStore(str(folder)).materialize(
         DATA_ENDS - timedelta(days=30), DATA_ENDS + timedelta(days=1), feature_views=views
     )
-
-
-@pytest.fixture(autouse=True)
-def _own_environment() -> Iterator[None]:
-    """What the adapters set for their process ends with the test."""
-    with kept_environment():
-        yield
-
-
-@contextmanager
-def kept_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

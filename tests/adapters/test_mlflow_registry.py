@@ -20,7 +20,8 @@ from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable, Sta
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import RegisteredModel
 from app.settings import Settings
-from tests.adapters.conftest import free_port, kept_environment
+from tests.adapters.conftest import free_port
+from tests.conftest import environment_of_nobody
 
 pytestmark = [
     pytest.mark.usefixtures("starting_server"),  # before it is needed: the other tests run meanwhile
@@ -42,7 +43,7 @@ def settings_for(home: Path, uri: str | None = None) -> Settings:
 def database(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a home whose embedded registry is made."""
     settings = settings_for(tmp_path_factory.mktemp("embedded"))
-    with kept_environment():
+    with environment_of_nobody():
         configure(settings)
         MlflowRegistry(settings).check()
     return settings
@@ -76,7 +77,7 @@ def on_server(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> S
     """Settings of a real server on which the demo model is registered."""
     settings = settings_for(tmp_path_factory.mktemp("remote"), mlflow_server)
     foreign = settings.model_copy(update={"feast_repo": settings.home / "elsewhere"})
-    with kept_environment():
+    with environment_of_nobody():
         assert demo.seed(foreign, lambda line: None).changed
     return settings
 

@@ -187,7 +187,8 @@ def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Plat
     with Client(URL) as client:
         assert client.predict("moving@champion", {"x": 1}).version == "1"
         mlflow.set_registered_model_alias("moving", "champion", "2")
-        versions, deadline = [], time.monotonic() + 60
+        versions: list[str] = []
+        deadline = time.monotonic() + 60
         while "2" not in versions[-1:]:
             assert time.monotonic() < deadline
             versions.append(client.predict("moving", {"x": 1}).version)

@@ -7,8 +7,6 @@ import re
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from app.deployments.environment import ray_environment
 from app.settings import Settings, environment_names
 from tests.manifests.manifests import PODS, ROOT, pins
@@ -63,9 +61,7 @@ def test_the_image_has_what_probes_and_operating_instructions_call() -> None:
     assert {"wget", "curl", "libgomp1"} <= set(run.split())
 
 
-def test_the_image_sets_what_ray_must_find_on_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, _ in environment_names():
-        monkeypatch.delenv(name, raising=False)
+def test_the_image_sets_what_ray_must_find_on_every_node() -> None:
     one = ray_environment(Settings(), Path("/run/one"))
     other = ray_environment(
         Settings(haproxy_stats_port=1, haproxy_metrics_port=1, drain_s=9),

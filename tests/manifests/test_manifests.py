@@ -48,12 +48,6 @@ def schemas() -> Path:
     return SCHEMAS
 
 
-@pytest.fixture(autouse=True)
-def _environment_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, _ in environment_names():
-        monkeypatch.delenv(name, raising=False)
-
-
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_built_in_object_is_valid_and_has_no_unknown_field(name: str) -> None:
     kubernetes_validate.validate(BUILT_IN[name], KUBERNETES, strict=True)

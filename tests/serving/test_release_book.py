@@ -34,20 +34,20 @@ def test_the_bare_name_means_the_default_alias_else_the_newest_version() -> None
 
 def test_the_table_is_ready_once_what_should_be_resident_is_loaded_or_has_failed() -> None:
     b = book()
-    assert not b.settle(0) or not b.table.ready
-    b.registry_read([registered(champion="1")])
     b.settle(0)
-    assert b.table.resident == {"default": (V1,)}
-    assert not b.table.ready
-    b.reported("r1", "default", {V1: VersionState("loading")}, 1)
-    b.settle(1)
-    assert not b.table.ready
-    b.reported("r1", "default", {V1: READY}, 2)
-    assert b.settle(2)
-    assert b.table.ready
-    b.reported("r1", "default", {V1: FAILED}, 2)
-    b.settle(3)
-    assert b.table.ready
+    steps: list[tuple[dict[ModelVersion, VersionState] | None, bool]] = [
+        (None, False),
+        ({V1: VersionState("loading")}, False),
+        ({V1: READY}, True),
+        ({V1: FAILED}, True),
+    ]
+    b.registry_read([registered(champion="1")])
+    for states, ready in steps:
+        if states is not None:
+            b.reported("r1", "default", states, 1)
+        b.settle(1)
+        assert b.table.resident == {"default": (V1,)}
+        assert b.table.ready is ready
 
 
 def test_an_empty_registry_is_ready_when_it_has_been_read() -> None:
