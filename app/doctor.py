@@ -19,7 +19,8 @@ from pathlib import Path
 import psutil
 
 from app.errors import ServingError
-from app.settings import PREFIX, Settings
+from app.settings import Settings
+from app.settings.model import PREFIX
 
 _CHECK_S = 30.0
 """Seconds that a check may take: importing MLflow and Feast alone takes several on a busy machine."""

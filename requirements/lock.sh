@@ -4,6 +4,6 @@ set -eu
 cd "$(dirname "$0")/.."
 lock() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header "$@"; }
 lock pyproject.toml --group build --output-file requirements/runtime.txt
-lock pyproject.toml --group build --group dev --extra flavours --constraint requirements/runtime.txt --output-file requirements/dev.txt
+lock pyproject.toml --group build --group dev --extra flavours --extra stores --constraint requirements/runtime.txt --output-file requirements/dev.txt
 # The image: runtime and flavours without the tools of development, at the versions that the tests ran with.
-lock pyproject.toml --group build --extra flavours --constraint requirements/dev.txt --output-file requirements/image.txt
+lock pyproject.toml --group build --extra flavours --extra stores --constraint requirements/dev.txt --output-file requirements/image.txt

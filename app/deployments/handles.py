@@ -71,7 +71,8 @@ class ReleaseFollower:
         self._pools = pools
         self._runners = {name: PoolRunner(name, handle) for name, handle in pools.items()}
         self._features = features
-        self._table = ReleaseTable(epoch=-1)
+        self._table = ReleaseTable()
+        self._was_ready = False
         self._pinned: LRUCache[ModelVersion, ModelVersion] = LRUCache(maxsize=4096)
         self._task: asyncio.Task[None] | None = None
 
@@ -81,7 +82,9 @@ class ReleaseFollower:
 
     @property
     def ready(self) -> bool:
-        return self._table.ready
+        """Stays true once it was: a pool replica that starts later is no reason to leave."""
+        self._was_ready = self._was_ready or self._table.ready
+        return self._was_ready
 
     def known(self, ref: ModelRef) -> ModelVersion | None:
         if ref.version is not None:
@@ -161,7 +164,9 @@ class ReleaseFollower:
     async def _follow(self) -> None:
         while True:
             try:
-                self._table = await answer(self._releases.watch.remote(self._table.epoch), "the release table")
+                self._table = await answer(
+                    self._releases.watch.remote(self._table.term, self._table.epoch), "the release table"
+                )
             except ServingError as error:
                 log.warning("the last release table stays in force: %s", error.message)
                 await asyncio.sleep(_RETRY_S)

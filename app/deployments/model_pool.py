@@ -89,19 +89,22 @@ class ModelPool:
 
     async def _follow(self) -> None:
         """Hold what the table says, for as long as the replica lives."""
-        epoch, released = -1, frozenset[ModelVersion]()
+        term = epoch = 0
+        released = frozenset[ModelVersion]()
         retries: Mapping[ModelVersion, int] = {}
         loading: set[asyncio.Task[None]] = set()
         while True:
             try:
-                table: ReleaseTable = await answer(self._releases.watch.remote(epoch, self._replica_id), "releases")
+                table: ReleaseTable = await answer(
+                    self._releases.watch.remote(term, epoch, self._replica_id), "releases"
+                )
             except ServingError as error:
                 log.warning("the releases are not read: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            if table.epoch < epoch:  # `Releases` was restarted and has not heard of this replica yet
+            if table.term != term:  # `Releases` has begun anew and has not heard of this replica yet
                 self._changed.set()
-            epoch = table.epoch
+            term, epoch = table.term, table.epoch
             for version in table.let_go - released:
                 self._host.release(version)
             released = table.let_go

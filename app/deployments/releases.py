@@ -44,7 +44,10 @@ class Releases:
         self._registry = MlflowRegistry(settings)
         self._registry_error: str | None = "not read yet"
         self._book = ReleaseBook(
-            default_alias=settings.default_alias, preload=settings.preload, pools=list(settings.pools)
+            default_alias=settings.default_alias,
+            preload=settings.preload,
+            pools=list(settings.pools),
+            term=time.time_ns(),
         )
         self._snapshot = settings.cache_folder / _SNAPSHOT
         self._news = asyncio.Condition()
@@ -52,8 +55,8 @@ class Releases:
         self._written: dict[str, Any] = _read(self._snapshot)
         self._book.restore(self._written)
 
-    async def watch(self, epoch: int, replica_id: str | None = None) -> ReleaseTable:
-        """The table, as soon as it is not of this epoch, or after 30 s.
+    async def watch(self, term: int, epoch: int, replica_id: str | None = None) -> ReleaseTable:
+        """The table, as soon as it is not the one of this term and epoch, or after 30 s.
 
         Args:
             replica_id: the pool replica that asks, which thereby shows that it lives.
@@ -63,7 +66,7 @@ class Releases:
             self._book.heard_of(replica_id, time.monotonic())
         try:
             async with asyncio.timeout(_WATCH_S), self._news:
-                await self._news.wait_for(lambda: self._book.table.epoch != epoch)
+                await self._news.wait_for(lambda: (self._book.table.term, self._book.table.epoch) != (term, epoch))
         except TimeoutError:
             pass
         return self._book.table

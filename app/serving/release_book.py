@@ -40,10 +40,17 @@ class ReleaseBook:
         preload: references to keep resident; ``*`` is every model that has the default alias.
         pools: names of the configured pools.
         replica_ttl_s: seconds after which a pool replica that is not heard of counts as gone.
+        term: tells this life of `Releases` from earlier ones.
     """
 
     def __init__(
-        self, *, default_alias: str, preload: Sequence[str], pools: Sequence[str], replica_ttl_s: float = 90.0
+        self,
+        *,
+        default_alias: str,
+        preload: Sequence[str],
+        pools: Sequence[str],
+        replica_ttl_s: float = 45.0,
+        term: int = 0,
     ) -> None:
         self._default_alias = default_alias
         self._preload_all = "*" in preload
@@ -58,7 +65,7 @@ class ReleaseBook:
         self._retries: dict[ModelVersion, int] = {}
         self._replicas: dict[str, _Replica] = {}
         self._has_registry = False
-        self.table = ReleaseTable()
+        self.table = ReleaseTable(term)
 
     # What comes in
 
@@ -138,8 +145,11 @@ class ReleaseBook:
             aliases = {alias: version for alias, version in live.items() if alias != _BARE}
             releases[model.name] = Release(model.name, live.get(_BARE), aliases, self.pool_of(model))
         resident = self._resident(moving)
-        ready = self._has_registry and all(self.state(v) in ("ready", "failed") for vs in resident.values() for v in vs)
-        table = ReleaseTable(self.table.epoch, releases, resident, frozenset(self._let_go), dict(self._retries), ready)
+        answering = {version for versions in resident.values() for version in versions} - moving
+        ready = self._has_registry and all(self.state(version) in ("ready", "failed") for version in answering)
+        table = ReleaseTable(
+            self.table.term, self.table.epoch, releases, resident, frozenset(self._let_go), dict(self._retries), ready
+        )
         if table == self.table:
             return False
         self.table = replace(table, epoch=self.table.epoch + 1)

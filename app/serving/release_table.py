@@ -41,11 +41,13 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTable:
-    """Everything that gateways and pools need to know, at one `epoch`.
+    """Everything that gateways and pools need to know, at one `epoch` of one `term`.
 
-    `resident` lists the versions that a pool keeps loaded and warm; `let_go` those that it was told to give up.
+    A term is one life of `Releases`; epochs count the tables within it. `resident` lists the versions that a pool keeps
+    loaded and warm; `let_go` those that it was told to give up.
     """
 
+    term: int = 0
     epoch: int = 0
     releases: Mapping[str, Release] = field(default_factory=dict)
     resident: Mapping[str, tuple[ModelVersion, ...]] = field(default_factory=dict)
@@ -53,7 +55,7 @@ class ReleaseTable:
     retries: Mapping[ModelVersion, int] = field(default_factory=dict)
     """How often a caller has asked for a version again after it had failed: pools then try again at once."""
     ready: bool = False
-    """Whether every version that should be resident has been loaded, or has been reported as failed."""
+    """Whether every version that answers and should be resident is loaded, or is known to have failed."""
 
     def resolve(self, ref: ModelRef) -> ModelVersion | None:
         """The version that `ref` means, or None where the table does not say."""

@@ -131,10 +131,6 @@ class PredictionService:
         """The version that a reference means. Raises `ModelNotFound` or `RegistryUnavailable`."""
         return self._directory.known(ref) or await self._directory.resolve(ref)
 
-    def forget(self, version: ModelVersion) -> None:
-        """Drop what is remembered of a version; requests under way are not touched."""
-        self._models.pop(version, None)
-
     async def _predict(self, request: PredictionRequest) -> Prediction:
         model = await self.model(request.ref)
         features = None

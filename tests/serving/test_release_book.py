@@ -87,6 +87,17 @@ def test_an_alias_moves_for_callers_only_when_the_new_version_is_warm_everywhere
     assert b.table.resident == {"default": (V2,)}
 
 
+def test_a_version_that_warms_up_later_does_not_make_the_table_unready() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.registry_read([registered(champion="2")])
+    b.settle(1)
+    assert V2 in b.table.resident["default"]
+    assert b.table.ready
+
+
 def test_an_alias_stays_where_it_is_when_the_new_version_cannot_be_loaded() -> None:
     b = book()
     b.registry_read([registered(champion="1")])

@@ -1,124 +1,24 @@
-"""The one place that reads the environment: `Settings`, frozen, built once at start and passed in from there.
-
-Sources, the stronger first: ``ML_SERVE_*`` variables (and the ecosystem's own names, such as ``MLFLOW_TRACKING_URI``),
-the YAML file given by ``--config`` or ``ML_SERVE_CONFIG``, the defaults below. Nested fields are written with two
-underscores: ``ML_SERVE_LIMITS__ROWS=5000``. An unknown key or a bad value stops the start.
-"""
+"""`Settings`: every value that can be set, frozen."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.errors import StartupError
+from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, Scaling
 
 PREFIX = "ML_SERVE_"
-CONFIG_VARIABLE = "ML_SERVE_CONFIG"
-URL_VARIABLE = "ML_SERVE_URL"
-"""Where the command line finds a gateway; no setting of the gateway itself."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-PositiveInt = Annotated[int, Field(ge=1)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
 def _ecosystem(name: str, own: str | None = None) -> Any:
     """A field that is also read from the ecosystem's variable `name`; our own name wins."""
     return AliasChoices(f"{PREFIX}{own or name}", name)
-
-
-class _Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Scaling(_Group):
-    """How many replicas a deployment has and when it gets more."""
-
-    min_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Fewest replicas; unset: 1 on one machine, 2 on a cluster."""
-
-    max_replicas: PositiveInt | None = None
-    """Most replicas; unset: 2 on one machine, 10 on a cluster."""
-
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 5
-    """Calls in progress per replica that autoscaling aims at. One call to a pool is a whole batch."""
-
-    num_cpus: Annotated[float, Field(ge=0)] = 0.25
-    """CPU cores that Ray reserves for a replica when it places it; not a limit on what it uses."""
-
-    num_gpus: Annotated[float, Field(ge=0)] = 0
-    """GPUs, or a fraction of one, that Ray reserves for a replica."""
-
-    memory_bytes: Annotated[int, Field(ge=0)] = 0
-    """Memory that Ray reserves for a replica when it places it; 0 reserves none."""
-
-
-class GatewayScaling(Scaling):
-    """The gateway's replicas: HTTP, validation and batching."""
-
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 64
-    """HTTP requests in progress per gateway replica that autoscaling aims at."""
-
-
-class PoolSettings(Scaling):
-    """One model pool: a group of replicas that host model versions."""
-
-    model_bytes: PositiveInt = 4 * 1024**3
-    """Memory that the resident models of one replica may take together; the least recently used leave first."""
-
-    predict_threads: PositiveInt = 2
-    """Predictions that one replica computes at the same time, each in its own thread."""
-
-
-class BatchSettings(_Group):
-    """How rows of concurrent requests for one model version become one call."""
-
-    max_rows: PositiveInt = 1024
-    """Most rows in one batch. A single request with more rows still goes, alone."""
-
-    max_bytes: PositiveInt = 8 * 1024**2
-    """Most bytes in one batch, estimated from its values."""
-
-    max_in_flight: PositiveInt = 2
-    """Batches of one model version that a gateway replica has under way at once."""
-
-    wait_ms: Annotated[float, Field(ge=0)] = 0
-    """Milliseconds that a batch waits for more rows. 0: an idle model answers at once, a busy one fills its batches."""
-
-
-class Limits(_Group):
-    """Bounds on one request and on what may wait."""
-
-    body_bytes: PositiveInt = 64 * 1024**2
-    """Largest request body in bytes, after decompression; larger ones are answered 413."""
-
-    rows: PositiveInt = 100_000
-    """Most rows in one request."""
-
-    columns: PositiveInt = 10_000
-    """Most columns in one row."""
-
-    json_depth: PositiveInt = 32
-    """Deepest nesting of a JSON body."""
-
-    queued_requests: PositiveInt = 4096
-    """Requests in progress in one gateway replica, all models together; more are answered 429."""
-
-    queued_requests_per_model: PositiveInt = 2048
-    """Requests in progress for one model version in one gateway replica."""
-
-    queued_rows: PositiveInt = 1_000_000
-    """Rows in progress in one gateway replica."""
-
-    queued_bytes: PositiveInt = 512 * 1024**2
-    """Bytes of input in progress in one gateway replica."""
 
 
 class Settings(BaseSettings):
@@ -309,84 +209,3 @@ class Settings(BaseSettings):
             "AWS_DEFAULT_REGION": self.aws_default_region,
         }
         return {key: value for key, value in values.items() if value}
-
-
-def load(config: Path | None = None, **overrides: Any) -> Settings:
-    """Build the settings from the environment and an optional YAML file.
-
-    Args:
-        config: the YAML file; unset: the one named by ``ML_SERVE_CONFIG``, if any.
-        overrides: fields set by command-line options, stronger than every source; None is 'not given'.
-
-    Raises:
-        StartupError: an unknown key, a bad value or an unreadable file; names the key, the value and what is allowed.
-    """
-    if config is None and os.environ.get(CONFIG_VARIABLE):
-        config = Path(os.environ[CONFIG_VARIABLE])
-    from_file = _read_yaml(config) if config else {}
-    faults = [*_unknown_variables(os.environ), *_unknown_keys(from_file, str(config))]
-    if faults:
-        raise StartupError("\n".join(faults))
-    try:
-        settings = Settings(**from_file)
-        given = {key: value for key, value in overrides.items() if value is not None}
-        return Settings.model_validate(settings.model_copy(update=given).model_dump()) if given else settings
-    except ValidationError as error:
-        raise StartupError("\n".join(_describe(error, config))) from None
-    except ValueError as error:  # pydantic-settings: a nested value in the environment that is not JSON
-        raise StartupError(f"cannot read the settings: {error}") from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise StartupError(f"cannot read the configuration file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise StartupError(f"the configuration file {path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict | None):
-        raise StartupError(f"the configuration file {path} must be a mapping of settings")
-    return content or {}
-
-
-def environment_names() -> Iterator[tuple[str, str]]:
-    """Every variable that is read, with the dotted name of its field."""
-    for name, field in Settings.model_fields.items():
-        alias = field.validation_alias
-        names = alias.choices if isinstance(alias, AliasChoices) else [f"{PREFIX}{name.upper()}"]
-        for choice in names:
-            yield str(choice), name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            for inner in field.annotation.model_fields:
-                yield f"{PREFIX}{name.upper()}__{inner.upper()}", f"{name}.{inner}"
-
-
-def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = {name for name, _ in environment_names()} | {CONFIG_VARIABLE, URL_VARIABLE}
-    return [
-        f"unknown setting {variable}{_did_you_mean(variable, known)}"
-        for variable in sorted(environment)
-        if variable.startswith(PREFIX) and variable not in known and not variable.startswith(f"{PREFIX}POOLS__")
-    ]
-
-
-def _unknown_keys(content: Mapping[str, Any], source: str) -> list[str]:
-    known = list(Settings.model_fields)
-    return [
-        f"unknown setting '{key}' in {source}{_did_you_mean(str(key), known)}" for key in content if key not in known
-    ]
-
-
-def _did_you_mean(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else "; see docs/settings.md"
-
-
-def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
-    for fault in error.errors(include_url=False):
-        dotted = ".".join(str(part) for part in fault["loc"])
-        names = [dotted, PREFIX + dotted.upper().replace(".", "__")]
-        key = next((name for name in names if name in os.environ), f"'{dotted}'" + (f" in {config}" if config else ""))
-        secret = any(word in dotted.lower() for word in ("secret", "token"))
-        value = "***" if secret else repr(fault["input"])
-        yield f"bad setting {key}={value}: {fault['msg']}"

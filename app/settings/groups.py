@@ -1,0 +1,96 @@
+"""Groups of settings: scaling, pools, batching, limits."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Scaling(_Group):
+    """How many replicas a deployment has and when it gets more."""
+
+    min_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Fewest replicas; unset: 1 on one machine, 2 on a cluster."""
+
+    max_replicas: PositiveInt | None = None
+    """Most replicas; unset: 2 on one machine, 10 on a cluster."""
+
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 5
+    """Calls in progress per replica that autoscaling aims at. One call to a pool is a whole batch."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 0.25
+    """CPU cores that Ray reserves for a replica when it places it; not a limit on what it uses."""
+
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs, or a fraction of one, that Ray reserves for a replica."""
+
+    memory_bytes: Annotated[int, Field(ge=0)] = 0
+    """Memory that Ray reserves for a replica when it places it; 0 reserves none."""
+
+
+class GatewayScaling(Scaling):
+    """The gateway's replicas: HTTP, validation and batching."""
+
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 64
+    """HTTP requests in progress per gateway replica that autoscaling aims at."""
+
+
+class PoolSettings(Scaling):
+    """One model pool: a group of replicas that host model versions."""
+
+    model_bytes: PositiveInt = 4 * 1024**3
+    """Memory that the resident models of one replica may take together; the least recently used leave first."""
+
+    predict_threads: PositiveInt = 2
+    """Predictions that one replica computes at the same time, each in its own thread."""
+
+
+class BatchSettings(_Group):
+    """How rows of concurrent requests for one model version become one call."""
+
+    max_rows: PositiveInt = 1024
+    """Most rows in one batch. A single request with more rows still goes, alone."""
+
+    max_bytes: PositiveInt = 8 * 1024**2
+    """Most bytes in one batch, estimated from its values."""
+
+    max_in_flight: PositiveInt = 2
+    """Batches of one model version that a gateway replica has under way at once."""
+
+    wait_ms: Annotated[float, Field(ge=0)] = 0
+    """Milliseconds that a batch waits for more rows. 0: an idle model answers at once, a busy one fills its batches."""
+
+
+class Limits(_Group):
+    """Bounds on one request and on what may wait."""
+
+    body_bytes: PositiveInt = 64 * 1024**2
+    """Largest request body in bytes, after decompression; larger ones are answered 413."""
+
+    rows: PositiveInt = 100_000
+    """Most rows in one request."""
+
+    columns: PositiveInt = 10_000
+    """Most columns in one row."""
+
+    json_depth: PositiveInt = 32
+    """Deepest nesting of a JSON body."""
+
+    queued_requests: PositiveInt = 4096
+    """Requests in progress in one gateway replica, all models together; more are answered 429."""
+
+    queued_requests_per_model: PositiveInt = 2048
+    """Requests in progress for one model version in one gateway replica."""
+
+    queued_rows: PositiveInt = 1_000_000
+    """Rows in progress in one gateway replica."""
+
+    queued_bytes: PositiveInt = 512 * 1024**2
+    """Bytes of input in progress in one gateway replica."""

@@ -1,0 +1,100 @@
+"""Builds the settings from the environment and a YAML file, and says what is wrong with them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import AliasChoices, BaseModel, ValidationError
+
+from app.errors import StartupError
+from app.settings.model import PREFIX, Settings
+
+CONFIG_VARIABLE = "ML_SERVE_CONFIG"
+URL_VARIABLE = "ML_SERVE_URL"
+"""Where the command line finds a gateway; no setting of the gateway itself."""
+
+
+def load(config: Path | None = None, **overrides: Any) -> Settings:
+    """Build the settings from the environment and an optional YAML file.
+
+    Args:
+        config: the YAML file; unset: the one named by ``ML_SERVE_CONFIG``, if any.
+        overrides: fields set by command-line options, stronger than every source; None is 'not given'.
+
+    Raises:
+        StartupError: an unknown key, a bad value or an unreadable file; names the key, the value and what is allowed.
+    """
+    if config is None and os.environ.get(CONFIG_VARIABLE):
+        config = Path(os.environ[CONFIG_VARIABLE])
+    from_file = _read_yaml(config) if config else {}
+    faults = [*_unknown_variables(os.environ), *_unknown_keys(from_file, str(config))]
+    if faults:
+        raise StartupError("\n".join(faults))
+    try:
+        settings = Settings(**from_file)
+        given = {key: value for key, value in overrides.items() if value is not None}
+        return Settings.model_validate(settings.model_copy(update=given).model_dump()) if given else settings
+    except ValidationError as error:
+        raise StartupError("\n".join(_describe(error, config))) from None
+    except ValueError as error:  # pydantic-settings: a nested value in the environment that is not JSON
+        raise StartupError(f"cannot read the settings: {error}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise StartupError(f"cannot read the configuration file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise StartupError(f"the configuration file {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict | None):
+        raise StartupError(f"the configuration file {path} must be a mapping of settings")
+    return content or {}
+
+
+def environment_names() -> Iterator[tuple[str, str]]:
+    """Every variable that is read, with the dotted name of its field."""
+    for name, field in Settings.model_fields.items():
+        alias = field.validation_alias
+        names = alias.choices if isinstance(alias, AliasChoices) else [f"{PREFIX}{name.upper()}"]
+        for choice in names:
+            yield str(choice), name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            for inner in field.annotation.model_fields:
+                yield f"{PREFIX}{name.upper()}__{inner.upper()}", f"{name}.{inner}"
+
+
+def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    known = {name for name, _ in environment_names()} | {CONFIG_VARIABLE, URL_VARIABLE}
+    return [
+        f"unknown setting {variable}{_did_you_mean(variable, known)}"
+        for variable in sorted(environment)
+        if variable.startswith(PREFIX) and variable not in known and not variable.startswith(f"{PREFIX}POOLS__")
+    ]
+
+
+def _unknown_keys(content: Mapping[str, Any], source: str) -> list[str]:
+    known = list(Settings.model_fields)
+    return [
+        f"unknown setting '{key}' in {source}{_did_you_mean(str(key), known)}" for key in content if key not in known
+    ]
+
+
+def _did_you_mean(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else "; see docs/settings.md"
+
+
+def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
+    for fault in error.errors(include_url=False):
+        dotted = ".".join(str(part) for part in fault["loc"])
+        names = [dotted, PREFIX + dotted.upper().replace(".", "__")]
+        key = next((name for name in names if name in os.environ), f"'{dotted}'" + (f" in {config}" if config else ""))
+        secret = any(word in dotted.lower() for word in ("secret", "token"))
+        value = "***" if secret else repr(fault["input"])
+        yield f"bad setting {key}={value}: {fault['msg']}"
