@@ -12,7 +12,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from app.errors import StartupError
-from app.settings.model import PREFIX, Settings
+from app.settings.model import OVERRIDES, PREFIX, Settings
 
 CONFIG_VARIABLE = "ML_SERVE_CONFIG"
 URL_VARIABLE = "ML_SERVE_URL"
@@ -36,9 +36,8 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     if faults:
         raise StartupError("\n".join(faults))
     try:
-        settings = Settings(**from_file)
         given = {key: value for key, value in overrides.items() if value is not None}
-        return Settings.model_validate(settings.model_copy(update=given).model_dump()) if given else settings
+        return Settings.model_validate({**from_file, OVERRIDES: given})
     except ValidationError as error:
         raise StartupError("\n".join(_describe(error, config))) from None
     except ValueError as error:  # pydantic-settings: a nested value in the environment that is not JSON

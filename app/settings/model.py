@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, Scaling
 
 PREFIX = "ML_SERVE_"
+OVERRIDES = "overrides"
+"""Argument of `Settings` that holds values stronger than the environment; no setting itself."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -152,8 +154,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file, which `load` hands in as arguments; there is no other source."""
-        return (env_settings, init_settings)
+        """Command-line options win over the environment and that over the file, both handed in by `load`."""
+        assert isinstance(init_settings, InitSettingsSource)
+        options = init_settings.init_kwargs.pop(OVERRIDES, {})
+        return (InitSettingsSource(settings_cls, options), env_settings, init_settings)
 
     @property
     def is_cluster(self) -> bool:

@@ -1,0 +1,100 @@
+"""Loading versions from a real registry, through the cache, with the registry there and gone."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
+from app.serving.model_ref import ModelVersion
+from app.serving.tables import Batch, Layout
+from app.settings import Settings
+from tests.adapters import test_model_parity as parity
+from tests.conftest import environment_of_nobody
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
+    from app.adapters.model_loader import ModelLoader
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+FOREST, RAISING, BROKEN = (ModelVersion(name, "1") for name in ("forest", "raising", "broken"))
+LAYOUT = Layout("columns", ("a", "b", "c"), ("float64",) * 3, ((),) * 3)
+
+
+def raise_always(data: object, params: object) -> object:
+    raise ValueError("as told")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    import mlflow
+
+    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    with environment_of_nobody(), warnings.catch_warnings(record=True):
+        configure(settings)
+        experiment = mlflow.create_experiment("loader", artifact_location=settings.artifact_root.as_uri())
+        for name, log in {
+            "forest": parity.log_forest,
+            "raising": parity.log_python(raise_always, None),
+            "broken": parity.log_lightgbm,
+        }.items():
+            with mlflow.start_run(experiment_id=experiment):
+                info = log()
+            mlflow.register_model(info.model_uri, name)
+    (model,) = settings.artifact_root.rglob("model.lgb")
+    model.write_bytes(b"no model")
+    yield settings
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+def loader(settings: Settings, cache: Path) -> ModelLoader:
+    return ModelLoader(MlflowRegistry(settings), cache)
+
+
+def test_a_version_is_loaded_with_all_that_is_known_of_it(settings: Settings, tmp_path: Path) -> None:
+    model = loader(settings, tmp_path).load(FOREST)
+    assert (model.spec.name, model.spec.version, model.spec.flavor) == ("forest", "1", "sklearn")
+    assert [column["name"] for column in model.spec.inputs or ()] == ["a", "b", "c"]
+    assert model.spec.nbytes > 0
+    output = model.predict(Batch(LAYOUT, tuple(np.ones((3, 4))), 4))
+    assert (output.count, output.arrays[0].shape) == (4, (4, 2))
+
+
+def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(settings: Settings, tmp_path: Path) -> None:
+    loader(settings, tmp_path).load(FOREST)
+    gone = Settings(home=settings.home, mlflow_tracking_uri="http://127.0.0.1:1")
+    assert loader(gone, tmp_path).load(FOREST).spec.flavor == "sklearn"
+    with pytest.raises(RegistryUnavailable, match="not cached"):
+        loader(gone, tmp_path).load(RAISING)
+
+
+def test_a_version_that_does_not_exist_is_told(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound):
+        loader(settings, tmp_path).load(ModelVersion("forest", "9"))
+
+
+def test_artifacts_that_cannot_be_read_are_told_without_the_nodes_folders(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        loader(settings, tmp_path).load(BROKEN)
+    assert "broken/versions/1 cannot be loaded" in caught.value.message
+    assert str(tmp_path) not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_a_model_that_raises_is_told_by_a_number_that_the_log_has_too(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = loader(settings, tmp_path).load(RAISING)
+    with pytest.raises(ModelFailed) as caught:
+        model.predict(Batch(LAYOUT, tuple(np.ones((3, 1))), 1))
+    assert "as told" not in caught.value.message
+    assert caught.value.details["failure"] in caplog.text
+    assert "ValueError: as told" in caplog.text

@@ -1,0 +1,49 @@
+"""What exists is documented, and what is documented exists."""
+
+import re
+
+import pytest
+from prometheus_client import REGISTRY
+
+from app.api.app import create_app
+from app.deployments.metrics import PrometheusRecorder
+from app.errors import ServingError, StartupError
+from tests.fakes import HTTP_LIMITS, make_fakes
+from tests.platform import ROOT
+from tests.test_errors import TREE
+
+HTTP = (ROOT / "docs" / "http.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+
+
+def test_every_endpoint_is_documented() -> None:
+    fakes = make_fakes({})
+    paths = create_app(fakes.service, fakes.manager, HTTP_LIMITS).openapi()["paths"]
+    shown = {path.replace("{ref:path}", "{ref}").replace("/v1/models/{ref}:", ":") for path in paths}
+    assert [path for path in shown - {"/v1/models/{ref}"} if path not in HTTP] == []
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
+    before = set(REGISTRY._names_to_collectors)
+    recorder = PrometheusRecorder()
+    try:
+        ours = set(REGISTRY._names_to_collectors) - before
+        families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in ours}
+        documented = set(re.findall(r"`(ml_serve_\w+)`", OPERATIONS))
+        assert documented <= ours | families
+        assert {name for name in families if f"{name}_total" not in families} == documented
+    finally:
+        for collector in {REGISTRY._names_to_collectors[name] for name in ours}:
+            REGISTRY.unregister(collector)
+    assert recorder is not None
+
+
+@pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
+def test_every_code_that_a_caller_can_meet_is_documented(kind: type[ServingError]) -> None:
+    assert kind is StartupError or f"`{kind.code}`" in HTTP
+
+
+def test_pages_that_are_linked_exist() -> None:
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("k8s/**/*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

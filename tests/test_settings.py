@@ -1,0 +1,120 @@
+from pathlib import Path
+
+import pytest
+
+from app.errors import StartupError
+from app.settings import Settings, environment_names, load
+
+
+def test_the_defaults_are_an_embedded_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load()
+    assert settings.home == tmp_path / ".ml-serve"
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/.ml-serve/mlflow.db"
+    assert settings.is_embedded_registry
+    assert settings.replicas(settings.gateway) == (1, 2)
+    assert settings.feast_folder is None
+
+
+def test_a_cluster_has_two_to_ten_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray-head:6379")
+    settings = load()
+    assert settings.is_cluster
+    assert settings.replicas(settings.pools["default"]) == (2, 10)
+    monkeypatch.setenv("ML_SERVE_PROFILE", "local")
+    assert load().replicas(settings.gateway) == (1, 2)
+
+
+def test_the_environment_wins_over_the_file_and_options_over_both(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("http_port: 1001\nhaproxy_stats_port: 1002\nlimits:\n  rows: 7\npools:\n  gpu: {num_gpus: 0.5}\n")
+    monkeypatch.setenv("ML_SERVE_HTTP_PORT", "2001")
+    settings = load(config)
+    assert (settings.http_port, settings.haproxy_stats_port, settings.limits.rows) == (2001, 1002, 7)
+    assert settings.limits.columns == 10_000
+    assert settings.pools["gpu"].num_gpus == 0.5
+    assert "default" in settings.pools
+    assert load(config, http_port=3001, dashboard=None).http_port == 3001
+    monkeypatch.setenv("ML_SERVE_CONFIG", str(config))
+    assert load().haproxy_stats_port == 1002
+
+
+def test_the_ecosystems_own_names_are_read_and_ours_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://minio:9000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    settings = load()
+    assert settings.registry_uri == "http://mlflow:5000"
+    assert not settings.is_embedded_registry
+    assert settings.storage_environment() == {
+        "MLFLOW_S3_ENDPOINT_URL": "http://minio:9000",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+    }
+    assert "hunter2" not in repr(settings)
+    monkeypatch.setenv("ML_SERVE_MLFLOW_TRACKING_URI", "http://ours:5000")
+    assert load().tracking_uri == "http://ours:5000"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ML_SERVE_HTTP_PORT", "abc", ["ML_SERVE_HTTP_PORT='abc'", "integer"]),
+        ("ML_SERVE_HTTP_PORT", "0", ["ML_SERVE_HTTP_PORT='0'", "greater than or equal to 1"]),
+        ("ML_SERVE_LIMITS__ROWS", "-1", ["ML_SERVE_LIMITS__ROWS='-1'", "greater"]),
+        ("ML_SERVE_LOG_LEVEL", "loud", ["ML_SERVE_LOG_LEVEL='loud'", "'debug', 'info'"]),
+        ("ML_SERVE_HTP_PORT", "1", ["unknown setting ML_SERVE_HTP_PORT", "did you mean ML_SERVE_HTTP_PORT"]),
+        ("ML_SERVE_LIMITS__ROW", "1", ["unknown setting ML_SERVE_LIMITS__ROW", "ML_SERVE_LIMITS__ROWS"]),
+        ("ML_SERVE_POOLS__GPU__NUM_GPS", "1", ["ML_SERVE_POOLS__GPU__NUM_GPS"]),
+        ("ML_SERVE_LIMITS", "{bad", ["limits"]),
+        ("ML_SERVE_CONFIG", "/nowhere.yaml", ["/nowhere.yaml", "No such file"]),
+    ],
+)
+def test_a_bad_value_stops_the_start_and_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: list[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartupError) as caught:
+        load()
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("htp_port: 1", ["unknown setting 'htp_port'", "http_port", "config.yaml"]),
+        ("http_port: x", ["'http_port'", "config.yaml", "'x'"]),
+        ("limits: {row: 1}", ["'limits.row'"]),
+        ("- a", ["mapping"]),
+        ("a: [", ["not valid YAML"]),
+    ],
+)
+def test_a_bad_file_stops_the_start_and_is_named(tmp_path: Path, text: str, words: list[str]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(text)
+    with pytest.raises(StartupError) as caught:
+        load(config)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ML_SERVE_HTTP_PORT", "x")
+    monkeypatch.setenv("ML_SERVE_DRAIN_S", "-1")
+    with pytest.raises(StartupError) as caught:
+        load()
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_secret_is_not_shown_when_it_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("aws_secret_access_key: [hunter2]\n")
+    with pytest.raises(StartupError) as caught:
+        load(config)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_every_setting_has_a_meaning_and_a_variable() -> None:
+    named = {dotted.partition(".")[0] for _, dotted in environment_names()}
+    assert named == set(Settings.model_fields)
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
