@@ -45,7 +45,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     prepare(settings, demo=demo, console=console)
     run_folder = begin_run()
     apply(ray_environment(settings, run_folder))
-    _write_run(settings.home, run_folder)
+    _write_run(settings.home, run_folder, None)
 
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - reads the environment that was just set
     from app.main import build  # noqa: PLC0415
@@ -53,6 +53,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
     try:
         runtime.start()
+        _write_run(settings.home, run_folder, runtime.session())
         _stop_on_signals(stop)  # Ray has put handlers of its own in their place
         if not stop.is_set():
             runtime.deploy(build(settings))
@@ -160,7 +161,7 @@ def end_abandoned_run(home: Path) -> None:
         return
     if _is_same_process(last):
         raise StartupError(f"ml-serve already runs from {home} (process {last['pid']}): stop it first")
-    end_run(Path(last["folder"]))
+    end_run(Path(last["folder"]), last["session"])
     path.unlink(missing_ok=True)
 
 
@@ -173,6 +174,7 @@ def _is_same_process(last: dict[str, object]) -> bool:
         return False
 
 
-def _write_run(home: Path, folder: Path) -> None:
+def _write_run(home: Path, folder: Path, session: str | None) -> None:
     own = psutil.Process(os.getpid())
-    (home / _RUN_FILE).write_text(json.dumps({"pid": own.pid, "created": own.create_time(), "folder": str(folder)}))
+    facts = {"pid": own.pid, "created": own.create_time(), "folder": str(folder), "session": session}
+    (home / _RUN_FILE).write_text(json.dumps(facts))

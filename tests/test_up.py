@@ -41,8 +41,9 @@ def test_ctrl_c_leaves_nothing_and_it_starts_again_at_once(platform: Platform) -
 
 def test_after_an_unclean_end_the_next_start_clears_away_what_the_last_left(platform: Platform) -> None:
     platform.stop(signal.SIGKILL)
-    assert leftovers() != []
+    assert (before := leftovers()) != []
     platform.start()
+    assert set(before) & set(leftovers()) == set()
     assert httpx.get(f"{URL}/readyz").status_code == 200
 
 

@@ -18,8 +18,6 @@ from app.settings import Settings
 
 # Messages between deployments: batches are bounded by bytes well below this.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
-_RUN_VARIABLE = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
-_CONFIG_FILE = "haproxy.cfg"
 _TERMINATE_S = 5.0
 
 
@@ -40,6 +38,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_GRPC_MESSAGE_BYTES),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(run_folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(run_folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(run_folder / "server-state"),
@@ -64,18 +63,21 @@ def apply(environment: dict[str, str]) -> None:
 
 
 def begin_run() -> Path:
-    """Make the folder of a run, and name it in the environment that every process of the run inherits."""
-    folder = Path(tempfile.mkdtemp(prefix="ml-serve-"))  # short, since it holds sockets
-    os.environ[_RUN_VARIABLE] = str(folder / _CONFIG_FILE)
-    return folder
+    """Make the folder of a run. Its path is short, since it holds sockets."""
+    return Path(tempfile.mkdtemp(prefix="ml-serve-"))
 
 
-def end_run(run_folder: Path) -> None:
+def end_run(run_folder: Path, session: str | None) -> None:
     """End every process of a run that outlived it, HAProxy first among them, and remove its folder.
 
-    They are told by their environment, which names the folder; no other process is touched.
+    They are told by what they were started with or have open: files in the run's folder, or logs of its Ray session.
+    No other process is touched.
+
+    Args:
+        session: name of the Ray session, where one was begun.
     """
-    strays = [process for process in psutil.process_iter() if _belongs_to(process, run_folder)]
+    marks = [f"{run_folder}/", *([f"/{session}/"] if session else [])]
+    strays = [process for process in psutil.process_iter() if _belongs_to(process, marks)]
     for process in strays:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -87,11 +89,14 @@ def end_run(run_folder: Path) -> None:
     shutil.rmtree(run_folder, ignore_errors=True)
 
 
-def _belongs_to(process: psutil.Process, run_folder: Path) -> bool:
+def _belongs_to(process: psutil.Process, marks: list[str]) -> bool:
+    if process.pid == os.getpid():
+        return False
     try:
-        return process.pid != os.getpid() and process.environ().get(_RUN_VARIABLE) == str(run_folder / _CONFIG_FILE)
+        texts = [*process.cmdline(), *(file.path for file in process.open_files())]
     except (psutil.Error, OSError):
         return False
+    return any(mark in text for mark in marks for text in texts)
 
 
 def _free_port() -> int:

@@ -45,6 +45,11 @@ class Runtime:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._settings.http_port}"
 
+    def session(self) -> str | None:
+        """Name of the local Ray's session, by which its processes can be told; None for a Ray that is not ours."""
+        local = self._settings.ray_address is None
+        return str(ray.get_runtime_context().get_session_name()) if local else None
+
     def start(self) -> None:
         """Start a local Ray, or join the cluster of `ray_address`.
 
@@ -131,8 +136,9 @@ class Runtime:
                 else:
                     serve.delete(APPLICATION)
             finally:
+                session = self.session()
                 ray.shutdown()
-                end_run(self._run_folder)
+                end_run(self._run_folder, session)
 
     def log_folder(self) -> str:
         """Where the replicas' logs are."""

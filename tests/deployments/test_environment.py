@@ -26,29 +26,33 @@ def test_nothing_of_ours_tells_anybody_about_its_use() -> None:
     }
 
 
-def test_only_processes_of_the_run_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    other = subprocess.Popen(sleep)
+def sleeper(*arguments: str, code: str = "") -> subprocess.Popen[bytes]:
+    """A process that sleeps; it has said something once it has done `code`."""
+    line = f"import signal, sys, time; {code}; print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", line, *arguments], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_only_processes_of_the_run_are_ended(tmp_path: Path) -> None:
     folder = begin_run()
-    ours = subprocess.Popen(sleep)
-    stubborn = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    assert stubborn.stdout is not None
-    stubborn.stdout.readline()
+    logs = tmp_path / "session_1_1" / "logs"
+    logs.mkdir(parents=True)
+    other = sleeper(f"{folder}-not")
+    ours = [
+        sleeper("-f", f"{folder}/haproxy.cfg"),
+        sleeper(f"{folder}/x", code="signal.signal(15, signal.SIG_IGN)"),
+        sleeper(str(logs / "agent.log"), code="log = open(sys.argv[1], 'w')"),
+    ]
     try:
-        end_run(folder)
-        assert not psutil.pid_exists(ours.pid)
-        assert not psutil.pid_exists(stubborn.pid)
+        end_run(folder, "session_1_1")
+        assert [process for process in ours if psutil.pid_exists(process.pid)] == []
         assert other.poll() is None
         assert not folder.exists()
     finally:
-        stubborn.stdout.close()
-        for process in (other, ours, stubborn):
+        for process in (other, *ours):
             process.kill()
             process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
