@@ -50,14 +50,19 @@ def examine(settings: Settings, *, ports: bool = True) -> list[Check]:
     """Look at everything that a start needs. Never raises; what is wrong is in the answer.
 
     Args:
-        ports: whether to look at the ports; not where the platform is meant to be running.
+        ports: whether to look at the ports; not where the platform is meant to be running. Those of a cluster that is
+            joined are never looked at: its load balancer has them.
     """
     checks = [_system(), _home(settings.home)]
-    if ports:
+    if ports and settings.ray_address is None:
         checks += _ports(settings)
     checks.append(_bounded("registry", lambda: _registry(settings)))
     checks.append(_bounded("feature store", lambda: _features(settings)))
     checks.append(_flavours())
+    if not settings.is_embedded_registry and (
+        settings.mlflow_s3_endpoint_url or settings.aws_access_key_id or settings.aws_secret_access_key
+    ):
+        checks.append(_s3_client())
     return checks
 
 
@@ -83,7 +88,7 @@ def _home(home: Path) -> Check:
 
 def _ports(settings: Settings) -> Iterator[Check]:
     fields = ["http_port", "haproxy_stats_port", "haproxy_metrics_port"]
-    if settings.dashboard and settings.ray_address is None:
+    if settings.dashboard:
         fields.append("dashboard_port")
     holders: dict[int, str] = {}
     for field in fields:
@@ -160,6 +165,13 @@ def _flavours() -> Check:
     missing = [name for name in _FLAVOURS if name not in there]
     message = f"installed: {', '.join(there) or 'none'}"
     return Check("model libraries", True, f"{message}; not: {', '.join(missing)}" if missing else message)
+
+
+def _s3_client() -> Check:
+    name = "artifact store"
+    if importlib.util.find_spec("boto3") is None:
+        return Check(name, False, "S3 is configured, and its client is missing: pip install 'ml-serve-gateway[stores]'")
+    return Check(name, True, "the client for S3 is installed")
 
 
 def _bounded(name: str, look: Callable[[], str]) -> Check:

@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,8 +23,10 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from app.deployments.runtime import Runtime
 
-_READY_TIMEOUT_S = 300.0
+_READY_MARGIN_S = 60.0
 _ALIVE_EVERY_S = 5.0
+_SILENT_CHECKS = 6
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_FILE = "run.json"
 _IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; only this process acts on it
 
@@ -36,8 +37,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     Raises:
         StartupError: something that is needed is missing, taken or broken; the message says what.
     """
-    stop = threading.Event()
-    _stop_on_signals(stop)
+    _interrupt_on_signals()
     started = time.monotonic()
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -53,28 +53,28 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
     try:
         runtime.start()
+        _interrupt_on_signals()  # Ray has put handlers of its own in their place
         _write_run(settings.home, run_folder, runtime.session())
-        _stop_on_signals(stop)  # Ray has put handlers of its own in their place
-        if not stop.is_set():
-            runtime.deploy(build(settings))
-        if not stop.is_set():
-            runtime.wait_ready(_READY_TIMEOUT_S)
-        if stop.is_set():
-            return 0
+        runtime.deploy(build(settings))
+        runtime.wait_ready(settings.load_timeout_s + _READY_MARGIN_S)
         console.print(panel(settings, runtime, time.monotonic() - started))
         if demo:
             console.print(f"Try it:\n\n{example(runtime.url)}\n", soft_wrap=True, markup=False, highlight=False)
         console.print("Ctrl-C stops everything.")
-        return _wait(stop, runtime, console)
+        return _wait(runtime, console)
+    except KeyboardInterrupt:
+        return 0
     finally:
+        for number in _STOP_SIGNALS:  # once is enough: what is being stopped shall be stopped cleanly
+            signal.signal(number, signal.SIG_IGN)
         runtime.stop()
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
         console.print("stopped")
 
 
-def _stop_on_signals(stop: threading.Event) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+def _interrupt_on_signals() -> None:
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
 
 
 def prepare(settings: Settings, *, demo: bool, console: Console) -> None:
@@ -108,12 +108,14 @@ def _prepare(settings: Settings, demo: bool) -> list[str]:
     return lines
 
 
-def _wait(stop: threading.Event, runtime: Runtime, console: Console) -> int:
-    while not stop.wait(_ALIVE_EVERY_S):
-        if not runtime.alive():
-            console.print("Ray or the application has ended by itself; see the logs", style="red")
-            return 1
-    return 0
+def _wait(runtime: Runtime, console: Console) -> int:
+    """Until a signal comes, or Ray has not answered for half a minute: a controller that restarts is no end."""
+    silent = 0
+    while silent < _SILENT_CHECKS:
+        time.sleep(_ALIVE_EVERY_S)
+        silent = 0 if runtime.alive() else silent + 1
+    console.print(f"Ray or the application has ended by itself; logs: {runtime.log_folder()}", style="red")
+    return 1
 
 
 def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
@@ -161,7 +163,7 @@ def end_abandoned_run(home: Path) -> None:
         return
     if _is_same_process(last):
         raise StartupError(f"ml-serve already runs from {home} (process {last['pid']}): stop it first")
-    end_run(Path(last["folder"]), last["session"])
+    end_run(Path(last["folder"]), last.get("session"))
     path.unlink(missing_ok=True)
 
 

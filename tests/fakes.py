@@ -274,6 +274,7 @@ class FakeRecorder:
 
 LIMITS = ServiceLimits(
     rows=1000,
+    columns=100,
     admission=AdmissionLimits(requests=64, requests_per_model=64, rows=10_000, nbytes=10_000_000),
     batch_rows=100,
     batch_bytes=1_000_000,

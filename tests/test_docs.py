@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import CollectorRegistry
 
 from app.api.app import create_app
 from app.deployments.metrics import PrometheusRecorder
@@ -24,18 +24,12 @@ def test_every_endpoint_is_documented() -> None:
 
 
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
-    before = set(REGISTRY._names_to_collectors)
-    recorder = PrometheusRecorder()
-    try:
-        ours = set(REGISTRY._names_to_collectors) - before
-        families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in ours}
-        documented = set(re.findall(r"`(ml_serve_\w+)`", OPERATIONS))
-        assert documented <= ours | families
-        assert {name for name in families if f"{name}_total" not in families} == documented
-    finally:
-        for collector in {REGISTRY._names_to_collectors[name] for name in ours}:
-            REGISTRY.unregister(collector)
-    assert recorder is not None
+    registry = CollectorRegistry()
+    PrometheusRecorder(registry)
+    ours = set(registry._names_to_collectors)
+    families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in ours}
+    documented = set(re.findall(r"`(ml_serve_\w+)`", OPERATIONS))
+    assert {name for name in families if f"{name}_total" not in families} == documented
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)

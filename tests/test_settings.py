@@ -66,8 +66,13 @@ def test_the_ecosystems_own_names_are_read_and_ours_win(monkeypatch: pytest.Monk
         ("ML_SERVE_LOG_LEVEL", "loud", ["ML_SERVE_LOG_LEVEL='loud'", "'debug', 'info'"]),
         ("ML_SERVE_HTP_PORT", "1", ["unknown setting ML_SERVE_HTP_PORT", "did you mean ML_SERVE_HTTP_PORT"]),
         ("ML_SERVE_LIMITS__ROW", "1", ["unknown setting ML_SERVE_LIMITS__ROW", "ML_SERVE_LIMITS__ROWS"]),
-        ("ML_SERVE_POOLS__GPU__NUM_GPS", "1", ["ML_SERVE_POOLS__GPU__NUM_GPS"]),
-        ("ML_SERVE_LIMITS", "{bad", ["limits"]),
+        (
+            "ML_SERVE_POOLS__GPU__NUM_GPS",
+            "1",
+            ["unknown setting ML_SERVE_POOLS__GPU__NUM_GPS", "did you mean ML_SERVE_POOLS__GPU__NUM_GPUS?"],
+        ),
+        ("ML_SERVE_LIMITS", "{bad", ["bad setting ML_SERVE_LIMITS: it must be JSON"]),
+        ("ML_SERVE_LIMITS", '{"rwos": 1}', ["unknown setting 'limits.rwos' in ML_SERVE_LIMITS", "'limits.rows'"]),
         ("ML_SERVE_CONFIG", "/nowhere.yaml", ["/nowhere.yaml", "No such file"]),
     ],
 )
@@ -85,7 +90,13 @@ def test_a_bad_value_stops_the_start_and_is_named(
     [
         ("htp_port: 1", ["unknown setting 'htp_port'", "http_port", "config.yaml"]),
         ("http_port: x", ["'http_port'", "config.yaml", "'x'"]),
-        ("limits: {row: 1}", ["'limits.row'"]),
+        ("limits: {rwos: 1}", ["unknown setting 'limits.rwos' in ", "config.yaml; did you mean 'limits.rows'?"]),
+        (
+            "pools: {gpu: {num_gps: 1}}",
+            ["unknown setting 'pools.gpu.num_gps' in ", "did you mean 'pools.gpu.num_gpus'?"],
+        ),
+        ("limits: {zzz: 1}", ["unknown setting 'limits.zzz' in ", "see docs/settings.md"]),
+        ("limits: 5", ["bad setting 'limits' in ", "=5: "]),
         ("- a", ["mapping"]),
         ("a: [", ["not valid YAML"]),
     ],
@@ -106,12 +117,41 @@ def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_a_secret_is_not_shown_when_it_is_bad(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("aws_secret_access_key: [hunter2]", "'aws_secret_access_key'"),
+        ("aws_access_key_id: 5\naws_secret_access_key: hunter2", "'aws_access_key_id'"),
+        ("mlflow_tracking_uri: ['http://me:hunter2@mlflow']", "'mlflow_tracking_uri'"),
+        ("preload: {aws_secret_access_key: hunter2}", "'preload'"),
+        ("aws_secret_access_key: hunter2: 1", "line 1"),
+    ],
+)
+def test_a_secret_is_not_shown_when_something_is_bad(tmp_path: Path, text: str, names: str) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text("aws_secret_access_key: [hunter2]\n")
+    config.write_text(text)
     with pytest.raises(StartupError) as caught:
         load(config)
+    assert names in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_group_that_is_not_json_shows_nothing_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("aws_secret_access_key: hunter2\n")
+    monkeypatch.setenv("ML_SERVE_LIMITS", "{bad")
+    with pytest.raises(StartupError) as caught:
+        load(config)
+    assert str(caught.value) == "bad setting ML_SERVE_LIMITS: it must be JSON"
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "ML_SERVE_HTTP_PORT", "ML_SERVE_LIMITS__ROWS", "ML_SERVE_POOLS"):
+        monkeypatch.setenv(name, "")
+    settings = load()
+    assert settings.ray_address is None
+    assert not settings.is_cluster
+    assert (settings.http_port, settings.limits.rows) == (8000, 100_000)
 
 
 def test_every_setting_has_a_meaning_and_a_variable() -> None:

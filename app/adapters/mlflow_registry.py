@@ -8,7 +8,6 @@ and not above: reading its settings and starting its telemetry are side effects 
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
 import socket
@@ -101,9 +100,7 @@ class MlflowRegistry:
         found = self._ask(lambda client: client.get_registered_model(name))
         if found is not None:
             return self._describe(found)
-        close = difflib.get_close_matches(name, [model.name for model in self.models()], n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ModelNotFound(f"there is no registered model '{name}'{hint}", {"model": name})
+        raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
 
     def has_version(self, version: ModelVersion) -> bool:
         """Whether the version exists and is READY. Raises `RegistryUnavailable`."""
@@ -203,7 +200,7 @@ class MlflowRegistry:
             latest = list(self._versions(model.name))
         ready = next((str(version.version) for version in latest if version.status == _READY), None)
         aliases = {alias: str(version) for alias, version in model.aliases.items()}
-        return RegisteredModel(model.name, aliases, dict(model.tags), ready)
+        return RegisteredModel(model.name, aliases, dict(model.tags), ready, model.creation_timestamp or 0)
 
     def _existing(self, version: ModelVersion) -> Any:
         found = self._version(version)

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -67,6 +68,9 @@ class ModelLoader:
     def __init__(self, registry: MlflowRegistry, cache_folder: Path) -> None:
         self._registry = registry
         self._cache = ArtifactCache(cache_folder, registry.download)
+        self._lock = threading.Lock()
+        self._under_way = 0
+        self._overlapped = False
 
     def load(self, version: ModelVersion) -> LoadedModel:
         """Load a version, and let it predict its logged input example once.
@@ -76,6 +80,23 @@ class ModelLoader:
             RegistryUnavailable: it does not answer, and the version is not cached.
             ModelUnavailable: the artifacts cannot be loaded; the message says why in one line.
         """
+        with self._lock:
+            self._under_way += 1
+            self._overlapped = self._overlapped or self._under_way > 1
+        try:
+            return self._load(version)
+        finally:
+            with self._lock:
+                self._under_way -= 1
+                if not self._under_way:
+                    self._overlapped = False
+
+    def _measured(self, before: int, folder: Path) -> int:
+        """What the load added to the process, unless others ran beside it; never less than the artifacts' size."""
+        grown = 0 if self._overlapped else _resident_bytes() - before
+        return max(grown, _size(folder))
+
+    def _load(self, version: ModelVersion) -> LoadedModel:
         started = time.perf_counter()
         before = _resident_bytes()
         folder = self._artifacts(version)
@@ -83,9 +104,7 @@ class ModelLoader:
             model = mlflow.pyfunc.load_model(str(folder))
         except Exception as error:
             log.exception("%s cannot be loaded", version)
-            raise ModelUnavailable(
-                f"{version} cannot be loaded: {_one_line(error, folder)}", {"model": version.name}
-            ) from error
+            raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
         example = _serving_example(model, folder)
         _warm_up(version, model, folder)
         signature = _signature(model)
@@ -97,7 +116,7 @@ class ModelLoader:
             outputs=signature.get("outputs"),
             params=signature.get("params"),
             input_example=example,
-            nbytes=max(_resident_bytes() - before, _size(folder)),
+            nbytes=self._measured(before, folder),
             load_ms=(time.perf_counter() - started) * 1000,
         )
         log.info("%s is loaded: %s, %.0f ms, %.1f MB", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
@@ -150,10 +169,11 @@ def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> None:
         log.warning("%s does not predict its own input example", version, exc_info=True)
 
 
-def _one_line(error: Exception, folder: Path) -> str:
-    """The error's first line for callers, without the node's folders."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{type(error).__name__}: {text.replace(str(folder), '<artifacts>')}"[:300]
+def _reason(error: Exception) -> str:
+    """Why a model cannot be loaded, for callers: an error's own text may hold paths and secrets, and stays in the log."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the library '{error.name}', which is not installed here"
+    return f"it raised {type(error).__name__}; the log has the cause"
 
 
 def _resident_bytes() -> int:

@@ -29,6 +29,22 @@ from app.serving.service import PredictionService
 
 _APP_NAME = "ml_serve"
 _SUMMARY = "Predictions by models of the MLflow registry, with features from Feast."
+_STATUSES_WITH_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
+_STATUSES_WITH_REFERENCE = (400, 404, 503)
+_HEADERS: list[dict[str, Any]] = [
+    {
+        "name": "x-request-id",
+        "in": "header",
+        "description": "Name of this request, echoed in the answer; made where it is absent.",
+        "schema": {"type": "string", "maxLength": 128},
+    },
+    {
+        "name": "x-request-timeout-seconds",
+        "in": "header",
+        "description": "Seconds after which an answer is of no use any more.",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+]
 
 
 class Endpoint:
@@ -125,16 +141,17 @@ def create_app(service: PredictionService, manager: ModelManager, limits: HttpLi
 
         handoff.__name__ = f"{tag}_{handler.__name__}"
         error = {"model": bodies.V1Error if of_v1 else bodies.ServeError}
-        errors: dict[int | str, dict[str, Any]] = {400: error, 404: error, 503: error} if body or "{" in path else {}
+        statuses = _STATUSES_WITH_BODY if body else _STATUSES_WITH_REFERENCE if "{" in path else ()
+        errors: dict[int | str, dict[str, Any]] = {status: dict(error) for status in statuses}
         app.add_api_route(
             path,
             handoff,
             methods=[method],
             tags=[tag],
-            summary=(handler.__doc__ or "").split("\n")[0].split(". Raises")[0],
+            summary=(handler.__doc__ or "").split("\n")[0],
             response_model=None,
             responses={200: {"model": answer}, **errors} if answer else errors,
-            openapi_extra=_request_body(body) if body else None,
+            openapi_extra=_request(body) if body else None,
             include_in_schema=documented,
         )
         return endpoint
@@ -172,8 +189,9 @@ def create_app(service: PredictionService, manager: ModelManager, limits: HttpLi
     return Front(exporter, app, serve, predict)
 
 
-def _request_body(body: type[BaseModel]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": body.model_json_schema()}}}}
+def _request(body: type[BaseModel]) -> dict[str, Any]:
+    content = {"application/json": {"schema": body.model_json_schema()}}
+    return {"parameters": _HEADERS, "requestBody": {"required": True, "content": content}}
 
 
 def _shape_errors(app: FastAPI, limits: HttpLimits) -> None:

@@ -1,4 +1,4 @@
-"""The seed's dialect: ``POST /serve``, and ``POST /``, which a gateway that strips its prefix turns it into."""
+"""The /serve dialect: ``POST /serve``, and ``POST /``, which a gateway that strips its prefix turns it into."""
 
 from __future__ import annotations
 
@@ -15,16 +15,21 @@ from app.serving.service import Payload, PredictionRequest, PredictionService
 
 
 class LegacyDialect:
-    """Handler of the seed's bodies."""
+    """Handler of ``POST /serve``."""
 
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:
         self._service = service
         self._manager = manager
 
     async def serve(self, exchange: Exchange) -> Reply:
-        """Predict, load, unload, or tell a model's status, as ``action`` says. Raises `ServingError`."""
+        """Predict, load, unload or show a model, as its action says.
+
+        Raises:
+            ServingError.
+        """
         deadline = exchange.deadline
         body = ServeRequest.read(await exchange.json())
+        _refuse_ignored(body)
         ref = _ref(body)
         if body.action != "predict":
             return await self._manage(body, ref, exchange)
@@ -58,6 +63,18 @@ class LegacyDialect:
 
     async def _default(self, name: str) -> str | None:
         return (await self._manager.model(name)).default
+
+
+def _refuse_ignored(body: ServeRequest) -> None:
+    if body.promote and body.action != "load":
+        raise MalformedBody("'promote' goes with 'action': 'load'")
+    if body.action == "predict":
+        return
+    if body.use_feature_store:
+        raise MalformedBody(f"'use_feature_store' does not go with 'action': '{body.action}'")
+    for key in ("data", "params", "entity_id", "entities", "feature_view", "feature_service"):
+        if getattr(body, key) is not None:
+            raise MalformedBody(f"'{key}' does not go with 'action': '{body.action}'")
 
 
 def _ref(body: ServeRequest) -> ModelRef:

@@ -22,13 +22,19 @@ class V1Dialect:
         self._manager = manager
 
     async def predict(self, exchange: Exchange) -> Reply:
-        """``POST /v1/models/{ref}:predict``. Raises `ServingError`."""
+        """Predict rows, or entities of the feature store.
+
+        ``POST /v1/models/{ref}:predict``. Raises `ServingError`.
+        """
         deadline = exchange.deadline
         ref = reference(exchange, ":predict")
         body = PredictRequest.read(await exchange.json())
         given = [key for key in ("instances", "inputs", "entities") if getattr(body, key) is not None]
         if len(given) != 1:
             raise MalformedBody("give exactly one of 'instances', 'inputs' and 'entities'")
+        for key in ("overrides", "feature_view", "feature_service"):
+            if body.entities is None and getattr(body, key) is not None:
+                raise MalformedBody(f"'{key}' goes with 'entities'")
         request = PredictionRequest(ref, deadline, params=body.parameters)
         if body.entities is not None:
             request.features = _features(body)
@@ -48,15 +54,18 @@ class V1Dialect:
         return Reply(dump(answer), headers=((b"x-model-version", version.version.encode()),))
 
     async def models(self, exchange: Exchange) -> Reply:
-        """``GET /v1/models``: every registered model."""
+        """List registered models."""
         return Reply(dump({"models": list(await self._manager.status())}))
 
     async def status(self, exchange: Exchange) -> Reply:
-        """``GET /v1/status``: every replica with its memory and models."""
+        """Show every replica's memory and models."""
         return Reply(dump({"replicas": list(await self._manager.usage())}))
 
     async def model(self, exchange: Exchange) -> Reply:
-        """``GET /v1/models/{name}``: one registered model; ``ready`` says whether what its name means is loaded."""
+        """Show one model.
+
+        ``GET /v1/models/{name}``; ``ready`` says whether what its name means is loaded.
+        """
         ref = reference(exchange, "")
         status = await self._manager.model(ref.name)
         bare = ref.alias is None and ref.version is None
@@ -66,12 +75,12 @@ class V1Dialect:
         return Reply(dump({"name": status.name, "ready": ready, "model": status}))
 
     async def load(self, exchange: Exchange) -> Reply:
-        """``POST /v1/models/{ref}:load``."""
+        """Load a version on every replica of its pool."""
         version = await exchange.in_time(self._manager.load(reference(exchange, ":load"), promote=False))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "ready"}))
 
     async def unload(self, exchange: Exchange) -> Reply:
-        """``POST /v1/models/{ref}:unload``."""
+        """Unload a version."""
         version = await exchange.in_time(self._manager.unload(reference(exchange, ":unload")))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "unloaded"}))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Awaitable
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,6 +13,8 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 Handle: TypeAlias = Any
 """Ray's ``DeploymentHandle``, whose methods are those of the deployment behind it."""
@@ -35,6 +39,7 @@ async def answer(response: Awaitable[T], part: str) -> T:
     except ServingError as error:
         raise _own(error) from None
     except RayTaskError as error:
+        log.exception("%s failed", part)
         raise _own(error) from error
     except RayActorError as error:  # died, or unreachable while the call was under way
         raise ReplicaDied(f"a replica of {part} died while it answered; try again") from error
@@ -42,11 +47,14 @@ async def answer(response: Awaitable[T], part: str) -> T:
         raise Overloaded(f"{part} refuses more calls; try again", {"retry_after_s": 1}) from error
     except (DeploymentUnavailableError, ReplicaUnavailableError, RayError) as error:
         raise PoolUnavailable(f"{part} does not answer now; try again") from error
+    except Exception as error:  # over gRPC the remote side's exception comes as it is, and so do gRPC's own
+        log.exception("%s failed", part)
+        raise Unavailable(f"{part} failed; the log has the cause") from error
 
 
 def _own(error: Any) -> Exception:
     """The remote side's own exception, without Ray's text around it."""
     cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else error
     if isinstance(cause, ServingError):
-        return type(cause)(*cause.args)
+        return copy.copy(cause)
     return Unavailable("a part behind the gateway failed; the log has the cause")

@@ -24,8 +24,9 @@ _TERMINATE_S = 5.0
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
     """Variables for a Ray that is started here.
 
-    HAProxy in front, and replicas that run user code on their own loop with gRPC between them: measured five to seven
-    times the default mode's requests per second. See `docs/adr/0001-haproxy-mode.md`.
+    HAProxy in front, and replicas that run user code on their own loop with gRPC between them: on a prototype six
+    to seven times the default mode's requests per second on a trivial route, and two to three times where models are
+    called. See `docs/adr/0001-haproxy-mode.md`.
 
     Args:
         run_folder: what `begin_run` made, for the load balancer's files.

@@ -33,13 +33,17 @@ class Gateway:
         self._service = PredictionService(self._follower, store, PrometheusRecorder(), service_limits(settings))
 
     async def __serve_build_asgi_app__(self) -> Any:
-        self._follower.start()
+        self._follower.start(self._service.forget)
         limits = self._settings.limits
         return create_app(
             self._service,
             self._follower,
             HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s),
         )
+
+    async def check_health(self) -> None:
+        """Called by Serve every few seconds."""
+        self._follower.check()
 
     async def usage(self) -> dict[str, Any]:
         """This replica's own figures."""
@@ -52,6 +56,7 @@ def service_limits(settings: Settings) -> ServiceLimits:
     limits, batch = settings.limits, settings.batch
     return ServiceLimits(
         rows=limits.rows,
+        columns=limits.columns,
         admission=AdmissionLimits(
             requests=limits.queued_requests,
             requests_per_model=limits.queued_requests_per_model,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cachetools import LRUCache, TTLCache
@@ -23,6 +23,7 @@ GATEWAY = "Gateway"
 
 _RETRY_S = 1.0
 _SOURCE_TTL_S = 30.0
+_HEALTH_S = 5.0
 
 
 class PoolRunner:
@@ -75,10 +76,21 @@ class ReleaseFollower:
         self._was_ready = False
         self._pinned: LRUCache[ModelVersion, ModelVersion] = LRUCache(maxsize=4096)
         self._task: asyncio.Task[None] | None = None
+        self._renewed: Callable[[str], None] = lambda _: None
 
-    def start(self) -> None:
-        """Begin to follow; needs the event loop."""
+    def start(self, renewed: Callable[[str], None]) -> None:
+        """Begin to follow; needs the event loop.
+
+        Args:
+            renewed: called with each name that means another model than before, or none any more.
+        """
+        self._renewed = renewed
         self._task = asyncio.create_task(self._follow())
+
+    def check(self) -> None:
+        """Raises `Unavailable` where the releases are no longer followed."""
+        if self._task is not None and self._task.done():
+            raise Unavailable("the gateway no longer follows the releases")
 
     @property
     def ready(self) -> bool:
@@ -101,7 +113,9 @@ class ReleaseFollower:
         pool = self._table.pool_of(name)
         runner = self._runners.get(pool)
         if runner is None:
-            raise ModelUnavailable(f"model '{name}' belongs to pool '{pool}', which is not configured")
+            raise ModelUnavailable(
+                f"model '{name}' belongs to pool '{pool}', which is not configured: set its tag serving.pool"
+            )
         return runner
 
     async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
@@ -125,17 +139,19 @@ class ReleaseFollower:
         raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
 
     async def health(self) -> Mapping[str, Any]:
-        try:
-            parts: dict[str, Any] = await self._ask("health")
-        except ServingError as error:
-            parts = {"registry": {"status": "unavailable", "reason": error.message}}
-        parts.pop("ready", None)
-        parts["pools"] = await self._pool_health()
-        if self._features is None:
-            parts["feature_store"] = {"status": "ok", "reason": "not configured"}
-        else:
-            parts["feature_store"] = await _state(self._features.check.remote(), "the feature store")
-        return parts
+        states = [_state(self._releases.health.remote(), "the release table")]
+        states += [_state(pool.usage.remote(), f"pool '{name}'") for name, pool in self._pools.items()]
+        if self._features is not None:
+            states.append(_state(self._features.check.remote(), "the feature store"))
+        releases, *behind = await asyncio.gather(*states)
+        features = behind.pop() if self._features is not None else {"status": "ok", "reason": "not configured"}
+        down = {
+            name: state["reason"] for name, state in zip(self._pools, behind, strict=True) if state["status"] != "ok"
+        }
+        pools = {"status": "unavailable", "reason": down} if down else {"status": "ok"}
+        features.pop("answer", None)
+        found = releases.get("answer") or {"registry": releases}
+        return {**found, "pools": pools, "feature_store": features}
 
     async def usage(self) -> list[dict[str, Any]]:
         gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
@@ -150,11 +166,6 @@ class ReleaseFollower:
             found += [result for result in results if isinstance(result, dict)]
         return found
 
-    async def _pool_health(self) -> dict[str, Any]:
-        pools = {name: await _state(pool.usage.remote(), f"pool '{name}'") for name, pool in self._pools.items()}
-        down = {name: state["reason"] for name, state in pools.items() if state["status"] != "ok"}
-        return {"status": "unavailable" if down else "ok", **({"reason": down} if down else {})}
-
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
             return await answer(getattr(self._releases, method).remote(*args), "the release table")
@@ -164,20 +175,32 @@ class ReleaseFollower:
     async def _follow(self) -> None:
         while True:
             try:
-                self._table = await answer(
+                table = await answer(
                     self._releases.watch.remote(self._table.term, self._table.epoch), "the release table"
                 )
+                renewed = table.renewed(self._table)
+                self._table = table
+                for name in renewed:
+                    self._forget(name)
             except ServingError as error:
                 log.warning("the last release table stays in force: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
+            except Exception:
+                log.exception("the last release table stays in force")
+                await asyncio.sleep(_RETRY_S)
+
+    def _forget(self, name: str) -> None:
+        for version in [version for version in self._pinned if version.name == name]:
+            del self._pinned[version]
+        self._renewed(name)
 
 
 async def _state(response: Any, part: str) -> dict[str, Any]:
+    """Whether a part answers in time, and what."""
     try:
-        async with asyncio.timeout(5):
-            await answer(response, part)
+        async with asyncio.timeout(_HEALTH_S):
+            return {"status": "ok", "answer": await answer(response, part)}
     except TimeoutError:
-        return {"status": "unavailable", "reason": f"{part} does not answer within 5 s"}
+        return {"status": "unavailable", "reason": f"{part} does not answer within {_HEALTH_S:g} s"}
     except ServingError as error:
         return {"status": "unavailable", "reason": error.message}
-    return {"status": "ok"}

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
+from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
 from app.serving.model_ref import ModelVersion
 
+_LABELS = ("model", "version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 _MAX_NAMES = 1000
 _OTHER = "other"
+_UNKNOWN = "unknown"
+_UNRESOLVED = frozenset({InvalidReference.code, ModelNotFound.code, RegistryUnavailable.code})
+"""Errors of requests whose model may not exist at all."""
 
 
 class PrometheusRecorder:
     """Counts predictions, errors and batches by model and version.
 
-    Names come from callers, so they are bounded: beyond a thousand different ones, new ones are counted as ``other``.
+    Names come from callers, so they are bounded: a name that the registry has not confirmed is counted as ``unknown``,
+    and beyond a thousand different ones new ones are counted as ``other``.
     """
 
-    def __init__(self) -> None:
-        model = ("model", "version")
-        self._requests = Counter("ml_serve_requests", "Requests answered.", model)
-        self._rows = Counter("ml_serve_rows", "Rows predicted.", model)
-        self._seconds = Histogram("ml_serve_request_seconds", "Time to answer a request.", model, buckets=_SECONDS)
-        self._errors = Counter("ml_serve_errors", "Requests answered with an error.", ("model", "code"))
-        self._calls = Histogram("ml_serve_batch_seconds", "Time to predict one batch.", model, buckets=_SECONDS)
-        self._batch_rows = Histogram("ml_serve_batch_rows", "Rows in one batch.", model, buckets=_ROWS)
-        self._batch_requests = Histogram("ml_serve_batch_requests", "Requests in one batch.", model, buckets=_ROWS)
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._requests = Counter("ml_serve_requests", "Requests answered without an error.", _LABELS, registry=registry)
+        self._rows = Counter("ml_serve_rows", "Rows predicted.", _LABELS, registry=registry)
+        self._errors = Counter(
+            "ml_serve_errors", "Requests answered with an error.", ("model", "code"), registry=registry
+        )
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, _LABELS, buckets=buckets, registry=registry)
+
+        self._seconds = histogram("ml_serve_request_seconds", "Time to answer a request.", _SECONDS)
+        self._calls = histogram("ml_serve_batch_seconds", "Time to predict one batch.", _SECONDS)
+        self._batch_rows = histogram("ml_serve_batch_rows", "Rows in one batch.", _ROWS)
+        self._batch_requests = histogram("ml_serve_batch_requests", "Requests in one batch.", _ROWS)
         self._answered: dict[ModelVersion, tuple[Counter, Counter, Histogram]] = {}
         self._called: dict[ModelVersion, tuple[Histogram, Histogram, Histogram]] = {}
         self._names: set[str] = set()
@@ -45,7 +56,8 @@ class PrometheusRecorder:
         meters[2].observe(seconds)
 
     def failed(self, name: str, code: str) -> None:
-        self._errors.labels(self._bounded(name), code).inc()
+        unknown = code in _UNRESOLVED and name not in self._names
+        self._errors.labels(_UNKNOWN if unknown else self._bounded(name), code).inc()
 
     def called(self, version: ModelVersion, requests: int, rows: int, seconds: float) -> None:
         meters = self._called.get(version)

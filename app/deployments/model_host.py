@@ -6,6 +6,7 @@ A `ModelHost` does not know Ray. It is what a pool replica consists of, wherever
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections import OrderedDict
@@ -84,10 +85,12 @@ class ModelHost:
         self._failures: dict[ModelVersion, _Failure] = {}
         self._loading: SingleFlight[ModelVersion, Model] = SingleFlight()
         self._under_way: set[ModelVersion] = set()
+        self._dropped: set[ModelVersion] = set()
         self._keep: frozenset[ModelVersion] = frozenset()
         self._crowded_out: set[ModelVersion] = set()
         self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
+        self._load_slots = asyncio.Semaphore(load_threads)
         self.evictions = 0
 
     @property
@@ -118,10 +121,11 @@ class ModelHost:
 
     async def predict(self, version: ModelVersion, batch: Batch) -> Output:
         """Predict a batch in a thread. Raises as `describe`, and `ModelFailed`."""
-        model = self._models.get(version) or await self._get(version)
-        self._in_use[version] = self._in_use.get(version, 0) + 1
+        self._in_use[version] = self._in_use.get(version, 0) + 1  # from here on, so that it is not evicted at once
         try:
-            self._models.move_to_end(version)
+            model = await self._get(version)
+            if version in self._models:
+                self._models.move_to_end(version)
             return await asyncio.get_running_loop().run_in_executor(self._predict_threads, model.predict, batch)
         finally:
             self._in_use[version] -= 1
@@ -138,8 +142,15 @@ class ModelHost:
         missing = self._keep - self._models.keys() - self._crowded_out
         await asyncio.gather(*(self._try(version) for version in missing))
 
+    def release_model(self, name: str) -> None:
+        """Let every version of a model go."""
+        for version in [version for version in self.states() if version.name == name]:
+            self.release(version)
+
     def release(self, version: ModelVersion) -> None:
-        """Let a version go. A prediction under way keeps its model until it is done."""
+        """Let a version go. A prediction under way keeps its model until it is done, a load under way is dropped."""
+        if version in self._under_way:
+            self._dropped.add(version)
         self._failures.pop(version, None)
         self._crowded_out.discard(version)
         if self._models.pop(version, None) is not None:
@@ -149,6 +160,7 @@ class ModelHost:
     def forgive(self, version: ModelVersion) -> None:
         """Forget that the version failed to load, so that the next call tries again."""
         self._failures.pop(version, None)
+        self._crowded_out.discard(version)
 
     def close(self) -> None:
         """End the threads; what they do is finished first."""
@@ -167,7 +179,7 @@ class ModelHost:
             return model
         failure = self._failures.get(version)
         if failure is not None and time.monotonic() < failure.until:
-            raise failure.error
+            raise copy.copy(failure.error)  # a copy: each raise adds its caller's frames, and what they hold
         return await self._loading.do(version, partial(self._load, version))
 
     async def _load(self, version: ModelVersion) -> Model:
@@ -175,9 +187,9 @@ class ModelHost:
         self._failures.pop(version, None)
         self._changed()
         try:
-            loading = asyncio.get_running_loop().run_in_executor(self._load_threads, self._loader.load, version)
-            async with asyncio.timeout(self._load_timeout_s):
-                model = await loading
+            async with self._load_slots, asyncio.timeout(self._load_timeout_s):  # the wait for a slot does not count
+                loop = asyncio.get_running_loop()
+                model = await loop.run_in_executor(self._load_threads, self._loader.load, version)
         except ServingError as error:
             self._failed(version, error)
             raise
@@ -193,6 +205,9 @@ class ModelHost:
         finally:
             self._under_way.discard(version)
             self._changed()
+        if version in self._dropped:
+            self._dropped.discard(version)
+            return model
         self._models[version] = model
         self._crowded_out.discard(version)
         self._evict(spare=version)

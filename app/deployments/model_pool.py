@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
@@ -28,12 +27,16 @@ _RETRY_S = 1.0
 class ModelPool:
     """One replica of a pool. It follows the release table: what should be resident is loaded, and reported when it is.
 
+    The constructor returns when that has been done once, so that Serve sends calls to warm replicas only.
+
     Args:
         name: the pool's name in the settings.
         releases: handle of the `Releases` deployment.
     """
 
-    def __init__(self, name: str, settings: Settings, releases: Handle) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, name: str, settings: Settings, releases: Handle
+    ) -> None:
         # Here and not above: importing MLflow takes seconds and 150 MB, which only this process shall pay.
         from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
         from app.adapters.model_loader import ModelLoader  # noqa: PLC0415
@@ -53,11 +56,13 @@ class ModelPool:
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._kept = asyncio.Event()
+        self._changed.set()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._report())]
+        await self._kept.wait()
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
         """What the version is; it is loaded for that."""
-        self._start()
         return await self._host.describe(ModelVersion(*version))
 
     async def predict(self, version: ModelVersion, batch: Batch) -> Output:
@@ -76,46 +81,47 @@ class ModelPool:
         }
 
     async def check_health(self) -> None:
-        """Called by Serve every few seconds, first right after the constructor: it starts what needs the event loop."""
-        self._start()
+        """Called by Serve every few seconds."""
         for task in self._tasks:
             if task.done():
                 raise PoolUnavailable(f"pool '{self._name}' no longer follows the releases") from task.exception()
 
-    def _start(self) -> None:
-        if not self._tasks:
-            self._changed.set()
-            self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._report())]
-
     async def _follow(self) -> None:
         """Hold what the table says, for as long as the replica lives."""
-        term = epoch = 0
-        released = frozenset[ModelVersion]()
-        retries: Mapping[ModelVersion, int] = {}
-        loading: set[asyncio.Task[None]] = set()
+        table = ReleaseTable()
+        keeping: set[asyncio.Task[None]] = set()
         while True:
             try:
-                table: ReleaseTable = await answer(
-                    self._releases.watch.remote(term, epoch, self._replica_id), "releases"
-                )
+                before = table
+                table = await answer(self._releases.watch.remote(table.term, table.epoch, self._replica_id), "releases")
+                self._obey(table, before)
+                # Not awaited: a slow load must not keep the replica from hearing what comes next.
+                task = asyncio.create_task(self._host.keep(table.resident.get(self._name, ())))
+                keeping.add(task)
+                task.add_done_callback(keeping.discard)
+                task.add_done_callback(lambda _: self._kept.set())
+                self._changed.set()  # `Releases` may have begun anew, or have missed a report
             except ServingError as error:
                 log.warning("the releases are not read: %s", error.message)
+                self._kept.set()  # nothing is known of what to hold: models are loaded as they are called
                 await asyncio.sleep(_RETRY_S)
-                continue
-            if table.term != term:  # `Releases` has begun anew and has not heard of this replica yet
-                self._changed.set()
-            term, epoch = table.term, table.epoch
-            for version in table.let_go - released:
+            except Exception:
+                log.exception("the releases are not read")
+                self._kept.set()
+                await asyncio.sleep(_RETRY_S)
+
+    def _obey(self, table: ReleaseTable, before: ReleaseTable) -> None:
+        """Do what is asked for once: unload, try again, forget models whose names mean others now."""
+        for name in table.renewed(before):
+            self._host.release_model(name)
+        if table.term != before.term:  # counts of an earlier life say nothing about what is new
+            return
+        for version, count in table.unloads.items():
+            if count != before.unloads.get(version, 0):
                 self._host.release(version)
-            released = table.let_go
-            for version in table.retries:
-                if table.retries[version] != retries.get(version, 0):
-                    self._host.forgive(version)
-            retries = table.retries
-            # Not awaited: a slow load must not keep the replica from hearing what comes next.
-            task = asyncio.create_task(self._host.keep(table.resident.get(self._name, ())))
-            loading.add(task)
-            task.add_done_callback(loading.discard)
+        for version, count in table.retries.items():
+            if count != before.retries.get(version, 0):
+                self._host.forgive(version)
 
     async def _report(self) -> None:
         """Tell `Releases` whenever something was loaded, failed or left."""
@@ -125,7 +131,7 @@ class ModelPool:
             try:
                 states = self._host.states()
                 await answer(self._releases.report.remote(self._replica_id, self._name, states), "releases")
-            except ServingError as error:
-                log.warning("the releases were not told what is loaded: %s", error.message)
+            except Exception as error:
+                log.warning("the releases were not told what is loaded: %s", error)
                 self._changed.set()
                 await asyncio.sleep(_RETRY_S)

@@ -6,28 +6,33 @@ Gateways and pools hold a long poll, `watch`; nobody is pushed to. The bookkeepi
 from __future__ import annotations
 
 import asyncio
-import json
+import copy
+import difflib
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
+from cachetools import TTLCache
 from ray import serve
 
 from app.deployments.process import configure_logging, memory_bytes
+from app.deployments.snapshot import Snapshot
 from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import ModelStatus, ReleaseTable, VersionState
+from app.serving.single_flight import SingleFlight
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_WATCH_S = 30.0
+WATCH_S = 30.0
+_MISSING_KEPT = 4096
 _SNAPSHOT = "releases.json"
 
 
@@ -47,28 +52,42 @@ class Releases:
             default_alias=settings.default_alias,
             preload=settings.preload,
             pools=list(settings.pools),
+            cold_pools=[name for name, pool in settings.pools.items() if settings.replicas(pool)[0] == 0],
             term=time.time_ns(),
         )
-        self._snapshot = settings.cache_folder / _SNAPSHOT
+        self._snapshot = Snapshot(settings.cache_folder / _SNAPSHOT)
+        try:
+            self._book.restore(self._snapshot.content)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            log.exception("the snapshot of another release is not understood, and left aside")
+        self._book.settle(time.monotonic())
         self._news = asyncio.Condition()
         self._polling: asyncio.Task[None] | None = None
-        self._written: dict[str, Any] = _read(self._snapshot)
-        self._book.restore(self._written)
+        self._single_reads = 0
+        self._missing: TTLCache[ModelRef, ModelNotFound] = TTLCache(_MISSING_KEPT, ttl=settings.registry_poll_s)
+        self._reading: SingleFlight[str, RegisteredModel] = SingleFlight()
+        self._loading: SingleFlight[tuple[ModelVersion, bool], ModelVersion] = SingleFlight()
 
     async def watch(self, term: int, epoch: int, replica_id: str | None = None) -> ReleaseTable:
         """The table, as soon as it is not the one of this term and epoch, or after 30 s.
 
         Args:
             replica_id: the pool replica that asks, which thereby shows that it lives.
+
+        Raises:
+            RegistryUnavailable: nothing is known yet, from the registry or a snapshot; what the caller has is better.
         """
         self._start()
         if replica_id is not None:
             self._book.heard_of(replica_id, time.monotonic())
         try:
-            async with asyncio.timeout(_WATCH_S), self._news:
-                await self._news.wait_for(lambda: (self._book.table.term, self._book.table.epoch) != (term, epoch))
+            async with asyncio.timeout(WATCH_S), self._news:
+                await self._news.wait_for(
+                    lambda: self._book.has_registry and (self._book.table.term, self._book.table.epoch) != (term, epoch)
+                )
         except TimeoutError:
-            pass
+            if not self._book.has_registry:
+                raise RegistryUnavailable("the model registry has not been read yet") from None
         return self._book.table
 
     async def report(self, replica_id: str, pool: str, states: Mapping[ModelVersion, VersionState]) -> None:
@@ -78,59 +97,90 @@ class Releases:
         await self._publish()
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        """The version that a reference means, asked of the registry where the table does not say."""
+        """The version that a reference means, asked of the registry where neither table nor pools know it.
+
+        What does not exist is remembered until the next poll, so that asking for it again and again costs nothing.
+        """
         ref = ModelRef(*ref)
         known = self._book.table.resolve(ref)
         if known is not None:
             return known
-        if ref.version is not None:
-            version = ModelVersion(ref.name, ref.version)
-            if not await self._read(lambda: self._registry.has_version(version)):
-                await self._read(lambda: self._registry.model(ref.name))  # raises where there is no such model at all
-                raise ModelNotFound(f"model '{ref.name}' has no version {ref.version}", {"model": ref.name})
-            return version
-        model = await self._read(lambda: self._registry.model(ref.name))
-        self._book.model_read(model)
-        await self._publish()
+        if ref.pinned is not None and self._book.holds(ref.pinned):
+            return ref.pinned
+        missing: ModelNotFound | None = self._missing.get(ref)
+        if missing is not None:
+            raise copy.copy(missing)
+        try:
+            return await self._ask_for(ref)
+        except ModelNotFound as error:
+            self._missing[ref] = error
+            raise
+
+    async def _ask_for(self, ref: ModelRef) -> ModelVersion:
+        pinned = ref.pinned
+        if pinned is not None and await self._read(lambda: self._registry.has_version(pinned)):
+            return pinned
+        try:
+            model = await self._read_model(ref.name)
+        except ModelNotFound as error:
+            close = difflib.get_close_matches(ref.name, self._book.table.releases, n=1)
+            if not close:
+                raise
+            raise ModelNotFound(f"{error.message}; did you mean '{close[0]}'?", error.details) from None
         known = self._book.table.resolve(ref)
         if known is None:
-            what = f"alias '{ref.alias}'" if ref.alias else "version that is ready"
-            raise ModelNotFound(
-                f"model '{ref.name}' has no {what}", {"model": ref.name, "aliases": dict(model.aliases)}
-            )
+            what = f"version {ref.version}" if ref.version else f"alias '{ref.alias}'" if ref.alias else "version"
+            details = {"model": ref.name, "aliases": dict(model.aliases)}
+            raise ModelNotFound(f"model '{ref.name}' has no {what} that is ready", details)
         return known
 
     async def load(self, ref: ModelRef, promote: bool) -> ModelVersion:
-        """Make a version resident; returns when every replica of its pool has it."""
+        """Make a version resident; returns when every replica of its pool has it.
+
+        A reference that follows an alias means the version that the registry names, whatever answers now. The work is
+        done whether or not the caller waits for it.
+        """
+        ref = ModelRef(*ref)
         version = await self.resolve(ref)
-        model = await self._read(lambda: self._registry.model(version.name))
-        self._book.model_read(model)
+        model = await self._read_model(version.name)
+        if ref.pinned is None:
+            wanted = self._book.desired(model).get(ref.alias or "")
+            version = ModelVersion(version.name, wanted) if wanted is not None else version
+        return await self._loading.do((version, promote), partial(self._load, version, model, promote))
+
+    async def _load(self, version: ModelVersion, model: RegisteredModel, promote: bool) -> ModelVersion:
         pool = self._book.pool_of(model)
         if pool not in self._settings.pools:
-            raise ModelUnavailable(f"model '{version.name}' belongs to pool '{pool}', which is not configured")
+            pools = ", ".join(self._settings.pools)
+            raise ModelUnavailable(
+                f"model '{version.name}' belongs to pool '{pool}', which is not configured: "
+                f"set its tag serving.pool to one of {pools}"
+            )
         self._book.pin(version)
         await self._publish()
         try:
-            async with asyncio.timeout(self._settings.load_timeout_s), self._news:
+            async with asyncio.timeout(self._settings.load_timeout_s + WATCH_S), self._news:
                 await self._news.wait_for(lambda: self._book.state(version) in ("ready", "failed"))
         except TimeoutError:
             raise ModelUnavailable(f"{version} was not loaded within {self._settings.load_timeout_s:g} s") from None
         if self._book.state(version) == "failed":
-            cause = self._book.error(version) or "the log has the cause"
-            self._book.let_go(version)
+            cause = self._book.error(version) or f"{version} cannot be loaded; the log has the cause"
+            self._book.unpin(version)
             await self._publish()
             raise ModelUnavailable(cause, {"model": version.name, "version": version.version})
         if promote:
-            await self._read(
-                lambda: self._registry.set_alias(version.name, self._settings.default_alias, version.version)
-            )
-            self._book.model_read(await self._read(lambda: self._registry.model(version.name)))
-            await self._publish()
+            alias = self._settings.default_alias
+            await self._read(lambda: self._registry.set_alias(version.name, alias, version.version))
+            self._book.unpin(version)  # from here on the alias keeps it
+            await self._read_model(version.name)
         return version
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Let a version go on all replicas."""
-        version = await self.resolve(ref)
+        ref = ModelRef(*ref)
+        version = ref.pinned or await self.resolve(ref)
+        if not self._book.holds(version):
+            version = await self.resolve(ref)  # raises where there is no such version
         self._book.let_go(version)
         await self._publish()
         return version
@@ -149,10 +199,12 @@ class Releases:
             for number, facts in model.versions.items()
             if facts["state"] == "failed"
         ]
+        registry = (
+            {"status": "unavailable", "reason": self._registry_error} if self._registry_error else {"status": "ok"}
+        )
         return {
-            "registry": {"status": "ok"} if self._registry_error is None else _down(self._registry_error),
+            "registry": registry,
             "models": {"status": "degraded", "failed": failed} if failed else {"status": "ok"},
-            "ready": self._book.table.ready,
         }
 
     async def usage(self) -> dict[str, Any]:
@@ -173,11 +225,27 @@ class Releases:
     async def _poll(self) -> None:
         while True:
             try:
-                self._book.registry_read(await self._read(self._registry.models))
+                await self._poll_once()
             except ServingError as error:
                 log.warning("the registry is not read; what is known stays in force: %s", error.message)
+            except Exception:
+                log.exception("the registry is not read; what is known stays in force")
             await self._publish()
             await asyncio.sleep(self._settings.registry_poll_s)
+
+    async def _poll_once(self) -> None:
+        before = self._single_reads
+        models = await self._read(self._registry.models)
+        if before == self._single_reads:  # else one model was read meanwhile, and this answer may be older than that
+            self._book.registry_read(models)
+
+    async def _read_model(self, name: str) -> RegisteredModel:
+        """One model as the registry has it now, entered in the book and published."""
+        model = await self._reading.do(name, lambda: self._read(lambda: self._registry.model(name)))
+        self._single_reads += 1
+        self._book.model_read(model)
+        await self._publish()
+        return model
 
     async def _read(self, work: Callable[[], T]) -> T:
         """Run registry work in a thread; remember whether the registry answers."""
@@ -190,30 +258,7 @@ class Releases:
         return result
 
     async def _publish(self) -> None:
-        changed = self._book.settle(time.monotonic())
+        self._book.settle(time.monotonic())
         async with self._news:  # also when only a replica's state has changed: `load` waits for those
             self._news.notify_all()
-        if changed and (snapshot := json.loads(json.dumps(self._book.snapshot()))) != self._written:
-            self._written = snapshot
-            await asyncio.to_thread(_write, self._snapshot, snapshot)
-
-
-def _down(reason: str) -> dict[str, str]:
-    return {"status": "unavailable", "reason": reason}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(path: Path, snapshot: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(snapshot, indent=1))
-        partial.replace(path)
-    except OSError:
-        log.exception("%s cannot be written: a restart without a registry would not know what to serve", path)
+        await self._snapshot.write(self._book.snapshot())

@@ -126,6 +126,7 @@ class Runtime:
     def stop(self) -> None:
         """Drain and end what `start` started: Serve first, or its load balancer would stay behind, then Ray."""
         if not ray.is_initialized():
+            end_run(self._run_folder, None)
             return
         self._progress("draining and stopping")
         # Ray prints that the controller's last call failed, since its last act is to end itself.

@@ -33,8 +33,23 @@ class Admission:
         self.nbytes = 0
 
     @contextmanager
+    def request(self) -> Iterator[None]:
+        """Count a request from its first step, which may be to wait for a model that is being loaded.
+
+        Raises:
+            Overloaded: too many are in progress.
+        """
+        if self.requests >= self._limits.requests:
+            raise self._overloaded(f"{self.requests} requests are in progress")
+        self.requests += 1
+        try:
+            yield
+        finally:
+            self.requests -= 1
+
+    @contextmanager
     def admit(self, version: ModelVersion, rows: int, nbytes: int) -> Iterator[None]:
-        """Count a request while it is in progress.
+        """Count a request's rows while they are in progress.
 
         A request that is larger than a bound on its own is let in when nothing else is in progress: bounds on single
         requests are checked elsewhere, and it could never be answered otherwise.
@@ -43,22 +58,18 @@ class Admission:
             Overloaded: it does not fit now.
         """
         limits = self._limits
-        if self.requests >= limits.requests:
-            raise self._overloaded(f"{self.requests} requests are in progress")
         if self._per_model[version] >= limits.requests_per_model:
             raise self._overloaded(f"{self._per_model[version]} requests for {version} are in progress")
-        if self.requests and self.rows + rows > limits.rows:
+        if self.rows and self.rows + rows > limits.rows:
             raise self._overloaded(f"{self.rows} rows are in progress")
-        if self.requests and self.nbytes + nbytes > limits.nbytes:
+        if self.nbytes and self.nbytes + nbytes > limits.nbytes:
             raise self._overloaded(f"{self.nbytes} bytes of input are in progress")
-        self.requests += 1
         self._per_model[version] += 1
         self.rows += rows
         self.nbytes += nbytes
         try:
             yield
         finally:
-            self.requests -= 1
             self.rows -= rows
             self.nbytes -= nbytes
             self._per_model[version] -= 1

@@ -26,11 +26,16 @@ class _Item(Generic[P, R]):
     __slots__ = ("deadline", "future", "nbytes", "part", "rows")
 
     def __init__(self, part: P, rows: int, nbytes: int, deadline: float, future: asyncio.Future[R]) -> None:
-        self.part = part
+        self.part: P | None = part
         self.rows = rows
         self.nbytes = nbytes
         self.deadline = deadline
         self.future = future
+        future.add_done_callback(self._drop)
+
+    def _drop(self, _: asyncio.Future[R]) -> None:
+        # Answered, or its caller has gone: what it carried is held no longer, even while the item still waits its turn.
+        self.part = None
 
 
 class Batcher(Generic[P, R]):
@@ -43,7 +48,7 @@ class Batcher(Generic[P, R]):
     Args:
         call: answers a batch, one result per part in order. An error that one part may have
             caused (`ModelFailed`, `ReplicaDied`, `InvalidRequest`) makes the batcher halve the batch until the part at
-            fault fails alone; any other error fails all of them.
+            fault fails alone; any other error fails all of them. It is cancelled when the last part's deadline passes.
         max_rows, max_bytes: bounds of one batch. A part over a bound goes alone.
         max_in_flight: calls under way at the same time.
         wait_s: seconds that the first part of a batch may wait for company.
@@ -141,15 +146,23 @@ class Batcher(Generic[P, R]):
         return items
 
     async def _answer(self, items: list[_Item[P, R]]) -> None:
+        items = [item for item in items if not item.future.done()]
+        parts = [item.part for item in items if item.part is not None]
+        if not items:
+            return
         try:
-            results = await self._call([item.part for item in items])
+            async with asyncio.timeout_at(max(item.deadline for item in items)):
+                results = await self._call(parts)
+        except TimeoutError:
+            _fail(items, DeadlineExceeded("the model did not answer before the deadline"))
         except (ModelFailed, ReplicaDied, InvalidRequest) as error:
             if len(items) == 1:
                 _fail(items, error)
                 return
-            middle = len(items) // 2
-            await self._answer(items[:middle])
-            await self._answer(items[middle:])
+            # By halves, but singly where each further try may cost a replica.
+            size = 1 if isinstance(error, ReplicaDied) else (len(items) + 1) // 2
+            for start in range(0, len(items), size):
+                await self._answer(items[start : start + size])
         except Exception as error:
             if not isinstance(error, ServingError):
                 log.exception("a batch of %d requests failed", len(items))

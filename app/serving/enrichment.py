@@ -30,6 +30,11 @@ class FeatureRequest:
     entities: Entities | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def count(self) -> int:
+        """Entities to look up, one row each."""
+        return len(self.entities if self.entities is not None else self.ids or ())
+
 
 class Enrichment:
     """Reads features for concurrent requests in shared calls."""

@@ -40,6 +40,7 @@ class ReleaseBook:
         preload: references to keep resident; ``*`` is every model that has the default alias.
         pools: names of the configured pools.
         replica_ttl_s: seconds after which a pool replica that is not heard of counts as gone.
+        cold_pools: pools that may have no replica; what they host does not count for readiness.
         term: tells this life of `Releases` from earlier ones.
     """
 
@@ -50,12 +51,14 @@ class ReleaseBook:
         preload: Sequence[str],
         pools: Sequence[str],
         replica_ttl_s: float = 45.0,
+        cold_pools: Sequence[str] = (),
         term: int = 0,
     ) -> None:
         self._default_alias = default_alias
         self._preload_all = "*" in preload
         self._preload = [parse_ref(reference) for reference in preload if reference != "*"]
         self._pools = frozenset(pools)
+        self._cold_pools = frozenset(cold_pools)
         self._replica_ttl_s = replica_ttl_s
         self._models: dict[str, RegisteredModel] = {}
         self._live: dict[str, dict[str, str]] = {}
@@ -63,8 +66,9 @@ class ReleaseBook:
         self._pinned: set[ModelVersion] = set()
         self._let_go: set[ModelVersion] = set()
         self._retries: dict[ModelVersion, int] = {}
+        self._unloads: dict[ModelVersion, int] = {}
         self._replicas: dict[str, _Replica] = {}
-        self._has_registry = False
+        self.has_registry = False
         self.table = ReleaseTable(term)
 
     # What comes in
@@ -72,7 +76,13 @@ class ReleaseBook:
     def registry_read(self, models: Sequence[RegisteredModel]) -> None:
         """The registry as it is now, whole. A model that is gone is forgotten."""
         self._models = {model.name: model for model in models}
-        self._has_registry = True
+        self.has_registry = True
+        for versions in (self._pinned, self._let_go):
+            versions.intersection_update({version for version in versions if version.name in self._models})
+        for counts in (self._retries, self._unloads):
+            for version in [version for version in counts if version.name not in self._models]:
+                del counts[version]
+        self._chosen = {name: version for name, version in self._chosen.items() if name in self._models}
 
     def model_read(self, model: RegisteredModel) -> None:
         """One model as the registry has it now."""
@@ -82,24 +92,35 @@ class ReleaseBook:
         """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
         if self.state(version) == "failed":
             self._retries[version] = self._retries.get(version, 0) + 1
-            self._forget_states(version)
+            for replica in self._replicas.values():
+                if (known := replica.states.get(version)) is not None and known.state == "failed":
+                    del replica.states[version]
         self._pinned.add(version)
         self._let_go.discard(version)
         model = self._models.get(version.name)
         if model is None or self._default_alias not in model.aliases:
             self._chosen[version.name] = version.version
 
-    def let_go(self, version: ModelVersion) -> None:
-        """A caller asked for this version to leave memory. It comes back when it is called or loaded again."""
+    def unpin(self, version: ModelVersion) -> None:
+        """Take a `pin` back: the version is resident no longer for its own sake, but is not told to leave either."""
         self._pinned.discard(version)
-        self._let_go.add(version)
         if self._chosen.get(version.name) == version.version:
             del self._chosen[version.name]
-        self._forget_states(version)
+
+    def let_go(self, version: ModelVersion) -> None:
+        """A caller asked for this version to leave memory. It comes back when it is called or loaded again."""
+        self.unpin(version)
+        self._let_go.add(version)
+        self._unloads[version] = self._unloads.get(version, 0) + 1
 
     def reported(self, replica_id: str, pool: str, states: Mapping[ModelVersion, VersionState], now: float) -> None:
         """What one pool replica holds. `now` is a monotonic time in seconds."""
         self._replicas[replica_id] = _Replica(pool, dict(states), now)
+
+    def holds(self, version: ModelVersion) -> bool:
+        """Whether some replica has the version in memory."""
+        states = (replica.states.get(version) for replica in self._of_pool(version))
+        return any(known is not None and known.state == "ready" for known in states)
 
     def heard_of(self, replica_id: str, now: float) -> None:
         """The replica lives; what it holds has not changed."""
@@ -114,7 +135,7 @@ class ReleaseBook:
         self._let_go = {ModelVersion(*pair) for pair in snapshot.get("let_go", [])}
         for model in snapshot.get("models", []):
             self._models[model["name"]] = RegisteredModel(**model)
-            self._has_registry = True  # as good as read: with the registry down, a restart serves from this
+            self.has_registry = True  # as good as read: with the registry down, a restart serves from this
 
     # What comes out
 
@@ -126,8 +147,14 @@ class ReleaseBook:
             "pinned": sorted(self._pinned),
             "let_go": sorted(self._let_go),
             "models": [
-                {"name": m.name, "aliases": dict(m.aliases), "tags": dict(m.tags), "latest": m.latest}
-                for m in self._models.values()
+                {
+                    "name": model.name,
+                    "aliases": dict(model.aliases),
+                    "tags": dict(model.tags),
+                    "latest": model.latest,
+                    "created": model.created,
+                }
+                for model in self._models.values()
             ],
         }
 
@@ -143,13 +170,15 @@ class ReleaseBook:
             moving |= warming
             self._live[model.name] = live
             aliases = {alias: version for alias, version in live.items() if alias != _BARE}
-            releases[model.name] = Release(model.name, live.get(_BARE), aliases, self.pool_of(model))
+            pool = self.pool_of(model)
+            releases[model.name] = Release(model.name, live.get(_BARE), aliases, pool, model.created)
+        self._let_go -= moving  # an alias that names a version asks for it again
         resident = self._resident(moving)
-        answering = {version for versions in resident.values() for version in versions} - moving
-        ready = self._has_registry and all(self.state(version) in ("ready", "failed") for version in answering)
-        table = ReleaseTable(
-            self.table.term, self.table.epoch, releases, resident, frozenset(self._let_go), dict(self._retries), ready
-        )
+        warm = [versions for pool, versions in resident.items() if pool not in self._cold_pools]
+        answering = {version for versions in warm for version in versions} - moving
+        ready = self.has_registry and all(self.state(version) in ("ready", "failed") for version in answering)
+        term, epoch = self.table.term, self.table.epoch
+        table = ReleaseTable(term, epoch, releases, resident, dict(self._unloads), dict(self._retries), ready)
         if table == self.table:
             return False
         self.table = replace(table, epoch=self.table.epoch + 1)
@@ -174,7 +203,7 @@ class ReleaseBook:
             return "failed"
         if states and None not in states and kinds == {"ready"}:
             return "ready"
-        return "loading" if kinds else None
+        return "loading" if "loading" in kinds else None
 
     def error(self, version: ModelVersion) -> str | None:
         """What a replica said when it failed to load the version."""
@@ -184,10 +213,6 @@ class ReleaseBook:
     def status(self) -> list[ModelStatus]:
         """Every model for people, by name."""
         return [self._status(self._models[name]) for name in sorted(self._models)]
-
-    def _forget_states(self, version: ModelVersion) -> None:
-        for replica in self._replicas.values():
-            replica.states.pop(version, None)
 
     def _status(self, model: RegisteredModel) -> ModelStatus:
         live = self._live.get(model.name, {})

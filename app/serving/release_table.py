@@ -37,6 +37,8 @@ class Release:
     default: str | None
     aliases: Mapping[str, str]
     pool: str
+    created: int = 0
+    """When the model was registered, in milliseconds: a name that is registered anew is another model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,16 @@ class ReleaseTable:
     """Everything that gateways and pools need to know, at one `epoch` of one `term`.
 
     A term is one life of `Releases`; epochs count the tables within it. `resident` lists the versions that a pool keeps
-    loaded and warm; `let_go` those that it was told to give up.
+    loaded and warm.
     """
 
     term: int = 0
     epoch: int = 0
     releases: Mapping[str, Release] = field(default_factory=dict)
     resident: Mapping[str, tuple[ModelVersion, ...]] = field(default_factory=dict)
-    let_go: frozenset[ModelVersion] = frozenset()
+    unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
+    """How often a caller has asked for a version to leave memory: pools do so when the number changes."""
+
     retries: Mapping[ModelVersion, int] = field(default_factory=dict)
     """How often a caller has asked for a version again after it had failed: pools then try again at once."""
     ready: bool = False
@@ -66,6 +70,14 @@ class ReleaseTable:
             return None
         version = release.default if ref.alias is None else release.aliases.get(ref.alias)
         return ModelVersion(ref.name, version) if version is not None else None
+
+    def renewed(self, before: ReleaseTable) -> set[str]:
+        """Names that mean another model than in the table before, or none any more."""
+        return {
+            name
+            for name, release in before.releases.items()
+            if name not in self.releases or self.releases[name].created != release.created
+        }
 
     def pool_of(self, name: str) -> str:
         release = self.releases.get(name)

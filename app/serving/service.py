@@ -62,6 +62,7 @@ class ServiceLimits:
     """Bounds that the service keeps: on one request, on what is in progress, and on a batch."""
 
     rows: int
+    columns: int
     admission: AdmissionLimits
     batch_rows: int
     batch_bytes: int
@@ -111,13 +112,17 @@ class PredictionService:
         """
         started = time.perf_counter()
         try:
-            async with asyncio.timeout_at(request.deadline):
-                prediction = await self._predict(request)
+            with self.admission.request():
+                async with asyncio.timeout_at(request.deadline):
+                    prediction = await self._predict(request)
         except TimeoutError:
             self._recorder.failed(request.ref.name, DeadlineExceeded.code)
             raise DeadlineExceeded("the request was not answered before its deadline") from None
         except ServingError as error:
             self._recorder.failed(request.ref.name, error.code)
+            raise
+        except Exception:
+            self._recorder.failed(request.ref.name, ServingError.code)
             raise
         self._recorder.predicted(prediction.version, prediction.output.count, time.perf_counter() - started)
         return prediction
@@ -126,6 +131,11 @@ class PredictionService:
         """The version behind a reference, loaded. Raises `ModelNotFound` or `Unavailable`."""
         version = self._directory.known(ref) or await self._directory.resolve(ref)
         return self._models.get(version) or await self._open(version)
+
+    def forget(self, name: str) -> None:
+        """Drop what is known of a model's versions: its name means another model now. Requests under way go on."""
+        for version in [version for version in self._models if version.name == name]:
+            del self._models[version]
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
         """The version that a reference means. Raises `ModelNotFound` or `RegistryUnavailable`."""
@@ -136,14 +146,16 @@ class PredictionService:
         features = None
         payload = request.payload
         if request.features is not None:
+            self._check_rows(request.features.count)
             enriched = await self._enrichment.read(request.features, model.signature, request.deadline)
             features, payload = enriched, Payload("columns", enriched)
         if payload is None:
             raise InvalidInput("the request has no rows")
         version = model.spec.key
         rows = model.rows(payload, request.params)
-        if rows.count > self._limits.rows:
-            raise TooLarge(f"{rows.count} rows in one request; at most {self._limits.rows} are allowed")
+        self._check_rows(rows.count)
+        if len(rows.columns) > self._limits.columns:
+            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
         nbytes = rows.nbytes
         # A signature that fixes the number of rows describes a whole call: its requests are never stacked.
         group = rows.layout if model.signature.fixed_rows is None else object()
@@ -152,6 +164,10 @@ class PredictionService:
                 rows, group=group, rows=rows.count, nbytes=nbytes, deadline=request.deadline
             )
         return Prediction(version, output, features)
+
+    def _check_rows(self, count: int) -> None:
+        if count > self._limits.rows:
+            raise TooLarge(f"{count} rows in one request; at most {self._limits.rows} are allowed")
 
     async def _open(self, version: ModelVersion) -> ServedModel:
         return await self._opening.do(version, partial(self._describe, version))

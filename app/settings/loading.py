@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from app.errors import StartupError
+from app.settings.groups import PoolSettings
 from app.settings.model import OVERRIDES, PREFIX, Settings
 
 CONFIG_VARIABLE = "ML_SERVE_CONFIG"
 URL_VARIABLE = "ML_SERVE_URL"
 """Where the command line finds a gateway; no setting of the gateway itself."""
+
+_PRIVATE = ("secret", "token", "key", "uri", "url")
+"""A setting with one of these in its name may hold a credential: its value is not shown."""
+_NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')  # pydantic-settings tells the field in words only
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:
@@ -40,8 +46,6 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
         return Settings.model_validate({**from_file, OVERRIDES: given})
     except ValidationError as error:
         raise StartupError("\n".join(_describe(error, config))) from None
-    except ValueError as error:  # pydantic-settings: a nested value in the environment that is not JSON
-        raise StartupError(f"cannot read the settings: {error}") from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -50,7 +54,10 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise StartupError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise StartupError(f"the configuration file {path} is not valid YAML: {error}") from None
+        # Not the error's own text: that quotes the file, secrets included.
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise StartupError(f"the configuration file {path} is not valid YAML{where}") from None
     if not isinstance(content, dict | None):
         raise StartupError(f"the configuration file {path} must be a mapping of settings")
     return content or {}
@@ -91,9 +98,42 @@ def _did_you_mean(word: str, known: Any) -> str:
 
 def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
     for fault in error.errors(include_url=False):
-        dotted = ".".join(str(part) for part in fault["loc"])
-        names = [dotted, PREFIX + dotted.upper().replace(".", "__")]
-        key = next((name for name in names if name in os.environ), f"'{dotted}'" + (f" in {config}" if config else ""))
-        secret = any(word in dotted.lower() for word in ("secret", "token"))
-        value = "***" if secret else repr(fault["input"])
-        yield f"bad setting {key}={value}: {fault['msg']}"
+        loc = [str(part) for part in fault["loc"]]
+        dotted = ".".join(loc)
+        if not loc:
+            not_json = _NOT_JSON.search(fault["msg"])
+            yield f"bad setting {_variable(not_json[1])}: it must be JSON" if not_json else "the settings do not fit"
+        elif fault["type"] == "extra_forbidden":
+            yield _unknown_nested(loc, config)
+        else:
+            shown = isinstance(fault["input"], str | int | float) and not any(word in dotted for word in _PRIVATE)
+            value = f"={fault['input']!r}" if shown else ""
+            yield f"bad setting {_named(dotted, config)}{value}: {fault['msg']}"
+
+
+def _unknown_nested(loc: list[str], config: Path | None) -> str:
+    """A key of a group that does not exist, such as ``limits.rwos``."""
+    *path, key = loc
+    group = PoolSettings if path[0] == "pools" else Settings.model_fields[path[0]].annotation
+    known = list(group.model_fields) if isinstance(group, type) and issubclass(group, BaseModel) else []
+    close = difflib.get_close_matches(key, known, n=1)
+    dotted, meant = ".".join(loc), ".".join([*path, *close])
+    if _variable(dotted) in os.environ:
+        dotted, meant = _variable(dotted), _variable(meant)
+        return f"unknown setting {dotted}" + (f"; did you mean {meant}?" if close else "; see docs/settings.md")
+    parent = next((name for name in (_variable(".".join(path)), _variable(path[0])) if name in os.environ), None)
+    source = parent or config
+    where = f" in {source}" if source else ""
+    return f"unknown setting '{dotted}'{where}" + (f"; did you mean '{meant}'?" if close else "; see docs/settings.md")
+
+
+def _named(dotted: str, config: Path | None) -> str:
+    """How the operator wrote the setting: as a variable, or in the file."""
+    variable = _variable(dotted)
+    return variable if variable in os.environ else f"'{dotted}'" + (f" in {config}" if config else "")
+
+
+def _variable(dotted: str) -> str:
+    """The variable of a setting: of several the one that is set."""
+    names = [name for name, field in environment_names() if field == dotted and name in os.environ]
+    return names[0] if names else PREFIX + dotted.upper().replace(".", "__")

@@ -29,6 +29,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         frozen=True,
         populate_by_name=True,
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
     """Feast repository: the folder of `feature_store.yaml`, or that file; unset: the demo's, if it is there."""
 
     default_alias: Annotated[str, Field(min_length=1)] = "champion"
-    """Alias that a bare model name means. Where a model lacks it, the newest READY version answers."""
+    """Alias that a bare model name means. Where a model lacks it: the version last loaded by name, else the newest READY one."""
 
     preload: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """References resident and warm before `/readyz` turns true; `*`: every model that has the default alias."""
@@ -127,7 +128,7 @@ class Settings(BaseSettings):
     """Least severe log lines that are written."""
 
     access_log: bool = False
-    """Write a line per request and per call between deployments. It costs about a tenth of the throughput."""
+    """Write a line per request and per call between deployments."""
 
     @field_validator("preload", mode="before")
     @classmethod

@@ -1,9 +1,36 @@
 import pytest
 
-from app.api.errors import STATUSES, status_of
+from app import errors
+from app.api.errors import status_of
+from app.errors import ServingError
 from tests.api.conftest import Connect
 from tests.fakes import make_fakes, total
 from tests.test_errors import TREE
+
+STATUSES: dict[type[ServingError], int] = {
+    errors.ServingError: 500,
+    errors.InvalidRequest: 400,
+    errors.MalformedBody: 400,
+    errors.InvalidInput: 400,
+    errors.InvalidReference: 400,
+    errors.TooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.NotFound: 404,
+    errors.ModelNotFound: 404,
+    errors.FeatureSourceNotFound: 404,
+    errors.EntityNotFound: 404,
+    errors.Overloaded: 429,
+    errors.Unavailable: 503,
+    errors.ModelUnavailable: 503,
+    errors.RegistryUnavailable: 503,
+    errors.FeatureStoreUnavailable: 503,
+    errors.PoolUnavailable: 503,
+    errors.ReplicaDied: 503,
+    errors.DeadlineExceeded: 504,
+    errors.ModelFailed: 500,
+    errors.WrongRowCount: 500,
+    errors.StartupError: 500,
+}
 
 
 async def test_probes(connect: Connect) -> None:
@@ -38,6 +65,21 @@ async def test_the_schema_holds_every_endpoint(connect: Connect) -> None:
     assert (await connect(make_fakes({})).get("/docs")).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/serve", "/v1/models/{ref}:predict"])
+async def test_the_schema_says_what_a_prediction_takes_and_how_it_may_fail(connect: Connect, path: str) -> None:
+    operation = (await connect(make_fakes({})).get("/openapi.json")).json()["paths"][path]["post"]
+    assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
+    headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
+    assert headers == {"x-request-id", "x-request-timeout-seconds"}
+
+
+async def test_summaries_are_plain_sentences(connect: Connect) -> None:
+    paths = (await connect(make_fakes({})).get("/openapi.json")).json()["paths"]
+    summaries = [operation["summary"] for path in paths.values() for operation in path.values()]
+    assert [text for text in summaries if "`" in text or not text.endswith(".")] == []
+    assert paths["/v1/models/{ref}:predict"]["post"]["summary"] == "Predict rows, or entities of the feature store."
+
+
 async def test_metrics_count_by_route_template_and_never_by_raw_path(connect: Connect) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     await client.post("/v1/models/prices:predict", json={"instances": [{"oil": 1, "gas": 1}]})
@@ -52,7 +94,5 @@ async def test_metrics_count_by_route_template_and_never_by_raw_path(connect: Co
 
 
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
-def test_every_error_has_a_status(kind: type) -> None:
-    status = status_of(kind("x"))
-    assert 400 <= status < 600
-    assert status == next(STATUSES[base] for base in kind.__mro__ if base in STATUSES)
+def test_every_error_has_its_status(kind: type[ServingError]) -> None:
+    assert status_of(kind("x")) == STATUSES[kind]

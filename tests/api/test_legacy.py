@@ -142,6 +142,12 @@ FEATURES = {"model_name": "prices", "use_feature_store": True}
             "gas",
         ),
         ({**FEATURES, "use_feature_store": "yes"}, "malformed_body", "use_feature_store"),
+        ({**NO_DATA, "data": ROW, "promote": True}, "malformed_body", "'promote' goes with"),
+        ({**NO_DATA, "action": "unload", "promote": True}, "malformed_body", "'promote' goes with"),
+        ({**NO_DATA, "action": "load", "data": ROW}, "malformed_body", "'data' does not go with 'action': 'load'"),
+        ({**NO_DATA, "action": "unload", "params": {}}, "malformed_body", "'params' does not go with"),
+        ({**NO_DATA, "action": "status", "entity_id": "wti"}, "malformed_body", "'entity_id' does not go with"),
+        ({**FEATURES, "action": "load"}, "malformed_body", "'use_feature_store' does not go with"),
     ],
 )
 async def test_a_bad_body_is_a_400_that_says_what_to_fix(connect: Connect, body: Any, code: str, words: str) -> None:
@@ -179,9 +185,13 @@ async def test_an_unknown_entity_whose_columns_are_all_given_is_answered(connect
 
 
 async def test_a_model_that_raises_is_a_500_without_its_text(connect: Connect) -> None:
-    client = connect(make_fakes({"bad": failing(ModelFailed("the model raised ValueError"), "x")}))
+    error = ModelFailed("the model raised ValueError")
+    error.__cause__ = ValueError("password=hunter2")
+    client = connect(make_fakes({"bad": failing(error, "x")}))
     answer = await client.post("/serve", json={"model_name": "bad", "data": {"x": 1}})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_failed")
+    assert answer.status_code == 500
+    assert answer.json()["error"] == {"code": "model_failed", "message": "the model raised ValueError"}
+    assert "hunter2" not in answer.text
 
 
 async def test_an_error_that_nobody_foresaw_tells_nothing(connect: Connect) -> None:

@@ -71,6 +71,9 @@ async def test_a_frame_is_answered_as_records(connect: Connect) -> None:
         ({"inputs": {"oil": [1, 2], "gas": [1]}}, "gas"),
         ({"instances": [ROW], "parameters": {"top": 1}}, "'top'"),
         ({"entities": [{"id": "wti"}]}, "feature_service"),
+        ({"instances": [ROW], "overrides": {"oil": 1}}, "'overrides' goes with 'entities'"),
+        ({"instances": [ROW], "feature_view": "view"}, "'feature_view' goes with 'entities'"),
+        ({"inputs": {"oil": [1], "gas": [1]}, "feature_service": "service"}, "'feature_service' goes with 'entities'"),
     ],
 )
 async def test_a_bad_body_is_a_400_in_kserves_shape(connect: Connect, body: Any, words: str) -> None:

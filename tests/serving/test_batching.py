@@ -181,9 +181,11 @@ async def test_queued_work_past_its_deadline_is_not_sent() -> None:
 
 async def test_a_wait_lets_later_parts_join() -> None:
     calls = Calls()
-    batcher: Batcher[int, int] = Batcher(calls, max_rows=64, max_bytes=10**9, max_in_flight=1, wait_s=0.05)
+    batcher: Batcher[int, int] = Batcher(calls, max_rows=64, max_bytes=10**9, max_in_flight=1, wait_s=0.5)
     first = submit(batcher, 1)
-    await asyncio.sleep(0.01)
+    for _ in range(3):  # without a wait, the first would be on its way by now
+        await asyncio.sleep(0)
+    assert calls.batches == []
     second = submit(batcher, 2)
     await asyncio.gather(first, second)
     assert calls.batches == [[1, 2]]

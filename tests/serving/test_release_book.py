@@ -136,12 +136,68 @@ def test_what_was_let_go_is_no_longer_resident_until_it_is_loaded_again() -> Non
     b.let_go(V1)
     b.settle(1)
     assert b.table.resident == {"default": ()}
-    assert V1 in b.table.let_go
+    assert b.table.unloads == {V1: 1}
     assert b.table.ready
     b.pin(V1)
     b.settle(2)
     assert b.table.resident == {"default": (V1,)}
-    assert not b.table.let_go
+    b.let_go(V1)
+    b.settle(3)
+    assert b.table.unloads == {V1: 2}
+
+
+def test_an_alias_that_names_a_version_that_was_let_go_brings_it_back() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.let_go(V2)
+    b.registry_read([registered(champion="2")])
+    b.settle(1)
+    assert V2 in b.table.resident["default"]
+    b.reported("r1", "default", {V1: READY, V2: READY}, 2)
+    b.settle(2)
+    assert meaning(b, "m") == "2"
+    assert b.table.resident == {"default": (V2,)}
+
+
+def test_a_load_that_failed_takes_back_its_pin_and_nothing_else() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.reported("r1", "default", {V1: READY}, 0)
+    b.settle(0)
+    b.pin(V1)
+    b.unpin(V1)
+    b.settle(1)
+    assert b.table.resident == {"default": (V1,)}
+    assert b.table.unloads == {}
+
+
+def test_pins_of_a_model_that_left_the_registry_are_forgotten() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.pin(V2)
+    b.registry_read([])
+    b.settle(0)
+    assert b.table.resident == {"default": ()}
+    assert b.table.ready
+
+
+def test_a_model_registered_anew_under_its_name_is_told_from_the_old_one() -> None:
+    b = book()
+    b.registry_read([RegisteredModel("m", {}, {}, "1", created=1), RegisteredModel("n", {}, {}, "1", created=1)])
+    b.settle(0)
+    before = b.table
+    b.registry_read([RegisteredModel("m", {}, {}, "1", created=2), RegisteredModel("n", {}, {}, "1", created=1)])
+    b.settle(1)
+    assert b.table.renewed(before) == {"m"}
+
+
+def test_a_pool_that_may_be_empty_does_not_hold_up_readiness() -> None:
+    b = ReleaseBook(default_alias="champion", preload=("*",), pools=("default", "gpu"), cold_pools=("gpu",))
+    b.registry_read([RegisteredModel("m", {"champion": "1"}, {"serving.pool": "gpu"}, "1")])
+    b.settle(0)
+    assert b.table.ready
 
 
 def test_asking_for_a_failed_version_again_makes_the_pools_try_again() -> None:
@@ -160,7 +216,8 @@ def test_a_replica_that_is_not_heard_of_is_forgotten() -> None:
     b.reported("r1", "default", {V1: READY}, 0)
     b.reported("r2", "default", {}, 0)
     b.settle(0)
-    assert b.state(V1) == "loading"
+    assert b.state(V1) is None
+    assert b.holds(V1)
     b.heard_of("r1", 80)
     b.settle(100)
     assert b.state(V1) == "ready"

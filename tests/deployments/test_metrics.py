@@ -1,0 +1,84 @@
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.deployments import metrics
+from app.deployments.metrics import PrometheusRecorder
+from app.serving.model_ref import ModelVersion
+
+PRICES = ModelVersion("prices", "2")
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def recorder(registry: CollectorRegistry) -> PrometheusRecorder:
+    return PrometheusRecorder(registry)
+
+
+def error_labels(registry: CollectorRegistry) -> set[str]:
+    samples = [sample for family in registry.collect() for sample in family.samples]
+    return {sample.labels["model"] for sample in samples if sample.name == "ml_serve_errors_total"}
+
+
+def test_requests_rows_batches_and_errors_are_counted(
+    registry: CollectorRegistry, recorder: PrometheusRecorder
+) -> None:
+    recorder.predicted(PRICES, 3, 0.01)
+    recorder.predicted(PRICES, 4, 0.02)
+    recorder.called(PRICES, 2, 7, 0.005)
+    recorder.failed("prices", "invalid_input")
+    of_version = {"model": "prices", "version": "2"}
+    assert {
+        name: registry.get_sample_value(name, of_version)
+        for name in (
+            "ml_serve_requests_total",
+            "ml_serve_rows_total",
+            "ml_serve_request_seconds_count",
+            "ml_serve_batch_seconds_sum",
+            "ml_serve_batch_rows_sum",
+            "ml_serve_batch_requests_sum",
+        )
+    } == {
+        "ml_serve_requests_total": 2,
+        "ml_serve_rows_total": 7,
+        "ml_serve_request_seconds_count": 2,
+        "ml_serve_batch_seconds_sum": 0.005,
+        "ml_serve_batch_rows_sum": 7,
+        "ml_serve_batch_requests_sum": 2,
+    }
+    of_code = {"model": "prices", "code": "invalid_input"}
+    assert registry.get_sample_value("ml_serve_errors_total", of_code) == 1
+
+
+@pytest.mark.parametrize("code", ["model_not_found", "invalid_reference", "registry_unavailable"])
+def test_a_name_that_may_not_exist_is_counted_as_unknown(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, code: str
+) -> None:
+    recorder.failed("pricse", code)
+    assert registry.get_sample_value("ml_serve_errors_total", {"model": "unknown", "code": code}) == 1
+    recorder.predicted(PRICES, 1, 0.01)
+    recorder.failed("prices", code)  # such as an alias that it lacks
+    assert error_labels(registry) == {"unknown", "prices"}
+
+
+def test_a_model_that_never_answered_is_counted_by_name(
+    registry: CollectorRegistry, recorder: PrometheusRecorder
+) -> None:
+    recorder.failed("broken", "model_unavailable")
+    assert error_labels(registry) == {"broken"}
+
+
+def test_names_are_bounded_and_unknown_ones_use_up_nothing(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_NAMES", 2)
+    for n in range(10):
+        recorder.failed(f"nobody-{n}", "model_not_found")
+    for name in ("a", "b", "c", "d"):
+        recorder.predicted(ModelVersion(name, "1"), 1, 0.01)
+        recorder.failed(name, "model_failed")
+    assert error_labels(registry) == {"unknown", "a", "b", "other"}
+    assert registry.get_sample_value("ml_serve_requests_total", {"model": "other", "version": "1"}) == 2
