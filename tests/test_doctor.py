@@ -4,7 +4,9 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -225,6 +227,9 @@ def test_a_missing_client_of_the_artifact_store_is_told(
 ) -> None:
     remote = settings(tmp_path, mlflow_tracking_uri=UNREACHABLE, **given)
     monkeypatch.setattr(doctor, "_registry", lambda _: "")
+    installed = ModuleType("boto3")
+    installed.__spec__ = ModuleSpec("boto3", None)
+    monkeypatch.setitem(sys.modules, "boto3", installed)
     assert failed(examine(remote, ports=False)) == []
     monkeypatch.setitem(sys.modules, "boto3", None)
     checks = examine(remote, ports=False)

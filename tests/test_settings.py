@@ -145,13 +145,18 @@ def test_a_group_that_is_not_json_shows_nothing_of_the_file(monkeypatch: pytest.
     assert str(caught.value) == "bad setting ML_SERVE_LIMITS: it must be JSON"
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("RAY_ADDRESS", "ML_SERVE_HTTP_PORT", "ML_SERVE_LIMITS__ROWS", "ML_SERVE_POOLS"):
         monkeypatch.setenv(name, "")
     settings = load()
     assert settings.ray_address is None
     assert not settings.is_cluster
     assert (settings.http_port, settings.limits.rows) == (8000, 100_000)
+    config = tmp_path / "config.yaml"
+    config.write_text("http_port: x\n")
+    with pytest.raises(StartupError) as caught:
+        load(config)
+    assert str(caught.value).startswith(f"bad setting 'http_port' in {config}='x': ")
 
 
 def test_every_setting_has_a_meaning_and_a_variable() -> None:

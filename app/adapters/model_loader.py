@@ -170,7 +170,7 @@ def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why a model cannot be loaded, for callers: an error's own text may hold paths and secrets, and stays in the log."""
+    """Why a model cannot be loaded, for callers: the error's own text may hold paths and secrets, and is logged."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs the library '{error.name}', which is not installed here"
     return f"it raised {type(error).__name__}; the log has the cause"

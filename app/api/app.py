@@ -31,6 +31,13 @@ _APP_NAME = "ml_serve"
 _SUMMARY = "Predictions by models of the MLflow registry, with features from Feast."
 _STATUSES_WITH_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
 _STATUSES_WITH_REFERENCE = (400, 404, 503)
+_REFERENCE: dict[str, Any] = {
+    "name": "ref",
+    "in": "path",
+    "required": True,
+    "description": "`name`, `name@alias` or `name/versions/N`.",
+    "schema": {"type": "string"},
+}
 _HEADERS: list[dict[str, Any]] = [
     {
         "name": "x-request-id",
@@ -151,7 +158,7 @@ def create_app(service: PredictionService, manager: ModelManager, limits: HttpLi
             summary=(handler.__doc__ or "").split("\n")[0],
             response_model=None,
             responses={200: {"model": answer}, **errors} if answer else errors,
-            openapi_extra=_request(body) if body else None,
+            openapi_extra=_request(path, body),
             include_in_schema=documented,
         )
         return endpoint
@@ -189,9 +196,13 @@ def create_app(service: PredictionService, manager: ModelManager, limits: HttpLi
     return Front(exporter, app, serve, predict)
 
 
-def _request(body: type[BaseModel]) -> dict[str, Any]:
+def _request(path: str, body: type[BaseModel] | None) -> dict[str, Any] | None:
+    """What FastAPI cannot read from a handler that takes the bare request."""
+    parameters = [_REFERENCE] if "{ref" in path else []
+    if body is None:
+        return {"parameters": parameters} if parameters else None
     content = {"application/json": {"schema": body.model_json_schema()}}
-    return {"parameters": _HEADERS, "requestBody": {"required": True, "content": content}}
+    return {"parameters": [*parameters, *_HEADERS], "requestBody": {"required": True, "content": content}}
 
 
 def _shape_errors(app: FastAPI, limits: HttpLimits) -> None:

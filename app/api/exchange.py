@@ -1,8 +1,8 @@
 """One HTTP request on a hot route: plain ASGI, read once, answered once.
 
-On a prototype FastAPI's own machinery cost a quarter to a third of a gateway's CPU under load, so the endpoints that predict are
-handlers of an `Exchange`, put in front of its router by `app.api.app`. FastAPI has the same handlers as routes for the
-documented schema.
+On a prototype FastAPI's own machinery cost a quarter to a third of a gateway's CPU under load, so the endpoints that
+predict are handlers of an `Exchange`, put in front of its router by `app.api.app`. FastAPI has the same handlers as
+routes for the documented schema.
 """
 
 from __future__ import annotations

@@ -118,10 +118,11 @@ def _unknown_nested(loc: list[str], config: Path | None) -> str:
     known = list(group.model_fields) if isinstance(group, type) and issubclass(group, BaseModel) else []
     close = difflib.get_close_matches(key, known, n=1)
     dotted, meant = ".".join(loc), ".".join([*path, *close])
-    if _variable(dotted) in os.environ:
+    if os.environ.get(_variable(dotted)):
         dotted, meant = _variable(dotted), _variable(meant)
         return f"unknown setting {dotted}" + (f"; did you mean {meant}?" if close else "; see docs/settings.md")
-    parent = next((name for name in (_variable(".".join(path)), _variable(path[0])) if name in os.environ), None)
+    parents = (_variable(".".join(path)), _variable(path[0]))
+    parent = next((name for name in parents if os.environ.get(name)), None)
     source = parent or config
     where = f" in {source}" if source else ""
     return f"unknown setting '{dotted}'{where}" + (f"; did you mean '{meant}'?" if close else "; see docs/settings.md")
@@ -130,10 +131,10 @@ def _unknown_nested(loc: list[str], config: Path | None) -> str:
 def _named(dotted: str, config: Path | None) -> str:
     """How the operator wrote the setting: as a variable, or in the file."""
     variable = _variable(dotted)
-    return variable if variable in os.environ else f"'{dotted}'" + (f" in {config}" if config else "")
+    return variable if os.environ.get(variable) else f"'{dotted}'" + (f" in {config}" if config else "")
 
 
 def _variable(dotted: str) -> str:
     """The variable of a setting: of several the one that is set."""
-    names = [name for name, field in environment_names() if field == dotted and name in os.environ]
+    names = [name for name, field in environment_names() if field == dotted and os.environ.get(name)]
     return names[0] if names else PREFIX + dotted.upper().replace(".", "__")

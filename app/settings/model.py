@@ -89,7 +89,8 @@ class Settings(BaseSettings):
     """Feast repository: the folder of `feature_store.yaml`, or that file; unset: the demo's, if it is there."""
 
     default_alias: Annotated[str, Field(min_length=1)] = "champion"
-    """Alias that a bare model name means. Where a model lacks it: the version last loaded by name, else the newest READY one."""
+    """Alias that a bare model name means. Where a model lacks it: the version last loaded by name, else the newest
+    READY one."""
 
     preload: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """References resident and warm before `/readyz` turns true; `*`: every model that has the default alias."""

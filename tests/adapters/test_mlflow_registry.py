@@ -100,8 +100,11 @@ def test_models_are_told_with_aliases_tags_and_newest_version(
     for _ in range(10):
         add_version(client, "prices", tmp_path)
     client.set_registered_model_alias("prices", "champion", "9")
-    prices = RegisteredModel("prices", {"champion": "9"}, {"serving.traffic": '{"champion": 90}'}, "10")
-    assert registry.models() == [RegisteredModel("empty"), prices]
+    empty, prices = registry.models()
+    assert (empty.name, empty.aliases, empty.tags, empty.latest) == ("empty", {}, {}, None)
+    assert (prices.name, prices.aliases, prices.latest) == ("prices", {"champion": "9"}, "10")
+    assert prices.tags == {"serving.traffic": '{"champion": 90}'}
+    assert prices.created >= empty.created > 0
     assert registry.model("prices") == prices
 
 
@@ -139,10 +142,10 @@ def test_a_model_without_a_ready_version_has_no_latest(
     assert registry.model("prices").latest is None
 
 
-def test_an_unknown_model_is_not_found_with_a_hint(registry: MlflowRegistry, client: MlflowClient) -> None:
+def test_an_unknown_model_is_not_found(registry: MlflowRegistry, client: MlflowClient) -> None:
     client.create_registered_model("prices")
     for ask in (registry.model, registry.describe_versions):
-        with pytest.raises(ModelNotFound, match=r"no registered model 'price'; did you mean 'prices'\?") as caught:
+        with pytest.raises(ModelNotFound, match="no registered model 'price'") as caught:
             ask("price")
         assert caught.value.details == {"model": "price"}
 
@@ -240,7 +243,7 @@ def test_a_server_answers_as_a_database_does(on_server: Settings, tmp_path: Path
     assert not registry.has_version(ModelVersion("commodity", "1"))
     assert [version["version"] for version in registry.describe_versions(DEMO)] == ["2", "1"]
     assert registry.identity(ModelVersion(DEMO, "1")) != registry.identity(ModelVersion(DEMO, "2"))
-    with pytest.raises(ModelNotFound, match=f"did you mean '{DEMO}'"):
+    with pytest.raises(ModelNotFound, match="no registered model"):
         registry.model(DEMO[:-1])
     registry.download(ModelVersion(DEMO, "1"), tmp_path)
     assert {"MLmodel", "model.skops", "input_example.json"} <= {path.name for path in tmp_path.iterdir()}

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from app import errors
@@ -71,6 +73,7 @@ async def test_the_schema_says_what_a_prediction_takes_and_how_it_may_fail(conne
     assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
     headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
     assert headers == {"x-request-id", "x-request-timeout-seconds"}
+    assert [one["name"] for one in operation["parameters"] if one["in"] == "path"] == re.findall(r"{(\w+)}", path)
 
 
 async def test_summaries_are_plain_sentences(connect: Connect) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -41,12 +42,14 @@ class Loader:
 
     def __init__(self) -> None:
         self.loads: Counter[ModelVersion] = Counter()
+        self.seconds = 0.0
         self.failing: dict[ModelVersion, Exception] = {}
         self.gates: dict[ModelVersion, threading.Event] = {}
         self.predict_gate: threading.Event | threading.Barrier | None = None
 
     def load(self, key: ModelVersion) -> AddVersion:
         self.loads[key] += 1
+        time.sleep(self.seconds)
         if key in self.gates:
             assert self.gates[key].wait(10)
         if key in self.failing:
@@ -200,6 +203,53 @@ async def test_a_version_that_is_let_go_leaves_and_comes_back_when_called() -> N
     assert host.states() == {}
     assert await answer(host, 1) == 2
     assert loader.loads == {version(1): 2}
+
+
+async def test_first_calls_beyond_the_budget_are_all_answered() -> None:
+    host = make(Loader(), budget=200)
+    answers = await asyncio.gather(*(answer(host, n % 20, 0) for n in range(200)))
+    assert answers == [n % 20 for n in range(200)]
+
+
+async def test_a_version_let_go_while_it_is_loaded_does_not_stay() -> None:
+    loader = Loader()
+    gate = loader.gates[version(1)] = threading.Event()
+    host = make(loader)
+    first = asyncio.create_task(answer(host, 1))
+    await asyncio.sleep(0.05)
+    host.release(version(1))
+    gate.set()
+    assert await first == 2
+    assert host.states() == {}
+
+
+async def test_the_wait_for_a_slot_is_no_part_of_the_load_timeout() -> None:
+    loader = Loader()
+    loader.seconds = 0.3
+    host = ModelHost(loader, budget_bytes=10_000, predict_threads=1, load_threads=1, load_timeout_s=2)
+    await host.keep(version(number) for number in range(8))  # one after the other: longer than the timeout
+    assert {state.state for state in host.states().values()} == {"ready"}
+
+
+async def test_a_remembered_failure_does_not_collect_its_callers() -> None:
+    loader = Loader()
+    loader.failing[version(1)] = ModelUnavailable("gone")
+    host = make(loader)
+    errors = []
+    for _ in range(3):
+        with pytest.raises(ModelUnavailable) as caught:
+            await answer(host, 1)
+        errors.append(caught.value)
+    assert len({id(error) for error in errors}) == 3
+
+
+async def test_a_model_that_means_another_now_leaves_with_all_its_versions() -> None:
+    host = make(Loader())
+    await asyncio.gather(answer(host, 1), answer(host, 2))
+    host.release_model("other")
+    assert len(host.states()) == 2
+    host.release_model("m")
+    assert host.states() == {}
 
 
 async def test_every_change_is_announced() -> None:

@@ -104,7 +104,7 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"model_name": DEMO, "data": {"crude_oil_price": 1, "natural_gas_price": 2}}, "'exchange_rate'"),
     ({"model_name": DEMO, "data": {**ROW, "coal": 3}}, "'coal'"),
     ({"model_name": DEMO, "data": [ROW, {**ROW, "crude_oil_price": [1]}]}, "row 1"),
-    ({"model_name": "no_such_model", "data": ROW}, "no_such_model"),
+    ({"model_name": DEMO[:-1], "data": ROW}, f"did you mean '{DEMO}'"),
     ({"model_name": DEMO, "model_version": "999", "data": ROW}, "999"),
     (
         {"model_name": DEMO, "use_feature_store": True, "entity_id": "gold", "feature_view": "commodity_features"},
@@ -214,6 +214,40 @@ def test_the_deadline_is_kept_in_the_callers_dialect(platform: Platform) -> None
         timeout=60,
     )
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+
+
+def test_a_version_that_was_unloaded_comes_back_when_called_and_leaves_again_when_told(platform: Platform) -> None:
+    for _ in range(2):
+        assert serve(model_name="forest", model_version="1", data={"a": 1, "b": 2, "c": 3}).status_code == 200
+        assert _state("forest", "1") == "ready"
+        assert serve(model_name="forest", action="unload", model_version="1").status_code == 200
+        deadline = time.monotonic() + 30
+        while _state("forest", "1") != "cold":
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _state(name: str, version: str) -> str:
+    found: str = serve(model_name=name, action="status").json()["model"]["versions"][version]["state"]
+    return found
+
+
+def test_a_model_registered_anew_under_its_name_is_not_answered_by_the_old_one(platform: Platform) -> None:
+    mlflow = registry(platform.home)
+    answers = []
+    for source in ("choking", "slow"):
+        with tracking(platform.home):
+            mlflow.create_registered_model("reborn")
+            mlflow.create_model_version("reborn", mlflow.get_model_version(source, "1").source)
+        deadline = time.monotonic() + 30
+        while (answer := serve(model_name="reborn", model_version="1", data={"x": 4})).status_code != 200 or (
+            answers and answer.json()["prediction"] == answers[0]
+        ):
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.2)
+        answers.append(answer.json()["prediction"])
+        mlflow.delete_registered_model("reborn")
+    assert answers == [[8.0], [4.0]]
 
 
 async def test_large_inputs_and_answers_pass_between_the_deployments(platform: Platform) -> None:

@@ -1,9 +1,10 @@
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from app.errors import DeadlineExceeded, InvalidInput, ModelFailed, PoolUnavailable
+from app.errors import DeadlineExceeded, InvalidInput, ModelFailed, PoolUnavailable, ReplicaDied
 from app.serving.batching import Batcher
 
 FOREVER = float("inf")
@@ -177,6 +178,46 @@ async def test_queued_work_past_its_deadline_is_not_sent() -> None:
         await late
     assert await first == 2
     assert calls.batches == [[1]]
+
+
+async def test_a_call_that_hangs_is_given_up_when_nobody_waits_any_more() -> None:
+    calls = Calls()
+    calls.gate.clear()
+    batcher = make(calls)
+    hanging = submit(batcher, 1, deadline=asyncio.get_running_loop().time() + 0.05)
+    with pytest.raises(DeadlineExceeded):
+        await hanging
+    calls.gate.set()
+    assert await submit(batcher, 2) == 4
+
+
+async def test_what_a_caller_that_has_gone_had_queued_is_not_held() -> None:
+    class Part:
+        pass
+
+    async def call(parts: Sequence[Part]) -> Sequence[Part]:
+        await asyncio.sleep(60)
+        return parts
+
+    batcher: Batcher[Part, Part] = Batcher(call, max_rows=1, max_bytes=10**9, max_in_flight=1)
+    first = batcher.submit(Part(), group=None, rows=1, nbytes=1, deadline=FOREVER)
+    await asyncio.sleep(0.01)
+    part = Part()
+    watched = weakref.ref(part)
+    gone = batcher.submit(part, group=None, rows=1, nbytes=1, deadline=FOREVER)
+    del part
+    gone.cancel()
+    await asyncio.sleep(0)
+    assert watched() is None
+    first.cancel()
+
+
+async def test_a_part_that_kills_replicas_is_found_with_one_more_death() -> None:
+    calls = Calls(poison=[13], error=lambda: ReplicaDied("killed"))
+    batcher = make(calls)
+    answers = await asyncio.gather(*(submit(batcher, n) for n in range(64)), return_exceptions=True)
+    assert [n for n, answer in enumerate(answers) if isinstance(answer, ReplicaDied)] == [13]
+    assert sum(13 in batch for batch in calls.batches) == 2
 
 
 async def test_a_wait_lets_later_parts_join() -> None:
