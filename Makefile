@@ -43,8 +43,12 @@ lock: ## Write the locked requirements anew
 	requirements/lock.sh
 
 .PHONY: clean
-clean: ## Remove the environment and the embedded state
-	rm -rf $(VENV) .ml-serve
+clean: ## Remove the environment
+	rm -rf $(VENV)
+
+.PHONY: reset
+reset: ## Remove the embedded state in .ml-serve: registry, models, feature store
+	rm -rf .ml-serve
 
 # The dev requirements contain the runtime ones at the same versions, so either may come first.
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python

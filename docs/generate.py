@@ -39,7 +39,11 @@ def settings() -> str:
         "| --- | --- | --- | --- |",
         *_rows(Settings, ""),
         "",
-        "A pool is written `pools.NAME.setting` or `ML_SERVE_POOLS__NAME__SETTING`; the pool `default` always exists.",
+        "A pool is written `pools.NAME.setting` or `ML_SERVE_POOLS__NAME__SETTING`; the pool `default` always exists. "
+        "A model goes to the pool that its registry tag `serving.pool` names, else to `default`.",
+        "",
+        "Options of `ml-serve up` win over the environment. `ML_SERVE_URL` tells the client commands (`models`, "
+        "`load`, `unload`, `predict`, `status`) where the gateway is.",
         "",
     ]
     return "\n".join(lines)

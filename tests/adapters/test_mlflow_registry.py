@@ -18,7 +18,6 @@ from app.adapters import mlflow_registry
 from app.adapters.mlflow_registry import MlflowRegistry, configure
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable, StartupError
 from app.serving.model_ref import ModelVersion
-from app.serving.ports import RegisteredModel
 from app.settings import Settings
 from tests.adapters.conftest import free_port
 from tests.conftest import environment_of_nobody

@@ -234,7 +234,7 @@ def _state(name: str, version: str) -> str:
 
 def test_a_model_registered_anew_under_its_name_is_not_answered_by_the_old_one(platform: Platform) -> None:
     mlflow = registry(platform.home)
-    answers = []
+    answers: list[list[float]] = []
     for source in ("choking", "slow"):
         with tracking(platform.home):
             mlflow.create_registered_model("reborn")
