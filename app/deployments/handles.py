@@ -104,7 +104,10 @@ class ReleaseFollower:
         return self._table.resolve(ref)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        version = ModelVersion(*await self._ask("resolve", ref))
+        found = await self._ask("resolve", ref)
+        if isinstance(found, ModelNotFound):
+            raise found
+        version = ModelVersion(*found)
         if ref.version is not None:
             self._pinned[version] = version
         return version
@@ -132,7 +135,7 @@ class ReleaseFollower:
         for status in await self.status():
             if status.name == name:
                 return status
-        await self._ask("resolve", ModelRef(name))  # it may have been registered since; raises where it was not
+        await self.resolve(ModelRef(name))  # it may have been registered since; raises where it was not
         for status in await self.status():
             if status.name == name:
                 return status

@@ -96,12 +96,18 @@ class Releases:
         self._book.reported(replica_id, pool, named, time.monotonic())
         await self._publish()
 
-    async def resolve(self, ref: ModelRef) -> ModelVersion:
+    async def resolve(self, ref: ModelRef) -> ModelVersion | ModelNotFound:
         """The version that a reference means, asked of the registry where neither table nor pools know it.
 
-        What does not exist is remembered until the next poll, so that asking for it again and again costs nothing.
+        What does not exist is remembered until the next poll, so that asking for it again and again costs nothing. It
+        is returned and not raised: Serve writes a traceback into the log for whatever a replica raises.
         """
-        ref = ModelRef(*ref)
+        try:
+            return await self._resolve(ModelRef(*ref))
+        except ModelNotFound as error:
+            return ModelNotFound(error.message, error.details)
+
+    async def _resolve(self, ref: ModelRef) -> ModelVersion:
         known = self._book.table.resolve(ref)
         if known is not None:
             return known
@@ -119,6 +125,8 @@ class Releases:
     async def _ask_for(self, ref: ModelRef) -> ModelVersion:
         pinned = ref.pinned
         if pinned is not None and await self._read(lambda: self._registry.has_version(pinned)):
+            if ref.name not in self._book.table.releases:  # what is served is followed, or its renewal would be missed
+                await self._read_model(ref.name)
             return pinned
         try:
             model = await self._read_model(ref.name)
@@ -141,7 +149,7 @@ class Releases:
         done whether or not the caller waits for it.
         """
         ref = ModelRef(*ref)
-        version = await self.resolve(ref)
+        version = await self._resolve(ref)
         model = await self._read_model(version.name)
         if ref.pinned is None:
             wanted = self._book.desired(model).get(ref.alias or "")
@@ -178,9 +186,9 @@ class Releases:
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Let a version go on all replicas."""
         ref = ModelRef(*ref)
-        version = ref.pinned or await self.resolve(ref)
+        version = ref.pinned or await self._resolve(ref)
         if not self._book.holds(version):
-            version = await self.resolve(ref)  # raises where there is no such version
+            version = await self._resolve(ref)  # raises where there is no such version
         self._book.let_go(version)
         await self._publish()
         return version
