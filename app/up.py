@@ -8,7 +8,9 @@ import multiprocessing
 import os
 import signal
 import time
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,6 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)
     end_abandoned_run(settings.home)
-    prepare(settings, demo=demo, console=console)
     run_folder = begin_run()
     apply(ray_environment(settings, run_folder))
     _write_run(settings.home, run_folder, None)
@@ -52,9 +53,12 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
 
     runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
     try:
-        runtime.start()
-        _interrupt_on_signals()  # Ray has put handlers of its own in their place
-        _write_run(settings.home, run_folder, runtime.session())
+        with preparation(settings, demo=demo) as prepared:
+            runtime.start()
+            _interrupt_on_signals()  # Ray has put handlers of its own in their place
+            _write_run(settings.home, run_folder, runtime.session())
+            for line in prepared.result():
+                console.print(line)
         runtime.deploy(build(settings))
         runtime.wait_ready(settings.load_timeout_s + _READY_MARGIN_S)
         console.print(panel(settings, runtime, time.monotonic() - started))
@@ -77,20 +81,17 @@ def _interrupt_on_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def prepare(settings: Settings, *, demo: bool, console: Console) -> None:
-    """Seed the demo and check what must hold, in a process of its own: MLflow and Feast need memory only here.
+@contextmanager
+def preparation(settings: Settings, *, demo: bool) -> Iterator[Future[list[str]]]:
+    """Check what must hold and seed the demo, while Ray starts, in a process that ends with it.
 
-    Raises:
-        StartupError: every check that failed, a line each.
+    MLflow and Feast take seconds to import and memory that only this process shall need. The result is what there is
+    to tell; its exception is a `StartupError` with a line for every check that failed.
     """
-    with (
-        console.status("checking registry, feature store and ports"),
-        ProcessPoolExecutor(
-            1, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=_IGNORE_CTRL_C
-        ) as process,
-    ):
-        for line in process.submit(_prepare, settings, demo).result():
-            console.print(line)
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=_IGNORE_CTRL_C
+    ) as process:
+        yield process.submit(_prepare, settings, demo)
 
 
 def _prepare(settings: Settings, demo: bool) -> list[str]:

@@ -207,7 +207,8 @@ class ModelHost:
             self._changed()
         if version in self._dropped:
             self._dropped.discard(version)
-            return model
+            # Told to leave while it was on its way; where it should be held it means another model by now.
+            return await self._load(version) if version in self._keep else model
         self._models[version] = model
         self._crowded_out.discard(version)
         self._evict(spare=version)

@@ -273,3 +273,16 @@ async def test_predictions_run_side_by_side() -> None:
     host = make(loader)
     assert list(await asyncio.gather(answer(host, 1), answer(host, 2))) == [2, 3]
     host.close()
+
+
+async def test_a_kept_version_that_means_another_model_while_it_is_loaded_is_loaded_again() -> None:
+    loader = Loader()
+    gate = loader.gates[version(1)] = threading.Event()
+    host = make(loader)
+    keeping = asyncio.create_task(host.keep([version(1)]))
+    await asyncio.sleep(0.05)
+    host.release_model("m")
+    gate.set()
+    await keeping
+    assert host.states()[version(1)].state == "ready"
+    assert loader.loads == {version(1): 2}
