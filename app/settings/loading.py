@@ -38,7 +38,11 @@ def load(config: Path | None = None, **overrides: Any) -> Settings:
     if config is None and os.environ.get(CONFIG_VARIABLE):
         config = Path(os.environ[CONFIG_VARIABLE])
     from_file = _read_yaml(config) if config else {}
-    faults = [*_unknown_variables(os.environ), *_unknown_keys(from_file, str(config))]
+    faults = [
+        *_unknown_variables(os.environ),
+        *_unknown_keys(from_file, str(config)),
+        *_unknown_keys(overrides, "the arguments"),
+    ]
     if faults:
         raise StartupError("\n".join(faults))
     try:
