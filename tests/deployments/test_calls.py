@@ -28,7 +28,8 @@ def call(error: Exception) -> Awaitable[int]:
 
 def remote(error: Exception) -> Exception:
     """The error as Ray hands it to a caller: a class of both kinds, with the remote traceback in its text."""
-    return RayTaskError("predict", "Traceback: /secret/path", error).as_instanceof_cause()
+    both: Exception = RayTaskError("predict", "Traceback: /secret/path", error).as_instanceof_cause()
+    return both
 
 
 async def test_an_answer_is_handed_on() -> None:

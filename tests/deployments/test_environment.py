@@ -3,7 +3,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
@@ -26,7 +25,7 @@ def test_nothing_of_ours_tells_anybody_about_its_use() -> None:
     }
 
 
-def sleeper(*arguments: str, code: str = "") -> subprocess.Popen[bytes]:
+def sleeper(*arguments: str, code: str = "pass") -> subprocess.Popen[bytes]:
     """A process that sleeps; it has said something once it has done `code`."""
     line = f"import signal, sys, time; {code}; print(flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", line, *arguments], stdout=subprocess.PIPE)
@@ -47,7 +46,7 @@ def test_only_processes_of_the_run_are_ended(tmp_path: Path) -> None:
     ]
     try:
         end_run(folder, "session_1_1")
-        assert [process for process in ours if psutil.pid_exists(process.pid)] == []
+        assert [process.args for process in ours if process.poll() is None] == []
         assert other.poll() is None
         assert not folder.exists()
     finally:

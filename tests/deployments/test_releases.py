@@ -22,7 +22,7 @@ from app.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-Releases: Any = Deployment.func_or_class
+Releases: Any = Deployment.func_or_class  # type: ignore[attr-defined]  # what Ray made of the class
 READY = VersionState("ready", None, 100, 5.0)
 V1, V2 = ModelVersion("prices", "1"), ModelVersion("prices", "2")
 
