@@ -57,6 +57,7 @@ class Runtime:
             StartupError: Ray cannot be started or reached.
         """
         settings = self._settings
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         try:
             if settings.ray_address is not None:
@@ -81,7 +82,6 @@ class Runtime:
         Raises:
             StartupError: a deployment does not start.
         """
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         self._progress("starting Ray Serve")
         port = self._settings.http_port
         serve.start(http_options={"host": "0.0.0.0", "port": port})  # noqa: S104 - HAProxy mode has no other
