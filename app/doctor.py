@@ -50,20 +50,30 @@ def examine(settings: Settings, *, ports: bool = True) -> list[Check]:
     """Look at everything that a start needs. Never raises; what is wrong is in the answer.
 
     Args:
-        ports: whether to look at the ports; not where the platform is meant to be running. Those of a cluster that is
-            joined are never looked at: its load balancer has them.
+        ports: whether to look at the ports; not where the platform is meant to be running.
     """
+    return [*examine_machine(settings, ports=ports), *examine_servers(settings)]
+
+
+def examine_machine(settings: Settings, *, ports: bool = True) -> list[Check]:
+    """What is known at once. The ports of a cluster that is joined are never looked at: its load balancer has them."""
     checks = [_system(), _home(settings.home)]
     if ports and settings.ray_address is None:
         checks += _ports(settings)
-    checks.append(_bounded("registry", lambda: _registry(settings)))
-    checks.append(_bounded("feature store", lambda: _features(settings)))
     checks.append(_flavours())
     if not settings.is_embedded_registry and (
         settings.mlflow_s3_endpoint_url or settings.aws_access_key_id or settings.aws_secret_access_key
     ):
         checks.append(_s3_client())
     return checks
+
+
+def examine_servers(settings: Settings) -> list[Check]:
+    """What takes seconds: to import the clients of registry and feature store, and to be answered."""
+    return [
+        _bounded("registry", lambda: _registry(settings)),
+        _bounded("feature store", lambda: _features(settings)),
+    ]
 
 
 def _system() -> Check:

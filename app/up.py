@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
+from app.doctor import Check, examine_machine, examine_servers
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -44,6 +45,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)
     end_abandoned_run(settings.home)
+    _require(examine_machine(settings))
     run_folder = begin_run()
     apply(ray_environment(settings, run_folder))
     _write_run(settings.home, run_folder, None)
@@ -83,7 +85,7 @@ def _interrupt_on_signals() -> None:
 
 @contextmanager
 def preparation(settings: Settings, *, demo: bool) -> Iterator[Future[list[str]]]:
-    """Check what must hold and seed the demo, while Ray starts, in a process that ends with it.
+    """Look at the servers and seed the demo, while Ray starts, in a process that ends with it.
 
     MLflow and Feast take seconds to import and memory that only this process shall need. The result is what there is
     to tell; its exception is a `StartupError` with a line for every check that failed.
@@ -94,14 +96,17 @@ def preparation(settings: Settings, *, demo: bool) -> Iterator[Future[list[str]]
         yield process.submit(_prepare, settings, demo)
 
 
-def _prepare(settings: Settings, demo: bool) -> list[str]:
-    from app.doctor import examine  # noqa: PLC0415 - heavy, and only for this process
-
-    logging.disable()  # MLflow's and Feast's chatter is not the operator's; what matters is in the checks' messages
-    lines: list[str] = []
-    failed = [check.message for check in examine(settings) if not check.ok]
+def _require(checks: list[Check]) -> None:
+    """Raises `StartupError` with a line for each check that failed."""
+    failed = [check.message for check in checks if not check.ok]
     if failed:
         raise StartupError("\n".join(failed))
+
+
+def _prepare(settings: Settings, demo: bool) -> list[str]:
+    logging.disable()  # MLflow's and Feast's chatter is not the operator's; what matters is in the checks' messages
+    lines: list[str] = []
+    _require(examine_servers(settings))
     if demo:
         from app.demo import seed  # noqa: PLC0415
 
