@@ -153,6 +153,8 @@ class Batcher(Generic[P, R]):
         try:
             async with asyncio.timeout_at(max(item.deadline for item in items)):
                 results = await self._call(parts)
+            if len(results) != len(items):
+                raise RuntimeError(f"{len(results)} results for {len(items)} parts")  # noqa: TRY301 - nobody may wait for ever
         except TimeoutError:
             _fail(items, DeadlineExceeded("the model did not answer before the deadline"))
         except (ModelFailed, ReplicaDied, InvalidRequest) as error:

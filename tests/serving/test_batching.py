@@ -180,6 +180,15 @@ async def test_queued_work_past_its_deadline_is_not_sent() -> None:
     assert calls.batches == [[1]]
 
 
+async def test_a_call_that_answers_too_few_parts_leaves_nobody_waiting() -> None:
+    async def call(parts: Sequence[int]) -> Sequence[int]:
+        return parts[1:]
+
+    batcher = make(call)
+    answers = await asyncio.gather(submit(batcher, 1), submit(batcher, 2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError]
+
+
 async def test_a_call_that_hangs_is_given_up_when_nobody_waits_any_more() -> None:
     calls = Calls()
     calls.gate.clear()
