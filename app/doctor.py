@@ -148,7 +148,7 @@ def _registry(settings: Settings) -> str:
     # Heavy, and it sets up MLflow for the whole process.
     from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
 
-    shown = _without_password(settings.registry_uri)
+    shown = without_password(settings.registry_uri)
     if settings.registry_uri.startswith("sqlite:///"):
         file = Path(settings.registry_uri.removeprefix("sqlite:///"))
         if not file.exists():
@@ -203,6 +203,7 @@ def _bounded(name: str, look: Callable[[], str]) -> Check:
     return found[-1]
 
 
-def _without_password(uri: str) -> str:
+def without_password(uri: str) -> str:
+    """The URI without user and password, fit to be shown."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -18,8 +18,9 @@ import psutil
 from rich.console import Console
 from rich.panel import Panel
 
+from app.demo import COLUMNS, EXAMPLE, MODEL, seed
 from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
-from app.doctor import Check, examine_machine, examine_servers
+from app.doctor import Check, examine_machine, examine_servers, without_password
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -108,8 +109,6 @@ def _prepare(settings: Settings, demo: bool) -> list[str]:
     lines: list[str] = []
     _require(examine_servers(settings))
     if demo:
-        from app.demo import seed  # noqa: PLC0415
-
         seed(settings, lines.append)
     return lines
 
@@ -132,7 +131,7 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
         f"Swagger UI   {url}/docs",
         f"Health       {url}/health",
         f"Metrics      {url}/metrics",
-        f"Registry     {_without_password(settings.registry_uri)}",
+        f"Registry     {without_password(settings.registry_uri)}",
         f"Features     {settings.feast_folder or 'not configured'}",
         f"Logs         {runtime.log_folder()}",
     ]
@@ -143,17 +142,8 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
 
 def example(url: str) -> str:
     """A request to the demo's model, to be pasted into a shell."""
-    return (
-        f"curl -s {url}/serve -H 'content-type: application/json' -d "
-        '\'{"model_name": "commodity_price_predictor", "data": {"crude_oil_price": 75.5, "natural_gas_price": 3.2, '
-        '"exchange_rate": 1.18}}\''
-    )
-
-
-def _without_password(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    host = rest.rpartition("@")[2] if separator else rest
-    return f"{scheme}{separator}{host}"
+    body = json.dumps({"model_name": MODEL, "data": dict(zip(COLUMNS, EXAMPLE, strict=True))})
+    return f"curl -s {url}/serve -H 'content-type: application/json' -d '{body}'"
 
 
 def end_abandoned_run(home: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, Generic, TypeVar
 
@@ -22,16 +22,12 @@ class SingleFlight(Generic[K, V]):
 
     async def do(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
         """The result of `work`, or its exception, from the task under way for `key` or from a new one."""
-        return await self.start(key, work)
-
-    def start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> Awaitable[V]:
-        """As `do`, but the task has begun when this returns."""
         task = self._tasks.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(work(), context=Context())
             self._tasks[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
-        return asyncio.shield(task)
+        return await asyncio.shield(task)
 
     def _finish(self, key: K, task: asyncio.Task[V]) -> None:
         self._tasks.pop(key, None)
