@@ -19,7 +19,7 @@ from starlette_exporter import PrometheusMiddleware, handle_metrics
 from app import __version__
 from app.api import bodies
 from app.api.errors import legacy_error, v1_error
-from app.api.exchange import ErrorEncoder, Exchange, Handler, HttpLimits
+from app.api.exchange import ErrorEncoder, Exchange, Handler, HttpLimits, Reply
 from app.api.legacy import LegacyDialect
 from app.api.system import SystemEndpoints
 from app.api.v1 import PREFIX, V1Dialect
@@ -94,7 +94,7 @@ class Endpoint:
 class _Handoff(Response):
     """A FastAPI response that lets an ASGI endpoint answer."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: ASGIApp) -> None:
         super().__init__()
         self._endpoint = endpoint
 
@@ -222,8 +222,12 @@ def _shape_errors(app: FastAPI, limits: HttpLimits) -> None:
 
         exchange = Exchange(request.scope, request.receive, limits)
         encode = v1_error if request.url.path.startswith("/v1") else legacy_error
-        reply = encode(fault, exchange)
-        headers = {"x-request-id": exchange.request_id, **(error.headers or {})}
-        return Response(reply.body, error.status_code, headers, "application/json")
+        further = tuple((key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items())
+        reply = Reply(encode(fault, exchange).body, error.status_code, further)
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            await exchange.reply(reply, send)
+
+        return _Handoff(answer)
 
     app.add_exception_handler(HTTPException, http_error)

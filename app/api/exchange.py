@@ -30,12 +30,17 @@ _MAX_DEADLINE_MARGIN_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds that are checked while a request is read; `gzip_bytes` is the smallest answer worth compressing."""
+    """Bounds that are checked while a request is read; `gzip_bytes` is the smallest answer worth compressing.
+
+    `echo_request_id` says whether replies carry `x-request-id`: not where the server in front adds it to every answer
+    itself, as Ray Serve's does.
+    """
 
     body_bytes: int
     json_depth: int
     timeout_s: float
     gzip_bytes: int = 16 * 1024
+    echo_request_id: bool = True
 
 
 class Reply(NamedTuple):
@@ -137,7 +142,9 @@ class Exchange:
     async def reply(self, reply: Reply, send: Send) -> None:
         """Send the answer."""
         body = reply.body
-        headers = [(b"content-type", b"application/json"), (b"x-request-id", self.request_id_bytes), *reply.headers]
+        headers = [(b"content-type", b"application/json"), *reply.headers]
+        if self._limits.echo_request_id:
+            headers.append((b"x-request-id", self.request_id_bytes))
         if len(body) >= self._limits.gzip_bytes and b"gzip" in self.headers.get(b"accept-encoding", b""):
             body = gzip.compress(body, _GZIP_LEVEL)
             headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]

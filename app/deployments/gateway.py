@@ -38,7 +38,7 @@ class Gateway:
         return create_app(
             self._service,
             self._follower,
-            HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s),
+            HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
         )
 
     async def check_health(self) -> None:

@@ -41,7 +41,7 @@ class PoolRunner:
         try:
             output: Output = await answer(self._handle.predict.remote(version, batch), self._part)
         except ReplicaDied:
-            # Once more on another replica. If that dies too, the batcher halves the batch to find the request at fault.
+            # Once more on another replica. If that dies too, the batcher sends each of its requests apart.
             output = await answer(self._handle.predict.remote(version, batch), self._part)
         return output
 
@@ -132,14 +132,10 @@ class ReleaseFollower:
         return models
 
     async def model(self, name: str) -> ModelStatus:
-        for status in await self.status():
-            if status.name == name:
-                return status
-        await self.resolve(ModelRef(name))  # it may have been registered since; raises where it was not
-        for status in await self.status():
-            if status.name == name:
-                return status
-        raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
+        found: ModelStatus | ModelNotFound = await self._ask("model", name)
+        if isinstance(found, ModelNotFound):
+            raise found
+        return found
 
     async def health(self) -> Mapping[str, Any]:
         states = [_state(self._releases.health.remote(), "the release table")]

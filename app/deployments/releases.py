@@ -198,15 +198,18 @@ class Releases:
         self._start()
         return self._book.status()
 
+    async def model(self, name: str) -> ModelStatus | ModelNotFound:
+        """One registered model. What does not exist is returned, as by `resolve`."""
+        if name not in self._book.table.releases:
+            found = await self.resolve(ModelRef(name))  # it may have been registered since
+            if isinstance(found, ModelNotFound):
+                return found
+        return self._book.status_of(name)
+
     async def health(self) -> dict[str, Any]:
         """State of the registry and of what should be loaded."""
         self._start()
-        failed = [
-            f"{model.name}/versions/{number}: {facts['error']}"
-            for model in self._book.status()
-            for number, facts in model.versions.items()
-            if facts["state"] == "failed"
-        ]
+        failed = [f"{version}: {error}" for version, error in sorted(self._book.failures().items())]
         registry = (
             {"status": "unavailable", "reason": self._registry_error} if self._registry_error else {"status": "ok"}
         )

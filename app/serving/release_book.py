@@ -210,11 +210,18 @@ class ReleaseBook:
         known = (replica.states.get(version) for replica in self._of_pool(version))
         return next((state.error for state in known if state is not None and state.state == "failed"), None)
 
+    def failures(self) -> dict[ModelVersion, str]:
+        """What some replica failed to load, and why."""
+        states = [item for replica in self._replicas.values() for item in replica.states.items()]
+        return {version: state.error or "" for version, state in states if state.state == "failed"}
+
     def status(self) -> list[ModelStatus]:
         """Every model for people, by name."""
-        return [self._status(self._models[name]) for name in sorted(self._models)]
+        return [self.status_of(name) for name in sorted(self._models)]
 
-    def _status(self, model: RegisteredModel) -> ModelStatus:
+    def status_of(self, name: str) -> ModelStatus:
+        """One model for people. Raises `KeyError` where it is not in the book."""
+        model = self._models[name]
         live = self._live.get(model.name, {})
         desired = self.desired(model)
         known = {v for replica in self._replicas.values() for v in replica.states if v.name == model.name}

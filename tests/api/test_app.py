@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -6,7 +7,7 @@ from app import errors
 from app.api.errors import status_of
 from app.errors import ServingError
 from tests.api.conftest import Connect
-from tests.fakes import make_fakes, total
+from tests.fakes import HTTP_LIMITS, make_fakes, total
 from tests.test_errors import TREE
 
 STATUSES: dict[type[ServingError], int] = {
@@ -54,6 +55,16 @@ async def test_what_is_not_there_is_told_in_the_dialect_of_the_path(connect: Con
     assert wrong.status_code == 405
     assert wrong.headers["allow"] == "POST"
     assert "allowed: POST" in wrong.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("echoes", [True, False])
+async def test_the_request_id_is_echoed_once_where_the_server_in_front_does_not(connect: Connect, echoes: bool) -> None:
+    limits = replace(HTTP_LIMITS, echo_request_id=echoes)
+    client = connect(make_fakes({"prices": total("oil", "gas")}, http_limits=limits))
+    for path in ("/serve", "/nothing", "/v1/models/x:predict"):
+        answer = await client.post(path, json={}, headers={"x-request-id": "mine"})
+        assert answer.json()["request_id"] == "mine"
+        assert answer.headers.get_list("x-request-id") == (["mine"] if echoes else [])
 
 
 async def test_the_schema_holds_every_endpoint(connect: Connect) -> None:

@@ -205,6 +205,15 @@ def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -
     assert answer.json()["predictions"] == [8.0]
 
 
+def test_the_request_id_is_echoed_once_taken_or_made(platform: Platform) -> None:
+    body = {"model_name": DEMO, "data": ROW}
+    for headers in ({"x-request-id": "mine"}, {}):
+        answer = httpx.post(f"{URL}/serve", json=body, headers=headers, timeout=60)
+        assert answer.headers.get_list("x-request-id") == [answer.json()["request_id"]]
+        assert answer.json()["request_id"] == headers.get("x-request-id", answer.json()["request_id"])
+    assert httpx.get(f"{URL}/health").headers.get_list("x-request-id")[1:] == []
+
+
 def test_the_deadline_is_kept_in_the_callers_dialect(platform: Platform) -> None:
     httpx.post(f"{URL}/v1/models/slow:predict", json={"instances": [{"x": 1}]}, timeout=60)
     answer = httpx.post(
