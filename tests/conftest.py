@@ -6,10 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 
 from app.settings import environment_names
 from tests.platform import Platform, leftovers
+
+# How long an example takes says nothing of the code, least of all in a fresh clone: its first text takes a second, while
+# Hypothesis builds the tables of Unicode.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from app import demo
+from app.demo import model
 from app.errors import StartupError
 from app.serving.ports import FeatureQuery
 from app.settings import Settings
@@ -157,14 +158,14 @@ def test_what_the_user_did_with_the_model_stays(copied: Settings) -> None:
 def test_a_registration_that_was_cut_short_is_completed(copied: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     client = client_of(copied)
     client.delete_registered_model(demo.MODEL)
-    log_version = demo._log_version
+    log_version = model._log_version
 
     def linear_only(*args: Any) -> Any:
         if args[-1]["demo.estimator"] != "linear":
             raise OSError("disk full")
         return log_version(*args)
 
-    monkeypatch.setattr(demo, "_log_version", linear_only)
+    monkeypatch.setattr(model, "_log_version", linear_only)
     with pytest.raises(StartupError, match="cannot be registered: OSError: disk full"):
         demo.seed(copied, lambda line: None)
     monkeypatch.undo()
@@ -215,7 +216,7 @@ def test_a_foreign_model_of_that_name_is_left_alone(
     client.delete_registered_model(demo.MODEL)
     client.create_registered_model(demo.MODEL, tags={"owner": "desk"})
     if not is_seen:  # as on a server that wants a password, which only MLflow knows
-        monkeypatch.setattr(demo, "_has_model", lambda uri: False)
+        monkeypatch.setattr("app.demo.seeding.has_model", lambda uri: False)
     assert not demo.seed(copied, lambda line: None).changed
     assert client.search_model_versions(f"name='{demo.MODEL}'") == []
 
@@ -232,8 +233,8 @@ def test_another_default_alias_names_the_first_version(copied: Settings) -> None
 def test_a_database_that_is_not_one_of_mlflow_is_no_demo(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         database.execute("CREATE TABLE notes (text TEXT)")
-    assert not demo._has_model(f"sqlite:///{tmp_path}/mlflow.db")
-    assert not demo._has_model(f"sqlite:///{tmp_path}/absent.db")
+    assert not model.has_model(f"sqlite:///{tmp_path}/mlflow.db")
+    assert not model.has_model(f"sqlite:///{tmp_path}/absent.db")
     assert not (tmp_path / "absent.db").exists()
 
 
@@ -245,7 +246,7 @@ def test_a_fresh_start_says_only_what_it_is_told_to_and_stays_in_its_home(tmp_pa
         "from app import demo; from app.settings import Settings\n"
         f"demo.seed(Settings(home={str(tmp_path / 'home')!r}), lambda line: print('>', line))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[2])}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
     )

@@ -169,12 +169,12 @@ def test_a_database_that_is_no_registry_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_embedded_registry_and_a_feature_store_that_are_there_pass(tmp_path: Path) -> None:
-    from app.demo import _build_features  # the quickest way to a real repository
+    from app.demo.features import build_features  # the quickest way to a real repository
 
     configured = settings(tmp_path)
     configured.home.mkdir()
     (configured.home / "mlflow.db").touch()
-    _build_features(configured.demo_feast_repo)
+    build_features(configured.demo_feast_repo)
     # MLflow's own affair. Said here, because importing Feast puts a filter of its own in front of those above.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
     checks = examine(configured, ports=False)
