@@ -12,8 +12,8 @@ import pytest
 from app.settings import environment_names
 from tests.platform import Platform, leftovers
 
-# How long an example takes says nothing of the code, least of all in a fresh clone: its first text takes a second, while
-# Hypothesis builds the tables of Unicode.
+# How long an example takes says nothing of the code, least of all in a fresh clone, where Hypothesis spends a second on
+# its tables of Unicode.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("untimed")
 
