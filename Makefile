@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export FEAST_USAGE := False
@@ -17,7 +18,7 @@ serve: $(VENV)/.runtime ## Install what is needed and run the platform in the fo
 	@$(BIN)/ml-serve up $(ARGS)
 
 .PHONY: test
-test: check ## Everything that CI runs: the checks, then the tests that need a running platform
+test: check clients ## Everything that CI runs: the checks, then the tests that need a running platform
 	$(BIN)/pytest -m "ray" $(ARGS)
 
 .PHONY: check
@@ -29,13 +30,16 @@ check: $(VENV)/.dev ## Format, lint, types, floors, generated files and the quic
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/pytest -m "not ray" $(ARGS)
 
+.PHONY: clients
+clients: $(CLIENTS)/.done ## Install other projects' clients, which examples and tests use, into an environment of their own
+
 .PHONY: format
 format: $(VENV)/.dev ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 .PHONY: openapi
-openapi: $(VENV)/.dev ## Write the generated files: openapi/gateway.yaml, docs/settings.md
+openapi: $(VENV)/.dev ## Write the generated files: openapi/gateway.yaml, docs/settings.md, the code of openapi/inference.proto
 	$(BIN)/python docs/generate.py
 
 .PHONY: lock
@@ -43,8 +47,8 @@ lock: ## Write the locked requirements anew
 	requirements/lock.sh
 
 .PHONY: clean
-clean: ## Remove the environment
-	rm -rf $(VENV)
+clean: ## Remove the environments
+	rm -rf $(VENV) $(CLIENTS)
 
 .PHONY: reset
 reset: ## Remove the embedded state in .ml-serve: registry, models, feature store
@@ -60,6 +64,11 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.runtime
+
+$(CLIENTS)/.done: requirements/clients.txt | $(VENV)/bin/python
+	$(BIN)/python -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --require-hashes --requirement requirements/clients.txt
+	@touch $@
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \

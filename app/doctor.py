@@ -97,7 +97,7 @@ def _home(home: Path) -> Check:
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
-    fields = ["http_port", "haproxy_stats_port", "haproxy_metrics_port"]
+    fields = ["http_port", "grpc_port", "haproxy_stats_port", "haproxy_metrics_port"]
     if settings.dashboard:
         fields.append("dashboard_port")
     holders: dict[int, str] = {}

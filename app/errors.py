@@ -7,6 +7,7 @@
     │   ├── MalformedBody        not JSON, or not of the documented form
     │   ├── InvalidInput         the rows do not fit the model's signature
     │   └── InvalidReference     not a `name`, `name@alias` or `name/versions/N`
+    ├── Unsupported              a feature of a protocol that is not offered here
     ├── TooLarge                 a body, or a number of rows, over its limit
     ├── UnsupportedMediaType     a content type or encoding that is not read here
     ├── NotFound
@@ -83,6 +84,12 @@ class InvalidReference(InvalidRequest):
     """A model reference that is neither ``name``, ``name@alias`` nor ``name/versions/N``."""
 
     code = "invalid_reference"
+
+
+class Unsupported(ServingError):
+    """The request uses a feature of its protocol that is not offered here."""
+
+    code = "unsupported"
 
 
 class TooLarge(ServingError):

@@ -128,6 +128,7 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
     url = runtime.url
     lines = [
         f"API          {url}",
+        f"gRPC         127.0.0.1:{settings.grpc_port}",
         f"Swagger UI   {url}/docs",
         f"Health       {url}/health",
         f"Metrics      {url}/metrics",
@@ -136,7 +137,7 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
         f"Logs         {runtime.log_folder()}",
     ]
     if settings.dashboard and settings.ray_address is None:
-        lines.insert(4, f"Dashboard    http://127.0.0.1:{settings.dashboard_port}")
+        lines.insert(5, f"Dashboard    http://127.0.0.1:{settings.dashboard_port}")
     return Panel("\n".join(lines), title=f"ml-serve is ready after {seconds:.0f} s", expand=False)
 
 

@@ -7,3 +7,5 @@ lock pyproject.toml --group build --output-file requirements/runtime.txt
 lock pyproject.toml --group build --group dev --extra flavours --extra stores --constraint requirements/runtime.txt --output-file requirements/dev.txt
 # The image: runtime and flavours without the tools of development, at the versions that the tests ran with.
 lock pyproject.toml --group build --extra flavours --extra stores --constraint requirements/dev.txt --output-file requirements/image.txt
+# Other projects' clients, in an environment of their own.
+lock requirements/clients.in --output-file requirements/clients.txt

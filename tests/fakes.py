@@ -25,7 +25,7 @@ from app.api.exchange import HttpLimits
 from app.errors import FeatureSourceNotFound, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.admission import AdmissionLimits
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
 from app.serving.release_table import ModelStatus
 from app.serving.service import PredictionService, ServiceLimits
 from app.serving.tables import Array, Batch, Output
@@ -45,6 +45,7 @@ class FakeModel:
     outputs: Sequence[Mapping[str, Any]] | None = None
     params: Sequence[Mapping[str, Any]] | None = None
     example: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     error: ServingError | None = None
     nbytes: int = 1_000_000
 
@@ -92,6 +93,7 @@ class FakeRunner:
             outputs=model.outputs,
             params=model.params,
             input_example=model.example,
+            metadata=model.metadata,
             nbytes=model.nbytes,
             load_ms=1.0,
         )
@@ -148,7 +150,7 @@ class FakeDirectory:
 
 
 class FakeManager:
-    """A `ModelManager`. `ready`, `parts` (of the health) and `replicas` (their usage) may be changed at any time."""
+    """A `ModelManager`. `ready`, `parts` (of the health) and `replicas` (their usage) and `counted` may be changed at any time."""
 
     def __init__(self, directory: FakeDirectory) -> None:
         self._directory = directory
@@ -161,6 +163,7 @@ class FakeManager:
             "pools": {"status": "ok"},
             "feature_store": {"status": "ok"},
         }
+        self.counted = Statistics()
         self.replicas: list[dict[str, Any]] = [{"replica": "g1", "deployment": "Gateway", "rss_bytes": 150_000_000}]
 
     async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
@@ -186,6 +189,9 @@ class FakeManager:
     async def model(self, name: str) -> ModelStatus:
         await self._directory.resolve(ModelRef(name))
         return self._status(name)
+
+    async def statistics(self, version: ModelVersion) -> Statistics:
+        return self.counted
 
     async def health(self) -> Mapping[str, Any]:
         return self.parts
@@ -294,11 +300,12 @@ class Fakes:
     features: FakeFeatureStore | None
     service: PredictionService
     http_limits: HttpLimits = HTTP_LIMITS
+    default_model: ModelRef | None = None
 
     @cached_property
     def app(self) -> Front:
         """The ASGI application."""
-        return create_app(self.service, self.manager, self.http_limits)
+        return create_app(self.service, self.manager, self.http_limits, default_model=self.default_model)
 
 
 def make_fakes(

@@ -108,7 +108,6 @@ async def test_many_rows_are_a_list(client: AsyncClient) -> None:
 
 async def test_rows_may_be_lists_for_a_model_that_takes_an_array(client: AsyncClient) -> None:
     assert (await client.predict("free", [[1, 2], [3, 4]])).predictions == [3, 7]
-    assert (await client.predict("free", np.array([[1, 2], [3, 4]]))).predictions == [3, 7]
 
 
 async def test_a_version_and_an_alias_may_be_given_apart_or_in_the_reference(client: AsyncClient) -> None:

@@ -103,6 +103,7 @@ def test_the_signature_has_three_required_doubles_and_the_example_is_the_seed_ro
         ]
         assert columns == [(name, "double", True) for name in SEED_ROW]
         assert [column["type"] for column in metadata.signature.outputs.to_dict()] == ["double"]
+        assert metadata.metadata["columns"]["crude_oil_price"]["unit"] == "USD per barrel"
         assert metadata.load_input_example(source.removeprefix("file://")).to_dict("records") == [SEED_ROW]
 
 

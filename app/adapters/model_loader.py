@@ -116,6 +116,7 @@ class ModelLoader:
             outputs=signature.get("outputs"),
             params=signature.get("params"),
             input_example=example,
+            metadata=_metadata(model),
             nbytes=self._measured(before, folder),
             load_ms=(time.perf_counter() - started) * 1000,
         )
@@ -147,6 +148,17 @@ def _signature(model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:
         log.warning("a model without a signature is served: its input is not checked before it is called")
         return {}
     return {part: json.loads(text) for part, text in signature.to_dict().items() if text}
+
+
+def _metadata(model: PyFuncModel) -> dict[str, Any]:
+    """What was logged as ``metadata`` with the model; entries that JSON cannot hold are left out."""
+    found = {}
+    for key, value in (model.metadata.metadata or {}).items():
+        try:
+            found[str(key)] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            log.warning("the model's metadata '%s' is no JSON value, and left aside", key)
+    return found
 
 
 def _serving_example(model: PyFuncModel, folder: Path) -> Any:

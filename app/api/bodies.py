@@ -151,6 +151,46 @@ class PredictResponse(BaseModel):
     features: dict[str, Any] | None = None
 
 
+class SchemaResponse(BaseModel):
+    """The answer of ``GET /v1/models/{ref}/schema``: JSON Schema of what a version takes and answers."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    request: dict[str, Any]
+    response: dict[str, Any]
+
+
+class PromoteRequest(Body):
+    """The body of ``POST /v1/models/{name}:promote``."""
+
+    version: str | int = Field(examples=["2"])
+    """Version that the default alias shall mean."""
+
+
+class PromoteResponse(BaseModel):
+    """The answer of ``POST /v1/models/{name}:promote``."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_name: str
+    model_version: str
+    default_version: str | None
+    """What the bare name answers now."""
+    state: Literal["ready"]
+
+
+class FeatureSourceResponse(BaseModel):
+    """The answer of ``GET /v1/features/{name}``."""
+
+    name: str
+    kind: Literal["feature_service", "feature_view"]
+    join_keys: list[str]
+    """Keys that each entity must have."""
+    features: list[str]
+
+
 class V1Error(BaseModel):
     """KServe's error, with a code, details and the request id beside it."""
 

@@ -13,16 +13,20 @@ import uuid
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ServingError, TooLarge, UnsupportedMediaType
+from app.serving.json_values import is_deeper
 
 T = TypeVar("T")
 
-_GZIP_LEVEL = 1
+_LEVEL = 1
+_THREAD_BYTES = 256 * 1024
+"""Bodies of this size are compressed and decompressed in a thread: others shall not wait for it."""
 _MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
@@ -30,7 +34,7 @@ _MAX_DEADLINE_MARGIN_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds that are checked while a request is read; `gzip_bytes` is the smallest answer worth compressing.
+    """Bounds that are checked while a request is read; `gzip_bytes` is the smallest answer that is compressed.
 
     `echo_request_id` says whether replies carry `x-request-id`: not where the server in front adds it to every answer
     itself, as Ray Serve's does.
@@ -44,11 +48,12 @@ class HttpLimits:
 
 
 class Reply(NamedTuple):
-    """What goes back: JSON bytes, a status, and headers beside the ones that every reply has."""
+    """What goes back: a body, JSON where nothing else is said, and headers beside the ones that every reply has."""
 
     body: bytes
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
+    content_type: bytes = b"application/json"
 
 
 class Exchange:
@@ -133,22 +138,36 @@ class Exchange:
         if len(body) > limit:
             raise _too_large(limit)
         encoding = self.headers.get(b"content-encoding", b"identity")
-        return body if encoding in (b"identity", b"") else _decompress(body, encoding, limit)
+        if encoding in (b"identity", b""):
+            return body
+        if len(body) < _THREAD_BYTES:
+            return _decompress(body, encoding, limit)
+        return await asyncio.to_thread(_decompress, body, encoding, limit)
 
     async def json(self) -> Any:
         """The request's body as JSON values. Raises as `body`."""
-        return parse_json(await self.body(), self._limits.json_depth)
+        return self.parse(await self.body())
+
+    def parse(self, text: bytes) -> Any:
+        """JSON values. Raises `MalformedBody`."""
+        return parse_json(text, self._limits.json_depth)
 
     async def reply(self, reply: Reply, send: Send) -> None:
         """Send the answer."""
         body = reply.body
-        headers = [(b"content-type", b"application/json"), *reply.headers]
+        headers = [(b"content-type", reply.content_type), *reply.headers]
         if self._limits.echo_request_id:
             headers.append((b"x-request-id", self.request_id_bytes))
-        if len(body) >= self._limits.gzip_bytes and b"gzip" in self.headers.get(b"accept-encoding", b""):
-            body = gzip.compress(body, _GZIP_LEVEL)
-            headers += [(b"content-encoding", b"gzip"), (b"vary", b"accept-encoding")]
-        headers.append((b"content-length", b"%d" % len(body)))
+        if len(body) >= self._limits.gzip_bytes:
+            encoding = _accepted(self.headers.get(b"accept-encoding", b""))
+            if encoding:
+                compress = gzip.compress if encoding == b"gzip" else zlib.compress
+                in_thread = len(body) >= _THREAD_BYTES
+                body = await asyncio.to_thread(compress, body, _LEVEL) if in_thread else compress(body, _LEVEL)
+                headers.append((b"content-encoding", encoding))
+            headers.append((b"vary", b"accept-encoding"))
+        if reply.status != 304:  # there it would be the length of what is not sent
+            headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -174,19 +193,9 @@ def parse_json(body: bytes, depth: int) -> Any:
         text = "the body is empty" if not body else f"the body is not valid JSON: {error}"
         raise MalformedBody(text) from None
     # Counting brackets is nearly free, and most bodies have fewer than could nest too deep.
-    if body.count(b"[") + body.count(b"{") > depth and _is_deeper(value, depth):
+    if body.count(b"[") + body.count(b"{") > depth and is_deeper(value, depth):
         raise MalformedBody(f"the body is nested deeper than {depth} levels")
     return value
-
-
-def _is_deeper(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth + 1):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        if not containers:
-            return False
-        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
-    return True
 
 
 def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
@@ -205,6 +214,21 @@ def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
     if not decompressor.eof:
         raise MalformedBody(f"the {encoding.decode()} body is cut short")
     return plain
+
+
+@lru_cache(maxsize=256)
+def _accepted(header: bytes) -> bytes:
+    """The encoding to answer in: gzip or deflate where the caller takes it, else none (RFC 9110, 12.5.3)."""
+    weights: dict[bytes, float] = {}
+    for item in header.split(b","):
+        name, _, weight = item.partition(b";")
+        try:
+            weights[name.strip().lower()] = float(weight.partition(b"=")[2] or 1)
+        except ValueError:
+            continue
+    other = weights.get(b"*", 0.0)
+    best = max((b"gzip", b"deflate"), key=lambda name: weights.get(name, other))
+    return best if weights.get(best, other) > 0 else b""
 
 
 def _too_large(limit: int) -> ServingError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.api.bodies import ServeRequest
+from app.api.bodies import ServeError, ServeRequest, ServeResponse
+from app.api.errors import legacy_error
 from app.api.exchange import Exchange, Reply, dump
+from app.api.routing import Route
 from app.errors import MalformedBody
 from app.serving.enrichment import FeatureRequest
 from app.serving.json_values import predictions
@@ -20,6 +22,25 @@ class LegacyDialect:
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:
         self._service = service
         self._manager = manager
+
+    def routes(self) -> list[Route]:
+        """``/serve``, and what it becomes behind a gateway that strips its prefix."""
+
+        def route(path: str, documented: bool) -> Route:
+            return Route(
+                "POST",
+                path,
+                self.serve,
+                "serve",
+                legacy_error,
+                ServeError,
+                body=ServeRequest,
+                answer=ServeResponse,
+                hot=True,
+                documented=documented,
+            )
+
+        return [route("/serve", True), route("/", False)]
 
     async def serve(self, exchange: Exchange) -> Reply:
         """Predict, load, unload or show a model, as its action says.

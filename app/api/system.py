@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from app import __version__
+from app.api.bodies import ServeError
+from app.api.errors import legacy_error
 from app.api.exchange import Exchange, Reply, dump
+from app.api.routing import Route
 from app.serving.ports import ModelManager
 
 
@@ -12,6 +15,11 @@ class SystemEndpoints:
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
+
+    def routes(self) -> list[Route]:
+        """Every endpoint."""
+        handlers = {"/health": self.health, "/livez": self.alive, "/readyz": self.ready}
+        return [Route("GET", path, handler, "system", legacy_error, ServeError) for path, handler in handlers.items()]
 
     async def health(self, exchange: Exchange) -> Reply:
         """Every part and its state; 503 where one that all requests need does not answer."""

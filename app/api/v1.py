@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from app.api.bodies import PredictRequest
-from app.api.exchange import Exchange, Reply, dump
-from app.errors import MalformedBody, NotFound
+from typing import Any
+
+from app.api.bodies import (
+    FeatureSourceResponse,
+    PredictRequest,
+    PredictResponse,
+    PromoteRequest,
+    PromoteResponse,
+    SchemaResponse,
+    V1Error,
+)
+from app.api.errors import v1_error
+from app.api.exchange import Exchange, Handler, Reply, dump
+from app.api.routing import Route
+from app.errors import FeatureSourceNotFound, InvalidReference, MalformedBody, NotFound
 from app.serving.enrichment import FeatureRequest
+from app.serving.json_schema import DIALECT, request_schema, response_schema
 from app.serving.json_values import plain, predictions
-from app.serving.model_ref import ModelRef, parse_ref
+from app.serving.model_ref import ModelRef, make_ref, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
 from app.serving.service import Payload, PredictionRequest, PredictionService
 
 PREFIX = "/v1/models/"
+FEATURES = "/v1/features/"
+
+_SOURCE = {
+    "name": "source",
+    "in": "path",
+    "required": True,
+    "description": "A feature service, or a feature view where there is no service of that name.",
+    "schema": {"type": "string"},
+}
 
 
 class V1Dialect:
@@ -20,6 +42,27 @@ class V1Dialect:
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:
         self._service = service
         self._manager = manager
+
+    def routes(self) -> list[Route]:
+        """Every endpoint of the dialect."""
+
+        def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
+            return Route(method, path, handler, "v1", v1_error, V1Error, **further)
+
+        ref = PREFIX + "{ref:path}"
+        return [
+            route("POST", ref + ":predict", self.predict, body=PredictRequest, answer=PredictResponse, hot=True),
+            route("GET", "/v1/models", self.models),
+            route("GET", "/v1/status", self.status),
+            route("POST", ref + ":load", self.load),
+            route("POST", ref + ":unload", self.unload),
+            route("POST", ref + ":promote", self.promote, body=PromoteRequest, answer=PromoteResponse),
+            route(
+                "GET", FEATURES + "{source:path}", self.features, answer=FeatureSourceResponse, parameters=(_SOURCE,)
+            ),
+            route("GET", ref + "/schema", self.schema, answer=SchemaResponse),
+            route("GET", ref, self.model),
+        ]
 
     async def predict(self, exchange: Exchange) -> Reply:
         """Predict rows, or entities of the feature store.
@@ -74,6 +117,20 @@ class V1Dialect:
         ready = facts is not None and facts["state"] == "ready"
         return Reply(dump({"name": status.name, "ready": ready, "model": status}))
 
+    async def schema(self, exchange: Exchange) -> Reply:
+        """Show what a version takes and answers, as JSON Schema.
+
+        ``GET /v1/models/{ref}/schema``; the version is loaded where it is not.
+        """
+        model = await exchange.in_time(self._service.model(reference(exchange, "/schema")))
+        answer = {
+            "model_name": model.spec.name,
+            "model_version": model.spec.version,
+            "request": {"$schema": DIALECT, **request_schema(model.spec)},
+            "response": {"$schema": DIALECT, **response_schema(model.spec)},
+        }
+        return Reply(dump(answer), headers=((b"x-model-version", model.spec.version.encode()),))
+
     async def load(self, exchange: Exchange) -> Reply:
         """Load a version on every replica of its pool."""
         version = await exchange.in_time(self._manager.load(reference(exchange, ":load"), promote=False))
@@ -83,6 +140,36 @@ class V1Dialect:
         """Unload a version."""
         version = await exchange.in_time(self._manager.unload(reference(exchange, ":unload")))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "unloaded"}))
+
+    async def promote(self, exchange: Exchange) -> Reply:
+        """Load a version, then move the default alias to it.
+
+        ``POST /v1/models/{name}:promote``. Callers of the bare name get it once it is warm.
+        """
+        ref = reference(exchange, ":promote")
+        if ref != ModelRef(ref.name):
+            raise InvalidReference("promote a model by its name, with the version in the body", {"reference": str(ref)})
+        body = PromoteRequest.read(await exchange.json())
+        wanted = make_ref(ref.name, version=str(body.version))
+        version = await exchange.in_time(self._manager.load(wanted, promote=True))
+        default = (await self._manager.model(ref.name)).default
+        answer = {"model_name": version.name, "model_version": version.version, "default_version": default}
+        return Reply(dump({**answer, "state": "ready"}))
+
+    async def features(self, exchange: Exchange) -> Reply:
+        """Show what a feature service, or else a feature view of that name, needs and gives.
+
+        ``GET /v1/features/{name}``. Raises `FeatureSourceNotFound`.
+        """
+        name = exchange.scope["path"][len(FEATURES) :]
+        kind = "feature_service"
+        try:
+            source = await self._service.feature_source(FeatureQuery(None, name))
+        except FeatureSourceNotFound:
+            kind = "feature_view"
+            source = await self._service.feature_source(FeatureQuery(name, None))
+        answer = {"name": name, "kind": kind, "join_keys": source.join_keys, "features": source.features}
+        return Reply(dump(answer))
 
 
 def reference(exchange: Exchange, verb: str) -> ModelRef:

@@ -4,13 +4,29 @@
 
     with Client("http://127.0.0.1:8000") as client:
         client.predict("prices", {"oil": 75.5, "gas": 3.2}).predictions
+        client.infer("prices", pd.DataFrame({"oil": [75.5], "gas": [3.2]})).array
 
 Every method raises `ApiError` where the answer is an error and `ConnectionFailed` where there is none.
 """
 
-from app.client.answers import Health, Loaded, Model, Part, Prediction, ReplicaUsage, Version
+from app.client.answers import (
+    Health,
+    Loaded,
+    Model,
+    ModelMetadata,
+    Part,
+    Prediction,
+    Promoted,
+    ReplicaUsage,
+    Schema,
+    Statistics,
+    TensorMetadata,
+    TensorPrediction,
+    Version,
+)
 from app.client.clients import DEFAULT_URL, AsyncClient, Client
 from app.client.errors import ApiError, ClientError, ConnectionFailed, NoAnswer
+from app.client.retry import Retry
 
 __all__ = [
     "DEFAULT_URL",
@@ -22,9 +38,16 @@ __all__ = [
     "Health",
     "Loaded",
     "Model",
+    "ModelMetadata",
     "NoAnswer",
     "Part",
     "Prediction",
+    "Promoted",
     "ReplicaUsage",
+    "Retry",
+    "Schema",
+    "Statistics",
+    "TensorMetadata",
+    "TensorPrediction",
     "Version",
 ]

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 Json = Mapping[str, Any]
 
@@ -24,6 +30,39 @@ class Prediction:
     version: str
     features: Mapping[str, Sequence[Any]] | None = None
     request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorPrediction:
+    """What a model answered, as arrays by name; the first dimension is the rows.
+
+    Numbers and truth values have the model's own type. BYTES are an object array of `str`, or of `bytes` where one of
+    them is not UTF-8. `version` is the one that answered.
+    """
+
+    outputs: Mapping[str, Array]
+    model: str
+    version: str
+    request_id: str | None = None
+
+    @property
+    def array(self) -> Array:
+        """The only output. Raises `ValueError` where there are several."""
+        if len(self.outputs) != 1:
+            raise ValueError(f"the model has {len(self.outputs)} outputs, not one: {', '.join(self.outputs)}")
+        return next(iter(self.outputs.values()))
+
+    def frame(self) -> pd.DataFrame:
+        """The outputs as columns of a pandas DataFrame, rows in the order that they were sent.
+
+        The columns of an only output that is a matrix are numbered from 0. Other outputs of several dimensions have an
+        array in each cell.
+        """
+        import pandas as pd  # noqa: PLC0415 - the client works without pandas
+
+        if len(self.outputs) == 1 and self.array.ndim == 2 and self.array.shape[1] != 1:
+            return pd.DataFrame(self.array)
+        return pd.DataFrame({name: _column(array) for name, array in self.outputs.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +102,64 @@ class Loaded:
     model: str
     version: str
     state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Promoted(Loaded):
+    """A version that was loaded and made the default; `default` is what the bare name answers now."""
+
+    default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """One tensor of a model: its datatype in the Open Inference Protocol, and its shape.
+
+    -1 is any length; the first dimension is the rows.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """What a model takes and gives; `inputs` and `outputs` are empty where its signature does not say."""
+
+    model: str
+    versions: tuple[str, ...]
+    platform: str
+    inputs: tuple[TensorMetadata, ...]
+    outputs: tuple[TensorMetadata, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """JSON Schema of the bodies that a version takes and answers."""
+
+    model: str
+    version: str
+    request: Mapping[str, Any]
+    response: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What was counted for a version since the gateway started.
+
+    `rows` were predicted in `batches` calls of the model, which took `batch_seconds` together; `requests` were answered
+    in `request_seconds`, and `failures` were not.
+    """
+
+    model: str
+    version: str
+    rows: int
+    batches: int
+    requests: int
+    failures: int
+    batch_seconds: float
+    request_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +211,43 @@ def loaded(body: Json) -> Loaded:
     return Loaded(body["model_name"], body["model_version"], body["state"])
 
 
+def promoted(body: Json) -> Promoted:
+    """Read the answer to ``:promote``."""
+    return Promoted(body["model_name"], body["model_version"], body["state"], body["default_version"])
+
+
+def metadata(body: Json) -> ModelMetadata:
+    """Read the answer of ``GET /v2/models/{ref}``."""
+    return ModelMetadata(
+        model=body["name"],
+        versions=tuple(body["versions"]),
+        platform=body["platform"],
+        inputs=tuple(map(_tensor, body["inputs"])),
+        outputs=tuple(map(_tensor, body["outputs"])),
+    )
+
+
+def schema(body: Json) -> Schema:
+    """Read the answer of ``GET /v1/models/{ref}/schema``."""
+    return Schema(body["model_name"], body["model_version"], body["request"], body["response"])
+
+
+def statistics(body: Json) -> Statistics:
+    """Read the answer of ``GET /v2/models/{ref}/stats``."""
+    (counted,) = body["model_stats"]
+    inference = counted["inference_stats"]
+    return Statistics(
+        model=counted["name"],
+        version=counted["version"],
+        rows=counted["inference_count"],
+        batches=counted["execution_count"],
+        requests=inference["success"]["count"],
+        failures=inference["fail"]["count"],
+        batch_seconds=inference["compute_infer"]["ns"] / 1e9,
+        request_seconds=inference["success"]["ns"] / 1e9,
+    )
+
+
 def health(body: Json) -> Health:
     """Read the answer of ``GET /health``."""
     parts = {
@@ -150,3 +284,13 @@ def _model(item: Json) -> Model:
             for number, facts in item["versions"].items()
         },
     )
+
+
+def _tensor(item: Json) -> TensorMetadata:
+    return TensorMetadata(item["name"], item["datatype"], tuple(item["shape"]))
+
+
+def _column(array: Array) -> Any:
+    if array.ndim == 2 and array.shape[1] == 1:
+        return array[:, 0]
+    return array if array.ndim == 1 else list(array)

@@ -2,79 +2,55 @@
 
 The signatures and docstrings here are those of the methods.
 """
+# ruff: noqa: PLC0415 - numpy is imported where arrays are sent: rows and everything else need none
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import date
-from typing import Any, Generic, TypeVar
-from urllib.parse import quote
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import httpx
 
 from app.client import answers
-from app.client.answers import Health, Loaded, Model, Prediction, ReplicaUsage
-from app.client.errors import ApiError, api_error
+from app.client.answers import (
+    Health,
+    Loaded,
+    Model,
+    ModelMetadata,
+    Prediction,
+    Promoted,
+    ReplicaUsage,
+    Schema,
+    Statistics,
+    TensorPrediction,
+)
+from app.client.call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
 
-T = TypeVar("T")
-Row = Mapping[str, Any] | Sequence[Any]
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import ArrayLike
+
+    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+Row: TypeAlias = Mapping[str, Any] | Sequence[Any]
 """An object of columns, or a list of values for a model that takes an array or has no signature."""
-
-LOAD_WAIT_S = 330.0
-"""Seconds that a load without a deadline is waited for: a little more than a gateway allows it by default."""
-_CONNECT_S = 5.0
-_MARGIN_S = 5.0  # at the deadline the gateway answers 504: waiting a little longer lets that answer arrive
+_V2 = "/v2/models/"
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
-    """One request and how its answer is read.
-
-    Args:
-        deadline: seconds after which the gateway shall give up.
-        wait: seconds to wait for the answer where there is no deadline; None leaves it to the client.
-    """
-
-    method: str
-    path: str
-    read: Callable[[httpx.Response], T]
-    body: Mapping[str, Any] | None = None
-    deadline: float | None = None
-    wait: float | None = None
-
-    def arguments(self, wait: float) -> dict[str, Any]:
-        """Arguments for httpx's ``request``; `wait` is the client's own.
-
-        Raises:
-            ValueError, TypeError: a value of the body cannot be written as JSON, NaN among them.
-        """
-        seconds = self.deadline + _MARGIN_S if self.deadline is not None else self.wait or wait
-        headers = {}
-        content = None
-        if self.deadline is not None:
-            headers["x-request-timeout-seconds"] = f"{self.deadline:g}"
-        if self.body is not None:
-            headers["content-type"] = "application/json"
-            given = {key: value for key, value in self.body.items() if value is not None}
-            content = json.dumps(given, default=_plain, allow_nan=False).encode()
-        timeout = httpx.Timeout(seconds, connect=min(_CONNECT_S, seconds))
-        return {"method": self.method, "url": self.path, "headers": headers, "content": content, "timeout": timeout}
-
-    def answer(self, response: httpx.Response) -> T:
-        """The typed answer. Raises `ApiError`."""
-        try:
-            return self.read(response)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            if not response.is_success:
-                raise api_error(response) from None
-            kind = response.headers.get("content-type", "no content type")
-            message = f"{shown(response.url)} does not answer as an ml-serve gateway does ({kind})"
-            raise ApiError(response.status_code, "unexpected_answer", message, {}, None) from None
+@overload
+def predict(
+    model: str,
+    data: pd.DataFrame | Array,
+    *,
+    version: str | int | None = None,
+    alias: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+) -> Call[TensorPrediction]: ...
 
 
+@overload
 def predict(
     model: str,
     data: Mapping[str, Any] | Iterable[Row],
@@ -83,19 +59,59 @@ def predict(
     alias: str | None = None,
     params: Mapping[str, Any] | None = None,
     timeout: float | None = None,
-) -> Call[Prediction]:
+) -> Call[Prediction]: ...
+
+
+def predict(
+    model: str,
+    data: Mapping[str, Any] | Iterable[Row] | pd.DataFrame | Array,
+    *,
+    version: str | int | None = None,
+    alias: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+) -> Call[Prediction] | Call[TensorPrediction]:
     """Predict rows.
 
     Args:
         model: a registered model's name, or a reference: ``name@alias``, ``name/versions/N``.
-        data: one row as an object of columns, or several rows. Values may also be numpy's, dates and bytes.
+        data: one row as an object of columns, or several rows. Values may also be numpy's, dates and bytes. A DataFrame
+            or an array is given to `infer`, and answered as there.
         version, alias: one of them, instead of writing a reference.
         params: inference parameters, where the model has them.
-        timeout: seconds until the gateway gives up.
+        timeout: seconds until the gateway gives up, retries included.
+
+    Raises:
+        ValueError, TypeError: a value cannot be sent, NaN in a row among them.
     """
+    if hasattr(data, "__array__"):
+        arrays = cast("Array", data)
+        return infer(model, arrays, version=version, alias=alias, params=params, timeout=timeout)
     instances = [data] if isinstance(data, Mapping) else list(data)
     body = {"instances": instances, "parameters": params}
-    return Call("POST", _path(model, version, alias, ":predict"), _prediction, body, timeout)
+    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout)
+
+
+def predict_inputs(
+    model: str,
+    inputs: Any,
+    *,
+    version: str | int | None = None,
+    alias: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+) -> Call[Prediction]:
+    """Predict columns or tensors written as JSON, as ``inputs`` are in TensorFlow Serving and MLflow.
+
+    `infer` does the same in binary, which is faster; here null is a value.
+
+    Args:
+        inputs: an object with a list of values, nested for a tensor, for each column or tensor; or the only tensor.
+
+    The others are those of `predict`.
+    """
+    body = {"inputs": inputs, "parameters": params}
+    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout)
 
 
 def predict_entities(
@@ -126,17 +142,77 @@ def predict_entities(
         "overrides": overrides,
         "parameters": params,
     }
-    return Call("POST", _path(model, version, alias, ":predict"), _prediction, body, timeout)
+    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout)
+
+
+def infer(
+    model: str,
+    data: pd.DataFrame | Array | Mapping[str, ArrayLike],
+    *,
+    outputs: Sequence[str] | None = None,
+    version: str | int | None = None,
+    alias: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    binary: bool = True,
+) -> Call[TensorPrediction]:
+    """Predict arrays, over the Open Inference Protocol.
+
+    Args:
+        data: a DataFrame, whose index is ignored; or an array per column or tensor, by name; or one array, which is the
+            model's only tensor where that has no name, or has the model's columns in their order. The first dimension
+            is the rows. Numbers and truth values keep their type, text and bytes are BYTES, times are sent as ISO 8601,
+            lists and objects as JSON.
+        outputs: names of the outputs that are wanted, in this order; all of them where it is left out.
+        binary: send and receive numbers as they are in memory; else as JSON.
+
+    The others are those of `predict`.
+
+    Raises:
+        ValueError: a column is of a type that no tensor holds, or its text or times have missing values.
+        TypeError: `data` is none of these.
+    """
+    from app.client import tensors
+
+    content, headers = tensors.request(data, outputs, params, binary)
+    return Call("POST", path(model, version, alias, "/infer", root=_V2), tensors.prediction, content, headers, timeout)
 
 
 def models() -> Call[list[Model]]:
     """Every registered model."""
-    return Call("GET", "/v1/models", _reads(answers.models))
+    return Call("GET", "/v1/models", reads(answers.models))
 
 
 def model(name: str) -> Call[Model]:
     """One registered model."""
-    return Call("GET", _path(name), _reads(answers.one_model))
+    return Call("GET", path(name), reads(answers.one_model))
+
+
+def metadata(ref: str) -> Call[ModelMetadata]:
+    """The tensors that a version takes and gives; it is loaded where it is not.
+
+    Args:
+        ref: a model's name, ``name@alias`` or ``name/versions/N``.
+    """
+    return Call("GET", path(ref, root=_V2), reads(answers.metadata), wait=LOAD_WAIT_S)
+
+
+def schema(ref: str) -> Call[Schema]:
+    """JSON Schema of the bodies that a version takes and answers; it is loaded where it is not.
+
+    Args:
+        ref: a model's name, ``name@alias`` or ``name/versions/N``.
+    """
+    return Call("GET", path(ref, verb="/schema"), reads(answers.schema), wait=LOAD_WAIT_S)
+
+
+def statistics(ref: str) -> Call[Statistics]:
+    """What the gateway has counted for a version.
+
+    Args:
+        ref: a model's name, ``name@alias`` or ``name/versions/N``.
+    """
+    return Call("GET", path(ref, verb="/stats", root=_V2), reads(answers.statistics))
 
 
 def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:
@@ -144,69 +220,41 @@ def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:
 
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
-        timeout: seconds until the gateway gives up.
+        timeout: seconds until the gateway gives up, retries included.
     """
-    return Call("POST", _path(ref, verb=":load"), _reads(answers.loaded), deadline=timeout, wait=LOAD_WAIT_S)
+    return Call("POST", path(ref, verb=":load"), reads(answers.loaded), deadline=timeout, wait=LOAD_WAIT_S)
+
+
+def promote(name: str, version: str | int, *, timeout: float | None = None) -> Call[Promoted]:
+    """Load a version as `load` does, then let the default alias name it: it is what the bare name answers.
+
+    Args:
+        timeout: seconds until the gateway gives up, retries included.
+    """
+    return json_call(
+        path(name, verb=":promote"), reads(answers.promoted), {"version": str(version)}, timeout, wait=LOAD_WAIT_S
+    )
 
 
 def unload(ref: str) -> Call[Loaded]:
     """Let a version go from memory; it comes back when it is called or loaded."""
-    return Call("POST", _path(ref, verb=":unload"), _reads(answers.loaded))
+    return Call("POST", path(ref, verb=":unload"), reads(answers.loaded))
 
 
 def health() -> Call[Health]:
     """Every part and its state, also when the platform cannot answer requests."""
-    return Call("GET", "/health", lambda response: answers.health(_json(response, 503)))
+    return Call("GET", "/health", lambda response: answers.health(json_of(response, 503)))
 
 
 def ready() -> Call[bool]:
     """Whether the models that should be served are loaded; False too while no replica is up."""
-    return Call("GET", "/readyz", lambda response: not response.is_server_error and bool(_json(response)["status"]))
+    return Call("GET", "/readyz", lambda response: not response.is_server_error and bool(json_of(response)["status"]))
 
 
 def status() -> Call[list[ReplicaUsage]]:
     """What every replica takes."""
-    return Call("GET", "/v1/status", _reads(answers.replicas))
-
-
-def shown(url: httpx.URL) -> str:
-    """The URL without a user name and password."""
-    return str(url.copy_with(userinfo=b"***") if url.userinfo else url)
-
-
-def _path(model: str, version: str | int | None = None, alias: str | None = None, verb: str = "") -> str:
-    """The path of a reference: names are percent-encoded, ``@`` and ``/versions/`` stay readable."""
-    if version is not None and alias is not None:
-        raise ValueError("give a version or an alias, not both")
-    if version is not None:
-        model = f"{model}/versions/{version}"
-    elif alias is not None:
-        model = f"{model}@{alias}"
-    name, separator, number = model.partition("/versions/")
-    return f"/v1/models/{quote(name, safe='@')}{separator}{quote(number, safe='')}{verb}"
-
-
-def _reads(parse: Callable[[Any], T]) -> Callable[[httpx.Response], T]:
-    return lambda response: parse(_json(response))
-
-
-def _json(response: httpx.Response, *also: int) -> Any:
-    """The JSON of a success, or of an answer with one of the other statuses. Raises `ApiError`, `ValueError`."""
-    if not response.is_success and response.status_code not in also:
-        raise api_error(response)
-    return response.json()
+    return Call("GET", "/v1/status", reads(answers.replicas))
 
 
 def _prediction(response: httpx.Response) -> Prediction:
-    return answers.prediction(_json(response), response.headers.get("x-request-id"))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no type for: numpy's arrays and numbers, dates as ISO 8601, bytes as base64."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    raise TypeError(f"a value of type {type(value).__name__} cannot be sent as JSON")
+    return answers.prediction(json_of(response), response.headers.get("x-request-id"))

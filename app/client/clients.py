@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
+from tenacity import AsyncRetrying, Retrying
 
 from app.client import calls
-from app.client.calls import Call, shown
+from app.client import retry as retries
+from app.client.call import Call, shown
 from app.client.errors import ConnectionFailed, NoAnswer
+from app.client.retry import Budget, Retry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,7 +60,8 @@ class Client:
 
     Args:
         base_url: where the gateway is, a path prefix included: ``https://api.example.com/ml/serve``.
-        timeout: seconds to wait for an answer where a call names no deadline.
+        timeout: seconds for a call that names no deadline, retries included.
+        retry: when a call that failed is sent again.
         headers: sent with every request, for instance an API key.
         transport: what carries requests, instead of the network.
 
@@ -70,6 +74,7 @@ class Client:
         base_url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
+        retry: Retry = retries.DEFAULT,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -77,22 +82,33 @@ class Client:
         self.url = shown(url)
         """The base URL, without a user name and password."""
         self._timeout = timeout
+        self._retry = retry
         self._http = httpx.Client(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
     predict = _sync(calls.predict)
+    predict_inputs = _sync(calls.predict_inputs)
     predict_entities = _sync(calls.predict_entities)
+    infer = _sync(calls.infer)
     models = _sync(calls.models)
     model = _sync(calls.model)
+    metadata = _sync(calls.metadata)
+    schema = _sync(calls.schema)
+    statistics = _sync(calls.statistics)
     load = _sync(calls.load)
+    promote = _sync(calls.promote)
     unload = _sync(calls.unload)
     health = _sync(calls.health)
     ready = _sync(calls.ready)
     status = _sync(calls.status)
 
     def _send(self, call: Call[T]) -> T:
-        arguments = call.arguments(self._timeout)
+        budget = Budget(call.budget(self._timeout))
+        answer: T = Retrying(**self._retry.policy(budget.seconds))(self._attempt, call, budget)
+        return answer
+
+    def _attempt(self, call: Call[T], budget: Budget) -> T:
         with _reaching(self.url):
-            response = self._http.request(**arguments)
+            response = self._http.request(**call.arguments(budget.left()))
         return call.answer(response)
 
     def close(self) -> None:
@@ -117,6 +133,7 @@ class AsyncClient:
         base_url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
+        retry: Retry = retries.DEFAULT,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -124,22 +141,32 @@ class AsyncClient:
         self.url = shown(url)
         """The base URL, without a user name and password."""
         self._timeout = timeout
+        self._retry = retry
         self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
     predict = _async(calls.predict)
+    predict_inputs = _async(calls.predict_inputs)
     predict_entities = _async(calls.predict_entities)
+    infer = _async(calls.infer)
     models = _async(calls.models)
     model = _async(calls.model)
+    metadata = _async(calls.metadata)
+    schema = _async(calls.schema)
+    statistics = _async(calls.statistics)
     load = _async(calls.load)
+    promote = _async(calls.promote)
     unload = _async(calls.unload)
     health = _async(calls.health)
     ready = _async(calls.ready)
     status = _async(calls.status)
 
     async def _send(self, call: Call[T]) -> T:
-        arguments = call.arguments(self._timeout)
+        budget = Budget(call.budget(self._timeout))
+        return await AsyncRetrying(**self._retry.policy(budget.seconds))(self._attempt, call, budget)
+
+    async def _attempt(self, call: Call[T], budget: Budget) -> T:
         with _reaching(self.url):
-            response = await self._http.request(**arguments)
+            response = await self._http.request(**call.arguments(budget.left()))
         return call.answer(response)
 
     async def close(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
@@ -43,6 +45,8 @@ class ApiError(ClientError):
         self.message = message
         self.details = dict(details)
         self.request_id = request_id
+        self.retry_after: float | None = None
+        """Seconds after which the server asks to try again, where it says."""
 
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
@@ -71,13 +75,28 @@ def api_error(response: httpx.Response) -> ApiError:
     message = next((text for text in texts if isinstance(text, str) and text), None)
     details = fault.get("details")
     request_id = body.get("request_id") or response.headers.get("x-request-id")
-    return ApiError(
+    told = ApiError(
         status,
         str(fault.get("code") or fault.get("error_code") or f"http_{status}"),
         message or f"a server before the gateway answered: {_text(response)}",
         details if isinstance(details, Mapping) else {},
         None if request_id is None else str(request_id),
     )
+    told.retry_after = _retry_after(response.headers.get("retry-after", ""))
+    return told
+
+
+def _retry_after(header: str) -> float | None:
+    """Seconds from now: the header has them, or a date (RFC 9110, 10.2.3)."""
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # "-0000": UTC, without a word on where the server is
+        moment = moment.replace(tzinfo=UTC)
+    return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
 
 
 def _object(response: httpx.Response) -> Mapping[str, Any]:

@@ -8,6 +8,13 @@ MODEL = "commodity_price_predictor"
 SERVICE = "commodity_price_service"
 COLUMNS = ("crude_oil_price", "natural_gas_price", "exchange_rate")
 EXAMPLE = (75.5, 3.2, 1.18)
+NOTES = {
+    "crude_oil_price": {"description": "Price of crude oil", "unit": "USD per barrel"},
+    "natural_gas_price": {"description": "Price of natural gas", "unit": "USD per MMBtu"},
+    "exchange_rate": {"description": "Exchange rate", "unit": "USD per EUR"},
+    "price": {"description": "Price of the commodity", "unit": "USD per barrel"},
+}
+"""What the documentation says of the model's columns, input and output."""
 
 COMMODITIES = {
     "crude_oil_wti": EXAMPLE,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.adapters.mlflow_registry import MlflowRegistry, configure
-from app.demo.data import COLUMNS, EXAMPLE, MODEL, SERVICE
+from app.demo.data import COLUMNS, EXAMPLE, MODEL, NOTES, SERVICE
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -138,6 +138,7 @@ def _log_version(settings: Settings, client: MlflowClient, regressor: Any, tags:
                 outputs=Schema([ColSpec("double", "price")]),
             ),
             input_example=pd.DataFrame([EXAMPLE], columns=list(COLUMNS)),
+            metadata={"columns": NOTES},
             # skops loads types on a list and never runs a pickle. It does not list the nodes of a decision tree, which
             # are plain arrays behind a compiled class of scikit-learn.
             serialization_format="skops",

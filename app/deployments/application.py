@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app.deployments.features import Features
-from app.deployments.gateway import Gateway
+from app.deployments.gateway import Gateway, default_model
 from app.deployments.model_pool import ModelPool
 from app.deployments.releases import Releases
 from app.settings import Scaling, Settings
@@ -18,7 +18,12 @@ _BEHIND_ONGOING = 4096
 
 
 def compose(settings: Settings) -> Any:
-    """Bind gateway, pools, features and releases into one Serve application."""
+    """Bind gateway, pools, features and releases into one Serve application.
+
+    Raises:
+        StartupError: the default model is no reference.
+    """
+    default_model(settings)  # here it stops the start, on a replica it would only be tried again
     releases = Releases.options(  # type: ignore[attr-defined]
         num_replicas=1,
         max_ongoing_requests=_BEHIND_ONGOING,

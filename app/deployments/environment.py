@@ -37,6 +37,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         # Nothing is logged per request, and what is logged shall be seen at once.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_GRPC_MESSAGE_BYTES),
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.limits.grpc_message_bytes),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),

@@ -9,11 +9,17 @@ from ray import serve
 
 from app.api.app import create_app
 from app.api.exchange import HttpLimits
+from app.api.oip_grpc import Context, InferenceServicer
 from app.deployments.calls import Handle
 from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
 from app.deployments.metrics import PrometheusRecorder
 from app.deployments.process import configure_logging, memory_bytes
+from app.errors import InvalidReference, StartupError
+from app.oip import inference_pb2 as pb
 from app.serving.admission import AdmissionLimits
+from app.serving.inference import InferenceService
+from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.ports import Statistics
 from app.serving.service import PredictionService, ServiceLimits
 from app.settings import Settings
 
@@ -30,7 +36,9 @@ class Gateway:
         self._settings = settings
         self._follower = ReleaseFollower(releases, pools, features)
         store = HandleFeatureStore(features) if features is not None else None
-        self._service = PredictionService(self._follower, store, PrometheusRecorder(), service_limits(settings))
+        self._recorder = PrometheusRecorder()
+        self._service = PredictionService(self._follower, store, self._recorder, service_limits(settings))
+        self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
         self._follower.start(self._service.forget)
@@ -39,16 +47,68 @@ class Gateway:
             self._service,
             self._follower,
             HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
+            default_model=default_model(self._settings),
         )
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._follower.check()
 
+    # Calls of the gRPC ingress, by the names that the protocol gives them.
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Context) -> pb.ServerLiveResponse:
+        return await self._servicer.server_live(request, grpc_context)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, grpc_context: Context) -> pb.ServerReadyResponse:
+        return await self._servicer.server_ready(request, grpc_context)
+
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, grpc_context: Context
+    ) -> pb.ServerMetadataResponse:
+        return await self._servicer.server_metadata(request, grpc_context)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, grpc_context: Context) -> pb.ModelReadyResponse:
+        return await self._servicer.model_ready(request, grpc_context)
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, grpc_context: Context) -> pb.ModelMetadataResponse:
+        return await self._servicer.model_metadata(request, grpc_context)
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, grpc_context: Context) -> pb.ModelInferResponse:
+        return await self._servicer.model_infer(request, grpc_context)
+
+    async def RepositoryIndex(
+        self, request: pb.RepositoryIndexRequest, grpc_context: Context
+    ) -> pb.RepositoryIndexResponse:
+        return await self._servicer.repository_index(request, grpc_context)
+
+    async def RepositoryModelLoad(
+        self, request: pb.RepositoryModelLoadRequest, grpc_context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        return await self._servicer.repository_model_load(request, grpc_context)
+
+    async def RepositoryModelUnload(
+        self, request: pb.RepositoryModelUnloadRequest, grpc_context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        return await self._servicer.repository_model_unload(request, grpc_context)
+
+    async def statistics(self, version: ModelVersion) -> Statistics:
+        """What this replica has counted for a version."""
+        return self._recorder.statistics(ModelVersion(*version))
+
     async def usage(self) -> dict[str, Any]:
         """This replica's own figures."""
         replica = serve.get_replica_context().replica_id.unique_id
         return {"replica": replica, "deployment": GATEWAY, "rss_bytes": memory_bytes()}
+
+
+def default_model(settings: Settings) -> ModelRef | None:
+    """What a bare ``/invocations`` means. Raises `StartupError` where the setting is no reference."""
+    if settings.default_model is None:
+        return None
+    try:
+        return parse_ref(settings.default_model)
+    except InvalidReference as error:
+        raise StartupError(f"default_model: {error.message}") from None
 
 
 def service_limits(settings: Settings) -> ServiceLimits:

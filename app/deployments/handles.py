@@ -13,7 +13,7 @@ from ray import serve
 from app.deployments.calls import Handle, answer
 from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
 from app.serving.release_table import ModelStatus, ReleaseTable
 from app.serving.tables import Batch, Output
 
@@ -24,6 +24,7 @@ GATEWAY = "Gateway"
 _RETRY_S = 1.0
 _SOURCE_TTL_S = 30.0
 _HEALTH_S = 5.0
+_GATHER_S = 5.0
 
 
 class PoolRunner:
@@ -137,6 +138,11 @@ class ReleaseFollower:
             raise found
         return found
 
+    async def statistics(self, version: ModelVersion) -> Statistics:
+        gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
+        found = await self._gather(gateway, "statistics", version)
+        return sum((one for one in found if isinstance(one, Statistics)), Statistics())
+
     async def health(self) -> Mapping[str, Any]:
         states = [_state(self._releases.health.remote(), "the release table")]
         states += [_state(pool.usage.remote(), f"pool '{name}'") for name, pool in self._pools.items()]
@@ -155,15 +161,19 @@ class ReleaseFollower:
     async def usage(self) -> list[dict[str, Any]]:
         gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
         handles = [gateway, self._releases, *self._pools.values(), *([self._features] if self._features else [])]
-        found: list[dict[str, Any]] = []
-        for handle in handles:
-            try:
-                results = await handle.broadcast("usage").results_async(timeout_s=5, return_exceptions=True)
-            except Exception:  # no replica, or none that answers: there is nothing to show
-                log.warning("a deployment does not tell its figures", exc_info=True)
-                continue
-            found += [result for result in results if isinstance(result, dict)]
-        return found
+        found = [await self._gather(handle, "usage") for handle in handles]
+        return [result for results in found for result in results if isinstance(result, dict)]
+
+    async def _gather(self, handle: Handle, method: str, *args: Any) -> Sequence[Any]:
+        """The answers of a deployment's replicas, exceptions among them."""
+        try:
+            results: Sequence[Any] = await handle.broadcast(method, *args).results_async(
+                timeout_s=_GATHER_S, return_exceptions=True
+            )
+        except Exception:  # no replica, or none that answers: there is nothing to show
+            log.warning("a deployment does not tell its figures", exc_info=True)
+            return ()
+        return results
 
     async def _ask(self, method: str, *args: Any) -> Any:
         try:

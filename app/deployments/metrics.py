@@ -6,6 +6,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
 from app.serving.model_ref import ModelVersion
+from app.serving.ports import Statistics
 
 _LABELS = ("model", "version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -25,6 +26,7 @@ class PrometheusRecorder:
     """
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._registry = registry
         self._requests = Counter("ml_serve_requests", "Requests answered without an error.", _LABELS, registry=registry)
         self._rows = Counter("ml_serve_rows", "Rows predicted.", _LABELS, registry=registry)
         self._errors = Counter(
@@ -71,6 +73,28 @@ class PrometheusRecorder:
         meters[0].observe(seconds)
         meters[1].observe(rows)
         meters[2].observe(requests)
+
+    def statistics(self, version: ModelVersion) -> Statistics:
+        """What this replica has counted, read from the metrics."""
+        labels = {"model": self._bounded(version.name), "version": version.version}
+
+        def count(name: str) -> float:
+            return self._registry.get_sample_value(name, labels) or 0.0
+
+        failures = (
+            sample.value
+            for metric in self._errors.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total") and sample.labels["model"] == labels["model"]
+        )
+        return Statistics(
+            requests=int(count("ml_serve_requests_total")),
+            rows=int(count("ml_serve_rows_total")),
+            failures=int(sum(failures)),
+            batches=int(count("ml_serve_batch_seconds_count")),
+            request_seconds=count("ml_serve_request_seconds_sum"),
+            batch_seconds=count("ml_serve_batch_seconds_sum"),
+        )
 
     def _bounded(self, name: str) -> str:
         if name in self._names:

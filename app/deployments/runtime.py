@@ -24,6 +24,9 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+GRPC_SERVICER = "app.oip.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
+"""What tells Serve's gRPC ingress the calls that the gateway answers."""
+
 _OBJECT_STORE_BYTES = 1024**3
 _POLL_S = 0.25
 
@@ -83,8 +86,10 @@ class Runtime:
             StartupError: a deployment does not start.
         """
         self._progress("starting Ray Serve")
-        port = self._settings.http_port
-        serve.start(http_options={"host": "0.0.0.0", "port": port})  # noqa: S104 - HAProxy mode has no other
+        serve.start(
+            http_options={"host": "0.0.0.0", "port": self._settings.http_port},  # noqa: S104 - HAProxy mode has no other
+            grpc_options={"port": self._settings.grpc_port, "grpc_servicer_functions": [GRPC_SERVICER]},
+        )
         self._progress("starting the deployments")
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")

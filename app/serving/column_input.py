@@ -11,9 +11,22 @@ import numpy as np
 
 from app.errors import InvalidInput
 from app.serving.columns import Column, ColumnType, as_lists, dtype_name
-from app.serving.misfit import MOST_NAMES, Misfit, listed, no_rows, not_an_object, refusal, short, wrong_names
-from app.serving.nested import column_type, type_name
-from app.serving.tables import Layout, Rows, Values
+from app.serving.misfit import (
+    MOST_NAMES,
+    Misfit,
+    listed,
+    no_rows,
+    not_an_object,
+    refusal,
+    short,
+    without_rows,
+    wrong_names,
+    wrong_shape,
+)
+from app.serving.nested import NESTED, column_type, type_name
+from app.serving.received import documents, exact, texts
+from app.serving.scalars import Binary
+from app.serving.tables import Array, Layout, Rows, Values
 
 _LAYOUTS = 256
 """Layouts kept per model: one for each set of optional columns, of null booleans and of parameters in use."""
@@ -46,6 +59,7 @@ class ColumnInput:
         self._required = frozenset(column.name for column in self.columns if column.required)
         self._converters = [kind.convert for kind in self._types]
         self._varies = not all(kind.dtype for kind in self._types)
+        self._readers = dict(zip(self._names, self._types, strict=True))
         self._depths = dict(zip(self._names, map(_depth, specs), strict=True))
         self._width = len(specs)
         only = specs[0]["type"] if self._width == 1 else ""
@@ -112,6 +126,30 @@ class ColumnInput:
             return self.from_records([inputs], params)
         return self.from_columns(inputs, params)
 
+    def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows:
+        """One array per column, ``[n]`` or ``[n, 1]``; or all columns in order as one ``[n, width]`` of any name."""
+        if len(tensors) == 1:
+            ((name, only),) = tensors.items()
+            if name not in self._allowed and only.ndim == 2 and only.shape[1] == self._width:
+                tensors = {column: only[:, index] for index, column in enumerate(self._names)}
+        if not self._required <= tensors.keys() <= self._allowed:
+            raise wrong_names(tensors, self._names, self._required)
+        return self.from_columns({name: self._received(name, array) for name, array in tensors.items()}, params)
+
+    def _received(self, name: str, array: Array) -> Array:
+        kind = self._readers[name]
+        if not array.ndim:
+            raise without_rows(name)
+        if array.ndim == 2 and array.shape[1] == 1 and not self._depths[name]:
+            array = array[:, 0]
+        if array.ndim > 1 + self._depths[name]:
+            raise wrong_shape(name, array.shape, (-1,) * (1 + self._depths[name]))
+        if not array.dtype.hasobject or isinstance(kind, Binary):
+            return array
+        # An array column takes a tensor of one dimension more, or like other nested values a JSON text for each row.
+        nested = isinstance(kind, NESTED) and array.ndim == 1
+        return documents(name, array) if nested else texts(name, array)
+
     def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] | None = None) -> Rows:
         """Validated rows of the columns with the indices `given`, in order; None for all."""
         if not count or not columns:
@@ -161,8 +199,10 @@ def _as_values(values: Values, kind: ColumnType) -> Values:
         return values
     if values.ndim == 2 and values.shape[1] == 1 and kind.dtype != "object":
         values = values[:, 0]
-    if values.ndim == 1 and values.dtype.name == kind.dtype and kind.dtype != "object":
-        return values
+    if values.ndim == 1 and kind.dtype != "object":
+        cast = exact(values, kind.dtype)
+        if cast is not None:
+            return cast
     return list(values.tolist())
 
 

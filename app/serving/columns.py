@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,6 +93,7 @@ def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
     return lists
 
 
+@lru_cache(maxsize=256)  # numpy composes a dtype's name anew each time
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """The dtype as a `Layout` writes it: text of any length is one dtype."""
     return {"U": "str", "S": "bytes"}.get(dtype.kind, dtype.name)

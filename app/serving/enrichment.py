@@ -44,6 +44,12 @@ class Enrichment:
         self._batchers: dict[FeatureQuery, Batcher[Entities, FeatureRows]] = {}
         self._max_entities = max_entities
 
+    async def source(self, query: FeatureQuery) -> FeatureSource:
+        """What a source needs and gives. Raises `FeatureStoreUnavailable` or `FeatureSourceNotFound`."""
+        if self._store is None:
+            raise FeatureStoreUnavailable("no feature store is configured here: send the columns themselves")
+        return await self._store.source(query)
+
     async def read(self, request: FeatureRequest, signature: Signature, deadline: float) -> dict[str, list[Any]]:
         """Columns for the model, one value per entity.
 
@@ -53,9 +59,7 @@ class Enrichment:
             EntityNotFound: the store does not know an entity and the overrides do not make up for it.
             InvalidInput: the entities do not fit the source, or a required column is neither read nor given.
         """
-        if self._store is None:
-            raise FeatureStoreUnavailable("no feature store is configured here: send the columns themselves")
-        source = await self._store.source(request.query)
+        source = await self.source(request.query)
         entities = _entities(request, source)
         if not entities:
             raise InvalidInput("the request names no entity")

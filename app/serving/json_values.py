@@ -18,6 +18,7 @@ import numpy as np
 from app.errors import ModelFailed
 from app.serving.tables import Array, Output, as_array
 
+_CONTAINERS = {dict, list}
 _PLAIN = {str, bool, type(None)}
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 """The integers that JSON writers and readers hold as such."""
@@ -38,6 +39,17 @@ def predictions(output: Output) -> Any:
     if output.kind == "tensors":
         return dict(zip(output.names, lists, strict=True))
     return [dict(zip(output.names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether parsed JSON is nested deeper than so many levels."""
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(depth):
+        # Most lists hold none; to know it costs no Python work per item.
+        parts = [item.values() if isinstance(item, dict) else item for item in level]
+        parts = [part for part in parts if not _CONTAINERS.isdisjoint(map(type, part))]
+        level = [child for part in parts for child in part if type(child) in _CONTAINERS]
+    return bool(level)
 
 
 def array_values(array: Array) -> list[Any]:

@@ -82,6 +82,23 @@ def no_rows() -> InvalidInput:
     )
 
 
+def without_rows(name: str) -> InvalidInput:
+    """The error for a tensor without any dimension."""
+    return InvalidInput(
+        f"tensor {short(name)} is a single value: its first dimension must be the rows",
+        {"column": name, "expected": "a shape with at least one dimension"},
+    )
+
+
+def wrong_shape(name: str, shape: Sequence[int], expected: Sequence[int]) -> InvalidInput:
+    """The error for a tensor of another shape; -1 stands for any length."""
+    whose = f"tensor {short(name)}" if name else "the input"
+    return InvalidInput(
+        f"{whose} has the shape {list(shape)}, expected {list(expected)}, -1 for any length",
+        {"shape": list(shape), "expected": list(expected)} | ({"column": name} if name else {}),
+    )
+
+
 def unequal(lengths: Mapping[str, int]) -> InvalidInput:
     """The error for columns of different lengths."""
     shown = listed([f"{name}: {length}" for name, length in lengths.items()])

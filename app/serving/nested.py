@@ -97,6 +97,10 @@ class Map(Cells):
         }
 
 
+NESTED = (Array, Object, Map)
+"""Types whose cells are no scalars."""
+
+
 def _at(path: str, kind: ColumnType, value: Any) -> Any:
     try:
         cell = kind.cell(value)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from app.serving.model_ref import ModelRef, ModelVersion
@@ -20,7 +20,8 @@ class ModelSpec:
     """What is known of a model version once it is loaded. All of it is plain data.
 
     `inputs`, `outputs` and `params` are the parsed JSON of MLflow's signature (``ModelSignature.to_dict()``), None
-    where the model was logged without. `input_example` is the logged one as JSON values.
+    where the model was logged without. `input_example` is the logged one as JSON values, and `metadata` what was logged
+    under that name.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelSpec:
     input_example: Any = None
     nbytes: int = 0
     load_ms: float = 0.0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> ModelVersion:
@@ -79,6 +81,24 @@ class RegisteredModel:
     tags: Mapping[str, str] = field(default_factory=dict)
     latest: str | None = None
     created: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What was counted for one model version since its gateway replicas started.
+
+    `failures` are those of all versions of the model, since a failed request may not have got as far as a version.
+    """
+
+    requests: int = 0
+    rows: int = 0
+    failures: int = 0
+    batches: int = 0
+    request_seconds: float = 0.0
+    batch_seconds: float = 0.0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
 class ModelRegistry(Protocol):
@@ -148,6 +168,9 @@ class ModelManager(Protocol):
 
     async def model(self, name: str) -> ModelStatus:
         """One registered model. Raises `ModelNotFound`."""
+
+    async def statistics(self, version: ModelVersion) -> Statistics:
+        """What all gateway replicas have counted."""
 
     async def health(self) -> Mapping[str, Any]:
         """Each part behind the gateway with its ``status`` (``ok``, ``degraded``, ``unavailable``), JSON values."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -17,7 +17,7 @@ from app.serving.admission import Admission, AdmissionLimits
 from app.serving.batching import Batcher
 from app.serving.enrichment import Enrichment, FeatureRequest
 from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.ports import Directory, FeatureStore, ModelSpec, Recorder
+from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, ModelSpec, Recorder
 from app.serving.signature import Signature
 from app.serving.single_flight import SingleFlight
 from app.serving.tables import Output, Rows, stack
@@ -27,33 +27,42 @@ class Payload(NamedTuple):
     """Rows as a caller wrote them.
 
     ``records``: a list of objects, one per row. ``columns``: an object of lists. ``instances`` and ``inputs``: as
-    TensorFlow Serving's REST format defines them, row-wise and column-wise.
+    TensorFlow Serving's REST format defines them, row-wise and column-wise. ``tensors``: an array per name.
     """
 
-    form: Literal["records", "columns", "instances", "inputs"]
+    form: Literal["records", "columns", "instances", "inputs", "tensors"]
     value: Any
+
+
+PayloadReader = Callable[[Signature], Awaitable[Payload]]
+"""Reads rows whose meaning depends on what the model takes, as that of text in a CSV does."""
 
 
 @dataclass(slots=True)
 class PredictionRequest:
-    """What a caller wants. Either `payload` or `features` is set; `deadline` is event loop time."""
+    """What a caller wants. Either `payload` or `features` is set; `deadline` is event loop time.
+
+    `lenient`: a model that takes no parameters is given none of `params`, where the protocol lets callers send others.
+    """
 
     ref: ModelRef
     deadline: float
-    payload: Payload | None = None
+    payload: Payload | PayloadReader | None = None
     features: FeatureRequest | None = None
     params: Mapping[str, Any] | None = None
+    lenient: bool = False
 
 
 @dataclass(slots=True)
 class Prediction:
-    """The answer, and the version that gave it.
+    """The answer, the version that gave it, and that version's signature.
 
     Where the feature store was read, `features` holds the columns that the model was given, overrides included.
     """
 
     version: ModelVersion
     output: Output
+    signature: Signature
     features: Mapping[str, Sequence[Any]] | None = None
 
 
@@ -87,6 +96,8 @@ class ServedModel:
             return signature.rows_from_columns(payload.value, params)
         if payload.form == "instances":
             return signature.rows_from_instances(payload.value, params)
+        if payload.form == "tensors":
+            return signature.rows_from_tensors(payload.value, params)
         return signature.rows_from_inputs(payload.value, params)
 
 
@@ -141,6 +152,14 @@ class PredictionService:
         """The version that a reference means. Raises `ModelNotFound` or `RegistryUnavailable`."""
         return self._directory.known(ref) or await self._directory.resolve(ref)
 
+    async def feature_source(self, query: FeatureQuery) -> FeatureSource:
+        """What a feature view or service needs and gives.
+
+        Raises:
+            FeatureStoreUnavailable, FeatureSourceNotFound.
+        """
+        return await self._enrichment.source(query)
+
     async def _predict(self, request: PredictionRequest) -> Prediction:
         model = await self.model(request.ref)
         features = None
@@ -149,10 +168,13 @@ class PredictionService:
             self._check_rows(request.features.count)
             enriched = await self._enrichment.read(request.features, model.signature, request.deadline)
             features, payload = enriched, Payload("columns", enriched)
+        if not isinstance(payload, Payload | None):
+            payload = await payload(model.signature)
         if payload is None:
             raise InvalidInput("the request has no rows")
         version = model.spec.key
-        rows = model.rows(payload, request.params)
+        params = request.params if model.signature.param_names or not request.lenient else None
+        rows = model.rows(payload, params)
         self._check_rows(rows.count)
         if len(rows.columns) > self._limits.columns:
             raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
@@ -163,7 +185,7 @@ class PredictionService:
             output = await model.batcher.submit(
                 rows, group=group, rows=rows.count, nbytes=nbytes, deadline=request.deadline
             )
-        return Prediction(version, output, features)
+        return Prediction(version, output, model.signature, features)
 
     def _check_rows(self, count: int) -> None:
         if count > self._limits.rows:

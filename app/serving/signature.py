@@ -14,7 +14,7 @@ from app.serving.column_input import ColumnInput
 from app.serving.columns import Column
 from app.serving.misfit import short
 from app.serving.parameters import Parameters
-from app.serving.tables import Rows
+from app.serving.tables import Array, Rows
 from app.serving.tensor_input import TensorInput
 from app.serving.untyped_input import UntypedInput
 
@@ -35,10 +35,11 @@ class _Input(Protocol):
     def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows: ...
     def from_instances(self, instances: list[Any], params: str) -> Rows: ...
     def from_inputs(self, inputs: Any, params: str) -> Rows: ...
+    def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows: ...
 
 
 class Signature:
-    """A compiled signature. All four readers raise `InvalidInput`; its details name column, row and what was expected.
+    """A compiled signature. All readers raise `InvalidInput`; its details name column, row and what was expected.
 
     Attributes:
         columns: the named inputs, columns or tensors; empty for a tensor without a name and without a signature.
@@ -101,6 +102,10 @@ class Signature:
     def rows_from_inputs(self, inputs: Any, params: Mapping[str, Any] | None = None) -> Rows:
         """The column form of TensorFlow Serving: values by name, one unnamed tensor, or what `instances` may be."""
         return self._input.from_inputs(inputs, self._parameters.canonical(params))
+
+    def rows_from_tensors(self, tensors: Mapping[str, Array], params: Mapping[str, Any] | None = None) -> Rows:
+        """The form of the Open Inference Protocol: an array per input. Objects in an array are bytes or text."""
+        return self._input.from_tensors(tensors, self._parameters.canonical(params))
 
 
 def _check_list(rows: Any) -> None:

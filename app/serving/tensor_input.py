@@ -9,8 +9,9 @@ import numpy as np
 
 from app.errors import InvalidInput
 from app.serving.columns import Column, as_lists
-from app.serving.misfit import listed, no_rows, not_an_object, wrong_names
-from app.serving.tables import Layout, Rows
+from app.serving.misfit import listed, no_rows, not_an_object, unequal, wrong_names
+from app.serving.received import texts
+from app.serving.tables import Array, Layout, Rows
 from app.serving.tensors import Tensor
 
 
@@ -76,6 +77,31 @@ class TensorInput:
                 {"expected": list(self._names)},
             )
         return self._rows([inputs], params)
+
+    def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows:
+        """Tensors by name. Where the only one has no name, it may be called anything."""
+        if not self._names and len(tensors) != 1:
+            raise InvalidInput(
+                f"the model takes one tensor, of any name, not {listed(list(tensors))}", {"expected": "one tensor"}
+            )
+        # Text and objects come as bytes; only a tensor of bytes takes them so.
+        plain = [
+            texts(name, array) if array.dtype.hasobject and not self._is_bytes(name) else array
+            for name, array in tensors.items()
+        ]
+        if not self._names:
+            return self._rows(plain, params)
+        if tensors.keys() != set(self._names):
+            raise wrong_names(tensors, self._names, self._names)
+        given = dict(zip(tensors, plain, strict=True))
+        arrays = [given[name] for name in self._names]
+        lengths = {name: len(array) for name, array in given.items() if array.ndim}
+        if len({*lengths.values()}) > 1:
+            raise unequal(lengths)
+        return self._rows(arrays, params)
+
+    def _is_bytes(self, name: str) -> bool:
+        return any(tensor.dtype == "bytes" and tensor.name in ("", name) for tensor in self._tensors)
 
     def _rows(self, values: Sequence[Any], params: str) -> Rows:
         arrays = tuple(tensor.convert(given) for tensor, given in zip(self._tensors, values, strict=True))

@@ -11,7 +11,8 @@ import numpy as np
 
 from app.errors import InvalidInput
 from app.serving.columns import ColumnType, dtype_name
-from app.serving.misfit import Misfit, refusal
+from app.serving.misfit import Misfit, refusal, without_rows, wrong_shape
+from app.serving.received import exact
 from app.serving.scalars import Binary, Boolean, Datetime, Float, Integer, Text, Untyped
 from app.serving.tables import Array, as_array
 
@@ -46,8 +47,11 @@ class Tensor:
             InvalidInput: elements of another type, ragged lists, or another shape.
         """
         if isinstance(values, np.ndarray):
-            if dtype_name(values.dtype) == self.dtype:
-                return self._shaped(values)
+            if not values.ndim:
+                raise without_rows(self.name)
+            cast = values if dtype_name(values.dtype) == self.dtype else exact(values, self.dtype)
+            if cast is not None:
+                return self._shaped(cast)
             values = values.tolist()
         try:
             shape, flat = flatten(values, self.shape, deepest=len(self.shape) if self._dtype.hasobject else None)
@@ -69,12 +73,7 @@ class Tensor:
             want in (-1, has) for want, has in zip(row, array.shape[1:], strict=True)
         )
         if not fits:
-            whose = f"tensor '{self.name}'" if self.name else "the input"
-            raise InvalidInput(
-                f"{whose} has the shape {list(array.shape)}, expected {list(self.shape)}, -1 for any length",
-                {"shape": list(array.shape), "expected": list(self.shape)}
-                | ({"column": self.name} if self.name else {}),
-            )
+            raise wrong_shape(self.name, array.shape, self.shape)
         return array
 
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from app.serving.columns import Column, as_lists, dtype_name
-from app.serving.misfit import no_rows, not_an_object, unequal, wrong_names
+from app.serving.misfit import no_rows, not_an_object, unequal, without_rows, wrong_names
+from app.serving.received import texts
 from app.serving.scalars import Untyped
 from app.serving.tables import Array, Layout, Rows, Values
 from app.serving.tensors import untyped_tensor
@@ -55,6 +56,16 @@ class UntypedInput:
         if not any(isinstance(item, list) for values in inputs.values() if isinstance(values, list) for item in values):
             return self.from_columns(inputs, params)
         return self._tensors(inputs, params)
+
+    def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows:
+        """One array, as it is; several are columns where all are flat, and a dict of arrays else."""
+        given = {name: texts(name, array) if array.dtype.hasobject else array for name, array in tensors.items()}
+        for name, array in given.items():
+            if not array.ndim:
+                raise without_rows(name)
+        if len(given) == 1 and next(iter(given.values())).ndim > 1:
+            return _rows("tensor", given, params)
+        return self.from_columns(given, params)
 
     def _tensors(self, columns: Mapping[str, Any], params: str) -> Rows:
         return _rows("tensors", {name: untyped_tensor(name, values) for name, values in columns.items()}, params)

@@ -74,6 +74,10 @@ class Limits(_Group):
     body_bytes: PositiveInt = 64 * 1024**2
     """Largest request body in bytes, after decompression; larger ones are answered 413."""
 
+    grpc_message_bytes: Annotated[int, Field(ge=1, lt=2**31)] = 64 * 1024**2
+    """Largest gRPC message in bytes, received or sent; larger ones are answered RESOURCE_EXHAUSTED. On a cluster that
+    `up` does not start, Ray's own `RAY_SERVE_GRPC_MAX_MESSAGE_SIZE` has to be set beside it."""
+
     rows: PositiveInt = 100_000
     """Most rows in one request."""
 

@@ -49,6 +49,9 @@ class Settings(BaseSettings):
     http_port: Port = 8000
     """Port of the HTTP endpoints."""
 
+    grpc_port: Port = 9000
+    """Port of the gRPC endpoints."""
+
     haproxy_stats_port: Port = 8404
     """Port of the load balancer's own statistics."""
 
@@ -91,6 +94,9 @@ class Settings(BaseSettings):
     default_alias: Annotated[str, Field(min_length=1)] = "champion"
     """Alias that a bare model name means. Where a model lacks it: the version last loaded by name, else the newest
     READY one."""
+
+    default_model: str | None = None
+    """Reference that a bare `/invocations` answers; unset: only `/invocations/{ref}` is answered."""
 
     preload: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """References resident and warm before `/readyz` turns true; `*`: every model that has the default alias."""

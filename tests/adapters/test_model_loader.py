@@ -68,6 +68,23 @@ def test_a_version_is_loaded_with_all_that_is_known_of_it(settings: Settings, tm
     assert (output.count, output.arrays[0].shape) == (4, (4, 2))
 
 
+def test_the_metadata_that_json_holds_is_known(settings: Settings, tmp_path: Path) -> None:
+    import mlflow
+    from sklearn.linear_model import LinearRegression
+
+    columns = {"a": {"unit": "USD per barrel"}}
+    experiment = mlflow.get_experiment_by_name("loader").experiment_id
+    with warnings.catch_warnings(record=True), mlflow.start_run(experiment_id=experiment):
+        info = mlflow.sklearn.log_model(
+            LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]),
+            name="noted",
+            metadata={"columns": columns, "rate": float("nan")},
+            pip_requirements=[],
+        )
+    mlflow.register_model(info.model_uri, "noted")
+    assert loader(settings, tmp_path).load(ModelVersion("noted", "1")).spec.metadata == {"columns": columns}
+
+
 def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(settings: Settings, tmp_path: Path) -> None:
     loader(settings, tmp_path).load(FOREST)
     gone = Settings(home=settings.home, mlflow_tracking_uri="http://127.0.0.1:1")

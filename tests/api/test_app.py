@@ -16,6 +16,7 @@ STATUSES: dict[type[ServingError], int] = {
     errors.MalformedBody: 400,
     errors.InvalidInput: 400,
     errors.InvalidReference: 400,
+    errors.Unsupported: 501,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.NotFound: 404,

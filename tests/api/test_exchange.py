@@ -83,3 +83,30 @@ def test_a_flat_body_with_many_brackets_is_not_deep() -> None:
     with pytest.raises(MalformedBody):
         parse_json(b"[[[[1]]]]", 3)
     assert parse_json(b"[[[1]]]", 3) == [[[1]]]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "encoding"),
+    [
+        ("gzip", "gzip"),
+        ("deflate", "deflate"),
+        ("gzip, deflate", "gzip"),
+        ("deflate, gzip;q=0.5", "deflate"),
+        ("*", "gzip"),
+        ("gzip;q=0", None),
+        ("gzip;q=0, *;q=0.1", "deflate"),
+        ("br", None),
+        ("gzip;q=high", None),
+        ("", None),
+    ],
+)
+async def test_large_answers_are_encoded_as_the_caller_accepts(
+    connect: Connect, accepted: str, encoding: str | None
+) -> None:
+    client = connect(make_fakes({"prices": total("oil", "gas")}))
+    body = {"model_name": "prices", "data": [{"oil": row + 0.123456789012345, "gas": 0} for row in range(1000)]}
+    answer = await client.post("/serve", json=body, headers={"accept-encoding": accepted})
+    assert len(answer.content) >= HTTP_LIMITS.gzip_bytes
+    assert answer.headers.get("content-encoding") == encoding
+    assert answer.headers["vary"] == "accept-encoding"
+    assert len(answer.json()["prediction"]) == 1000

@@ -1,0 +1,96 @@
+"""Request and answer bodies of MLflow's scoring protocol, and how a split DataFrame becomes columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from app.api.bodies import Body
+from app.errors import InvalidInput, MalformedBody
+from app.serving.misfit import short
+
+
+class SplitFrame(Body):
+    """A DataFrame as ``to_dict(orient="split")`` writes it."""
+
+    data: list[Any] = Field(examples=[[[75.5, 3.2, 1.18]]])
+    """Rows: a list of values for each."""
+
+    columns: list[Any] | None = Field(None, examples=[["crude_oil_price", "natural_gas_price", "exchange_rate"]])
+    """Names, in the order of the values; left out: 0, 1, and so on."""
+
+    index: list[Any] | None = None
+    """Labels of the rows, which no model is given."""
+
+    def labels(self) -> list[str | int]:
+        """What the columns are called. Raises `InvalidRequest`."""
+        if self.columns is None:
+            return list(range(len(self.data[0]) if self.data and isinstance(self.data[0], list) else 0))
+        for label in self.columns:
+            if not isinstance(label, str | int) or isinstance(label, bool):
+                raise MalformedBody(f"'dataframe_split.columns' has {short(label)}, expected text or a whole number")
+        name, times = Counter(map(str, self.columns)).most_common(1)[0] if self.columns else ("", 0)
+        if times > 1:
+            raise InvalidInput(f"'dataframe_split.columns' has {short(name)} {times} times", {"column": name})
+        return self.columns
+
+    def values(self, width: int) -> list[tuple[Any, ...]]:
+        """The values of each column, for so many columns: all at once, without Python's work per row.
+
+        Raises:
+            MalformedBody: a row is not a list of so many values, or the index has another length.
+        """
+        if self.index is not None and len(self.index) != len(self.data):
+            raise MalformedBody(
+                f"'dataframe_split.index' has {len(self.index)} labels for the {len(self.data)} rows of 'data'"
+            )
+        if not self.data:
+            return [()] * width
+        if {*map(type, self.data)} == {list} and {*map(len, self.data)} == {width}:
+            return list(zip(*self.data, strict=True))
+        row, wrong = next(
+            (row, one) for row, one in enumerate(self.data) if not isinstance(one, list) or len(one) != width
+        )
+        what = f"has {len(wrong)} values" if isinstance(wrong, list) else f"is {short(wrong)}"
+        raise MalformedBody(
+            f"row {row} of 'dataframe_split.data' {what}, expected a list of {width}, one for each column",
+            {"row": row, "expected": width},
+        )
+
+
+class InvocationsRequest(Body):
+    """The JSON body of MLflow's scoring protocol: exactly one form of input, and `params`."""
+
+    dataframe_split: Annotated[SplitFrame, WithJsonSchema(SplitFrame.model_json_schema())] | None = None
+    """A DataFrame as names and rows."""
+
+    dataframe_records: list[Any] | None = Field(
+        None, examples=[[{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}]]
+    )
+    """A DataFrame as a list of objects."""
+
+    instances: list[Any] | None = None
+    """Rows in TensorFlow Serving's format: objects of columns, or nested lists for a tensor."""
+
+    inputs: Any = None
+    """The same column-wise: an object of lists, one tensor, or a single value."""
+
+    params: Any = None
+    """Inference parameters by name, where the model's signature has them."""
+
+
+class InvocationsResponse(BaseModel):
+    """The answer of ``POST /invocations``."""
+
+    predictions: Any = Field(examples=[[78.3]])
+
+
+class InvocationsError(BaseModel):
+    """MLflow's error, with details and the request id beside it."""
+
+    error_code: str
+    message: str
+    details: dict[str, Any]
+    request_id: str
