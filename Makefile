@@ -30,6 +30,10 @@ check: $(VENV)/.dev ## Format, lint, types, floors, generated files and the quic
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/pytest -m "not ray" $(ARGS)
 
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure what each encoding of a table costs in the gateway
+	$(BIN)/python benchmarks/encodings.py
+
 .PHONY: clients
 clients: $(CLIENTS)/.done ## Install other projects' clients, which examples and tests use, into an environment of their own
 

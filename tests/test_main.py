@@ -62,6 +62,7 @@ def test_serves_own_bounds_are_far_above_ours(tmp_path: Path) -> None:
         ({"rowz": 5}, "unknown setting 'rowz' in the arguments"),
         ({"limits": {"rowz": 5}}, "did you mean 'limits.rows'"),
         ({"http_port": "x"}, "http_port"),
+        ({"default_model": "a/b"}, "default_model: 'a/b' is not understood"),
     ],
 )
 def test_arguments_that_are_wrong_are_named(arguments: dict[str, Any], words: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware, handle_metrics
 
@@ -92,7 +93,14 @@ def create_app(
     endpoints = [Endpoint(route, limits) for dialect in dialects for route in dialect.routes()]
     for endpoint in endpoints:
         _add(app, endpoint)
-    app.add_api_route("/metrics", handle_metrics, tags=["system"], summary="Prometheus metrics.", response_model=None)
+    app.add_api_route(
+        "/metrics",
+        handle_metrics,
+        tags=["system"],
+        summary="Prometheus metrics.",
+        response_class=PlainTextResponse,
+        response_model=None,
+    )
     _shape_errors(app, limits)
 
     exporter = PrometheusMiddleware(

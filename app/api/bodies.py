@@ -98,6 +98,23 @@ class ServeResponse(BaseModel):
     request_id: str
 
 
+class ManageResponse(BaseModel):
+    """The answer of ``POST /serve`` to a load, an unload or a question for the status."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    status: Literal["success"]
+    action: Literal["load", "unload", "status"]
+    model_name: str
+    model_version: str | None = None
+    """Version that was loaded or unloaded."""
+    default_version: str | None = None
+    """With `load`: what the bare name means now."""
+    model: dict[str, Any] | None = None
+    """With `status`: the model as ``GET /v1/models`` shows it."""
+    request_id: str
+
+
 class ServeError(BaseModel):
     """The answer of ``POST /serve`` when something is wrong."""
 

@@ -72,6 +72,7 @@ MLFLOW_CODES: dict[type[ServingError], str] = {
     errors.NotFound: "ENDPOINT_NOT_FOUND",
     errors.TooLarge: "BAD_REQUEST",
     errors.UnsupportedMediaType: "BAD_REQUEST",
+    errors.Unsupported: "NOT_IMPLEMENTED",
     errors.Overloaded: "RESOURCE_EXHAUSTED",
     errors.Unavailable: "TEMPORARILY_UNAVAILABLE",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.api.bodies import ServeError, ServeRequest, ServeResponse
+from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
 from app.api.errors import legacy_error
 from app.api.exchange import Exchange, Reply, dump
 from app.api.routing import Route
@@ -35,7 +35,7 @@ class LegacyDialect:
                 legacy_error,
                 ServeError,
                 body=ServeRequest,
-                answer=ServeResponse,
+                answer=ServeResponse | ManageResponse,
                 hot=True,
                 documented=documented,
             )

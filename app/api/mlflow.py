@@ -8,11 +8,13 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+from app.api.csv_table import csv_columns
 from app.api.errors import mlflow_error
 from app.api.exchange import Exchange, Handler, Reply, dump
 from app.api.mlflow_bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
+from app.api.parquet_table import parquet_columns
 from app.api.routing import JSON, Route
-from app.api.tabular import csv_columns, parquet_columns
+from app.api.tabular import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
 from app.serving.json_values import predictions
 from app.serving.misfit import short
@@ -36,16 +38,16 @@ class MlflowDialect:
     Args:
         service: answers predictions.
         manager: knows whether the models are loaded.
-        table_limit: most bytes, and most values, that a Parquet file may hold when decompressed.
+        table_bytes: most bytes, and most values, that a Parquet file may hold when decompressed.
         default_model: what a bare ``/invocations`` means, None for nothing.
     """
 
     def __init__(
-        self, service: PredictionService, manager: ModelManager, table_limit: int, default_model: ModelRef | None
+        self, service: PredictionService, manager: ModelManager, table_bytes: int, default_model: ModelRef | None
     ) -> None:
         self._service = service
         self._manager = manager
-        self._table_limit = table_limit
+        self._table_bytes = table_bytes
         self._default_model = default_model
 
     def routes(self) -> list[Route]:
@@ -127,10 +129,8 @@ class MlflowDialect:
         """Text has no types of its own: the model's signature must be there to read it."""
 
         async def read(signature: Signature) -> Payload:
-            if kind == CSV:
-                columns = await asyncio.to_thread(csv_columns, body, signature)
-            else:
-                columns = await asyncio.to_thread(parquet_columns, body, signature, self._table_limit)
+            limits = TableLimits(self._service.most_columns, self._table_bytes)
+            columns = await asyncio.to_thread(csv_columns if kind == CSV else parquet_columns, body, signature, limits)
             return Payload("columns", columns)
 
         return read

@@ -44,6 +44,10 @@ _HEADERS: tuple[dict[str, Any], ...] = (
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
 )
+_TOO_SOON: dict[str, Any] = {
+    "description": "The deadline was over before the gateway could answer 504 itself: Ray Serve's own answer.",
+    "content": {"text/plain": {"schema": {"type": "string"}}},
+}
 _STATUSES_OF_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
 _STATUSES_OF_REFERENCE = (400, 404, 503)
 
@@ -56,7 +60,8 @@ class Route:
         path: FastAPI's template; a parameter ``{ref:path}`` holds a model reference, whose separators are slashes.
         encode_error: the dialect's shape of errors, described by the model `error`.
         body: what is sent: a model of the JSON, or OpenAPI's media types by content type.
-        answer: what comes back with status 200: a model of the JSON, or OpenAPI's media types by content type.
+        answer: what comes back with status 200: a model of the JSON, a union of models, or OpenAPI's media types by
+            content type.
         hot: answered before FastAPI's router is asked; at most one parameter.
         parameters: OpenAPI's parameters beside the reference and the headers that every request with a body may have.
         statuses: of errors, beside those that follow from a body and a reference.
@@ -70,7 +75,7 @@ class Route:
     encode_error: ErrorEncoder
     error: type[BaseModel]
     body: type[BaseModel] | Mapping[str, Any] | None = None
-    answer: type[BaseModel] | Mapping[str, Any] | None = None
+    answer: Any = None
     hot: bool = False
     parameters: Sequence[Mapping[str, Any]] = ()
     statuses: Sequence[int] = ()
@@ -93,10 +98,12 @@ class Route:
         of_reference = _STATUSES_OF_REFERENCE if "{" in self.path else ()
         errors = sorted({*of_body, *of_reference, *self.statuses})
         found: dict[int | str, dict[str, Any]] = {status: {"model": self.error} for status in errors}
-        if isinstance(self.answer, type):
-            found[200] = {"model": self.answer}
-        elif self.answer is not None:
+        if self.body:
+            found[408] = _TOO_SOON
+        if isinstance(self.answer, Mapping):
             found[200] = {"content": _inlined(self.answer)}
+        elif self.answer is not None:
+            found[200] = {"model": self.answer}
         return found
 
     def extra(self) -> dict[str, Any]:

@@ -10,22 +10,22 @@ Every method raises `ApiError` where the answer is an error and `ConnectionFaile
 """
 
 from app.client.answers import (
+    FeatureSource,
     Health,
     Loaded,
     Model,
     ModelMetadata,
     Part,
-    Prediction,
     Promoted,
     ReplicaUsage,
     Schema,
     Statistics,
     TensorMetadata,
-    TensorPrediction,
     Version,
 )
 from app.client.clients import DEFAULT_URL, AsyncClient, Client
 from app.client.errors import ApiError, ClientError, ConnectionFailed, NoAnswer
+from app.client.predictions import Prediction, TensorPrediction
 from app.client.retry import Retry
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionFailed",
+    "FeatureSource",
     "Health",
     "Loaded",
     "Model",

@@ -1,68 +1,15 @@
-"""What the methods of a client return: frozen values, each with the function that reads it from JSON.
+"""What the methods of a client return, but for predictions: frozen values, with the functions that read them from JSON.
 
 Keys that are not known here are ignored, so that a client can talk to a newer gateway. A missing one raises `KeyError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from typing import Any
 
 Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model answered: one prediction per row, or an object of columns where the model names several.
-
-    `version` is the one that answered; `features` holds what was read from the feature store, by column.
-    """
-
-    predictions: Any
-    model: str
-    version: str
-    features: Mapping[str, Sequence[Any]] | None = None
-    request_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TensorPrediction:
-    """What a model answered, as arrays by name; the first dimension is the rows.
-
-    Numbers and truth values have the model's own type. BYTES are an object array of `str`, or of `bytes` where one of
-    them is not UTF-8. `version` is the one that answered.
-    """
-
-    outputs: Mapping[str, Array]
-    model: str
-    version: str
-    request_id: str | None = None
-
-    @property
-    def array(self) -> Array:
-        """The only output. Raises `ValueError` where there are several."""
-        if len(self.outputs) != 1:
-            raise ValueError(f"the model has {len(self.outputs)} outputs, not one: {', '.join(self.outputs)}")
-        return next(iter(self.outputs.values()))
-
-    def frame(self) -> pd.DataFrame:
-        """The outputs as columns of a pandas DataFrame, rows in the order that they were sent.
-
-        The columns of an only output that is a matrix are numbered from 0. Other outputs of several dimensions have an
-        array in each cell.
-        """
-        import pandas as pd  # noqa: PLC0415 - the client works without pandas
-
-        if len(self.outputs) == 1 and self.array.ndim == 2 and self.array.shape[1] != 1:
-            return pd.DataFrame(self.array)
-        return pd.DataFrame({name: _column(array) for name, array in self.outputs.items()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +92,19 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureSource:
+    """A feature service or feature view: `kind` says which.
+
+    Entities have every one of `join_keys`, and get the columns in `features`.
+    """
+
+    name: str
+    kind: str
+    join_keys: tuple[str, ...]
+    features: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """What was counted for a version since the gateway started.
 
@@ -191,11 +151,6 @@ class ReplicaUsage:
     evictions: int | None = None
 
 
-def prediction(body: Json, request_id: str | None) -> Prediction:
-    """Read the answer to ``:predict``."""
-    return Prediction(body["predictions"], body["model_name"], body["model_version"], body.get("features"), request_id)
-
-
 def models(body: Json) -> list[Model]:
     """Read the answer of ``GET /v1/models``."""
     return [_model(item) for item in body["models"]]
@@ -230,6 +185,11 @@ def metadata(body: Json) -> ModelMetadata:
 def schema(body: Json) -> Schema:
     """Read the answer of ``GET /v1/models/{ref}/schema``."""
     return Schema(body["model_name"], body["model_version"], body["request"], body["response"])
+
+
+def features(body: Json) -> FeatureSource:
+    """Read the answer of ``GET /v1/features/{name}``."""
+    return FeatureSource(body["name"], body["kind"], tuple(body["join_keys"]), tuple(body["features"]))
 
 
 def statistics(body: Json) -> Statistics:
@@ -288,9 +248,3 @@ def _model(item: Json) -> Model:
 
 def _tensor(item: Json) -> TensorMetadata:
     return TensorMetadata(item["name"], item["datatype"], tuple(item["shape"]))
-
-
-def _column(array: Array) -> Any:
-    if array.ndim == 2 and array.shape[1] == 1:
-        return array[:, 0]
-    return array if array.ndim == 1 else list(array)

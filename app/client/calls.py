@@ -13,18 +13,18 @@ import httpx
 
 from app.client import answers
 from app.client.answers import (
+    FeatureSource,
     Health,
     Loaded,
     Model,
     ModelMetadata,
-    Prediction,
     Promoted,
     ReplicaUsage,
     Schema,
     Statistics,
-    TensorPrediction,
 )
 from app.client.call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
+from app.client.predictions import Prediction, TensorPrediction, prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,6 +206,11 @@ def schema(ref: str) -> Call[Schema]:
     return Call("GET", path(ref, verb="/schema"), reads(answers.schema), wait=LOAD_WAIT_S)
 
 
+def features(name: str) -> Call[FeatureSource]:
+    """What a feature service, or else a feature view of that name, needs and gives."""
+    return Call("GET", path(name, root="/v1/features/"), reads(answers.features))
+
+
 def statistics(ref: str) -> Call[Statistics]:
     """What the gateway has counted for a version.
 
@@ -226,9 +231,11 @@ def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:
 
 
 def promote(name: str, version: str | int, *, timeout: float | None = None) -> Call[Promoted]:
-    """Load a version as `load` does, then let the default alias name it: it is what the bare name answers.
+    """Load a version as `load` does, then move the default alias to it: it is what the bare name answers.
 
     Args:
+        name: a registered model's name.
+        version: its version that callers of the name shall get.
         timeout: seconds until the gateway gives up, retries included.
     """
     return json_call(
@@ -237,7 +244,11 @@ def promote(name: str, version: str | int, *, timeout: float | None = None) -> C
 
 
 def unload(ref: str) -> Call[Loaded]:
-    """Let a version go from memory; it comes back when it is called or loaded."""
+    """Let a version go from memory; it comes back when it is called or loaded.
+
+    Args:
+        ref: a model's name, ``name@alias`` or ``name/versions/N``.
+    """
     return Call("POST", path(ref, verb=":unload"), reads(answers.loaded))
 
 
@@ -257,4 +268,4 @@ def status() -> Call[list[ReplicaUsage]]:
 
 
 def _prediction(response: httpx.Response) -> Prediction:
-    return answers.prediction(json_of(response), response.headers.get("x-request-id"))
+    return prediction(json_of(response), response.headers.get("x-request-id"))

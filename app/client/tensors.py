@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import httpx
 import numpy as np
 
-from app.client.answers import TensorPrediction
 from app.client.call import to_json
 from app.client.errors import api_error
+from app.client.predictions import TensorPrediction
 from app.errors import MalformedBody
 from app.oip.binary import decode, encode
 from app.oip.datatypes import DTYPES, datatype_of
@@ -135,10 +135,19 @@ def _tensor(name: str, array: Array) -> Tensor:
         return Tensor(name, datatype, np.datetime_as_string(array).astype(object))
     if array.dtype.kind not in "OSTU":
         raise ValueError(f"{name!r} is of type {array.dtype}, which no tensor holds")
+    return Tensor(name, datatype, _elements(name, array))
+
+
+def _elements(name: str, array: Array) -> Array:
+    values = array.ravel().tolist()
+    width = array.size // max(len(array), 1)
+    for index, value in enumerate(values):
+        if type(value).__name__ in _MISSING or (isinstance(value, float) and math.isnan(value)):
+            raise _missing(name, index // width, value)
     elements = np.empty(array.size, dtype=object)
-    for index, value in enumerate(array.ravel().tolist()):
-        elements[index] = _element(name, index * len(array) // array.size, value)
-    return Tensor(name, datatype, elements.reshape(array.shape))
+    for index, value in enumerate(values):
+        elements[index] = _element(name, index // width, value)
+    return elements.reshape(array.shape)
 
 
 def _element(name: str, row: int, value: Any) -> str | bytes:
@@ -146,8 +155,6 @@ def _element(name: str, row: int, value: Any) -> str | bytes:
         return value
     if isinstance(value, Mapping | list | tuple | np.ndarray):
         return to_json(value)
-    if type(value).__name__ in _MISSING or (isinstance(value, float) and math.isnan(value)):
-        raise _missing(name, row, value)
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
     raise ValueError(f"row {row} of {name!r} is a {type(value).__name__}, which no tensor of texts holds: {value!r}")

@@ -92,7 +92,9 @@ def register(settings: Settings, own_features: bool) -> bool:
 
 def _register_versions(settings: Settings, client: MlflowClient, own_features: bool) -> None:
     from sklearn.ensemble import GradientBoostingRegressor
+    from sklearn.impute import SimpleImputer
     from sklearn.linear_model import LinearRegression
+    from sklearn.pipeline import make_pipeline
 
     there = {version.tags.get(_ESTIMATOR): version for version in client.search_model_versions(f"name='{MODEL}'")}
     aliases = client.get_registered_model(MODEL).aliases
@@ -106,12 +108,14 @@ def _register_versions(settings: Settings, client: MlflowClient, own_features: b
         ),
     ]
     for alias, estimator, description, regressor in variants:
+        # A column that is null, as the feature store may have it, counts as its mean.
+        pipeline = make_pipeline(SimpleImputer(), regressor)
         version = there.get(estimator)
         if version is None:
             tags = {_ESTIMATOR: estimator, "data": "synthetic"}
             if own_features:
                 tags["feast.feature_service"] = SERVICE  # where Feast itself looks for a model's features
-            version = _log_version(settings, client, regressor, tags)
+            version = _log_version(settings, client, pipeline, tags)
             client.update_model_version(MODEL, version.version, f"{description} {_NOTICE}")
         if alias not in aliases:
             client.set_registered_model_alias(MODEL, alias, version.version)
@@ -139,10 +143,10 @@ def _log_version(settings: Settings, client: MlflowClient, regressor: Any, tags:
             ),
             input_example=pd.DataFrame([EXAMPLE], columns=list(COLUMNS)),
             metadata={"columns": NOTES},
-            # skops loads types on a list and never runs a pickle. It does not list the nodes of a decision tree, which
-            # are plain arrays behind a compiled class of scikit-learn.
+            # skops loads types on a list and never runs a pickle. It does not list numpy's dtypes, nor the nodes of a
+            # decision tree, which are plain arrays behind a compiled class of scikit-learn.
             serialization_format="skops",
-            skops_trusted_types=["sklearn.tree._tree.Tree"],
+            skops_trusted_types=["numpy.dtype", "sklearn.tree._tree.Tree"],
             # Named, because MLflow would otherwise find them by loading the model in a process of its own.
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in _REQUIREMENTS],
         )

@@ -75,8 +75,8 @@ class PrometheusRecorder:
         meters[2].observe(requests)
 
     def statistics(self, version: ModelVersion) -> Statistics:
-        """What this replica has counted, read from the metrics."""
-        labels = {"model": self._bounded(version.name), "version": version.version}
+        """What this replica has counted, read from the metrics: nothing for a model that is counted as ``other``."""
+        labels = {"model": version.name, "version": version.version}
 
         def count(name: str) -> float:
             return self._registry.get_sample_value(name, labels) or 0.0

@@ -47,7 +47,7 @@ def read(name: str, datatype: str, shape: Sequence[int], data: Any) -> Array:
         found = f"the shape {list(nested)}" if nested is not None else f"{len(flat)} values"
         raise InvalidInput(
             f"tensor '{name[:80]}': 'data' has {found}, expected {count} values for the shape {list(shape)}",
-            {"column": name, "shape": list(shape), "expected": count},
+            {"column": name[:80], "shape": list(shape)},  # without the count, which JSON may not hold
         )
     try:
         values = reader.convert(flat)

@@ -115,6 +115,11 @@ class PredictionService:
         self._models: dict[ModelVersion, ServedModel] = {}
         self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
 
+    @property
+    def most_columns(self) -> int:
+        """Most columns that one row may have."""
+        return self._limits.columns
+
     async def predict(self, request: PredictionRequest) -> Prediction:
         """Answer one request.
 

@@ -25,7 +25,7 @@ from mlflow.utils.proto_json_utils import dump_input_data
 from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.model_loader import LoadedModel
-from app.api.tabular import NULLS
+from app.api.csv_table import NULLS
 from app.serving.model_ref import parse_ref
 from app.serving.ports import ModelSpec
 from tests.fakes import FakeModel, make_fakes
@@ -309,7 +309,7 @@ CSVS = [
     Vector("header not UTF-8", "linear", b"a,\xff\n1,2\n", CSV),
 ]
 
-NUMBERS = pd.DataFrame({"i": np.int32([1, 2]), "f": np.float32([0.1, 2])})
+NUMBERS = pd.DataFrame({"i": np.array([1, 2], "int32"), "f": np.array([0.1, 2], "float32")})
 TIMES = pd.Series(pd.to_datetime([WHEN, WHEN]))
 PARQUETS = [
     parquet("floats", "linear", AB),
@@ -337,8 +337,8 @@ PARQUETS = [
                 "f": [1.5, None],
                 "s": ["a", None],
                 "b": [True, False],
-                "t": pd.to_datetime([WHEN, None]),
-                "u": np.uint8([1, 2]),
+                "t": pd.Series([pd.Timestamp(WHEN), pd.NaT]),
+                "u": np.array([1, 2], "uint8"),
                 "n": pd.Series([True, None], dtype=object),
                 "y": [b"\x00", b"ab"],
             }
@@ -382,7 +382,7 @@ PARQUETS = [
     parquet(
         "missing time",
         "times",
-        NUMBERS.assign(t=pd.to_datetime([WHEN, None])),
+        NUMBERS.assign(t=pd.Series([pd.Timestamp(WHEN), pd.NaT])),
         mlflow=200,
         ours=BAD,
         why="the column is required",

@@ -162,9 +162,9 @@ async def test_missing_numbers_are_nan(client: AsyncClient) -> None:
         answer = (await client.infer("sum", pd.DataFrame({"a": column, "b": [1, 1]}))).array
         assert answer[0] == 2.5
         assert np.isnan(answer[1])
+    frame = pd.DataFrame({"x": [1.0, 1], "n": pd.Series([1, None], dtype="Int64"), "ok": True, "word": "a"})
     with pytest.raises(ApiError, match="whole number"):
-        frame = pd.DataFrame({"x": [1.0, 1], "ok": [True, True], "word": ["a", "a"]})
-        await client.infer("mixed", frame.assign(n=pd.Series([1, None], dtype="Int64")))
+        await client.infer("mixed", frame)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ async def test_parameters_reach_the_model(client: AsyncClient) -> None:
         ({"w": ["a", None]}, "row 1 of 'w' is missing"),
         (pd.DataFrame({"w": ["a", np.nan]}), "row 1 of 'w' is missing"),
         (pd.DataFrame({"w": pd.Series(["a", pd.NA], dtype="string")}), "row 1 of 'w' is missing"),
-        (pd.DataFrame({"w": pd.Series([True, pd.NA], dtype="boolean")}), "w"),
+        (pd.DataFrame({"w": pd.Series([True, pd.NA], dtype="boolean")}), "row 1 of 'w' is missing"),
         ({"t": np.array(["2026-01-02", "NaT"], dtype="datetime64[s]")}, "row 1 of 't' is missing"),
         (pd.DataFrame({"t": [pd.Timestamp(0, tz="UTC"), pd.NaT]}), "row 1 of 't' is missing"),
         (pd.DataFrame({"d": pd.to_timedelta([1, 2])}), "timedelta64"),
@@ -260,7 +260,7 @@ def test_infinities_need_the_binary_form() -> None:
 
 
 async def test_a_mistake_is_told_by_the_gateway(client: AsyncClient) -> None:
-    with pytest.raises(ApiError, match="unknown|missing|expected") as caught:
+    with pytest.raises(ApiError, match="the input lacks 'b'") as caught:
         await client.infer("sum", {"a": [1.0], "c": [1.0]})
     assert (caught.value.status, caught.value.code) == (400, "invalid_input")
 
@@ -291,20 +291,29 @@ def test_the_body_is_binary_by_default_and_json_where_asked() -> None:
     }
 
 
+def answer(content: str, **output: Any) -> bytes:
+    """An answer with one output, and bytes behind it."""
+    body = {"model_name": "m", "model_version": "1", "outputs": [{"name": "o", "shape": [1], **output}]}
+    return json.dumps(body).encode() + content.encode()
+
+
 @pytest.mark.parametrize(
-    ("content", "headers"),
+    ("content", "length"),
     [
-        (b'{"outputs": [{"name": "o"}]}', {}),
-        (b'{"model_name": "m", "model_version": "1", "outputs": [{"name": "o", "datatype": "X", "shape": [1], "data": [1]}]}', {}),
-        (b'{"model_name": "m", "model_version": "1", "outputs": []}', {"inference-header-content-length": "x"}),
-        (
-            b'{"model_name": "m", "model_version": "1", "outputs": [{"name": "o", "datatype": "FP64", "shape": [1], '
-            b'"parameters": {"binary_data_size": 8}}]}1234',
-            {"inference-header-content-length": "128"},
-        ),
+        (b'{"outputs": []}', None),
+        (answer("", datatype="FP64"), None),
+        (answer("", datatype="X", data=[1]), None),
+        (answer("", datatype="FP64", data=["a"]), None),
+        (answer("", datatype="FP64", data=[1, 2]), None),
+        (answer("", datatype="FP64", data=[1]), "x"),
+        (answer("1234", datatype="FP64", parameters={"binary_data_size": 8}), -4),
+        (answer("1234", datatype="BYTES", parameters={"binary_data_size": 4}), -4),
     ],
-)  # fmt: skip
-def test_an_answer_that_is_not_of_the_protocol_is_an_error(content: bytes, headers: dict[str, str]) -> None:
+)
+def test_an_answer_that_is_not_of_the_protocol_is_an_error(content: bytes, length: int | str | None) -> None:
+    headers = {} if length is None else {"inference-header-content-length": str(length)}
+    if isinstance(length, int):
+        headers["inference-header-content-length"] = str(len(content) + length)
     client = Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=content, headers=headers)))
     with pytest.raises(ApiError, match="does not answer as an ml-serve gateway"):
         client.infer("m", {"a": [1]})
@@ -353,7 +362,8 @@ def test_arrays_are_sent_without_pandas() -> None:
 import sys, httpx, numpy as np
 sys.modules["pandas"] = None
 from app.client import Client
-body = {"model_name": "m", "model_version": "1", "outputs": [{"name": "o", "datatype": "FP64", "shape": [1], "data": [2]}]}
+output = {"name": "o", "datatype": "FP64", "shape": [1], "data": [2]}
+body = {"model_name": "m", "model_version": "1", "outputs": [output]}
 client = Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=body)))
 assert client.infer("m", {"a": np.array([1.0])}).array.tolist() == [2.0]
 assert client.predict("m", np.array([[1.0]])).array.tolist() == [2.0]

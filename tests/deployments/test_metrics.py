@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry
 from app.deployments import metrics
 from app.deployments.metrics import PrometheusRecorder
 from app.serving.model_ref import ModelVersion
+from app.serving.ports import Statistics
 
 PRICES = ModelVersion("prices", "2")
 
@@ -82,3 +83,52 @@ def test_names_are_bounded_and_unknown_ones_use_up_nothing(
         recorder.failed(name, "model_failed")
     assert error_labels(registry) == {"unknown", "a", "b", "other"}
     assert registry.get_sample_value("ml_serve_requests_total", {"model": "other", "version": "1"}) == 2
+
+
+def test_statistics_are_what_was_counted_for_the_version(recorder: PrometheusRecorder) -> None:
+    recorder.predicted(PRICES, 3, 0.25)
+    recorder.predicted(PRICES, 4, 0.5)
+    recorder.called(PRICES, 2, 7, 0.125)
+    other = ModelVersion("prices", "1")
+    recorder.predicted(other, 100, 8.0)
+    recorder.called(other, 1, 100, 8.0)
+    recorder.predicted(ModelVersion("gold", "2"), 100, 8.0)
+    expected = Statistics(requests=2, rows=7, failures=0, batches=1, request_seconds=0.75, batch_seconds=0.125)
+    assert recorder.statistics(PRICES) == expected
+
+
+def test_statistics_hold_the_failures_of_all_versions_and_causes(recorder: PrometheusRecorder) -> None:
+    recorder.predicted(PRICES, 1, 0.25)
+    for code in ("invalid_input", "invalid_input", "model_failed", "model_not_found"):
+        recorder.failed("prices", code)
+    recorder.failed("gold", "invalid_input")
+    recorder.failed("pricse", "model_not_found")
+    assert recorder.statistics(PRICES).failures == 4
+    assert recorder.statistics(ModelVersion("prices", "1")) == Statistics(failures=4)
+
+
+def test_statistics_of_what_was_never_asked_for_are_zero(
+    registry: CollectorRegistry, recorder: PrometheusRecorder
+) -> None:
+    before = {family.name: len(family.samples) for family in registry.collect()}
+    assert recorder.statistics(PRICES) == Statistics()
+    assert {family.name: len(family.samples) for family in registry.collect()} == before
+
+
+def test_asking_for_statistics_uses_up_no_name(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_NAMES", 1)
+    recorder.statistics(ModelVersion("gold", "1"))
+    recorder.predicted(PRICES, 1, 0.25)
+    assert recorder.statistics(PRICES).requests == 1
+    assert registry.get_sample_value("ml_serve_requests_total", {"model": "prices", "version": "2"}) == 1
+
+
+def test_statistics_of_models_beyond_the_bound_are_not_those_of_others(
+    recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_NAMES", 1)
+    recorder.predicted(PRICES, 1, 0.25)
+    recorder.predicted(ModelVersion("gold", "1"), 1, 0.25)  # counted as "other"
+    assert recorder.statistics(ModelVersion("silver", "1")) == Statistics()

@@ -168,7 +168,7 @@ def test_bytes_become_text() -> None:
 
 
 def test_bytes_that_are_no_text_are_told_by_their_place() -> None:
-    with pytest.raises(InvalidInput, match="'x', row 1 at \\[2\\].*UTF-8") as caught:
+    with pytest.raises(InvalidInput, match=r"'x', row 1 at \[2\].*UTF-8") as caught:
         texts("x", objects(b"a", b"b", b"c", b"d", b"e", b"\xff", shape=(2, 3)))
     assert caught.value.details["row"] == 1
 
@@ -181,7 +181,7 @@ def test_json_in_bytes_becomes_its_values() -> None:
 
 @pytest.mark.parametrize("wrong", [b"", b"{", b"NaN", b"\xff", b"[" * 33 + b"]" * 33, b'{"a":' * 40 + b"1" + b"}" * 40])
 def test_what_is_no_json_or_too_deep_is_told(wrong: bytes) -> None:
-    with pytest.raises(InvalidInput, match="'x', row 1 .*JSON text at most 32 levels deep"):
+    with pytest.raises(InvalidInput, match=r"'x', row 1 .*JSON text at most 32 levels deep"):
         documents("x", objects(b"[]", wrong))
 
 

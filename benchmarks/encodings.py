@@ -1,0 +1,145 @@
+"""What reading and answering one table costs in a gateway, by encoding: 1,000 rows of 100 float columns.
+
+The application of a gateway replica is called in this process, with a model that adds up its columns in memory, so that
+the figures are those of the gateway alone: parsing, validation, batching, encoding. CPU time, interleaved, medians.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from app.api.exchange import HttpLimits
+from app.api.oip_grpc import InferenceServicer
+from app.oip import inference_pb2 as pb
+from app.oip.binary import encode
+from app.serving.inference import InferenceService
+from tests.fakes import LIMITS, Fakes, make_fakes, total
+
+ROWS, COLUMNS, ROUNDS = 1000, 100, 31
+NAMES = [f"c{index}" for index in range(COLUMNS)]
+Body = tuple[str, bytes, dict[str, str]]
+
+
+def bodies(table: np.ndarray[Any, Any]) -> dict[str, Body]:
+    """Path, body and headers of the same request in each encoding."""
+    json, binary = {"content-type": "application/json"}, {"parameters": {"binary_data_output": True}}
+    lists = [table[:, index].tolist() for index in range(COLUMNS)]
+
+    described = [{"name": name, "shape": [ROWS], "datatype": "FP64"} for name in NAMES]
+    as_json = [{**one, "data": values} for one, values in zip(described, lists, strict=True)]
+    as_binary = [{**one, "parameters": {"binary_data_size": ROWS * 8}} for one in described]
+    whole = {"name": "table", "shape": [ROWS, COLUMNS], "datatype": "FP64"}
+    header = orjson.dumps({**binary, "inputs": as_binary})
+    short = orjson.dumps({**binary, "inputs": [{**whole, "parameters": {"binary_data_size": ROWS * COLUMNS * 8}}]})
+    split = {"columns": NAMES, "data": table.tolist()}
+    return {
+        "v2 JSON, a tensor per column": ("/v2/models/sum/infer", orjson.dumps({"inputs": as_json}), json),
+        "v2 JSON, one tensor": (
+            "/v2/models/sum/infer",
+            orjson.dumps({"inputs": [{**whole, "data": table.ravel().tolist()}]}),
+            json,
+        ),
+        "v2 binary, a tensor per column": (
+            "/v2/models/sum/infer",
+            header + b"".join(encode(table[:, index]) for index in range(COLUMNS)),
+            {"inference-header-content-length": str(len(header))},
+        ),
+        "v2 binary, one tensor": (
+            "/v2/models/sum/infer",
+            short + encode(table),
+            {"inference-header-content-length": str(len(short))},
+        ),
+        "v1 JSON, instances": ("/v1/models/sum:predict", orjson.dumps({"instances": table.tolist()}), json),
+        "MLflow JSON, dataframe_split": ("/invocations/sum", orjson.dumps({"dataframe_split": split}), json),
+    }
+
+
+async def post(fakes: Fakes, body: Body) -> int:
+    """One request through the application; the status of its answer."""
+    path, content, headers = body
+    status = 0
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def send(message: Any) -> None:
+        nonlocal status
+        status = message.get("status", status)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    await fakes.app(scope, receive, send)
+    return status
+
+
+class Context:
+    """The part of a gRPC context that a call that succeeds needs."""
+
+    def invocation_metadata(self) -> tuple[()]:
+        return ()
+
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
+    def set_code(self, code: Any) -> None: ...
+    def set_details(self, details: str) -> None: ...
+
+
+async def measure() -> dict[str, float]:
+    """CPU milliseconds of each encoding."""
+    limits = replace(
+        LIMITS,
+        rows=ROWS,
+        columns=COLUMNS,
+        batch_bytes=10**9,
+        admission=replace(LIMITS.admission, rows=10**9, nbytes=10**12),
+    )
+    fakes = make_fakes({"sum": total(*NAMES)}, limits=limits, http_limits=HttpLimits(10**9, 16, 60.0))
+    table = np.random.default_rng(0).normal(size=(ROWS, COLUMNS))
+    requests = bodies(table)
+    servicer = InferenceServicer(InferenceService(fakes.service, fakes.manager), 60.0)
+    message = pb.ModelInferRequest(model_name="sum", raw_input_contents=[encode(table)])
+    message.inputs.add(name="table", datatype="FP64", shape=[ROWS, COLUMNS])
+    wire = message.SerializeToString()
+
+    async def grpc() -> None:
+        answer = await servicer.model_infer(pb.ModelInferRequest.FromString(wire), Context())
+        assert answer.outputs
+        answer.SerializeToString()
+
+    times: dict[str, list[float]] = {name: [] for name in [*requests, "gRPC, one raw tensor"]}
+    for _ in range(ROUNDS):
+        for name, body in requests.items():
+            started = time.process_time()
+            assert await post(fakes, body) == 200, name
+            times[name].append(time.process_time() - started)
+        started = time.process_time()
+        await grpc()
+        times["gRPC, one raw tensor"].append(time.process_time() - started)
+    return {name: statistics.median(found) * 1000 for name, found in times.items()}
+
+
+def main() -> None:
+    """Print a table: milliseconds of CPU, and the ratio to the same tensors in binary."""
+    found = asyncio.run(measure())
+    best = found["v2 binary, one tensor"]
+    print(f"{'encoding':34} {'CPU ms':>8} {'× binary':>9}")
+    for name, milliseconds in found.items():
+        print(f"{name:34} {milliseconds:8.2f} {milliseconds / best:9.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Methods that tell of models or change what is served, against the real application over fakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import jsonschema
+import numpy as np
+import pytest
+
+from app.client import (
+    ApiError,
+    AsyncClient,
+    Client,
+    FeatureSource,
+    ModelMetadata,
+    Promoted,
+    Statistics,
+    TensorMetadata,
+)
+from app.serving.ports import Statistics as Counted
+from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
+from tests.server import Server
+
+VIEW = {"oil": {"a": 1.0, "b": 2.0}}
+
+
+@pytest.fixture
+def fakes() -> Fakes:
+    outputs = [{"name": "total", "type": "double", "required": True}]
+    summed = FakeModel(lambda batch: tensor(np.sum(batch.arrays, axis=0)), columns("a", "b"), outputs)
+    return make_fakes(
+        {
+            "a sum": summed,
+            "a sum/versions/2": total("a", "b", offset=100),
+            "plain": FakeModel(lambda batch: tensor(batch.arrays[0].sum(axis=1))),
+        },
+        aliases={"a sum": {"champion": "1", "challenger": "2"}},
+        features=FakeFeatureStore({"daily": VIEW, "a view": VIEW}, services={"daily_service": "daily"}),
+    )
+
+
+@pytest.fixture
+def client(fakes: Fakes) -> AsyncClient:
+    return AsyncClient("http://gateway", transport=httpx.ASGITransport(fakes.app))
+
+
+async def test_metadata_names_the_tensors(client: AsyncClient) -> None:
+    a, b = (TensorMetadata(name, "FP64", (-1,)) for name in "ab")
+    expected = ModelMetadata("a sum", ("1", "2"), "fake_mlflow", (a, b), (TensorMetadata("total", "FP64", (-1,)),))
+    assert await client.metadata("a sum") == expected
+    assert (await client.metadata("a sum@challenger")).versions == ("2",)
+    assert (await client.metadata("plain")).inputs == ()
+    with pytest.raises(ApiError) as caught:
+        await client.metadata("nope")
+    assert caught.value.status == 404
+
+
+async def test_schema_is_one_that_bodies_meet(client: AsyncClient) -> None:
+    schema = await client.schema("a sum@champion")
+    assert (schema.model, schema.version) == ("a sum", "1")
+    jsonschema.validate({"instances": [{"a": 1, "b": 2.5}]}, schema.request)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"instances": [{"a": "x", "b": 2.5}]}, schema.request)
+    assert schema.response["type"] == "object"
+
+
+async def test_statistics_are_what_was_counted(client: AsyncClient, fakes: Fakes) -> None:
+    fakes.manager.counted = Counted(
+        requests=5, request_seconds=2.5, rows=7, batches=3, batch_seconds=1.5, failures=2
+    )  # fmt: skip
+    assert await client.statistics("a sum/versions/2") == Statistics(
+        model="a sum",
+        version="2",
+        rows=7,
+        batches=3,
+        requests=5,
+        failures=2,
+        batch_seconds=1.5,
+        request_seconds=2.5,
+    )
+
+
+async def test_a_feature_service_and_a_feature_view_tell_their_keys(client: AsyncClient) -> None:
+    expected = FeatureSource("daily_service", "feature_service", ("id",), ("a", "b"))
+    assert await client.features("daily_service") == expected
+    assert (await client.features("a view")).kind == "feature_view"
+    with pytest.raises(ApiError) as caught:
+        await client.features("nope")
+    assert caught.value.code == "feature_source_not_found"
+
+
+async def test_a_promotion_moves_what_the_bare_name_means(client: AsyncClient) -> None:
+    assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "1"
+    assert await client.promote("a sum", 2, timeout=5) == Promoted("a sum", "2", "ready", "2")
+    assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "2"
+    assert (await client.model("a sum")).default == "2"
+
+
+@pytest.mark.parametrize(("name", "version", "status"), [("a sum", "9", 404), ("a sum@champion", "1", 400)])
+async def test_a_promotion_that_cannot_be_changes_nothing(
+    client: AsyncClient, name: str, version: str, status: int
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        await client.promote(name, version)
+    assert caught.value.status == status
+    assert (await client.model("a sum")).default == "1"
+
+
+async def test_inputs_are_columns_or_a_tensor(client: AsyncClient) -> None:
+    answer = await client.predict_inputs("a sum", {"a": [1, None], "b": np.array([2.5, 4])}, alias="champion")
+    assert answer.predictions == [3.5, None]
+    assert (await client.predict_inputs("plain", [[1, 2], [3, 4]])).predictions == [3, 7]
+
+
+# Over the network, for the client that blocks
+
+
+@pytest.fixture
+def server(fakes: Fakes) -> Iterator[Server]:
+    with Server(fakes.app) as server:
+        yield server
+
+
+def test_the_client_that_blocks_does_the_same(server: Server) -> None:
+    with Client(server.url) as client:
+        assert client.metadata("a sum").platform == "fake_mlflow"
+        assert client.schema("a sum").version == "1"
+        assert client.statistics("a sum").rows == 0
+        assert client.features("a view").features == ("a", "b")
+        assert client.promote("a sum", "2").default == "2"
+        assert client.predict_inputs("plain", [[1, 2]]).predictions == [3]
+        answer = client.infer("a sum", {"a": np.arange(1000.0), "b": np.ones(1000)}, version=1)
+        assert np.array_equal(answer.outputs["total"], np.arange(1.0, 1001))

@@ -1,0 +1,37 @@
+"""Requests that schemathesis derives from `/openapi.json`, sent to the running platform."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.platform import ROOT, URL, Platform
+
+pytestmark = pytest.mark.ray
+
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
+# Models of other tests, some of which raise on purpose or on nulls, have operations of their own once they are loaded:
+# of those with a concrete name only the demo's is called.
+OTHERS = r"^/v1/models/(?!commodity_price_predictor:|\{)"
+
+
+def test_no_request_makes_a_server_error_or_an_answer_that_is_not_documented(
+    platform: Platform, tmp_path: Path
+) -> None:
+    command = [
+        ROOT / ".venv/bin/schemathesis", "run", f"{URL}/openapi.json",
+        "--phases", "examples,coverage,fuzzing", "--max-examples", "25", "--seed", "254", "--continue-on-failure",
+        "--checks", CHECKS, "--exclude-path-regex", OTHERS, "--request-timeout", "60",
+    ]  # fmt: skip
+    environment = {**os.environ, "HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path / "hypothesis")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stdout[-12_000:] + done.stderr
+    assert (
+        "commodity_price_predictor"
+        in subprocess.run(["curl", "-s", f"{URL}/openapi.json"], capture_output=True, text=True, check=True).stdout
+    )

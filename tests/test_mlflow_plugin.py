@@ -1,0 +1,259 @@
+"""MLflow's own interfaces to deployments, against a gateway over fakes on a real port."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow.deployments
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.deployments.interface import _target_help
+from mlflow.exceptions import MlflowException
+
+from app.errors import ModelUnavailable
+from tests.fakes import FakeModel, Fakes, columns, make_fakes, tensor, total
+from tests.platform import ROOT
+from tests.server import Server
+
+MODEL = "commodity_price_predictor"
+COLUMNS = ("crude_oil_price", "natural_gas_price", "exchange_rate")
+PAGE = (ROOT / "docs" / "mlflow-plugin.md").read_text()
+
+
+def prices(offset: float) -> FakeModel:
+    return FakeModel(lambda batch: tensor(np.round(np.sum(batch.arrays, axis=0) + offset, 2)), columns(*COLUMNS))
+
+
+@pytest.fixture
+def fakes() -> Fakes:
+    times = [{"name": "t", "type": "datetime", "required": True}, {"name": "w", "type": "string", "required": False}]
+    return make_fakes(
+        {
+            MODEL: prices(0),
+            f"{MODEL}/versions/2": prices(1),
+            "sum": total("a", "b"),
+            "sum/versions/2": total("a", "b", offset=100),
+            "words": FakeModel(lambda batch: tensor(np.array([w or "none" for w in batch.arrays[1]])), times),
+            "free": FakeModel(lambda batch: tensor(batch.arrays[0].sum(axis=1))),
+            "unloadable": FakeModel(
+                lambda batch: tensor(np.zeros(1)), error=ModelUnavailable("its library is missing")
+            ),
+        },
+        aliases={name: {"champion": "1", "challenger": "2"} for name in (MODEL, "sum")},
+    )
+
+
+@pytest.fixture
+def server(fakes: Fakes) -> Iterator[Server]:
+    with Server(fakes.app) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Any:
+    return mlflow.deployments.get_deploy_client(f"ml-serve:{server.url}")
+
+
+def states(client: Any, name: str = "sum") -> dict[str, str]:
+    return {number: facts["state"] for number, facts in client.get_deployment(name)["versions"].items()}
+
+
+# Deploying
+
+
+def test_mlflow_finds_the_plugin_by_its_entry_point() -> None:
+    client = mlflow.deployments.get_deploy_client("ml-serve")
+    assert type(client).__module__ == "app.mlflow_plugin"
+    assert "ml-serve:http://HOST:PORT" in _target_help("ml-serve")
+
+
+def test_a_new_deployment_is_warm_and_does_not_change_what_the_name_means(client: Any) -> None:
+    made = client.create_deployment("sum", "models:/sum/2")
+    assert (made["name"], made["flavor"], made["version"], made["default"]) == ("sum", "python_function", "2", "1")
+    assert states(client) == {"1": "cold", "2": "ready"}
+    assert client.create_deployment("sum", "models:/sum@challenger", "python_function")["version"] == "2"
+    assert json.loads(json.dumps(made)) == made
+
+
+@pytest.mark.parametrize("promote", [True, "true", "1"])
+def test_a_new_deployment_may_be_promoted(client: Any, promote: Any) -> None:
+    assert (
+        client.create_deployment("sum", "models:/sum/2", config={"promote": promote, "timeout": "5"})["default"] == "2"
+    )
+
+
+def test_an_update_is_what_callers_get(client: Any) -> None:
+    assert client.update_deployment("sum", "models:/sum@challenger")["default"] == "2"
+    assert client.predict("sum", {"a": [1], "b": [2]})["predictions"] == [103]
+    assert client.update_deployment("sum", "models:/sum/1", config={"promote": "false"})["default"] == "2"
+    assert states(client) == {"1": "ready", "2": "ready"}
+
+
+def test_a_deletion_lets_every_version_go_and_may_be_repeated(client: Any) -> None:
+    client.create_deployment("sum", "models:/sum/1")
+    client.create_deployment("sum", "models:/sum/2")
+    client.delete_deployment("sum@challenger")
+    assert states(client) == {"1": "ready", "2": "cold"}
+    client.create_deployment("sum", "models:/sum/2")
+    client.delete_deployment("sum")
+    client.delete_deployment("sum")
+    client.delete_deployment("nope")
+    assert states(client) == {"1": "cold", "2": "cold"}
+
+
+def test_deployments_are_the_registered_models(client: Any) -> None:
+    found = client.list_deployments()
+    assert [one["name"] for one in found] == [MODEL, "free", "sum", "unloadable", "words"]
+    assert found[2] == client.get_deployment("sum")
+    assert found[2]["aliases"] == {"champion": "1", "challenger": "2"}
+
+
+@pytest.mark.parametrize(
+    ("name", "uri", "message"),
+    [
+        ("sum", "runs:/abc/model", r"register_model\('runs:/abc/model', 'sum'\), then deploy models:/sum/VERSION"),
+        ("sum", "s3://bucket/model", "serves registered models"),
+        ("sum", "models:/sum", "names no version"),
+        ("sum", "models:/sum/latest", "names no version"),
+        ("sum", "models:/sum/Production", "names no version"),
+        ("sum", "models:/m-0123456789abcdef", "names no version"),
+        ("total", "models:/sum/1", "'sum', not 'total'"),
+        ("sum@champion", "models:/sum/1", "'sum', not 'sum@champion'"),
+    ],
+)
+def test_a_model_uri_that_cannot_be_served_is_refused(client: Any, name: str, uri: str, message: str) -> None:
+    for deploy in (client.create_deployment, client.update_deployment):
+        with pytest.raises(MlflowException, match=message) as caught:
+            deploy(name, uri)
+        assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"flavor": "sklearn"}, "flavor 'sklearn' cannot be chosen"),
+        ({"endpoint": "e"}, "no endpoints"),
+        ({"config": {"promote": "perhaps"}}, "'promote' is 'perhaps', expected true or false"),
+        ({"config": {"timeout": "0"}}, "'timeout' is '0', expected seconds"),
+        ({"config": {"replicas": 2}}, "'replicas' is not known"),
+    ],
+)
+def test_what_is_not_offered_is_refused(client: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(MlflowException, match=message) as caught:
+        client.create_deployment("sum", "models:/sum/1", **options)
+    assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+    assert states(client) == {"1": "cold", "2": "cold"}
+
+
+def test_run_local_deploys_to_the_gateway_of_this_machine() -> None:
+    with pytest.raises(MlflowException, match=r"ml-serve up|no registered model"):
+        mlflow.deployments.run_local("ml-serve", "no such model", "models:/no such model/1")
+
+
+# Predicting
+
+
+def test_every_kind_of_input_is_predicted(client: Any) -> None:
+    frame = pd.DataFrame({"a": [1, 3], "b": [2.0, np.nan]}, index=[5, 6])
+    for inputs in (frame, dict(frame), {"a": np.array([1, 3]), "b": [2.0, None]}, frame.to_numpy()):
+        answer = client.predict("sum", inputs)
+        assert isinstance(answer, mlflow.deployments.PredictionsResponse)
+        assert answer["predictions"] == [3, None]
+        assert (answer["model_name"], answer["model_version"]) == ("sum", "1")
+    assert client.predict("sum", {"a": 1, "b": 2})["predictions"] == [3]
+    assert client.predict("sum", [{"a": 1, "b": 2}])["predictions"] == [3]
+    assert client.predict("sum/versions/2", frame)["predictions"] == [103, None]
+    assert client.predict("free", pd.Series([[1, 2], [3, 4]]))["predictions"] == [3, 7]
+
+
+def test_times_and_missing_texts_are_sent(client: Any, fakes: Fakes) -> None:
+    frame = pd.DataFrame({"t": pd.to_datetime(["2026-01-02", "2026-01-03"]), "w": ["a", None]})
+    for inputs in (frame, {"t": frame["t"].to_numpy(), "w": frame["w"]}):
+        assert client.predict("words", inputs)["predictions"] == ["a", "none"]
+        assert fakes.runner.batches[-1][1].arrays[0][0] == np.datetime64("2026-01-02")
+
+
+def test_an_answer_becomes_a_frame_or_an_array(client: Any) -> None:
+    answer = client.predict("sum", {"a": [1, 3], "b": [2, 4]})
+    assert answer.get_predictions()[0].tolist() == [3, 7]
+    assert answer.get_predictions("ndarray").tolist() == [3, 7]
+    assert json.loads(answer.to_json())["predictions"] == [3, 7]
+
+
+# Errors
+
+
+def test_errors_are_mlflow_s_with_fitting_codes(client: Any, fakes: Fakes) -> None:
+    for code, call in {
+        "RESOURCE_DOES_NOT_EXIST": lambda: client.get_deployment("nope"),
+        "INVALID_PARAMETER_VALUE": lambda: client.predict("sum", {"a": [1]}),
+        "TEMPORARILY_UNAVAILABLE": lambda: client.create_deployment("unloadable", "models:/unloadable/1"),
+    }.items():
+        with pytest.raises(MlflowException) as caught:
+            call()
+        assert caught.value.error_code == code
+    for inputs in ({"a": [object()]}, {"a": [np.inf], "b": [1]}, None):
+        with pytest.raises(MlflowException) as caught:
+            client.predict("sum", inputs)
+        assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+    for call in (lambda: client.predict(inputs={}), lambda: client.update_deployment("sum")):
+        with pytest.raises(MlflowException, match="which") as caught:
+            call()
+        assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def test_what_is_not_implemented_says_so(client: Any) -> None:
+    for call in (lambda: client.explain("sum", pd.DataFrame()), lambda: client.predict_stream("sum", {})):
+        with pytest.raises(MlflowException, match="does not") as caught:
+            call()
+        assert caught.value.error_code == "NOT_IMPLEMENTED"
+
+
+@pytest.mark.parametrize("target", ["ml-serve:/tmp", "ml-serve:ftp://host", "ml-serve:http://"])
+def test_a_target_that_is_no_url_is_refused(target: str) -> None:
+    with pytest.raises(MlflowException, match="ml-serve:http://HOST:PORT"):
+        mlflow.deployments.get_deploy_client(target)
+
+
+def test_a_gateway_that_is_not_there_is_told() -> None:
+    with pytest.raises(MlflowException, match="ml-serve up") as caught:
+        mlflow.deployments.get_deploy_client("ml-serve:http://127.0.0.1:1").list_deployments()
+    assert caught.value.error_code == "TEMPORARILY_UNAVAILABLE"
+
+
+# The page
+
+
+def commands() -> list[tuple[str, str]]:
+    """Each command of the page with the output shown under it."""
+    (block,) = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
+    found = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+    assert len(found) == block.count("$ ")
+    return found
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_answer_as_shown(server: Server, tmp_path: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    for command, shown in commands():
+        line = command.replace("http://127.0.0.1:8000", server.url).replace("mlflow ", "python -m mlflow ", 1)
+        done = subprocess.run(
+            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip() == shown.strip()
+
+
+def test_the_python_example_prints_what_stands_beside_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    exec(code.replace("http://127.0.0.1:8000", server.url), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
