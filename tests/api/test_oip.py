@@ -506,7 +506,7 @@ class TestBinary:
 
     async def test_tensors_behind_the_json_come_in_the_order_of_the_inputs(self, connect: Connect) -> None:
         client = connect(make_fakes({"m": mirror(*columns("a", "b", "c", "d"))}))
-        inputs = [
+        inputs: list[Any] = [
             ("d", "FP32", np.array([4.0], "f4")),
             given("b", "FP64", [2]),
             ("a", "FP64", np.array([1.0])),

@@ -88,7 +88,8 @@ def test_a_timeout_is_microseconds_from_when_the_request_came() -> None:
     assert earliest(100.0, 10.0, {"timeout": 0}) == 100.0
     assert earliest(100.0, 10.0, {"timeout": 2_500_000}) == 12.5
     assert earliest(100.0, 10.0, {"timeout": 2**63}) == 100.0
-    for wrong in (-1, 1.5, "1000", True, False, [1], {}):
+    wrongs: list[Any] = [-1, 1.5, "1000", True, False, [1], {}]
+    for wrong in wrongs:
         with pytest.raises(InvalidRequest, match="'timeout'"):
             earliest(100.0, 10.0, {"timeout": wrong})
 

@@ -103,7 +103,7 @@ def test_other_objects_fail_as_the_models_fault() -> None:
 def test_columns_and_entries_keep_their_names_and_order() -> None:
     arrays = (np.array([1]), np.array(["x"]))
     for kind in ("columns", "tensors"):
-        tensors = output_tensors(Output(kind, ("b", "a"), arrays, 1), signature(column("double", "ignored")))  # type: ignore[arg-type]
+        tensors = output_tensors(Output(kind, ("b", "a"), arrays, 1), signature(column("double", "ignored")))
         assert [(one.name, one.datatype, one.array.tolist()) for one in tensors] == [
             ("b", "INT64", [1]),
             ("a", "BYTES", ["x"]),

@@ -36,12 +36,12 @@ def arrays(dtype: str) -> st.SearchStrategy[Array]:
         numbers = [*map(float, EDGES + MIDDLES), *LARGEST, *(-number for number in LARGEST)]
         with np.errstate(over="ignore"):
             edges = np.array(numbers).astype(kind)
-        return st.lists(
-            st.floats(width=8 * kind.itemsize) | st.sampled_from(edges.tolist()), min_size=1, max_size=4
-        ).map(lambda drawn: np.array(drawn, dtype=kind))
-    bounds = np.iinfo(kind)
-    whole = [number for number in EDGES + MIDDLES if bounds.min <= number <= bounds.max]
-    values = st.integers(int(bounds.min), int(bounds.max)) | st.sampled_from(whole)
+        widths = {2: st.floats(width=16), 4: st.floats(width=32), 8: st.floats()}
+        values: st.SearchStrategy[Any] = widths[kind.itemsize] | st.sampled_from(edges.tolist())
+    else:
+        bounds = np.iinfo(kind)
+        whole = [number for number in EDGES + MIDDLES if bounds.min <= number <= bounds.max]
+        values = st.integers(int(bounds.min), int(bounds.max)) | st.sampled_from(whole)
     return st.lists(values, min_size=1, max_size=4).map(lambda drawn: np.array(drawn, dtype=kind))
 
 
