@@ -30,6 +30,7 @@ ENV PATH=/opt/ml-serve/bin:$PATH \
     RAY_SERVE_THROUGHPUT_OPTIMIZED=1 \
     RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE=1 \
     RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH=268435456 \
+    RAY_SERVE_GRPC_MAX_MESSAGE_SIZE=67108864 \
     RAY_USAGE_STATS_ENABLED=0 \
     MLFLOW_DISABLE_TELEMETRY=true \
     FEAST_USAGE=False \
@@ -37,7 +38,7 @@ ENV PATH=/opt/ml-serve/bin:$PATH \
 WORKDIR /home/ray
 # By number: with `runAsNonRoot`, Kubernetes cannot tell whether a user given by name is root.
 USER 1000:1000
-EXPOSE 8000
+EXPOSE 8000 9000
 # No HEALTHCHECK: Kubernetes ignores it and has KubeRay's probes, and no fixed start period is right for every model
 # that may have to be loaded first; ask /readyz.
 CMD ["ml-serve", "up", "--no-demo"]

@@ -150,7 +150,10 @@ class FakeDirectory:
 
 
 class FakeManager:
-    """A `ModelManager`. `ready`, `parts` (of the health) and `replicas` (their usage) and `counted` may be changed at any time."""
+    """A `ModelManager`.
+
+    `ready`, `parts` (of the health), `replicas` (their usage) and `counted` may be changed at any time.
+    """
 
     def __init__(self, directory: FakeDirectory) -> None:
         self._directory = directory

@@ -96,6 +96,7 @@ _INSPECT = """
 import importlib, inspect, json, sys
 from ray.serve.schema import ServeDeploySchema
 from app.deployments.application import APPLICATION
+from app.deployments.runtime import GRPC_SERVICER
 from app.main import build
 config = ServeDeploySchema.model_validate(json.load(sys.stdin))
 module, _, attribute = config.applications[0].import_path.partition(":")
@@ -105,6 +106,8 @@ print(json.dumps({
     "application": APPLICATION,
     "route_prefix": config.applications[0].route_prefix,
     "port": config.http_options.port,
+    "grpc_port": config.grpc_options.port,
+    "calls": config.grpc_options.grpc_servicer_functions == [GRPC_SERVICER],
     "is_ours": target is build,
     "parameters": len(inspect.signature(target).parameters),
 }))
@@ -127,6 +130,8 @@ def test_the_serve_config_is_what_ray_accepts_and_names_our_application() -> Non
         "application": "ml-serve",
         "route_prefix": "/",
         "port": 8000,
+        "grpc_port": 9000,
+        "calls": True,
         "is_ours": True,
         "parameters": 1,  # Serve calls a builder with the application's arguments
     }
@@ -228,7 +233,7 @@ def test_requests_do_not_exceed_limits(owner: Object) -> None:
 # The Services and Kong.
 
 
-def test_the_service_answers_8000_on_workers_and_8265_on_the_head() -> None:
+def test_the_service_answers_http_and_grpc_on_workers_and_the_dashboard_on_the_head() -> None:
     spec = the("Service", "ray-serve-service")["spec"]
     for pod in PODS.values():
         assert spec["selector"].items() <= pod["metadata"]["labels"].items()
@@ -240,7 +245,7 @@ def test_the_service_answers_8000_on_workers_and_8265_on_the_head() -> None:
         ]
         for port in spec["ports"]
     }
-    assert answering == {8000: ["worker"], 8265: ["head"]}
+    assert answering == {8000: ["worker"], 9000: ["worker"], 8265: ["head"]}
 
 
 def test_kong_sends_to_the_service_that_kuberay_switches() -> None:

@@ -118,7 +118,7 @@ class TestColumns:
         rows = one("double").rows_from_columns({"x": given_array})
         assert rows.columns[0] is given_array
         cast = one("double").rows_from_columns({"x": np.array([1, 2], "int32")}).columns[0]
-        assert (np.asarray(cast).dtype, list(cast)) == (np.float64, [1.0, 2.0])
+        assert (np.asarray(cast).dtype.name, list(cast)) == ("float64", [1.0, 2.0])
         assert one("string").rows_from_columns({"x": np.array(["a"])}).columns == (["a"],)
         assert stack([one("long").rows_from_columns({"x": np.array([[1], [2]])})]).arrays[0].tolist() == [1, 2]
 
