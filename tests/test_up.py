@@ -74,6 +74,7 @@ def test_what_is_missing_is_one_line_and_not_a_traceback(
 ) -> None:
     ports = {
         "ML_SERVE_HTTP_PORT": "18000",
+        "ML_SERVE_GRPC_PORT": "19000",
         "ML_SERVE_HAPROXY_STATS_PORT": "18404",
         "ML_SERVE_HAPROXY_METRICS_PORT": "19101",
     }

@@ -213,6 +213,8 @@ def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
         raise _too_large(limit)
     if not decompressor.eof:
         raise MalformedBody(f"the {encoding.decode()} body is cut short")
+    if decompressor.unused_data:
+        raise MalformedBody(f"{len(decompressor.unused_data)} bytes follow the {encoding.decode()} body")
     return plain
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from app.errors import MalformedBody, Unsupported
 from app.oip import inference_pb2 as pb
-from app.oip.binary import MAX_DIMENSIONS, decode, encode
+from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of
 from app.oip.datatypes import DTYPES
 from app.serving.inference import Inference, InferRequest
 from app.serving.model_ref import ModelRef
@@ -98,9 +97,10 @@ def _array(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
     if field is None:
         raise MalformedBody(f"tensor '{name[:80]}': {datatype} has no field in 'contents': send raw_input_contents")
     values = getattr(tensor.contents, field)
-    if len(values) != prod(shape):
+    count = values_of(name, shape)
+    if len(values) != count:
         raise MalformedBody(
-            f"tensor '{name[:80]}': '{field}' has {len(values)} values, expected {prod(shape)} for the shape {shape}"
+            f"tensor '{name[:80]}': '{field}' has {len(values)} values, expected {count} for the shape {shape}"
         )
     if datatype == "BYTES":
         return as_array(list(values), np.dtype(object)).reshape(shape)

@@ -90,7 +90,7 @@ class InferenceService:
                 request.ref,
                 request.deadline,
                 payload=payload,
-                params=params or None,
+                params=params,
                 lenient=True,
             )
         )

@@ -131,6 +131,7 @@ OIP = [
     packed("gzip that is none", "gzip", BODY, "not valid gzip"),
     packed("gzip that is cut", "gzip", gzip.compress(BODY)[:-9], "gzip body is cut short"),
     packed("gzip that is too large", "gzip", gzip.compress(b" " * 1_000_001), "larger than", status=413),
+    packed("gzip in two members", "gzip", gzip.compress(BODY) + gzip.compress(b" "), "bytes follow the gzip body"),
     packed("deflate that is none", "deflate", BODY, "not valid deflate"),
     packed("deflate that is cut", "deflate", zlib.compress(BODY)[:-5], "deflate body is cut short"),
     packed("deflate that is gzip", "deflate", gzip.compress(BODY), "not valid deflate"),

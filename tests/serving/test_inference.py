@@ -182,6 +182,21 @@ async def test_loading_and_unloading_change_what_is_ready() -> None:
     assert not await service.is_ready(PRICES)
 
 
+async def test_only_what_is_loaded_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes = make_fakes({f"prices/versions/{n}": total("oil") for n in (1, 2, 3)})
+    service, let_go = served(fakes), []
+    await service.load(ModelRef("prices", None, "2"))
+    unload = fakes.manager.unload
+
+    async def remembered(ref: ModelRef) -> ModelVersion:
+        let_go.append(str(ref))
+        return await unload(ref)
+
+    monkeypatch.setattr(fakes.manager, "unload", remembered)
+    await service.unload(PRICES)
+    assert let_go == ["prices/versions/2"]
+
+
 async def test_what_could_not_be_loaded_is_told_with_its_reason() -> None:
     broken = FakeModel(lambda batch: Output("tensor", (), (), 0), error=ModelNotFound("its artifacts are gone"))
     fakes = make_fakes({"broken": broken, "prices": total("oil")})

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ModelFailed
-from app.serving.json_values import predictions
+from app.serving.json_values import is_deeper, predictions
 from app.serving.tables import Output
 
 
@@ -144,3 +144,20 @@ def test_an_output_that_was_pickled_and_cut_reads_the_same() -> None:
     copied: Output = pickle.loads(pickle.dumps(output))
     pieces = [predictions(piece) for piece in copied.split([1, 2])]
     assert pieces == [[{"a": 1.5, "b": "x"}], [{"a": None, "b": "y"}, {"a": 2.5, "b": "z"}]]
+
+
+@pytest.mark.parametrize(
+    ("value", "depth"),
+    [
+        (1, 0),
+        ("[[[", 0),
+        ([], 1),
+        ({}, 1),
+        ([1, "a", None], 1),
+        ([[], 1, {"a": 1}], 2),
+        ([1, {"a": [1], "b": 2}, []], 3),
+        ({"a": {"b": {"c": [[]]}}, "d": []}, 5),
+    ],
+)
+def test_depth_is_that_of_the_deepest_list_or_object(value: object, depth: int) -> None:
+    assert [is_deeper(value, limit) for limit in range(7)] == [limit < depth for limit in range(7)]

@@ -84,6 +84,7 @@ def test_everything_else_is_text_or_bytes(array: Array, expected: list[Any]) -> 
         (objects([["a"]], [["b"]]), "BYTES", "[[['a']], [['b']]]"),
         (objects(*np.ones((2, 3), "f4")), "FP32", "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]"),
         (np.array([1500, 2], "m8[ms]"), "FP64", "[1.5, 0.002]"),
+        (np.empty((2, 0), object), "FP64", "[[], []]"),
     ],
 )
 def test_objects_that_are_numbers_are_given_as_numbers(array: Array, datatype: str, expected: str) -> None:

@@ -71,6 +71,22 @@ def test_numbers_become_what_they_would_as_json(given_dtype: str, data: st.DataO
         assert same(fast, slow), (array, dtype, fast, slow)
 
 
+@pytest.mark.parametrize("given_dtype", NUMBERS)
+def test_every_edge_becomes_what_it_would_as_json(given_dtype: str) -> None:
+    kind = np.dtype(given_dtype)
+    numbers: list[Any] = EDGES + MIDDLES
+    if kind.kind == "f":
+        with np.errstate(over="ignore"):
+            edges = np.array([*map(float, numbers), *LARGEST, np.inf, -np.inf]).astype(kind)
+    else:
+        bounds = np.iinfo(kind)
+        edges = np.array([number for number in numbers if bounds.min <= number <= bounds.max], dtype=kind)
+    for edge in np.unique(edges):
+        array = np.array([edge])
+        for dtype in NUMBERS:
+            assert same(exact(array, dtype), slowly(array, dtype)), (edge, dtype)
+
+
 @pytest.mark.parametrize(
     ("array", "dtype", "expected"),
     [
