@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import hypothesis
+import prometheus_client  # noqa: F401 - before Feast, which turns on its multi-process mode: registries would share values
 import pytest
 
 from app.settings import environment_names
