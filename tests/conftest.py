@@ -25,6 +25,7 @@ def environment_of_nobody() -> Iterator[None]:
     before = dict(os.environ)
     for name, _ in environment_names():
         os.environ.pop(name, None)
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # Feast's, set when it is imported
     try:
         yield
     finally:
