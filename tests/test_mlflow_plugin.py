@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import mlflow.deployments
@@ -20,12 +15,10 @@ from mlflow.exceptions import MlflowException
 
 from app.errors import ModelUnavailable
 from tests.fakes import FakeModel, Fakes, columns, make_fakes, tensor, total
-from tests.platform import ROOT
 from tests.server import Server
 
 MODEL = "commodity_price_predictor"
 COLUMNS = ("crude_oil_price", "natural_gas_price", "exchange_rate")
-PAGE = (ROOT / "docs" / "mlflow-plugin.md").read_text()
 
 
 def prices(offset: float) -> FakeModel:
@@ -231,33 +224,3 @@ def test_a_gateway_that_is_not_there_is_told() -> None:
     with pytest.raises(MlflowException, match="ml-serve up") as caught:
         mlflow.deployments.get_deploy_client("ml-serve:http://127.0.0.1:1").list_deployments()
     assert caught.value.error_code == "TEMPORARILY_UNAVAILABLE"
-
-
-# The page
-
-
-def commands() -> list[tuple[str, str]]:
-    """Each command of the page with the output shown under it."""
-    (block,) = re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
-    found = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
-    assert len(found) == block.count("$ ")
-    return found
-
-
-@pytest.mark.slow
-def test_the_commands_of_the_page_answer_as_shown(server: Server, tmp_path: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    for command, shown in commands():
-        line = command.replace("http://127.0.0.1:8000", server.url).replace("mlflow ", "python -m mlflow ", 1)
-        done = subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == shown.strip()
-
-
-def test_the_python_example_prints_what_stands_beside_it(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    exec(code.replace("http://127.0.0.1:8000", server.url), {})
-    assert capsys.readouterr().out.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", code, re.MULTILINE)
