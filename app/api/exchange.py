@@ -92,12 +92,7 @@ class Exchange:
         header = self.headers.get(b"x-request-timeout-seconds")
         if header is None:
             return self.received + self._limits.timeout_s
-        try:
-            seconds = float(header)
-        except ValueError:
-            seconds = -1.0
-        if not 0 < seconds < float("inf"):
-            raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds")
+        seconds = positive_seconds(header)
         return self.received + seconds - min(seconds * _DEADLINE_MARGIN, _MAX_DEADLINE_MARGIN_S)
 
     async def in_time(self, work: Awaitable[T]) -> T:
@@ -216,6 +211,17 @@ def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
     if decompressor.unused_data:
         raise MalformedBody(f"{len(decompressor.unused_data)} bytes follow the {encoding.decode()} body")
     return plain
+
+
+def positive_seconds(given: bytes | str) -> float:
+    """What `x-request-timeout-seconds` says. Raises `InvalidRequest`."""
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds")
+    return seconds
 
 
 @lru_cache(maxsize=256)

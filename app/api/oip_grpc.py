@@ -13,9 +13,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from app import __version__, errors
 from app.api.errors import known
+from app.api.exchange import positive_seconds
 from app.api.oip import EXTENSIONS, NAME, version_reference
 from app.api.oip_proto import read_infer, write_infer
-from app.errors import InvalidRequest, ServingError, Unsupported
+from app.errors import ServingError, Unsupported
 from app.oip import inference_pb2 as pb
 from app.serving.inference import InferenceService, earliest
 from app.serving.model_ref import parse_ref
@@ -184,15 +185,7 @@ class InferenceServicer:
 
     def _deadline(self, received: float, context: Context) -> float:
         given = _metadata(context, "x-request-timeout-seconds")
-        if given is None:
-            return received + self._timeout_s
-        try:
-            seconds = float(given)
-        except ValueError:
-            seconds = -1.0
-        if not 0 < seconds < float("inf"):
-            raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds")
-        return received + seconds
+        return received + (self._timeout_s if given is None else positive_seconds(given))
 
 
 def code_of(error: ServingError) -> grpc.StatusCode:
