@@ -1,0 +1,139 @@
+"""`PoolMember`: one process's part in a pool, which follows the release table and says what it holds.
+
+`ModelPool` owns one per replica; a gateway replica owns one for each pool that is placed inside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from app.deployments.calls import Handle, answer
+from app.deployments.model_host import ModelHost
+from app.deployments.process import memory_bytes
+from app.errors import PoolUnavailable, ServingError
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import ModelSpec
+from app.serving.release_table import ReleaseTable
+from app.serving.tables import Batch, Output
+from app.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+
+
+class PoolMember:
+    """A `ModelHost` that holds what the release table says, and reports it to `Releases`.
+
+    It is a `ModelRunner`. Made with the event loop running; it does nothing before `start`.
+
+    Args:
+        name: the pool's name in the settings.
+        releases: handle of the `Releases` deployment.
+        member_id: tells this member from all others, of every pool.
+    """
+
+    def __init__(self, name: str, settings: Settings, releases: Handle, member_id: str) -> None:
+        # Here and not above: importing MLflow takes seconds and 150 MB, which only a process with models shall pay.
+        from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
+        from app.adapters.model_loader import ModelLoader  # noqa: PLC0415
+
+        configure(settings)
+        pool = settings.pools[name]
+        self.name = name
+        self.member_id = member_id
+        self._releases = releases
+        self._changed = asyncio.Event()
+        self._host = ModelHost(
+            ModelLoader(MlflowRegistry(settings), settings.cache_folder),
+            budget_bytes=pool.model_bytes,
+            predict_threads=pool.predict_threads,
+            load_timeout_s=settings.load_timeout_s,
+            retry_after_s=settings.failed_load_retry_s,
+            changed=self._changed.set,
+        )
+        self._kept = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to follow; returns once what should be held is held, or `Releases` cannot be asked."""
+        self._changed.set()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._report())]
+        await self._kept.wait()
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        """What the version is; it is loaded for that."""
+        return await self._host.describe(version)
+
+    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+        """Predict one batch."""
+        return await self._host.predict(version, batch)
+
+    def usage(self) -> dict[str, Any]:
+        """This process's figures, for `ml-serve status`."""
+        return {
+            "replica": self.member_id,
+            "deployment": f"ModelPool:{self.name}",
+            "rss_bytes": memory_bytes(),
+            "models": len(self._host.states()),
+            "model_bytes": self._host.resident_bytes,
+            "evictions": self._host.evictions,
+        }
+
+    def check(self) -> None:
+        """Raises `PoolUnavailable` where the releases are no longer followed."""
+        for task in self._tasks:
+            if task.done():
+                raise PoolUnavailable(f"pool '{self.name}' no longer follows the releases") from task.exception()
+
+    async def _follow(self) -> None:
+        """Hold what the table says, for as long as the process lives."""
+        table = ReleaseTable()
+        keeping: set[asyncio.Task[None]] = set()
+        while True:
+            try:
+                before = table
+                table = await answer(self._releases.watch.remote(table.term, table.epoch, self.member_id), "releases")
+                self._obey(table, before)
+                # Not awaited: a slow load must not keep the replica from hearing what comes next.
+                task = asyncio.create_task(self._host.keep(table.resident.get(self.name, ())))
+                keeping.add(task)
+                task.add_done_callback(keeping.discard)
+                task.add_done_callback(lambda _: self._kept.set())
+                self._changed.set()  # `Releases` may have begun anew, or have missed a report
+            except ServingError as error:
+                log.warning("the releases are not read: %s", error.message)
+                self._kept.set()  # nothing is known of what to hold: models are loaded as they are called
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                log.exception("the releases are not read")
+                self._kept.set()
+                await asyncio.sleep(_RETRY_S)
+
+    def _obey(self, table: ReleaseTable, before: ReleaseTable) -> None:
+        """Do what is asked for once: unload, try again, forget models whose names mean others now."""
+        for name in table.renewed(before):
+            self._host.release_model(name)
+        if table.term != before.term:  # counts of an earlier life say nothing about what is new
+            return
+        for version, count in table.unloads.items():
+            if count != before.unloads.get(version, 0):
+                self._host.release(version)
+        for version, count in table.retries.items():
+            if count != before.retries.get(version, 0):
+                self._host.forgive(version)
+
+    async def _report(self) -> None:
+        """Tell `Releases` whenever something was loaded, failed or left."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            try:
+                states = self._host.states()
+                await answer(self._releases.report.remote(self.member_id, self.name, states), "releases")
+            except Exception as error:
+                log.warning("the releases were not told what is loaded: %s", error)
+                self._changed.set()
+                await asyncio.sleep(_RETRY_S)
