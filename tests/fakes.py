@@ -25,6 +25,7 @@ from app.api.exchange import HttpLimits
 from app.errors import FeatureSourceNotFound, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.admission import AdmissionLimits
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.pool_load import Backlog
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
 from app.serving.release_table import ModelStatus
 from app.serving.service import PredictionService, ServiceLimits
@@ -98,7 +99,7 @@ class FakeRunner:
             load_ms=1.0,
         )
 
-    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
         self.batches.append((version, batch))
         await asyncio.sleep(self.delay_s)
         return self._models[version].predict(batch)

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
+
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.deployments.features import Features
 from app.deployments.gateway import Gateway, default_model
 from app.deployments.model_pool import ModelPool
-from app.deployments.releases import Releases
-from app.settings import Scaling, Settings
+from app.deployments.pool_router import AffinityRouter
+from app.deployments.pool_scaling import PoolScalingPolicy
+from app.deployments.releases import Releases, pool_deployment
+from app.settings import PoolSettings, RequestScaling, Scaling, Settings
 
 APPLICATION = "ml-serve"
 
 # Admission is the gateway's own, in the caller's dialect; Serve's bounds are only a backstop far above it.
 _GATEWAY_ONGOING = 16_384
 _BEHIND_ONGOING = 4096
+# How often a pool's replicas are asked what they hold: for as long, calls may miss a version's new copy.
+_HELD_PERIOD_S = 1.0
+_MEASURES_PER_LOOK_BACK = 5
 
 
 def compose(settings: Settings) -> Any:
@@ -31,29 +39,61 @@ def compose(settings: Settings) -> Any:
         logging_config=_logging(settings),
     ).bind(settings)
     pools = {
-        name: ModelPool.options(name=f"ModelPool-{name}", **_scaled(settings, pool)).bind(name, settings, releases)  # type: ignore[attr-defined]
+        name: ModelPool.options(name=pool_deployment(name), **_pool(settings, pool)).bind(name, settings, releases)  # type: ignore[attr-defined]
         for name, pool in settings.pools.items()
     }
     folder = settings.feast_folder
-    features = Features.options(**_scaled(settings, settings.features)).bind(settings, folder) if folder else None  # type: ignore[attr-defined]
+    features = Features.options(**_by_requests(settings, settings.features)).bind(settings, folder) if folder else None  # type: ignore[attr-defined]
     gateway = Gateway.options(  # type: ignore[attr-defined]
-        **{**_scaled(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
+        **{**_by_requests(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
     )
     return gateway.bind(settings, releases, pools, features)
 
 
-def _scaled(settings: Settings, scaling: Scaling) -> dict[str, Any]:
+def _by_requests(settings: Settings, scaling: RequestScaling) -> dict[str, Any]:
+    """Options of a deployment that is scaled on its calls in progress."""
+    return _scaled(settings, scaling, target_ongoing_requests=scaling.target_ongoing_requests)
+
+
+def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:
+    """Options of a pool: scaled on what its replicas report, and called where a version is."""
+    policy = {
+        "policy_function": f"{PoolScalingPolicy.__module__}:{PoolScalingPolicy.__name__}",
+        "policy_kwargs": {
+            "target_rows": pool.target_rows,
+            "target_busy": pool.target_busy,
+            "target_wait_ms": pool.target_wait_ms,
+        },
+    }
+    return {
+        **_scaled(settings, pool, policy=policy, downscale_to_zero_delay_s=pool.downscale_to_zero_delay_s),
+        "request_router_config": RequestRouterConfig(
+            request_router_class=f"{AffinityRouter.__module__}:{AffinityRouter.__name__}",
+            request_routing_stats_period_s=_HELD_PERIOD_S,
+        ),
+    }
+
+
+def _scaled(settings: Settings, scaling: Scaling, **autoscaling: Any) -> dict[str, Any]:
     """Options of a deployment: replica counts, what Ray reserves, and bounds that leave admission to the gateway."""
     fewest, most = settings.replicas(scaling)
     actor: dict[str, Any] = {"num_cpus": scaling.num_cpus, "num_gpus": scaling.num_gpus}
     if scaling.memory_bytes:
         actor["memory"] = scaling.memory_bytes
+    with warnings.catch_warnings():
+        # It is to be replaced by variables that hold for all deployments of a cluster; in 2.60 only this one is read.
+        warnings.filterwarnings("ignore", message="The `metrics_interval_s` field", category=DeprecationWarning)
+        config = AutoscalingConfig(
+            min_replicas=fewest,
+            max_replicas=most,
+            upscale_delay_s=scaling.upscale_delay_s,
+            downscale_delay_s=scaling.downscale_delay_s,
+            metrics_interval_s=scaling.look_back_s / _MEASURES_PER_LOOK_BACK,
+            look_back_period_s=scaling.look_back_s,
+            **autoscaling,
+        )
     return {
-        "autoscaling_config": {
-            "min_replicas": fewest,
-            "max_replicas": most,
-            "target_ongoing_requests": scaling.target_ongoing_requests,
-        },
+        "autoscaling_config": config,
         "max_ongoing_requests": _BEHIND_ONGOING,
         "ray_actor_options": actor,
         "logging_config": _logging(settings),
@@ -62,4 +102,11 @@ def _scaled(settings: Settings, scaling: Scaling) -> dict[str, Any]:
 
 
 def _logging(settings: Settings) -> dict[str, Any]:
-    return {"log_level": settings.log_level.upper(), "enable_access_log": settings.access_log}
+    """Of Serve's own log: at INFO it makes a record per request and throws it away where no access log is wanted.
+
+    What the product logs has a level of its own, see `app.deployments.process`.
+    """
+    level = settings.log_level.upper()
+    if level == "INFO" and not settings.access_log:
+        level = "WARNING"
+    return {"log_level": level, "enable_access_log": settings.access_log}

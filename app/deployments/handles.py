@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ray import serve
 from app.deployments.calls import Handle, answer
 from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.pool_load import Backlog, CallNote
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
 from app.serving.release_table import ModelStatus, ReleaseTable
 from app.serving.tables import Batch, Output
@@ -28,22 +30,30 @@ _GATHER_S = 5.0
 
 
 class PoolRunner:
-    """A `ModelRunner` over the handle of one pool."""
+    """A `ModelRunner` over the handle of one pool.
 
-    def __init__(self, name: str, handle: Handle) -> None:
+    Args:
+        copies: how many replicas share the calls for a version.
+    """
+
+    def __init__(self, name: str, handle: Handle, copies: Callable[[ModelVersion], int]) -> None:
         self._part = f"pool '{name}'"
         self._handle = handle
+        self._copies = copies
+        self._sender = uuid.uuid4().hex
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
-        spec: ModelSpec = await answer(self._handle.describe.remote(version), self._part)
+        note = CallNote(self._copies(version))
+        spec: ModelSpec = await answer(self._handle.describe.remote(version, note), self._part)
         return spec
 
-    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+        note = CallNote(self._copies(version), self._sender, backlog)
         try:
-            output: Output = await answer(self._handle.predict.remote(version, batch), self._part)
+            output: Output = await answer(self._handle.predict.remote(version, batch, note), self._part)
         except ReplicaDied:
             # Once more on another replica. If that dies too, the batcher sends each of its requests apart.
-            output = await answer(self._handle.predict.remote(version, batch), self._part)
+            output = await answer(self._handle.predict.remote(version, batch, note), self._part)
         return output
 
 
@@ -71,7 +81,8 @@ class ReleaseFollower:
     def __init__(self, releases: Handle, pools: Mapping[str, Handle], features: Handle | None) -> None:
         self._releases = releases
         self._pools = pools
-        self._runners = {name: PoolRunner(name, handle) for name, handle in pools.items()}
+        copies = self._copies_of
+        self._runners = {name: PoolRunner(name, handle, copies) for name, handle in pools.items()}
         self._features = features
         self._table = ReleaseTable()
         self._was_ready = False
@@ -112,6 +123,9 @@ class ReleaseFollower:
         if ref.version is not None:
             self._pinned[version] = version
         return version
+
+    def _copies_of(self, version: ModelVersion) -> int:
+        return self._table.copies_of(version)
 
     def runner(self, name: str) -> PoolRunner:
         pool = self._table.pool_of(name)

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from app.errors import ModelUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
+from app.serving.pool_load import BusyMeter
 from app.serving.ports import ModelSpec
 from app.serving.release_table import VersionState
 from app.serving.single_flight import SingleFlight
@@ -59,6 +60,7 @@ class ModelHost:
         budget_bytes: memory of all resident versions together; beyond it the least recently used ones leave.
         predict_threads: predictions at the same time.
         load_threads: loads at the same time.
+        meter: told when threads predict.
         load_timeout_s: seconds after which a load counts as failed.
         retry_after_s: seconds for which a failed load is answered from memory.
         changed: called whenever `states` has changed.
@@ -70,7 +72,8 @@ class ModelHost:
         *,
         budget_bytes: int,
         predict_threads: int,
-        load_threads: int = 4,
+        load_threads: int = 2,
+        meter: BusyMeter | None = None,
         load_timeout_s: float = 300.0,
         retry_after_s: float = 15.0,
         changed: Callable[[], None] = lambda: None,
@@ -80,6 +83,7 @@ class ModelHost:
         self._load_timeout_s = load_timeout_s
         self._retry_after_s = retry_after_s
         self._changed = changed
+        self._meter = meter or BusyMeter(time.monotonic)
         self._models: OrderedDict[ModelVersion, Model] = OrderedDict()
         self._in_use: dict[ModelVersion, int] = {}
         self._failures: dict[ModelVersion, _Failure] = {}
@@ -87,11 +91,17 @@ class ModelHost:
         self._under_way: set[ModelVersion] = set()
         self._dropped: set[ModelVersion] = set()
         self._keep: frozenset[ModelVersion] = frozenset()
+        self._hot: frozenset[ModelVersion] = frozenset()
         self._crowded_out: set[ModelVersion] = set()
         self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._load_slots = asyncio.Semaphore(load_threads)
         self.evictions = 0
+
+    @property
+    def resident(self) -> list[ModelVersion]:
+        """The versions that are loaded."""
+        return list(self._models)
 
     @property
     def resident_bytes(self) -> int:
@@ -126,20 +136,25 @@ class ModelHost:
             model = await self._get(version)
             if version in self._models:
                 self._models.move_to_end(version)
-            return await asyncio.get_running_loop().run_in_executor(self._predict_threads, model.predict, batch)
+            work = partial(self._run, version, model, batch)
+            return await asyncio.get_running_loop().run_in_executor(self._predict_threads, work)
         finally:
             self._in_use[version] -= 1
             if not self._in_use[version]:
                 del self._in_use[version]
 
-    async def keep(self, versions: Iterable[ModelVersion]) -> None:
+    async def keep(self, versions: Iterable[ModelVersion], hot: Iterable[ModelVersion] = ()) -> None:
         """Hold these versions: load what is missing, now or again when its failure may be retried.
 
         What had to leave for want of space is not loaded again until it is called, or the two would evict each other.
+
+        Args:
+            hot: versions to load besides, once each time that they become hot; they are evicted like others.
         """
         self._keep = frozenset(versions)
         self._crowded_out &= self._keep
-        missing = self._keep - self._models.keys() - self._crowded_out
+        before, self._hot = self._hot, frozenset(hot) - self._keep
+        missing = (self._keep - self._crowded_out | self._hot - before) - self._models.keys()
         await asyncio.gather(*(self._try(version) for version in missing))
 
     def release_model(self, name: str) -> None:
@@ -166,6 +181,10 @@ class ModelHost:
         """End the threads; what they do is finished first."""
         self._load_threads.shutdown(cancel_futures=True)
         self._predict_threads.shutdown()
+
+    def _run(self, version: ModelVersion, model: Model, batch: Batch) -> Output:
+        with self._meter.working(version):
+            return model.predict(batch)
 
     async def _try(self, version: ModelVersion) -> None:
         try:

@@ -8,8 +8,10 @@ from ray import serve
 
 from app.deployments.calls import Handle
 from app.deployments.pool_member import PoolMember
+from app.deployments.pool_router import HELD
 from app.deployments.process import configure_logging
 from app.serving.model_ref import ModelVersion
+from app.serving.pool_load import CallNote
 from app.serving.ports import ModelSpec
 from app.serving.tables import Batch, Output
 from app.settings import Settings
@@ -35,13 +37,23 @@ class ModelPool:
         self._member = PoolMember(name, settings, releases, replica_id)
         await self._member.start()
 
-    async def describe(self, version: ModelVersion) -> ModelSpec:
+    # The router reads the first and the last argument of these two.
+
+    async def describe(self, version: ModelVersion, note: CallNote) -> ModelSpec:
         """What the version is; it is loaded for that."""
         return await self._member.describe(ModelVersion(*version))
 
-    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, note: CallNote) -> Output:
         """Predict one batch."""
-        return await self._member.predict(ModelVersion(*version), batch)
+        return await self._member.predict(ModelVersion(*version), batch, note)
+
+    async def record_routing_stats(self) -> dict[str, list[ModelVersion]]:
+        """Called by Serve every second: what the router of every caller should know."""
+        return {HELD: sorted(self._member.held())}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve several times in a look-back period: what the scaling policy should know."""
+        return self._member.scaling_stats()
 
     async def usage(self) -> dict[str, Any]:
         """This replica's own figures, for `ml-serve status`."""
@@ -50,3 +62,8 @@ class ModelPool:
     async def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._member.check()
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica ends in an orderly way, after its last call."""
+        if hasattr(self, "_member"):
+            await self._member.stop()

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from app.deployments.calls import Handle, answer
 from app.deployments.model_host import ModelHost
+from app.deployments.pool_scaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes
 from app.errors import PoolUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
+from app.serving.pool_load import BusyMeter, BusySample, CallNote, Waiting
 from app.serving.ports import ModelSpec
 from app.serving.release_table import ReleaseTable
 from app.serving.tables import Batch, Output
@@ -22,12 +25,14 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+_WORK_REPORT_S = 5.0
+_GOODBYE_S = 2.0
 
 
 class PoolMember:
     """A `ModelHost` that holds what the release table says, and reports it to `Releases`.
 
-    It is a `ModelRunner`. Made with the event loop running; it does nothing before `start`.
+    Made with the event loop running; it does nothing before `start`.
 
     Args:
         name: the pool's name in the settings.
@@ -46,10 +51,17 @@ class PoolMember:
         self.member_id = member_id
         self._releases = releases
         self._changed = asyncio.Event()
+        self._threads = pool.predict_threads
+        self._rows = 0
+        self._waiting = Waiting(time.monotonic)
+        self._meter = BusyMeter(time.monotonic)
+        self._scaling_sample = BusySample(self._meter, time.monotonic)
         self._host = ModelHost(
             ModelLoader(MlflowRegistry(settings), settings.cache_folder),
             budget_bytes=pool.model_bytes,
             predict_threads=pool.predict_threads,
+            load_threads=pool.load_threads,
+            meter=self._meter,
             load_timeout_s=settings.load_timeout_s,
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
@@ -60,16 +72,53 @@ class PoolMember:
     async def start(self) -> None:
         """Begin to follow; returns once what should be held is held, or `Releases` cannot be asked."""
         self._changed.set()
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._report())]
+        self._tasks = [asyncio.create_task(work()) for work in (self._follow, self._report, self._report_work)]
         await self._kept.wait()
+
+    async def stop(self) -> None:
+        """Leave the pool: others take over what this member held."""
+        for task in self._tasks:
+            task.cancel()
+        try:
+            async with asyncio.timeout(_GOODBYE_S):
+                await answer(self._releases.left.remote(self.member_id), "releases")
+        except (TimeoutError, ServingError) as error:
+            log.info("the releases were not told that the member ends: %s", error)
+        self._host.close()
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
         """What the version is; it is loaded for that."""
         return await self._host.describe(version)
 
-    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
-        """Predict one batch."""
-        return await self._host.predict(version, batch)
+    async def predict(self, version: ModelVersion, batch: Batch, note: CallNote | None = None) -> Output:
+        """Predict one batch.
+
+        Args:
+            note: what waits at its sender.
+        """
+        if note is not None:
+            self._waiting.note(version, note)
+        self._rows += batch.count
+        try:
+            return await self._host.predict(version, batch)
+        finally:
+            self._rows -= batch.count
+
+    def held(self) -> list[ModelVersion]:
+        """The versions that calls are answered with at once."""
+        return self._host.resident
+
+    def scaling_stats(self) -> dict[str, float]:
+        """What autoscaling reads: rows that wait here or are predicted, replicas' worth of busy threads, longest wait.
+
+        Always floats: Serve stops asking for good when it meets another type.
+        """
+        busy = sum(self._scaling_sample.take().values()) / self._threads
+        return {
+            ROWS: float(self._rows + self._waiting.rows),
+            BUSY: float(busy),
+            WAIT_MS: float(self._waiting.oldest_wait_s * 1000),
+        }
 
     def usage(self) -> dict[str, Any]:
         """This process's figures, for `ml-serve status`."""
@@ -85,7 +134,7 @@ class PoolMember:
     def check(self) -> None:
         """Raises `PoolUnavailable` where the releases are no longer followed."""
         for task in self._tasks:
-            if task.done():
+            if task.done() and not task.cancelled():
                 raise PoolUnavailable(f"pool '{self.name}' no longer follows the releases") from task.exception()
 
     async def _follow(self) -> None:
@@ -98,7 +147,8 @@ class PoolMember:
                 table = await answer(self._releases.watch.remote(table.term, table.epoch, self.member_id), "releases")
                 self._obey(table, before)
                 # Not awaited: a slow load must not keep the replica from hearing what comes next.
-                task = asyncio.create_task(self._host.keep(table.resident.get(self.name, ())))
+                share = table.share(self.name, self.member_id)
+                task = asyncio.create_task(self._host.keep(share.resident, share.hot))
                 keeping.add(task)
                 task.add_done_callback(keeping.discard)
                 task.add_done_callback(lambda _: self._kept.set())
@@ -124,6 +174,21 @@ class PoolMember:
         for version, count in table.retries.items():
             if count != before.retries.get(version, 0):
                 self._host.forgive(version)
+
+    async def _report_work(self) -> None:
+        """Tell `Releases` how much work each version makes, which gives it more copies or fewer."""
+        sample = BusySample(self._meter, time.monotonic)
+        told = False
+        while True:
+            await asyncio.sleep(_WORK_REPORT_S)
+            busy = sample.take()
+            if not busy and not told:
+                continue
+            try:
+                await answer(self._releases.worked.remote(self.member_id, busy), "releases")
+                told = bool(busy)
+            except Exception as error:
+                log.warning("the releases were not told how much work there is: %s", error)
 
     async def _report(self) -> None:
         """Tell `Releases` whenever something was loaded, failed or left."""

@@ -17,23 +17,43 @@ from typing import Any, TypeVar
 from cachetools import TTLCache
 from ray import serve
 
+from app.deployments.calls import answer
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.snapshot import Snapshot
 from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.pool_load import CallNote
+from app.serving.pool_members import PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import ModelStatus, ReleaseTable, VersionState
 from app.serving.single_flight import SingleFlight
-from app.settings import Settings
+from app.settings import PoolSettings, Settings
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 WATCH_S = 30.0
+MEMBER_WATCH_S = 10.0
+"""Pool members ask more often: one that is not heard of for twice as long counts as gone."""
+_MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
 _MISSING_KEPT = 4096
 _SNAPSHOT = "releases.json"
+
+
+def pool_deployment(pool: str) -> str:
+    """Name of the deployment of a pool."""
+    return f"ModelPool-{pool}"
+
+
+def pool_plan(settings: Settings, pool: PoolSettings) -> PoolPlan:
+    """What the release book must know of a pool."""
+    return PoolPlan(
+        copies=pool.copies,
+        busy_per_copy=pool.target_busy * pool.predict_threads,
+        cold=settings.replicas(pool)[0] == 0,
+    )
 
 
 @serve.deployment
@@ -51,8 +71,8 @@ class Releases:
         self._book = ReleaseBook(
             default_alias=settings.default_alias,
             preload=settings.preload,
-            pools=list(settings.pools),
-            cold_pools=[name for name, pool in settings.pools.items() if settings.replicas(pool)[0] == 0],
+            pools={name: pool_plan(settings, pool) for name, pool in settings.pools.items()},
+            member_ttl_s=_MEMBER_TTL_S,
             term=time.time_ns(),
         )
         self._snapshot = Snapshot(settings.cache_folder / _SNAPSHOT)
@@ -68,20 +88,20 @@ class Releases:
         self._reading: SingleFlight[str, RegisteredModel] = SingleFlight()
         self._loading: SingleFlight[tuple[ModelVersion, bool], ModelVersion] = SingleFlight()
 
-    async def watch(self, term: int, epoch: int, replica_id: str | None = None) -> ReleaseTable:
-        """The table, as soon as it is not the one of this term and epoch, or after 30 s.
+    async def watch(self, term: int, epoch: int, member_id: str | None = None) -> ReleaseTable:
+        """The table, as soon as it is not the one of this term and epoch, or after a while.
 
         Args:
-            replica_id: the pool replica that asks, which thereby shows that it lives.
+            member_id: the pool member that asks, which thereby shows that it lives.
 
         Raises:
             RegistryUnavailable: nothing is known yet, from the registry or a snapshot; what the caller has is better.
         """
         self._start()
-        if replica_id is not None:
-            self._book.heard_of(replica_id, time.monotonic())
+        if member_id is not None:
+            self._book.members.heard_of(member_id, time.monotonic())
         try:
-            async with asyncio.timeout(WATCH_S), self._news:
+            async with asyncio.timeout(WATCH_S if member_id is None else MEMBER_WATCH_S), self._news:
                 await self._news.wait_for(
                     lambda: self._book.has_registry and (self._book.table.term, self._book.table.epoch) != (term, epoch)
                 )
@@ -90,10 +110,19 @@ class Releases:
                 raise RegistryUnavailable("the model registry has not been read yet") from None
         return self._book.table
 
-    async def report(self, replica_id: str, pool: str, states: Mapping[ModelVersion, VersionState]) -> None:
-        """What a pool replica holds now."""
+    async def report(self, member_id: str, pool: str, states: Mapping[ModelVersion, VersionState]) -> None:
+        """What a pool member holds now."""
         named = {ModelVersion(*version): state for version, state in states.items()}
-        self._book.reported(replica_id, pool, named, time.monotonic())
+        self._book.members.reported(member_id, pool, named, time.monotonic())
+        await self._publish()
+
+    async def worked(self, member_id: str, busy: Mapping[ModelVersion, float]) -> None:
+        """Prediction threads that each version has kept busy on a pool member, on average since it last said so."""
+        self._book.members.worked(member_id, {ModelVersion(*version): share for version, share in busy.items()})
+
+    async def left(self, member_id: str) -> None:
+        """A pool member ends."""
+        self._book.members.left(member_id)
         await self._publish()
 
     async def resolve(self, ref: ModelRef) -> ModelVersion | ModelNotFound:
@@ -111,7 +140,7 @@ class Releases:
         known = self._book.table.resolve(ref)
         if known is not None:
             return known
-        if ref.pinned is not None and self._book.holds(ref.pinned):
+        if ref.pinned is not None and self._book.members.holds(ref.pinned):
             return ref.pinned
         missing: ModelNotFound | None = self._missing.get(ref)
         if missing is not None:
@@ -143,7 +172,7 @@ class Releases:
         return known
 
     async def load(self, ref: ModelRef, promote: bool) -> ModelVersion:
-        """Make a version resident; returns when every replica of its pool has it.
+        """Make a version resident; returns when every member of its pool has it that should hold it.
 
         A reference that follows an alias means the version that the registry names, whatever answers now. The work is
         done whether or not the caller waits for it.
@@ -166,13 +195,15 @@ class Releases:
             )
         self._book.pin(version)
         await self._publish()
+        if self._book.members.is_asleep(pool):
+            await self._wake(pool, version)
         try:
             async with asyncio.timeout(self._settings.load_timeout_s + WATCH_S), self._news:
                 await self._news.wait_for(lambda: self._book.state(version) in ("ready", "failed"))
         except TimeoutError:
             raise ModelUnavailable(f"{version} was not loaded within {self._settings.load_timeout_s:g} s") from None
         if self._book.state(version) == "failed":
-            cause = self._book.error(version) or f"{version} cannot be loaded; the log has the cause"
+            cause = self._book.members.error(version) or f"{version} cannot be loaded; the log has the cause"
             self._book.unpin(version)
             await self._publish()
             raise ModelUnavailable(cause, {"model": version.name, "version": version.version})
@@ -183,11 +214,20 @@ class Releases:
             await self._read_model(version.name)
         return version
 
+    async def _wake(self, pool: str, version: ModelVersion) -> None:
+        """Have a pool at zero replicas start one: a call for the version does that."""
+        handle = serve.get_deployment_handle(pool_deployment(pool), serve.get_replica_context().app_name)
+        try:
+            async with asyncio.timeout(self._settings.load_timeout_s):
+                await answer(handle.describe.remote(version, CallNote()), f"pool '{pool}'")
+        except (TimeoutError, ServingError) as error:
+            log.warning("pool '%s' does not wake up with %s: %s", pool, version, error)
+
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Let a version go on all replicas."""
         ref = ModelRef(*ref)
         version = ref.pinned or await self._resolve(ref)
-        if not self._book.holds(version):
+        if not self._book.members.holds(version):
             version = await self._resolve(ref)  # raises where there is no such version
         self._book.let_go(version)
         await self._publish()
@@ -209,7 +249,7 @@ class Releases:
     async def health(self) -> dict[str, Any]:
         """State of the registry and of what should be loaded."""
         self._start()
-        failed = [f"{version}: {error}" for version, error in sorted(self._book.failures().items())]
+        failed = [f"{version}: {error}" for version, error in sorted(self._book.members.failures.items())]
         registry = (
             {"status": "unavailable", "reason": self._registry_error} if self._registry_error else {"status": "ok"}
         )

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.pool_load import Backlog
 from app.serving.release_table import ModelStatus
 from app.serving.tables import Batch, Output
 
@@ -120,8 +121,12 @@ class ModelRunner(Protocol):
     async def describe(self, version: ModelVersion) -> ModelSpec:
         """Load the version where needed and tell what it is. Raises `ModelUnavailable` or `PoolUnavailable`."""
 
-    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
-        """Predict one batch. Raises `ModelFailed`, `ModelUnavailable` or `PoolUnavailable`."""
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+        """Predict one batch. Raises `ModelFailed`, `ModelUnavailable` or `PoolUnavailable`.
+
+        Args:
+            backlog: what waits here for the version besides; pools are scaled on it.
+        """
 
 
 class FeatureStore(Protocol):

@@ -3,33 +3,29 @@
 Pure bookkeeping: `app.deployments.releases` feeds it and publishes the `ReleaseTable` it makes. The rules:
 
 - an alias in the registry is the *desired* version; what answers (*live*) follows once that version is warm on every
-  replica of its pool, and stays where it is when it fails to load;
+  member of its pool that should hold it, and stays where it is when it fails to load;
 - the bare name follows the default alias, else a version that a caller loaded by name, else the newest READY one;
 - resident are the default versions named by the `preload` setting, versions that callers loaded, and versions that
-  an alias is about to switch to.
+  an alias is about to switch to;
+- each version has as many copies as its load needs, what is resident no fewer than its pool's settings say; which
+  members hold them follows from the ring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
-from app.serving.release_table import ModelStatus, Release, ReleaseTable, State, VersionState
+from app.serving.release_table import ModelStatus, Release, ReleaseTable, State
 
 POOL_TAG = "serving.pool"
 DEFAULT_POOL = "default"
 _BARE = ""
 """The key under which the bare name stands among the aliases in `ReleaseBook._live`."""
-
-
-@dataclass(slots=True)
-class _Replica:
-    pool: str
-    states: dict[ModelVersion, VersionState] = field(default_factory=dict)
-    seen: float = 0.0
 
 
 class ReleaseBook:
@@ -38,9 +34,9 @@ class ReleaseBook:
     Args:
         default_alias: the alias that a bare name means.
         preload: references to keep resident; ``*`` is every model that has the default alias.
-        pools: names of the configured pools.
-        replica_ttl_s: seconds after which a pool replica that is not heard of counts as gone.
-        cold_pools: pools that may have no replica; what they host does not count for readiness.
+        pools: the configured pools.
+        member_ttl_s: seconds after which a pool member that is not heard of counts as gone.
+        calm_s: seconds for which a version's load must be lower before it has fewer copies.
         term: tells this life of `Releases` from earlier ones.
     """
 
@@ -49,17 +45,15 @@ class ReleaseBook:
         *,
         default_alias: str,
         preload: Sequence[str],
-        pools: Sequence[str],
-        replica_ttl_s: float = 45.0,
-        cold_pools: Sequence[str] = (),
+        pools: Mapping[str, PoolPlan],
+        member_ttl_s: float = 25.0,
+        calm_s: float = 60.0,
         term: int = 0,
     ) -> None:
         self._default_alias = default_alias
         self._preload_all = "*" in preload
         self._preload = [parse_ref(reference) for reference in preload if reference != "*"]
-        self._pools = frozenset(pools)
-        self._cold_pools = frozenset(cold_pools)
-        self._replica_ttl_s = replica_ttl_s
+        self._pools = dict(pools)
         self._models: dict[str, RegisteredModel] = {}
         self._live: dict[str, dict[str, str]] = {}
         self._chosen: dict[str, str] = {}
@@ -67,7 +61,7 @@ class ReleaseBook:
         self._let_go: set[ModelVersion] = set()
         self._retries: dict[ModelVersion, int] = {}
         self._unloads: dict[ModelVersion, int] = {}
-        self._replicas: dict[str, _Replica] = {}
+        self.members = PoolMembers(self._pools, self._pool_of, ttl_s=member_ttl_s, calm_s=calm_s)
         self.has_registry = False
         self.table = ReleaseTable(term)
 
@@ -92,9 +86,7 @@ class ReleaseBook:
         """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
         if self.state(version) == "failed":
             self._retries[version] = self._retries.get(version, 0) + 1
-            for replica in self._replicas.values():
-                if (known := replica.states.get(version)) is not None and known.state == "failed":
-                    del replica.states[version]
+            self.members.forgive(version)
         self._pinned.add(version)
         self._let_go.discard(version)
         model = self._models.get(version.name)
@@ -112,20 +104,6 @@ class ReleaseBook:
         self.unpin(version)
         self._let_go.add(version)
         self._unloads[version] = self._unloads.get(version, 0) + 1
-
-    def reported(self, replica_id: str, pool: str, states: Mapping[ModelVersion, VersionState], now: float) -> None:
-        """What one pool replica holds. `now` is a monotonic time in seconds."""
-        self._replicas[replica_id] = _Replica(pool, dict(states), now)
-
-    def holds(self, version: ModelVersion) -> bool:
-        """Whether some replica has the version in memory."""
-        states = (replica.states.get(version) for replica in self._of_pool(version))
-        return any(known is not None and known.state == "ready" for known in states)
-
-    def heard_of(self, replica_id: str, now: float) -> None:
-        """The replica lives; what it holds has not changed."""
-        if replica_id in self._replicas:
-            self._replicas[replica_id].seen = now
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Take over what `snapshot` wrote before a restart."""
@@ -160,8 +138,7 @@ class ReleaseBook:
 
     def settle(self, now: float) -> bool:
         """Work out the table anew; True when it differs from the last one, and then has a higher epoch."""
-        for replica_id in [key for key, r in self._replicas.items() if now - r.seen > self._replica_ttl_s]:
-            del self._replicas[replica_id]
+        self.members.settle(now)
         self._live = {name: live for name, live in self._live.items() if name in self._models}
         moving: set[ModelVersion] = set()
         releases = {}
@@ -174,11 +151,21 @@ class ReleaseBook:
             releases[model.name] = Release(model.name, live.get(_BARE), aliases, pool, model.created)
         self._let_go -= moving  # an alias that names a version asks for it again
         resident = self._resident(moving)
-        warm = [versions for pool, versions in resident.items() if pool not in self._cold_pools]
+        warm = [versions for pool, versions in resident.items() if not self._pools[pool].cold]
         answering = {version for versions in warm for version in versions} - moving
         ready = self.has_registry and all(self.state(version) in ("ready", "failed") for version in answering)
         term, epoch = self.table.term, self.table.epoch
-        table = ReleaseTable(term, epoch, releases, resident, dict(self._unloads), dict(self._retries), ready)
+        table = ReleaseTable(
+            term,
+            epoch,
+            releases,
+            resident,
+            self.members.names,
+            self._copies(resident),
+            dict(self._unloads),
+            dict(self._retries),
+            ready,
+        )
         if table == self.table:
             return False
         self.table = replace(table, epoch=self.table.epoch + 1)
@@ -196,24 +183,8 @@ class ReleaseBook:
         return model.tags.get(POOL_TAG, DEFAULT_POOL)
 
     def state(self, version: ModelVersion) -> State | None:
-        """One word for all replicas: ready where every replica of the pool has it, failed where one failed."""
-        states = [replica.states.get(version) for replica in self._of_pool(version)]
-        kinds = {known.state for known in states if known is not None}
-        if "failed" in kinds:
-            return "failed"
-        if states and None not in states and kinds == {"ready"}:
-            return "ready"
-        return "loading" if "loading" in kinds else None
-
-    def error(self, version: ModelVersion) -> str | None:
-        """What a replica said when it failed to load the version."""
-        known = (replica.states.get(version) for replica in self._of_pool(version))
-        return next((state.error for state in known if state is not None and state.state == "failed"), None)
-
-    def failures(self) -> dict[ModelVersion, str]:
-        """What some replica failed to load, and why."""
-        states = [item for replica in self._replicas.values() for item in replica.states.items()]
-        return {version: state.error or "" for version, state in states if state.state == "failed"}
+        """One word for all members: ready where each has it that should hold it, failed where one failed."""
+        return self.members.state(version)
 
     def status(self) -> list[ModelStatus]:
         """Every model for people, by name."""
@@ -224,19 +195,19 @@ class ReleaseBook:
         model = self._models[name]
         live = self._live.get(model.name, {})
         desired = self.desired(model)
-        known = {v for replica in self._replicas.values() for v in replica.states if v.name == model.name}
+        known = {version for version in self.members.versions if version.name == model.name}
         known |= {ModelVersion(model.name, v) for v in (*live.values(), *desired.values())}
         if model.latest is not None:
             known.add(ModelVersion(model.name, model.latest))
         versions = {}
         for version in sorted(known, key=lambda v: int(v.version)):
-            states = [s for r in self._of_pool(version) if (s := r.states.get(version)) is not None]
+            states = self.members.states(version)
             versions[version.version] = {
-                "state": self.state(version) or "cold",
+                "state": self._shown(version),
                 "replicas": sum(state.state == "ready" for state in states),
                 "bytes": max((state.nbytes for state in states), default=0),
                 "load_ms": max((state.load_ms for state in states), default=0.0),
-                "error": self.error(version),
+                "error": self.members.error(version),
             }
         return ModelStatus(
             name=model.name,
@@ -247,10 +218,25 @@ class ReleaseBook:
             versions=versions,
         )
 
-    def _of_pool(self, version: ModelVersion) -> list[_Replica]:
+    def _shown(self, version: ModelVersion) -> str:
+        """The state for people: what nobody asked to be resident is ready where a call has brought it."""
+        state = self.state(version)
+        if state != "failed" and version not in self.table.copies and self.members.holds(version):
+            return "ready"
+        return state or "cold"
+
+    def _pool_of(self, version: ModelVersion) -> str:
         model = self._models.get(version.name)
-        pool = self.pool_of(model) if model is not None else DEFAULT_POOL
-        return [replica for replica in self._replicas.values() if replica.pool == pool]
+        return self.pool_of(model) if model is not None else DEFAULT_POOL
+
+    def _copies(self, resident: Mapping[str, tuple[ModelVersion, ...]]) -> dict[ModelVersion, int]:
+        copies = {
+            version: count
+            for version, count in self.members.hot.items()
+            if version not in self._let_go and version.name in self._models
+        }
+        copies |= {version: self.members.copies_of(version) for versions in resident.values() for version in versions}
+        return dict(sorted(copies.items()))
 
     def _follow(self, model: RegisteredModel) -> tuple[dict[str, str], set[ModelVersion]]:
         """What answers now for each reference to the model, and the versions that must warm up before they may."""
@@ -260,7 +246,8 @@ class ReleaseBook:
         for alias, version in self.desired(model).items():
             current = before.get(alias)
             key = ModelVersion(model.name, version)
-            if current is None or current == version or self.state(key) == "ready":
+            asleep = self.members.is_asleep(self.pool_of(model))  # nobody to warm it: the next call does
+            if current is None or current == version or asleep or self.state(key) == "ready":
                 live[alias] = version
             else:
                 live[alias] = current

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.ring import Ring
 
 State = Literal["loading", "ready", "failed"]
 
@@ -42,17 +43,30 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """Versions that one pool member should hold: it must have what is `resident`, and has what is `hot` if it can."""
+
+    resident: frozenset[ModelVersion] = frozenset()
+    hot: frozenset[ModelVersion] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseTable:
     """Everything that gateways and pools need to know, at one `epoch` of one `term`.
 
     A term is one life of `Releases`; epochs count the tables within it. `resident` lists the versions that a pool keeps
-    loaded and warm.
+    loaded and warm, on as many of its members as `copies` says.
     """
 
     term: int = 0
     epoch: int = 0
     releases: Mapping[str, Release] = field(default_factory=dict)
     resident: Mapping[str, tuple[ModelVersion, ...]] = field(default_factory=dict)
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Per pool the members that are known to live."""
+
+    copies: Mapping[ModelVersion, int] = field(default_factory=dict)
+    """How many members shall hold a version: of what is resident, and of what makes much work."""
     unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
     """How often a caller has asked for a version to leave memory: pools do so when the number changes."""
 
@@ -82,6 +96,20 @@ class ReleaseTable:
     def pool_of(self, name: str) -> str:
         release = self.releases.get(name)
         return release.pool if release is not None else "default"
+
+    def copies_of(self, version: ModelVersion) -> int:
+        """How many members share the calls for a version. What is loaded for a call stays on one."""
+        return self.copies.get(version, 1)
+
+    def share(self, pool: str, member: str) -> Share:
+        """What a member should hold, by the ring of its pool; it counts itself in when it is not known yet."""
+        ring = Ring({member, *self.members.get(pool, ())})
+        resident = self.resident.get(pool, ())
+        hot = (version for version in self.copies if self.pool_of(version.name) == pool)
+        return Share(
+            frozenset(version for version in resident if member in ring.holders(version, self.copies_of(version))),
+            frozenset(version for version in hot if member in ring.holders(version, self.copies_of(version))),
+        )
 
 
 @dataclass(frozen=True, slots=True)

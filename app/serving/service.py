@@ -17,6 +17,7 @@ from app.serving.admission import Admission, AdmissionLimits
 from app.serving.batching import Batcher
 from app.serving.enrichment import Enrichment, FeatureRequest
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.pool_load import Backlog
 from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, ModelSpec, Recorder
 from app.serving.signature import Signature
 from app.serving.single_flight import SingleFlight
@@ -215,7 +216,7 @@ class PredictionService:
     async def _call(self, version: ModelVersion, parts: Sequence[Rows]) -> list[Output]:
         started = time.perf_counter()
         batch = stack(parts)
-        output = await self._directory.runner(version.name).predict(version, batch)
+        output = await self._directory.runner(version.name).predict(version, batch, Backlog())
         outputs = output.split([part.count for part in parts])
         self._recorder.called(version, len(parts), batch.count, time.perf_counter() - started)
         return outputs

@@ -5,7 +5,7 @@ the YAML file given by ``--config`` or ``ML_SERVE_CONFIG``, the defaults. Nested
 underscores: ``ML_SERVE_LIMITS__ROWS=5000``. An unknown key or a bad value stops the start.
 """
 
-from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, Scaling
+from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, RequestScaling, Scaling
 from app.settings.loading import environment_names, load
 from app.settings.model import Settings
 
@@ -14,6 +14,7 @@ __all__ = [
     "GatewayScaling",
     "Limits",
     "PoolSettings",
+    "RequestScaling",
     "Scaling",
     "Settings",
     "environment_names",

@@ -14,16 +14,24 @@ class _Group(BaseModel):
 
 
 class Scaling(_Group):
-    """How many replicas a deployment has and when it gets more."""
+    """How many replicas a deployment has, how fast that changes, and what each of them reserves."""
 
     min_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Fewest replicas; unset: 1 on one machine, 2 on a cluster."""
+    """Fewest replicas; unset: 1 on one machine, 2 on a cluster. Pools may have 0: see `docs/operations.md`."""
 
     max_replicas: PositiveInt | None = None
     """Most replicas; unset: 2 on one machine, 10 on a cluster."""
 
-    target_ongoing_requests: Annotated[float, Field(gt=0)] = 5
-    """Calls in progress per replica that autoscaling aims at. One call to a pool is a whole batch."""
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 30
+    """Seconds for which more replicas must be wanted before they are started. A peak shorter than a start is not worth
+    one."""
+
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 300
+    """Seconds for which fewer replicas must be wanted before some are stopped. Longer than the pauses of usual load, or
+    each peak pays for starts."""
+
+    look_back_s: Annotated[float, Field(gt=0)] = 15
+    """Seconds over which load is averaged; it is measured and reported five times in them."""
 
     num_cpus: Annotated[float, Field(ge=0)] = 0.25
     """CPU cores that Ray reserves for a replica when it places it; not a limit on what it uses."""
@@ -35,7 +43,14 @@ class Scaling(_Group):
     """Memory that Ray reserves for a replica when it places it; 0 reserves none."""
 
 
-class GatewayScaling(Scaling):
+class RequestScaling(Scaling):
+    """A deployment that is scaled on its calls in progress."""
+
+    target_ongoing_requests: Annotated[float, Field(gt=0)] = 5
+    """Calls in progress per replica that autoscaling aims at."""
+
+
+class GatewayScaling(RequestScaling):
     """The gateway's replicas: HTTP, validation and batching."""
 
     target_ongoing_requests: Annotated[float, Field(gt=0)] = 64
@@ -43,13 +58,32 @@ class GatewayScaling(Scaling):
 
 
 class PoolSettings(Scaling):
-    """One model pool: a group of replicas that host model versions."""
+    """One model pool: a group of replicas that host model versions. It is scaled on rows, waits and busy threads."""
+
+    target_rows: Annotated[float, Field(gt=0)] = 1024
+    """Rows per replica, waiting in the gateways or being predicted, that autoscaling aims at."""
+
+    target_busy: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Share of a replica's prediction threads that autoscaling aims to have busy, and that one version may keep busy on
+    each replica that holds it before one more shall hold it."""
+
+    target_wait_ms: Annotated[float, Field(gt=0)] = 250
+    """Milliseconds that the oldest row may wait in a gateway; longer waits ask for one replica more."""
+
+    downscale_to_zero_delay_s: Annotated[float, Field(ge=0)] = 600
+    """Seconds without a call after which the last replica is stopped, where `min_replicas` is 0."""
+
+    copies: PositiveInt = 2
+    """Fewest replicas that hold a version which should be resident; each version has its own share of the replicas."""
 
     model_bytes: PositiveInt = 4 * 1024**3
     """Memory that the resident models of one replica may take together; the least recently used leave first."""
 
     predict_threads: PositiveInt = 2
     """Predictions that one replica computes at the same time, each in its own thread."""
+
+    load_threads: PositiveInt = 2
+    """Models that one replica loads at the same time. Each load takes processor time from the predictions beside it."""
 
 
 class BatchSettings(_Group):

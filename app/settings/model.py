@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, Scaling
+from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, RequestScaling, Scaling
 
 PREFIX = "ML_SERVE_"
 OVERRIDES = "overrides"
@@ -119,7 +119,7 @@ class Settings(BaseSettings):
     gateway: GatewayScaling = GatewayScaling()
     """Replicas of the gateway."""
 
-    features: Scaling = Scaling(num_cpus=0.1)
+    features: RequestScaling = RequestScaling(num_cpus=0.1)
     """Replicas that read the feature store."""
 
     pools: dict[str, PoolSettings] = Field(default_factory=lambda: {"default": PoolSettings()})

@@ -1,4 +1,5 @@
 from app.serving.model_ref import ModelVersion, parse_ref
+from app.serving.pool_members import PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import VersionState
@@ -9,7 +10,7 @@ V1, V2, V3 = (ModelVersion("m", number) for number in "123")
 
 
 def book(*, preload: tuple[str, ...] = ("*",), pools: tuple[str, ...] = ("default",)) -> ReleaseBook:
-    return ReleaseBook(default_alias="champion", preload=preload, pools=pools)
+    return ReleaseBook(default_alias="champion", preload=preload, pools=dict.fromkeys(pools, PoolPlan()))
 
 
 def registered(latest: str = "2", **aliases: str) -> RegisteredModel:
@@ -44,7 +45,7 @@ def test_the_table_is_ready_once_what_should_be_resident_is_loaded_or_has_failed
     b.registry_read([registered(champion="1")])
     for states, ready in steps:
         if states is not None:
-            b.reported("r1", "default", states, 1)
+            b.members.reported("r1", "default", states, 1)
         b.settle(1)
         assert b.table.resident == {"default": (V1,)}
         assert b.table.ready is ready
@@ -70,17 +71,17 @@ def test_an_epoch_counts_changes_and_only_those() -> None:
 def test_an_alias_moves_for_callers_only_when_the_new_version_is_warm_everywhere() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
-    b.reported("r2", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r2", "default", {V1: READY}, 0)
     b.settle(0)
     b.registry_read([registered(champion="2")])
     b.settle(1)
     assert meaning(b, "m") == "1"
     assert set(b.table.resident["default"]) == {V1, V2}
-    b.reported("r1", "default", {V1: READY, V2: READY}, 2)
+    b.members.reported("r1", "default", {V1: READY, V2: READY}, 2)
     b.settle(2)
     assert meaning(b, "m") == "1"
-    b.reported("r2", "default", {V1: READY, V2: READY}, 3)
+    b.members.reported("r2", "default", {V1: READY, V2: READY}, 3)
     b.settle(3)
     assert meaning(b, "m") == "2"
     assert meaning(b, "m@champion") == "2"
@@ -90,7 +91,7 @@ def test_an_alias_moves_for_callers_only_when_the_new_version_is_warm_everywhere
 def test_a_version_that_warms_up_later_does_not_make_the_table_unready() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(0)
     b.registry_read([registered(champion="2")])
     b.settle(1)
@@ -101,11 +102,11 @@ def test_a_version_that_warms_up_later_does_not_make_the_table_unready() -> None
 def test_an_alias_stays_where_it_is_when_the_new_version_cannot_be_loaded() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(0)
     b.registry_read([registered(champion="2")])
     b.settle(1)
-    b.reported("r1", "default", {V1: READY, V2: FAILED}, 2)
+    b.members.reported("r1", "default", {V1: READY, V2: FAILED}, 2)
     b.settle(2)
     assert meaning(b, "m") == "1"
     (status,) = b.status()
@@ -123,7 +124,7 @@ def test_a_loaded_version_becomes_the_default_only_where_no_default_alias_is_set
     b.settle(1)
     assert meaning(b, "m") == "2"
     assert meaning(b, "n") == "7"  # until the loaded one is warm
-    b.reported("r1", "default", {ModelVersion("n", "3"): READY}, 2)
+    b.members.reported("r1", "default", {ModelVersion("n", "3"): READY}, 2)
     b.settle(2)
     assert meaning(b, "n") == "3"
 
@@ -131,7 +132,7 @@ def test_a_loaded_version_becomes_the_default_only_where_no_default_alias_is_set
 def test_what_was_let_go_is_no_longer_resident_until_it_is_loaded_again() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(0)
     b.let_go(V1)
     b.settle(1)
@@ -149,13 +150,13 @@ def test_what_was_let_go_is_no_longer_resident_until_it_is_loaded_again() -> Non
 def test_an_alias_that_names_a_version_that_was_let_go_brings_it_back() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(0)
     b.let_go(V2)
     b.registry_read([registered(champion="2")])
     b.settle(1)
     assert V2 in b.table.resident["default"]
-    b.reported("r1", "default", {V1: READY, V2: READY}, 2)
+    b.members.reported("r1", "default", {V1: READY, V2: READY}, 2)
     b.settle(2)
     assert meaning(b, "m") == "2"
     assert b.table.resident == {"default": (V2,)}
@@ -164,7 +165,7 @@ def test_an_alias_that_names_a_version_that_was_let_go_brings_it_back() -> None:
 def test_a_load_that_failed_takes_back_its_pin_and_nothing_else() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(0)
     b.pin(V1)
     b.unpin(V1)
@@ -194,7 +195,8 @@ def test_a_model_registered_anew_under_its_name_is_told_from_the_old_one() -> No
 
 
 def test_a_pool_that_may_be_empty_does_not_hold_up_readiness() -> None:
-    b = ReleaseBook(default_alias="champion", preload=("*",), pools=("default", "gpu"), cold_pools=("gpu",))
+    pools = {"default": PoolPlan(), "gpu": PoolPlan(cold=True)}
+    b = ReleaseBook(default_alias="champion", preload=("*",), pools=pools)
     b.registry_read([RegisteredModel("m", {"champion": "1"}, {"serving.pool": "gpu"}, "1")])
     b.settle(0)
     assert b.table.ready
@@ -203,7 +205,7 @@ def test_a_pool_that_may_be_empty_does_not_hold_up_readiness() -> None:
 def test_asking_for_a_failed_version_again_makes_the_pools_try_again() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V2: FAILED}, 0)
+    b.members.reported("r1", "default", {V2: FAILED}, 0)
     b.pin(V2)
     b.settle(0)
     assert b.table.retries == {V2: 1}
@@ -213,12 +215,12 @@ def test_asking_for_a_failed_version_again_makes_the_pools_try_again() -> None:
 def test_a_replica_that_is_not_heard_of_is_forgotten() -> None:
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
-    b.reported("r2", "default", {}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r2", "default", {}, 0)
     b.settle(0)
     assert b.state(V1) is None
-    assert b.holds(V1)
-    b.heard_of("r1", 80)
+    assert b.members.holds(V1)
+    b.members.heard_of("r1", 80)
     b.settle(100)
     assert b.state(V1) == "ready"
 
@@ -229,7 +231,7 @@ def test_a_model_goes_to_the_pool_that_its_tag_names() -> None:
     b.settle(0)
     assert b.table.pool_of("m") == "gpu"
     assert b.table.resident == {"default": (), "gpu": (V1,)}
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(1)
     assert not b.table.ready
 
@@ -256,17 +258,17 @@ def test_a_restart_goes_on_with_what_was_live_and_does_not_need_the_registry() -
 
     b = book()
     b.registry_read([registered(champion="1")])
-    b.reported("r1", "default", {V1: READY}, 0)
+    b.members.reported("r1", "default", {V1: READY}, 0)
     b.settle(0)
     b.registry_read([registered(champion="2")])
-    b.reported("r1", "default", {V1: READY, V2: FAILED}, 0)
+    b.members.reported("r1", "default", {V1: READY, V2: FAILED}, 0)
     b.settle(1)
     snapshot = json.loads(json.dumps(b.snapshot()))
     again = book()
     again.restore(snapshot)
     again.settle(0)
     assert meaning(again, "m") == "1"
-    again.reported("r9", "default", {V1: READY, V2: FAILED}, 1)
+    again.members.reported("r9", "default", {V1: READY, V2: FAILED}, 1)
     again.settle(1)
     assert again.table.ready
     assert meaning(again, "m") == "1"

@@ -1,0 +1,45 @@
+"""The autoscaling policy of pools. Serve's controller imports it: it needs nothing but Serve's own context.
+
+Serve counts calls, and a call to a pool is a whole batch; so the replicas report what they know themselves
+(`PoolMember.scaling_stats`) and this policy reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+ROWS = "rows"
+BUSY = "busy"
+WAIT_MS = "oldest_wait_ms"
+
+
+class PoolScalingPolicy:
+    """Replicas that a pool should have. Serve adds the bounds and the delays.
+
+    Args:
+        target_rows: rows per replica, waiting or being predicted.
+        target_busy: share of a replica's prediction threads that are busy.
+        target_wait_ms: milliseconds that the oldest row may wait.
+    """
+
+    def __init__(self, target_rows: float, target_busy: float, target_wait_ms: float) -> None:
+        self._target_rows = target_rows
+        self._target_busy = target_busy
+        self._target_wait_ms = target_wait_ms
+
+    def __call__(self, context: Any) -> tuple[float, dict[str, Any]]:
+        """What Serve calls with its ``AutoscalingContext``: the wanted replicas and no state."""
+        running = context.current_num_replicas
+        stats: Mapping[str, Mapping[Any, float]] = context.aggregated_metrics or {}
+        if not running or len(stats.get(ROWS, {})) < running:
+            return context.target_num_replicas, {}  # some have just begun: what they will take over is not known yet
+        wanted = max(
+            sum(stats[ROWS].values()) / self._target_rows,
+            sum(stats[BUSY].values()) / self._target_busy,
+        )
+        if max(stats[WAIT_MS].values()) > self._target_wait_ms:
+            wanted = max(wanted, running + 1)
+        if context.total_num_requests > 0:  # a load under way makes no rows yet
+            wanted = max(wanted, 1)
+        return wanted, {}
