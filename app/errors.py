@@ -22,6 +22,7 @@
     │   └── PoolUnavailable      no replica of the model's pool answers
     │       └── ReplicaDied      the replica died while it computed this batch
     ├── DeadlineExceeded         the caller's time is up
+    ├── CallerGone               the connection ended before the answer
     ├── ModelFailed              the model raised while predicting
     │   └── WrongRowCount        the model answered with another number of rows
     └── StartupError             the platform cannot start; the message is for the operator
@@ -174,6 +175,12 @@ class DeadlineExceeded(ServingError):
     """The time that the caller allowed is over."""
 
     code = "deadline_exceeded"
+
+
+class CallerGone(ServingError):
+    """The caller has left; nobody reads this."""
+
+    code = "caller_gone"
 
 
 class ModelFailed(ServingError):

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from app import __version__
+from app.api.departures import Departures
 from app.api.docs import DocsPages
 from app.api.errors import encoder_of
 from app.api.exchange import Exchange, HttpLimits, Reply
@@ -90,7 +91,8 @@ def create_app(
         OpenApi(service, manager, app.openapi),
         DocsPages(),
     )
-    endpoints = [Endpoint(route, limits) for dialect in dialects for route in dialect.routes()]
+    departures = Departures()
+    endpoints = [Endpoint(route, limits, departures) for dialect in dialects for route in dialect.routes()]
     for endpoint in endpoints:
         _add(app, endpoint)
     app.add_api_route(

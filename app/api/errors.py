@@ -21,6 +21,7 @@ STATUSES: dict[type[ServingError], int] = {
     errors.Overloaded: 429,
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
+    errors.CallerGone: 499,
     errors.ModelFailed: 500,
     errors.StartupError: 500,
     errors.ServingError: 500,

@@ -19,7 +19,16 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 from starlette.types import Message, Receive, Scope, Send
 
-from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ServingError, TooLarge, UnsupportedMediaType
+from app.api.front import TIMEOUT_HEADER, TIMEOUT_KEY
+from app.errors import (
+    CallerGone,
+    DeadlineExceeded,
+    InvalidRequest,
+    MalformedBody,
+    ServingError,
+    TooLarge,
+    UnsupportedMediaType,
+)
 from app.serving.json_values import is_deeper
 
 T = TypeVar("T")
@@ -30,6 +39,7 @@ _THREAD_BYTES = 256 * 1024
 _MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +67,12 @@ class Reply(NamedTuple):
 
 
 class Exchange:
-    """A request being answered. `deadline` is event loop time."""
+    """A request being answered.
 
-    __slots__ = ("_limits", "_receive", "_request_id", "headers", "received", "scope")
+    `received` is event loop time, `has_body` tells that the body has been read, `is_abandoned` that the caller has gone.
+    """
+
+    __slots__ = ("_limits", "_receive", "_request_id", "has_body", "headers", "is_abandoned", "received", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits) -> None:
         self.scope = scope
@@ -68,6 +81,8 @@ class Exchange:
         self._receive = receive
         self._limits = limits
         self._request_id: bytes | None = None
+        self.has_body = scope["method"] in _WITHOUT_BODY
+        self.is_abandoned = False
 
     @property
     def request_id(self) -> str:
@@ -84,12 +99,18 @@ class Exchange:
 
     @property
     def deadline(self) -> float:
-        """When the answer is due: a little before Serve's own timeout, which would answer in plain text.
+        """When the answer is due, in event loop time.
+
+        Where Serve sees the caller's timeout too (`app.api.front` is not in force), it is a little before that: Serve
+        would answer in plain text.
 
         Raises:
             InvalidRequest: `x-request-timeout-seconds` is not a positive number.
         """
-        header = self.headers.get(b"x-request-timeout-seconds")
+        header: bytes | None = self.scope.get(TIMEOUT_KEY)
+        if header is not None:
+            return self.received + positive_seconds(header)
+        header = self.headers.get(TIMEOUT_HEADER)
         if header is None:
             return self.received + self._limits.timeout_s
         seconds = positive_seconds(header)
@@ -101,7 +122,7 @@ class Exchange:
         Raises:
             DeadlineExceeded: the caller's time is up; the work goes on where it is done.
         """
-        if b"x-request-timeout-seconds" not in self.headers:
+        if TIMEOUT_KEY not in self.scope and TIMEOUT_HEADER not in self.headers:
             return await work
         try:
             async with asyncio.timeout_at(self.deadline):
@@ -114,6 +135,7 @@ class Exchange:
 
         Raises:
             TooLarge, UnsupportedMediaType, MalformedBody.
+            CallerGone: the connection ended before the body did.
         """
         limit = self._limits.body_bytes
         declared = self.headers.get(b"content-length", b"")
@@ -125,11 +147,16 @@ class Exchange:
             parts, size = [body], len(body)
             while message.get("more_body"):
                 message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    break
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > limit:
                     raise _too_large(limit)
             body = b"".join(parts)
+        if message["type"] == "http.disconnect":
+            raise CallerGone("the connection ended before the body did")
+        self.has_body = True
         if len(body) > limit:
             raise _too_large(limit)
         encoding = self.headers.get(b"content-encoding", b"identity")
@@ -146,6 +173,11 @@ class Exchange:
     def parse(self, text: bytes) -> Any:
         """JSON values. Raises `MalformedBody`."""
         return parse_json(text, self._limits.json_depth)
+
+    async def disconnected(self) -> None:
+        """Return when the caller has gone; only where `has_body`, and while nothing has been sent."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
 
     async def reply(self, reply: Reply, send: Send) -> None:
         """Send the answer."""

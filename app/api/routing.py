@@ -5,6 +5,7 @@ A dialect is a class with handlers of an `Exchange` and a method ``routes``; `ap
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware
 
+from app.api.departures import Departures
 from app.api.exchange import ErrorEncoder, Exchange, Handler, HttpLimits
+from app.errors import CallerGone
 
 APP_NAME = "ml_serve"
 """Label of the HTTP metrics."""
@@ -137,16 +140,26 @@ class Endpoint:
 
     route: Route
     limits: HttpLimits
+    departures: Departures
     exporter: PrometheusMiddleware | None = None
     _meters: dict[tuple[str, int], tuple[Counter, Histogram]] = field(default_factory=dict)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         exchange = Exchange(scope, receive, self.limits)
+        task = self.departures.enter(exchange)
         try:
             reply = await self.route.handler(exchange)
         except Exception as error:
             reply = self.route.encode_error(error, exchange)
+        except asyncio.CancelledError:
+            if not exchange.is_abandoned:
+                raise
+            task.uncancel()
+            # Nobody reads it; its status is what is counted.
+            reply = self.route.encode_error(CallerGone("the caller has gone"), exchange)
+        finally:
+            self.departures.leave(exchange)
         await exchange.reply(reply, send)
         if self.exporter is not None:
             self._count(self.exporter, scope["method"], reply.status, time.perf_counter() - started)

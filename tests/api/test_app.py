@@ -31,6 +31,7 @@ STATUSES: dict[type[ServingError], int] = {
     errors.PoolUnavailable: 503,
     errors.ReplicaDied: 503,
     errors.DeadlineExceeded: 504,
+    errors.CallerGone: 499,
     errors.ModelFailed: 500,
     errors.WrongRowCount: 500,
     errors.StartupError: 500,

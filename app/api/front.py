@@ -1,0 +1,45 @@
+"""What stands before Ray Serve's own handling of an HTTP request, in each gateway replica.
+
+Serve watches every request for its caller's departure and for its timeout with two tasks and a queue, about a tenth of
+a gateway's CPU under load. `app.api.departures` and the deadlines of `app.api.exchange` do both cheaper, so requests are
+marked here as ones that Serve need not watch.
+"""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+IMPORT_PATH = "app.api.front:middlewares"
+"""Value of ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``."""
+
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
+TIMEOUT_KEY = "ml_serve.timeout"
+"""Key of the scope that holds the value of `TIMEOUT_HEADER` where Serve shall not see it."""
+
+_UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
+
+
+class Unwatched:
+    """Pure ASGI middleware: takes departure and timeout of a request out of Serve's hands."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers: list[tuple[bytes, bytes]] = scope["headers"]
+            kept = []
+            for header in headers:
+                if header[0] == TIMEOUT_HEADER:
+                    scope[TIMEOUT_KEY] = header[1]
+                else:
+                    kept.append(header)
+            kept.append(_UNWATCHED)  # the last one of a name counts
+            scope["headers"] = kept
+        await self._app(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """What Serve puts before each of its HTTP servers, the first one innermost."""
+    return [Middleware(Unwatched)]
