@@ -31,8 +31,8 @@ check: $(VENV)/.dev ## Format, lint, types, floors, generated files and the quic
 	$(BIN)/pytest -m "not ray" $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure what each encoding of a table costs in the gateway
-	$(BIN)/python benchmarks/encodings.py
+bench: $(VENV)/.dev ## Measure side by side with the peers; W=WORKLOADS, S=SYSTEMS (comma-separated) and ROUNDS=N narrow it
+	$(BIN)/python -m benchmarks.bench $(if $(W),--workloads $(W)) $(if $(S),--systems $(S)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 .PHONY: clients
 clients: $(CLIENTS)/.done ## Install other projects' clients, which examples and tests use, into an environment of their own
@@ -52,7 +52,7 @@ lock: ## Write the locked requirements anew
 
 .PHONY: clean
 clean: ## Remove the environments
-	rm -rf $(VENV) $(CLIENTS)
+	rm -rf $(VENV) $(CLIENTS) .venv-peers
 
 .PHONY: reset
 reset: ## Remove the embedded state in .ml-serve: registry, models, feature store

@@ -9,3 +9,9 @@ lock pyproject.toml --group build --group dev --extra flavours --extra stores --
 lock pyproject.toml --group build --extra flavours --extra stores --constraint requirements/dev.txt --output-file requirements/image.txt
 # Other projects' clients, in an environment of their own.
 lock requirements/clients.in --output-file requirements/clients.txt
+# What is compared in the benchmarks, each in an environment of its own, with the model's libraries at our versions.
+grep -E '^(mlflow|numpy|pandas|scikit-learn|scipy|skops)==' requirements/runtime.txt | sed 's/ \\$//' > requirements/peers.constraints
+for peer in fastapi mlflow mlserver bentoml litserve ray; do
+  lock "requirements/peers-$peer.in" --constraint requirements/peers.constraints --output-file "requirements/peers-$peer.txt"
+done
+rm requirements/peers.constraints

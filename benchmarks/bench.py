@@ -1,0 +1,102 @@
+"""`make bench`: starts each system in turn, loads it, checks its answers, and reports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from filelock import FileLock
+from rich.console import Console
+
+from benchmarks import environments, load, models, systems, workloads
+from benchmarks.paths import ROOT
+from benchmarks.processes import Failed
+from benchmarks.record import Recorder
+from benchmarks.report import show
+from benchmarks.session import Session
+from benchmarks.systems import System
+
+T = TypeVar("T")
+_WIDTH = 160
+console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+
+
+def main(  # noqa: PLR0917 - typer reads them
+    chosen: Annotated[str, typer.Option("--workloads", "-w", help="Names, comma-separated; all where empty.")] = "",
+    compared: Annotated[str, typer.Option("--systems", "-s", help="Names, comma-separated; all where empty.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Times that each system is started and measured.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 6,
+    warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before each measurement.")] = 2,
+    lock: Annotated[Path | None, typer.Option(envvar="BENCH_LOCK", help="File to lock while a system runs.")] = None,
+) -> None:
+    """Measure systems side by side."""
+    loads = _named(chosen, workloads.BY_NAME, "workload")
+    found = _named(compared, systems.BY_NAME, "system")
+    load.find_wrk()
+    recorder = Recorder([one.name for one in loads], [one.name for one in found], rounds, seconds)
+    _prepare(found, recorder)
+    for turn in range(rounds):
+        for session in dict.fromkeys(one.session for one in loads):
+            at = turn % len(found)
+            for system in found[at:] + found[:at]:  # nobody is always first, or always after the same one
+                own = [one for one in loads if one.session == session and system.name in one.systems]
+                if own and not recorder.is_failed(system.name):
+                    _progress(f"round {turn + 1}: {system.name}, {session}")
+                    with _locked(lock):
+                        _measure(Session(system, session, own, turn, seconds, warm_up), recorder)
+    show(recorder.results, console)
+    console.print(f"raw results: {recorder.path.relative_to(ROOT)}", style="dim")
+
+
+def _prepare(found: list[System], recorder: Recorder) -> None:
+    """Make the models and install the systems."""
+    if not models.are_made():
+        _progress("making the models")
+        subprocess.run([sys.executable, "-m", "benchmarks.models"], cwd=ROOT, check=True, capture_output=True)
+    for system in found:
+        try:
+            environments.install(system, _progress)
+            recorder.version(system.name, environments.version(system))
+        except RuntimeError as error:
+            recorder.failed(system.name, f"cannot be installed: {error}")
+
+
+def _measure(session: Session, recorder: Recorder) -> None:
+    """Run a session; what fails in it is reported, and the others go on."""
+    try:
+        for record in session.run(recorder.note):
+            recorder.add(record)
+    except (Failed, OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+        recorder.failed_session(session.system.name, session.name, session.turn, str(error))
+        _progress(f"failed: {str(error)[:300]}")
+
+
+@contextmanager
+def _locked(path: Path | None) -> Iterator[None]:
+    """Hold the lock that others hold too when they measure on this machine."""
+    if path is None:
+        yield
+        return
+    with FileLock(path):
+        yield
+
+
+def _named(names: str, known: Mapping[str, T], what: str) -> list[T]:
+    unknown = [name for name in names.split(",") if name and name not in known]
+    if unknown:
+        raise typer.BadParameter(f"there is no {what} '{unknown[0]}'; there are: {', '.join(known)}")
+    return [known[name] for name in names.split(",") if name] or list(known.values())
+
+
+def _progress(text: str) -> None:
+    console.print(f"· {time.strftime('%H:%M:%S')} {text}", style="dim", markup=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,201 @@
+"""Sends load to an endpoint and measures it: wrk for one row, an asyncio client for tables and for fixed rates."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import grpc.aio
+import numpy as np
+
+from benchmarks.dialects import Request
+from benchmarks.endpoint import GRPC_OPTIONS
+from benchmarks.paths import HERE
+
+_TIMEOUT_S = 30
+Send = Callable[[Request], Awaitable[bool]]
+"""Sends a request and says whether its status was a success."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a load measured; latencies in milliseconds, of all answers, the errors among them.
+
+    Args:
+        errors: answers that were no success, and requests that were never answered.
+    """
+
+    requests: int
+    seconds: float
+    rate: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    p999_ms: float
+    max_ms: float
+    errors: int
+
+
+def find_wrk() -> str:
+    """Path of wrk. Raises `FileNotFoundError`."""
+    found = shutil.which("wrk")
+    if found is None:
+        raise FileNotFoundError("wrk is needed: on Debian, apt-get install wrk")
+    return found
+
+
+def wrk(url: str, requests: Sequence[Request], connections: int, seconds: float) -> Figures:
+    """Closed loop over HTTP: each connection sends its next request when it has its answer."""
+    with tempfile.NamedTemporaryFile("wb", suffix=".requests") as file:
+        for request in requests:
+            file.write(request.path.encode() + b"\t" + request.body + b"\n")
+        file.flush()
+        headers = [part for name, value in requests[0].headers.items() for part in ("-H", f"{name}: {value}")]
+        command = [find_wrk(), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", f"{_TIMEOUT_S}s", *headers]
+        command += ["-s", str(HERE / "load.lua"), url, "--", file.name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 2 * _TIMEOUT_S)
+    if done.returncode:
+        raise RuntimeError(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    took = found["microseconds"] / 1e6
+    good = found["requests"] - found["status"]
+    return Figures(
+        requests=found["requests"],
+        seconds=took,
+        rate=good / took,
+        p50_ms=found["p50_us"] / 1e3,
+        p90_ms=found["p90_us"] / 1e3,
+        p99_ms=found["p99_us"] / 1e3,
+        p999_ms=found["p999_us"] / 1e3,
+        max_ms=found["max_us"] / 1e3,
+        errors=found["status"] + found["connect"] + found["read"] + found["write"] + found["timeout"],
+    )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer: which request, when its latency began (`time.perf_counter`), how long it took, whether it is good."""
+
+    index: int
+    at: float
+    seconds: float
+    ok: bool
+
+
+def closed(port: int, requests: Sequence[Request], connections: int, seconds: float, *, over_grpc: bool) -> Figures:
+    """Closed loop for what wrk cannot send: gRPC, and bodies with newlines."""
+    return asyncio.run(_measured(_closed, port, requests, connections, seconds, over_grpc=over_grpc))
+
+
+def at_rate(port: int, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> Figures:
+    """Open loop over HTTP: requests come at random times, `rate` a second, whether or not earlier ones are answered.
+
+    A latency begins when the request should have been sent, so what waits for a free connection counts.
+    """
+    return asyncio.run(_measured(_open, port, requests, connections, seconds, rate))
+
+
+def summarise(samples: Sequence[Sample], seconds: float) -> Figures:
+    """The figures of single answers."""
+    taken = np.array([sample.seconds for sample in samples]) * 1e3
+    good = sum(sample.ok for sample in samples)
+    p50, p90, p99, p999 = np.percentile(taken, [50, 90, 99, 99.9]) if len(taken) else [float("nan")] * 4
+    return Figures(
+        requests=len(samples),
+        seconds=seconds,
+        rate=good / seconds,
+        p50_ms=float(p50),
+        p90_ms=float(p90),
+        p99_ms=float(p99),
+        p999_ms=float(p999),
+        max_ms=float(taken.max(initial=0.0)),
+        errors=len(samples) - good,
+    )
+
+
+async def _measured(
+    loop: Callable[..., Awaitable[list[Sample]]],
+    port: int,
+    requests: Sequence[Request],
+    connections: int,
+    *further: float,
+    over_grpc: bool = False,
+) -> Figures:
+    started = time.perf_counter()
+    samples = await with_sender(port, connections, over_grpc, lambda send: loop(send, requests, connections, *further))
+    return summarise(samples, time.perf_counter() - started)
+
+
+async def with_sender(
+    port: int, connections: int, over_grpc: bool, use: Callable[[Send], Awaitable[list[Sample]]]
+) -> list[Sample]:
+    """Open a client with that many connections and let it be used."""
+    if over_grpc:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS) as channel:
+
+            async def call(request: Request) -> bool:
+                try:
+                    await channel.unary_unary(request.path)(request.body, timeout=_TIMEOUT_S)
+                except grpc.aio.AioRpcError:
+                    return False
+                return True
+
+            return await use(call)
+    async with aiohttp.ClientSession(
+        f"http://127.0.0.1:{port}",
+        connector=aiohttp.TCPConnector(limit=connections),
+        timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
+        auto_decompress=False,
+    ) as session:
+
+        async def post(request: Request) -> bool:
+            try:
+                async with session.post(request.path, data=request.body, headers=request.headers) as answer:
+                    await answer.read()
+                    return answer.ok
+            except (aiohttp.ClientError, TimeoutError):
+                return False
+
+        return await use(post)
+
+
+async def _closed(send: Send, requests: Sequence[Request], connections: int, seconds: float) -> list[Sample]:
+    samples: list[Sample] = []
+    turn = 0
+    end = time.perf_counter() + seconds
+
+    async def connection() -> None:
+        nonlocal turn
+        while (at := time.perf_counter()) < end:
+            index, turn = turn % len(requests), turn + 1
+            ok = await send(requests[index])
+            samples.append(Sample(index, at, time.perf_counter() - at, ok))
+
+    await asyncio.gather(*(connection() for _ in range(connections)))
+    return samples
+
+
+async def _open(send: Send, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> list[Sample]:
+    samples: list[Sample] = []
+    arrivals = np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
+    start = time.perf_counter()
+
+    async def one(index: int, at: float) -> None:
+        ok = await send(requests[index])  # waits for one of the connections where all are busy
+        samples.append(Sample(index, at, time.perf_counter() - at, ok))
+
+    async with asyncio.TaskGroup() as tasks:
+        for turn, offset in enumerate(arrivals):
+            due = start + float(offset)
+            if (left := due - time.perf_counter()) > 0:
+                await asyncio.sleep(left)
+            tasks.create_task(one(turn % len(requests), due))
+    return samples
