@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from app.errors import Overloaded
@@ -23,18 +20,20 @@ class AdmissionLimits:
 
 
 class Admission:
-    """Counts what is in progress. Not thread-safe: it lives on the event loop."""
+    """Counts what is in progress. Not thread-safe: it lives on the event loop.
+
+    Pairs of calls and not context managers: those cost as much as all the rest that is done here for a request.
+    """
 
     def __init__(self, limits: AdmissionLimits) -> None:
         self._limits = limits
-        self._per_model: Counter[ModelVersion] = Counter()
+        self._per_model: dict[ModelVersion, int] = {}
         self.requests = 0
         self.rows = 0
         self.nbytes = 0
 
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Count a request from its first step, which may be to wait for a model that is being loaded.
+    def enter(self) -> None:
+        """Count a request from its first step, which may be to wait for a model that is being loaded; then `leave`.
 
         Raises:
             Overloaded: too many are in progress.
@@ -42,14 +41,13 @@ class Admission:
         if self.requests >= self._limits.requests:
             raise self._overloaded(f"{self.requests} requests are in progress")
         self.requests += 1
-        try:
-            yield
-        finally:
-            self.requests -= 1
 
-    @contextmanager
-    def admit(self, version: ModelVersion, rows: int, nbytes: int) -> Iterator[None]:
-        """Count a request's rows while they are in progress.
+    def leave(self) -> None:
+        """The request that entered is over."""
+        self.requests -= 1
+
+    def admit(self, version: ModelVersion, rows: int, nbytes: int) -> None:
+        """Count a request's rows while they are in progress; then `release` the same.
 
         A request that is larger than a bound on its own is let in when nothing else is in progress: bounds on single
         requests are checked elsewhere, and it could never be answered otherwise.
@@ -58,23 +56,26 @@ class Admission:
             Overloaded: it does not fit now.
         """
         limits = self._limits
-        if self._per_model[version] >= limits.requests_per_model:
-            raise self._overloaded(f"{self._per_model[version]} requests for {version} are in progress")
+        of_model = self._per_model.get(version, 0)
+        if of_model >= limits.requests_per_model:
+            raise self._overloaded(f"{of_model} requests for {version} are in progress")
         if self.rows and self.rows + rows > limits.rows:
             raise self._overloaded(f"{self.rows} rows are in progress")
         if self.nbytes and self.nbytes + nbytes > limits.nbytes:
             raise self._overloaded(f"{self.nbytes} bytes of input are in progress")
-        self._per_model[version] += 1
+        self._per_model[version] = of_model + 1
         self.rows += rows
         self.nbytes += nbytes
-        try:
-            yield
-        finally:
-            self.rows -= rows
-            self.nbytes -= nbytes
-            self._per_model[version] -= 1
-            if not self._per_model[version]:
-                del self._per_model[version]
+
+    def release(self, version: ModelVersion, rows: int, nbytes: int) -> None:
+        """The rows that were admitted are over."""
+        self.rows -= rows
+        self.nbytes -= nbytes
+        of_model = self._per_model[version] - 1
+        if of_model:
+            self._per_model[version] = of_model
+        else:
+            del self._per_model[version]
 
     def _overloaded(self, why: str) -> Overloaded:
         seconds = self._limits.retry_after_s

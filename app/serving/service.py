@@ -129,12 +129,11 @@ class PredictionService:
         """
         started = time.perf_counter()
         try:
-            with self.admission.request():
-                async with asyncio.timeout_at(request.deadline):
-                    prediction = await self._predict(request)
-        except TimeoutError:
-            self._recorder.failed(request.ref.name, DeadlineExceeded.code)
-            raise DeadlineExceeded("the request was not answered before its deadline") from None
+            self.admission.enter()
+            try:
+                prediction = await self._predict(request)
+            finally:
+                self.admission.leave()
         except ServingError as error:
             self._recorder.failed(request.ref.name, error.code)
             raise
@@ -167,31 +166,54 @@ class PredictionService:
         return await self._enrichment.source(query)
 
     async def _predict(self, request: PredictionRequest) -> Prediction:
-        model = await self.model(request.ref)
-        features = None
-        payload = request.payload
+        version = self._directory.known(request.ref)
+        model = self._models.get(version) if version is not None else None
+        payload, features = request.payload, None
+        if model is None or type(payload) is not Payload:  # something has to be waited for before the rows are known
+            try:
+                async with asyncio.timeout_at(request.deadline):
+                    model = model or await self.model(request.ref)
+                    payload, features = await self._read(request, model)
+            except TimeoutError:
+                raise _late() from None
+        params = request.params if model.signature.param_names or not request.lenient else None
+        rows = model.rows(payload, params)
+        count = rows.count
+        self._check_rows(count)
+        if len(rows.columns) > self._limits.columns:
+            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
+        output = await self._batched(model, rows, request.deadline)
+        return Prediction(model.spec.key, output, model.signature, features)
+
+    async def _read(
+        self, request: PredictionRequest, model: ServedModel
+    ) -> tuple[Payload, Mapping[str, Sequence[Any]] | None]:
+        """The rows as they are written, and the features among them where the feature store is read."""
         if request.features is not None:
             self._check_rows(request.features.count)
             enriched = await self._enrichment.read(request.features, model.signature, request.deadline)
-            features, payload = enriched, Payload("columns", enriched)
-        if not isinstance(payload, Payload | None):
-            payload = await payload(model.signature)
-        if payload is None:
+            return Payload("columns", enriched), enriched
+        if request.payload is None:
             raise InvalidInput("the request has no rows")
-        version = model.spec.key
-        params = request.params if model.signature.param_names or not request.lenient else None
-        rows = model.rows(payload, params)
-        self._check_rows(rows.count)
-        if len(rows.columns) > self._limits.columns:
-            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
-        nbytes = rows.nbytes
+        if isinstance(request.payload, Payload):
+            return request.payload, None
+        return await request.payload(model.signature), None
+
+    async def _batched(self, model: ServedModel, rows: Rows, deadline: float) -> Output:
+        version, count, nbytes = model.spec.key, rows.count, rows.nbytes
         # A signature that fixes the number of rows describes a whole call: its requests are never stacked.
         group = rows.layout if model.signature.fixed_rows is None else object()
-        with self.admission.admit(version, rows.count, nbytes):
-            output = await model.batcher.submit(
-                rows, group=group, rows=rows.count, nbytes=nbytes, deadline=request.deadline
-            )
-        return Prediction(version, output, model.signature, features)
+        self.admission.admit(version, count, nbytes)
+        try:
+            answer = model.batcher.submit(rows, group=group, rows=count, nbytes=nbytes, deadline=deadline)
+            # asyncio.timeout would cost three times as much.
+            timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
+            try:
+                return await answer
+            finally:
+                timer.cancel()
+        finally:
+            self.admission.release(version, count, nbytes)
 
     def _check_rows(self, count: int) -> None:
         if count > self._limits.rows:
@@ -220,3 +242,12 @@ class PredictionService:
         outputs = output.split([part.count for part in parts])
         self._recorder.called(version, len(parts), batch.count, time.perf_counter() - started)
         return outputs
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request was not answered before its deadline")
+
+
+def _expire(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(_late())

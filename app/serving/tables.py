@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -48,6 +50,9 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of the values, estimated: exact for arrays, by item size (64 for objects) for lists."""
+        row_bytes = _row_bytes(self.layout.dtypes, self.layout.shapes)
+        if row_bytes is not None:
+            return row_bytes * self.count
         total = 0
         for values, dtype in zip(self.columns, self.layout.dtypes, strict=True):
             if isinstance(values, np.ndarray) and not values.dtype.hasobject:
@@ -57,6 +62,15 @@ class Rows:
             else:
                 total += len(values) * np.dtype(dtype).itemsize
         return total
+
+
+@lru_cache(maxsize=1024)
+def _row_bytes(dtypes: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> int | None:
+    """Bytes of one row, None where they depend on its values."""
+    found = [np.dtype(dtype) for dtype in dtypes]
+    if any(dtype.hasobject or not dtype.itemsize for dtype in found):
+        return None
+    return sum(dtype.itemsize * prod(shape) for dtype, shape in zip(found, shapes, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
