@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifact_cache import ArtifactCache
+from app.adapters.enforcement import leave_out_enforcement
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
@@ -108,6 +109,7 @@ class ModelLoader:
         example = _serving_example(model, folder)
         _warm_up(version, model, folder)
         signature = _signature(model)
+        leave_out_enforcement(model)
         spec = ModelSpec(
             name=version.name,
             version=version.version,

@@ -15,7 +15,8 @@ from app.serving.columns import Cells, ColumnType
 from app.serving.misfit import Misfit
 from app.serving.scalars import Untyped, scalar_type
 
-_NESTED = {"array", "object", "map", "sparkml_vector"}
+NESTED_NAMES = frozenset({"array", "object", "map", "sparkml_vector"})
+"""MLflow's names of the types whose values hold others."""
 _NARROW = {"int32", "float32", "datetime64[ns]"}
 """Types that pyfunc takes inside nested values only as numpy's own: it will not narrow Python's numbers to them, and
 turns a list of datetimes into integers."""
@@ -121,7 +122,7 @@ def column_type(spec: Mapping[str, Any], required: bool) -> ColumnType:
     name = spec["type"]
     if name == "any":
         return Untyped()
-    if name not in _NESTED:
+    if name not in NESTED_NAMES:
         return scalar_type(name, required)
     expected = type_name(spec)
     if name == "object":
@@ -134,7 +135,7 @@ def column_type(spec: Mapping[str, Any], required: bool) -> ColumnType:
         return Map(column_type(spec["values"], required), expected, required)
     items = spec["items"] if name == "array" else {"type": "double"}
     # Scalars in an array are never null, or pyfunc would make them the string 'None' or False.
-    return Array(column_type(items, required or items["type"] not in _NESTED), expected, required)
+    return Array(column_type(items, required or items["type"] not in NESTED_NAMES), expected, required)
 
 
 def type_name(spec: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from mlflow.types.schema import AnyType, Map, Object, Property
 from mlflow.types.schema import Array as ArrayType
 from sqlalchemy.exc import SADeprecationWarning
 
+from app.adapters.enforcement import leave_out_enforcement
 from app.adapters.model_io import model_input, model_output, model_params
 from app.serving.json_values import predictions
 from app.serving.signature import Signature
@@ -391,9 +392,16 @@ CASES = [
 ]
 
 
+ENFORCED = {"nested", "no signature"}
+"""Cases whose input pyfunc goes on to look at itself."""
+
+
 @dataclass
 class Logged:
-    model: Any
+    """A logged model: as plain pyfunc loads it, and as it is served."""
+
+    plain: Any
+    served: Any
     signature: Signature
 
 
@@ -414,7 +422,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Case], L
         model = mlflow.pyfunc.load_model(info.model_uri)
         parts = model.metadata.signature.to_dict() if model.metadata.signature else {}
         parsed = {part: json.loads(text) for part, text in parts.items() if text}
-        return Logged(model, Signature.compile(parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")))
+        served = mlflow.pyfunc.load_model(info.model_uri)
+        assert leave_out_enforcement(served) == (case.name not in ENFORCED)
+        return Logged(model, served, Signature.compile(parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")))
 
     yield logged
     mlflow.set_tracking_uri(before)
@@ -462,13 +472,13 @@ def test_batched_and_single_predictions_equal_plain_pyfunc(case: Case, log: Call
         rows = logged.signature.rows_from_records(json.loads(json.dumps(records)), params)
         groups[rows.layout].append((rows, records, params))
     for group in groups.values():
-        together = answers(logged.model, [rows for rows, _, _ in group])
+        together = answers(logged.served, [rows for rows, _, _ in group])
         everything = [row for _, records, _ in group for row in records]
-        expected = as_json(logged.model.predict(case.plain(everything), params=group[0][2]))
+        expected = as_json(logged.plain.predict(case.plain(everything), params=group[0][2]))
         assert exact([row for answer in together for row in rows_of(answer)]) == exact(rows_of(expected))
         for answer, (rows, records, params) in zip(together, group, strict=True):
-            alone = as_json(logged.model.predict(case.plain(records), params=params))
-            assert exact(answers(logged.model, [rows])) == exact([alone])
+            alone = as_json(logged.plain.predict(case.plain(records), params=params))
+            assert exact(answers(logged.served, [rows])) == exact([alone])
             assert not case.alike or exact(answer) == exact(alone)
     assert len(groups) < 64, "nothing was batched"
 
