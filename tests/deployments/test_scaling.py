@@ -1,0 +1,129 @@
+"""Replicas come and go with the load: the same application beside the session's, with short delays of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.deployments.second_application import NAME
+from tests.platform import ROOT, URL, Platform
+from tests.registered import registry, tracking
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+SECOND = f"{URL}/{NAME}"
+SLOW = {"model_name": "slow", "data": {"x": 1}}
+PATIENCE_S = 60.0
+SETTINGS = {
+    "ML_SERVE_REGISTRY_POLL_S": "1",
+    "ML_SERVE_PRELOAD": "slow",
+    "ML_SERVE_GATEWAY__TARGET_ONGOING_REQUESTS": "4",
+    "ML_SERVE_POOLS__RARE__MIN_REPLICAS": "0",
+    "ML_SERVE_POOLS__RARE__DOWNSCALE_TO_ZERO_DELAY_S": "2",
+    "ML_SERVE_POOLS__RARE__LOOK_BACK_S": "2",
+    **{
+        f"ML_SERVE_{part}__{name}": value
+        for part in ("GATEWAY", "POOLS__DEFAULT")
+        for name, value in {
+            "MAX_REPLICAS": "2",
+            "UPSCALE_DELAY_S": "0",
+            "DOWNSCALE_DELAY_S": "2",
+            "LOOK_BACK_S": "2",
+            "NUM_CPUS": "0.1",
+        }.items()
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def second(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    mlflow = registry(platform.home)
+    with tracking(platform.home):
+        mlflow.create_registered_model("rarely", tags={"serving.pool": "rare"})
+        mlflow.create_model_version("rarely", mlflow.get_model_version("moving", "1").source)
+        mlflow.set_registered_model_alias("rarely", "champion", "1")
+    folder = tmp_path_factory.mktemp("second")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    environment |= {"ML_SERVE_HOME": str(platform.home), "ML_SERVE_MODEL_CACHE": str(folder), **SETTINGS}
+    with (folder / "log").open("wb") as log:
+        program = subprocess.Popen(
+            [sys.executable, "-m", "tests.deployments.second_application"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    assert any(line == b"deployed\n" for line in program.stdout), (folder / "log").read_text()
+    until(lambda: httpx.get(f"{SECOND}/readyz", timeout=60).status_code == 200)  # the load balancer follows a bit later
+    yield
+    program.stdin.close()
+    program.wait(PATIENCE_S)
+    mlflow.delete_registered_model("rarely")
+
+
+def serve(**body: Any) -> Any:
+    """The answer of the second application; its other routes are found at the root alone."""
+    return httpx.post(f"{SECOND}/serve", json=body, timeout=60).json()
+
+
+def replicas() -> Counter[str]:
+    """Running replicas of the second application, by deployment; those that drain count."""
+    title = f"ray::ServeReplica:{NAME}:"
+    lines = ((process.info["cmdline"] or [""])[0] for process in psutil.process_iter(["cmdline"]))
+    return Counter(line.removeprefix(title).partition(".")[0] for line in lines if line.startswith(title))
+
+
+def until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, f"{what()} {replicas()}"
+        time.sleep(0.2)
+
+
+def test_gateway_and_pool_get_a_replica_under_load_and_lose_it_after_it(second: None) -> None:
+    assert serve(**SLOW)["status"] == "success"
+
+    async def load() -> list[int]:
+        statuses: list[int] = []
+        enough = asyncio.Event()
+
+        async def caller(client: httpx.AsyncClient) -> None:
+            while not enough.is_set():
+                statuses.append((await client.post(f"{SECOND}/serve", json=SLOW)).status_code)
+
+        async with httpx.AsyncClient(timeout=60) as client:
+            callers = [asyncio.create_task(caller(client)) for _ in range(16)]
+            await asyncio.to_thread(until, lambda: min(replicas()["Gateway"], replicas()["ModelPool-default"]) == 2)
+            enough.set()
+            await asyncio.gather(*callers)
+        return statuses
+
+    assert set(asyncio.run(load())) == {200}
+    until(lambda: replicas()["Gateway"] == replicas()["ModelPool-default"] == 1)
+    assert serve(**SLOW)["status"] == "success"
+
+
+def test_a_pool_at_zero_is_shown_as_cold_woken_by_a_call_and_sleeps_again(second: None) -> None:
+    until(lambda: replicas()["ModelPool-rare"] == 0)
+    assert httpx.get(f"{SECOND}/readyz", timeout=60).status_code == 200
+    model = serve(model_name="rarely", action="status")["model"]
+    assert (model["aliases"], model["versions"]["1"]["state"]) == ({"champion": "1"}, "cold")
+    for number in (4.0, 5.0):
+        assert serve(model_name="rarely", data={"x": number})["prediction"] == [2 * number]
+        assert replicas()["ModelPool-rare"] == 1
+        until(lambda: replicas()["ModelPool-rare"] == 0)
+    assert serve(model_name="rarely", action="load")["status"] == "success"
+    assert serve(model_name="rarely", action="status")["model"]["versions"]["1"]["state"] == "ready"
