@@ -272,3 +272,73 @@ def test_a_restart_goes_on_with_what_was_live_and_does_not_need_the_registry() -
     again.settle(1)
     assert again.table.ready
     assert meaning(again, "m") == "1"
+
+
+def on(b: ReleaseBook, member: str, *versions: ModelVersion) -> None:
+    b.members.reported(member, "default", dict.fromkeys(versions, READY), 0)
+
+
+def test_each_version_is_held_by_its_share_of_the_members_and_ready_when_these_have_it() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    for member in "abcd":
+        on(b, member)
+    b.settle(0)
+    holders = [member for member in "abcd" if V1 in b.table.share("default", member).resident]
+    assert (len(holders), b.table.copies_of(V1)) == (2, 2)
+    on(b, holders[0], V1)
+    assert b.state(V1) is None
+    on(b, holders[1], V1)
+    b.settle(0)
+    assert b.state(V1) == "ready"
+    assert b.table.ready
+
+
+def test_a_members_place_is_taken_over_when_it_leaves() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    for member in "abcd":
+        on(b, member, V1)
+    b.settle(0)
+    gone = next(member for member in "abcd" if V1 in b.table.share("default", member).resident)
+    b.members.left(gone)
+    b.settle(0)
+    holders = [member for member in "abcd" if member != gone and V1 in b.table.share("default", member).resident]
+    assert len(holders) == 2
+    assert gone not in b.table.members["default"]
+
+
+def test_a_member_that_is_not_known_yet_counts_itself_in() -> None:
+    b = book()
+    b.registry_read([registered(champion="1")])
+    b.settle(0)
+    assert b.table.share("default", "new").resident == {V1}
+
+
+def test_a_version_that_makes_much_work_gets_more_copies_whoever_asked_for_it() -> None:
+    b = book(preload=())
+    b.registry_read([registered(champion="1")])
+    for member in "abcd":
+        on(b, member)
+    b.members.worked("a", {V1: 2.5, V2: 0.5, V3: 0.01})
+    b.settle(0)
+    assert b.table.copies == {V1: 3, V2: 1}
+    assert b.table.copies_of(V3) == 1
+    shares = [b.table.share("default", member) for member in "abcd"]
+    assert [sum(version in share.hot for share in shares) for version in (V1, V2, V3)] == [3, 1, 0]
+    assert not any(share.resident for share in shares)
+
+
+def test_an_alias_moves_at_once_where_its_pool_is_at_zero_replicas() -> None:
+    pools = {"default": PoolPlan(cold=True)}
+    b = ReleaseBook(default_alias="champion", preload=("*",), pools=pools)
+    b.registry_read([registered(champion="1")])
+    b.settle(0)
+    b.registry_read([registered(champion="2")])
+    b.settle(1)
+    assert meaning(b, "m") == "2"
+    assert b.status_of("m").versions["2"]["state"] == "cold"
+    on(b, "awake", V2)
+    b.registry_read([registered(champion="3")])
+    b.settle(2)
+    assert meaning(b, "m") == "2"
