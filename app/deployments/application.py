@@ -40,14 +40,22 @@ def compose(settings: Settings) -> Any:
     ).bind(settings)
     pools = {
         name: ModelPool.options(name=pool_deployment(name), **_pool(settings, pool)).bind(name, settings, releases)  # type: ignore[attr-defined]
-        for name, pool in settings.pools.items()
+        for name, pool in settings.deployed_pools.items()
     }
     folder = settings.feast_folder
     features = Features.options(**_by_requests(settings, settings.features)).bind(settings, folder) if folder else None  # type: ignore[attr-defined]
-    gateway = Gateway.options(  # type: ignore[attr-defined]
-        **{**_by_requests(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
-    )
+    gateway = Gateway.options(**_gateway(settings))  # type: ignore[attr-defined]
     return gateway.bind(settings, releases, pools, features)
+
+
+def _gateway(settings: Settings) -> dict[str, Any]:
+    """Options of the gateway, which reserves what the pools inside it need too."""
+    options = {**_by_requests(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
+    actor = options["ray_actor_options"]
+    for pool in settings.gateway_pools.values():
+        for key, amount in _reserved(pool).items():
+            actor[key] = actor.get(key, 0) + amount
+    return options
 
 
 def _by_requests(settings: Settings, scaling: RequestScaling) -> dict[str, Any]:
@@ -77,9 +85,6 @@ def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:
 def _scaled(settings: Settings, scaling: Scaling, **autoscaling: Any) -> dict[str, Any]:
     """Options of a deployment: replica counts, what Ray reserves, and bounds that leave admission to the gateway."""
     fewest, most = settings.replicas(scaling)
-    actor: dict[str, Any] = {"num_cpus": scaling.num_cpus, "num_gpus": scaling.num_gpus}
-    if scaling.memory_bytes:
-        actor["memory"] = scaling.memory_bytes
     with warnings.catch_warnings():
         # It is to be replaced by variables that hold for all deployments of a cluster; in 2.60 only this one is read.
         warnings.filterwarnings("ignore", message="The `metrics_interval_s` field", category=DeprecationWarning)
@@ -95,10 +100,17 @@ def _scaled(settings: Settings, scaling: Scaling, **autoscaling: Any) -> dict[st
     return {
         "autoscaling_config": config,
         "max_ongoing_requests": _BEHIND_ONGOING,
-        "ray_actor_options": actor,
+        "ray_actor_options": _reserved(scaling),
         "logging_config": _logging(settings),
         "graceful_shutdown_timeout_s": max(settings.drain_s, 1.0) if not settings.is_cluster else 30.0,
     }
+
+
+def _reserved(scaling: Scaling) -> dict[str, Any]:
+    actor: dict[str, Any] = {"num_cpus": scaling.num_cpus, "num_gpus": scaling.num_gpus}
+    if scaling.memory_bytes:
+        actor["memory"] = scaling.memory_bytes
+    return actor
 
 
 def _logging(settings: Settings) -> dict[str, Any]:

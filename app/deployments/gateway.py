@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.api.oip_grpc import Context, InferenceServicer
 from app.deployments.calls import Handle
 from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
 from app.deployments.metrics import PrometheusRecorder
+from app.deployments.pool_member import MemberRunner, PoolMember
 from app.deployments.process import configure_logging, memory_bytes
 from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
@@ -27,14 +29,19 @@ from app.settings import Settings
 @serve.deployment(name=GATEWAY)
 @serve.ingress()
 class Gateway:
-    """One gateway replica: HTTP in front, the release table and the pools behind."""
+    """One gateway replica: HTTP in front, the release table and the pools behind, or some of them inside."""
 
     def __init__(
         self, settings: Settings, releases: Handle, pools: Mapping[str, Handle], features: Handle | None
     ) -> None:
         configure_logging(settings)
         self._settings = settings
-        self._follower = ReleaseFollower(releases, pools, features)
+        self._replica_id = serve.get_replica_context().replica_id.unique_id
+        self._members = [
+            PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
+        ]
+        own = {member.name: MemberRunner(member) for member in self._members}
+        self._follower = ReleaseFollower(releases, pools, features, own)
         store = HandleFeatureStore(features) if features is not None else None
         self._recorder = PrometheusRecorder()
         self._service = PredictionService(self._follower, store, self._recorder, service_limits(settings))
@@ -42,6 +49,7 @@ class Gateway:
 
     async def __serve_build_asgi_app__(self) -> Any:
         self._follower.start(self._service.forget)
+        await asyncio.gather(*(member.start() for member in self._members))  # so that calls find warm models
         limits = self._settings.limits
         return create_app(
             self._service,
@@ -54,6 +62,8 @@ class Gateway:
         """Called by Serve every few seconds."""
         self._follower.check()
 
+        for member in self._members:
+            member.check()
     # Calls of the gRPC ingress, by the names that the protocol gives them.
 
     async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Context) -> pb.ServerLiveResponse:
@@ -96,9 +106,16 @@ class Gateway:
         return self._recorder.statistics(ModelVersion(*version))
 
     async def usage(self) -> dict[str, Any]:
-        """This replica's own figures."""
-        replica = serve.get_replica_context().replica_id.unique_id
-        return {"replica": replica, "deployment": GATEWAY, "rss_bytes": memory_bytes()}
+        """This replica's own figures, those of the models inside it among them."""
+        own = {"replica": self._replica_id, "deployment": GATEWAY, "rss_bytes": memory_bytes()}
+        inside = [member.usage() for member in self._members]
+        figures = ("models", "model_bytes", "evictions") if inside else ()
+        return {**own, **{figure: sum(usage[figure] for usage in inside) for figure in figures}}
+
+    async def __del__(self) -> None:
+        """Called by Serve when the replica ends in an orderly way, after its last call."""
+        for member in getattr(self, "_members", ()):
+            await member.stop()
 
 
 def default_model(settings: Settings) -> ModelRef | None:

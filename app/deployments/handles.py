@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from cachetools import LRUCache, TTLCache
@@ -13,9 +14,10 @@ from ray import serve
 
 from app.deployments.calls import Handle, answer
 from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
+from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog, CallNote
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelRunner, ModelSpec, Statistics
 from app.serving.release_table import ModelStatus, ReleaseTable
 from app.serving.tables import Batch, Output
 
@@ -76,13 +78,26 @@ class HandleFeatureStore:
 
 
 class ReleaseFollower:
-    """The `Directory` and `ModelManager` of a gateway replica: it follows the release table and asks `Releases`."""
+    """The `Directory` and `ModelManager` of a gateway replica: it follows the release table and asks `Releases`.
 
-    def __init__(self, releases: Handle, pools: Mapping[str, Handle], features: Handle | None) -> None:
+    Args:
+        own: runners of the pools that this process hosts itself.
+    """
+
+    def __init__(
+        self,
+        releases: Handle,
+        pools: Mapping[str, Handle],
+        features: Handle | None,
+        own: Mapping[str, ModelRunner] = MappingProxyType({}),
+    ) -> None:
         self._releases = releases
         self._pools = pools
         copies = self._copies_of
-        self._runners = {name: PoolRunner(name, handle, copies) for name, handle in pools.items()}
+        self._runners: dict[str, ModelRunner] = {
+            **{name: PoolRunner(name, handle, copies) for name, handle in pools.items()},
+            **own,
+        }
         self._features = features
         self._table = ReleaseTable()
         self._was_ready = False
@@ -127,7 +142,11 @@ class ReleaseFollower:
     def _copies_of(self, version: ModelVersion) -> int:
         return self._table.copies_of(version)
 
-    def runner(self, name: str) -> PoolRunner:
+    def batch_overrides(self, name: str) -> BatchOverrides:
+        release = self._table.releases.get(name)
+        return release.batch if release is not None else NO_OVERRIDES
+
+    def runner(self, name: str) -> ModelRunner:
         pool = self._table.pool_of(name)
         runner = self._runners.get(pool)
         if runner is None:

@@ -16,7 +16,7 @@ from app.deployments.pool_scaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes
 from app.errors import PoolUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
-from app.serving.pool_load import BusyMeter, BusySample, CallNote, Waiting
+from app.serving.pool_load import Backlog, BusyMeter, BusySample, CallNote, Waiting
 from app.serving.ports import ModelSpec
 from app.serving.release_table import ReleaseTable
 from app.serving.tables import Batch, Output
@@ -202,3 +202,18 @@ class PoolMember:
                 log.warning("the releases were not told what is loaded: %s", error)
                 self._changed.set()
                 await asyncio.sleep(_RETRY_S)
+
+
+class MemberRunner:
+    """A `ModelRunner` over a member in this process."""
+
+    def __init__(self, member: PoolMember) -> None:
+        self._member = member
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        return await self._member.describe(version)
+
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+        for array in batch.arrays:  # it may be sent again: a model that writes into its input gets a copy
+            array.flags.writeable = False
+        return await self._member.predict(version, batch)

@@ -23,7 +23,7 @@ from app.deployments.snapshot import Snapshot
 from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import CallNote
-from app.serving.pool_members import PoolPlan
+from app.serving.pool_members import EVERYWHERE, PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import ModelStatus, ReleaseTable, VersionState
@@ -49,6 +49,8 @@ def pool_deployment(pool: str) -> str:
 
 def pool_plan(settings: Settings, pool: PoolSettings) -> PoolPlan:
     """What the release book must know of a pool."""
+    if pool.placement == "gateway":
+        return PoolPlan(copies=EVERYWHERE)
     return PoolPlan(
         copies=pool.copies,
         busy_per_copy=pool.target_busy * pool.predict_threads,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -59,6 +59,12 @@ class GatewayScaling(RequestScaling):
 
 class PoolSettings(Scaling):
     """One model pool: a group of replicas that host model versions. It is scaled on rows, waits and busy threads."""
+
+    placement: Literal["deployment", "gateway"] = "deployment"
+    """Where the models live: in replicas of the pool's own, or inside each gateway replica. In the gateway a call saves
+    the way to another process, and what scales, restarts or kills the gateway does so to the models: for small models
+    whose callers count milliseconds. Replica counts and targets of such a pool are the gateway's; what it reserves is
+    added to the gateway's."""
 
     target_rows: Annotated[float, Field(gt=0)] = 1024
     """Rows per replica, waiting in the gateways or being predicted, that autoscaling aims at."""

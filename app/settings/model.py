@@ -204,6 +204,16 @@ class Settings(BaseSettings):
             return self.feast_repo.parent if self.feast_repo.suffix in (".yaml", ".yml") else self.feast_repo
         return self.demo_feast_repo if (self.demo_feast_repo / "feature_store.yaml").exists() else None
 
+    @property
+    def deployed_pools(self) -> dict[str, PoolSettings]:
+        """Pools with replicas of their own."""
+        return {name: pool for name, pool in self.pools.items() if pool.placement == "deployment"}
+
+    @property
+    def gateway_pools(self) -> dict[str, PoolSettings]:
+        """Pools whose models live inside the gateway replicas."""
+        return {name: pool for name, pool in self.pools.items() if pool.placement == "gateway"}
+
     def replicas(self, scaling: Scaling) -> tuple[int, int]:
         """Fewest and most replicas of a deployment, defaults of the profile filled in."""
         low, high = (2, 10) if self.is_cluster else (1, 2)
