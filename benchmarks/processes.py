@@ -87,10 +87,10 @@ class Running:
                 total += times.user + times.system
         return total
 
-    def stop(self) -> list[str]:
+    def stop(self, number: signal.Signals) -> list[str]:
         """End it as its operator would; returns what it left behind, which is ended too."""
         tree = self._tree()
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(number)
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:

@@ -64,7 +64,7 @@ class Session:
                 for dialect in workload.dialects(system):
                     yield self._measure(running, workload, self._endpoint(workload, dialect, data), start_s)
         finally:
-            left = running.stop()
+            left = running.stop(system.stopped_by)
             if left:
                 note(f"{system.name} left behind: {', '.join(left)}")
 

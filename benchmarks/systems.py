@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +41,7 @@ class System:
     ports: tuple[int, ...] = ()
     ending: str = ""
     """Of the model's name in this system."""
+    stopped_by: signal.Signals = signal.SIGTERM
 
     @property
     def grpc_port(self) -> int:
@@ -56,7 +59,8 @@ class System:
     def environment_variables(self, session: str, data: ModelData) -> dict[str, str]:
         """What its environment has in a session of that name."""
         further = SETTINGS.get(session, {}) if self.is_ours else {}
-        return {name: self.filled(value, data) for name, value in self.variables.items()} | further
+        path = f"{self.bin}:{os.environ['PATH']}"
+        return {"PATH": path} | {name: self.filled(value, data) for name, value in self.variables.items()} | further
 
     def filled(self, text: str, data: ModelData) -> str:
         """A part of the command or a variable, filled in."""
@@ -148,6 +152,7 @@ ALL = (
         port=18004,
         dialect=d.MLFLOW,
         batches=False,
+        variables={"UVICORN_ACCESS_LOG": "false"},
         ports=(18004,),
     ),
     _mlserver(
@@ -179,6 +184,7 @@ ALL = (
         folder=PEERS / "litserve",
         variables={"BENCH_MODEL": "{model}", "BENCH_PORT": "{port}"},
         ports=(18008,),
+        stopped_by=signal.SIGINT,  # it has no handler of SIGTERM
     ),
     System(
         name="ray",
