@@ -24,6 +24,8 @@ from app.api.app import Front, create_app
 from app.api.exchange import HttpLimits
 from app.errors import FeatureSourceNotFound, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.admission import AdmissionLimits
+from app.serving.batch_limits import NO_OVERRIDES, BatchLimits, BatchOverrides
+from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_load import Backlog
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
@@ -106,7 +108,7 @@ class FakeRunner:
 
 
 class FakeDirectory:
-    """A `Directory`. `down` makes it answer only what it knows; `aliases` may be changed at any time."""
+    """A `Directory`. `down` makes it answer only what it knows; `aliases` and `overrides` may be changed any time."""
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class FakeDirectory:
         self.aliases = {name: dict(given) for name, given in aliases.items()}
         self._runner = runner
         self._known: set[ModelVersion] = set()
+        self.overrides: dict[str, BatchOverrides] = {}
         self.down = False
 
     def names(self) -> list[str]:
@@ -145,6 +148,9 @@ class FakeDirectory:
             raise ModelNotFound(f"there is no registered model '{ref}'", {"model": ref.name})
         self._known.add(version)
         return version
+
+    def batch_overrides(self, name: str) -> BatchOverrides:
+        return self.overrides.get(name, NO_OVERRIDES)
 
     def runner(self, name: str) -> FakeRunner:
         return self._runner
@@ -278,17 +284,15 @@ class FakeRecorder:
     def failed(self, name: str, code: str) -> None:
         self.failures.append((name, code))
 
-    def called(self, version: ModelVersion, requests: int, rows: int, seconds: float) -> None:
-        self.calls.append((version, requests, rows))
+    def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
+        self.calls.append((version, batch.parts, batch.rows))
 
 
 LIMITS = ServiceLimits(
     rows=1000,
     columns=100,
     admission=AdmissionLimits(requests=64, requests_per_model=64, rows=10_000, nbytes=10_000_000),
-    batch_rows=100,
-    batch_bytes=1_000_000,
-    in_flight=1,
+    batch=BatchLimits(max_rows=100, max_bytes=1_000_000, max_in_flight=1),
 )
 HTTP_LIMITS = HttpLimits(body_bytes=1_000_000, json_depth=16, timeout_s=10.0)
 

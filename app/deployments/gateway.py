@@ -19,6 +19,7 @@ from app.deployments.process import configure_logging, memory_bytes
 from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
 from app.serving.admission import AdmissionLimits
+from app.serving.batch_limits import BatchLimits
 from app.serving.inference import InferenceService
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.ports import Statistics
@@ -140,8 +141,5 @@ def service_limits(settings: Settings) -> ServiceLimits:
             rows=limits.queued_rows,
             nbytes=limits.queued_bytes,
         ),
-        batch_rows=batch.max_rows,
-        batch_bytes=batch.max_bytes,
-        in_flight=batch.max_in_flight,
-        wait_s=batch.wait_ms / 1000,
+        batch=BatchLimits(batch.max_rows, batch.max_bytes, batch.max_in_flight, batch.wait_ms / 1000),
     )

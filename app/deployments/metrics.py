@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
+from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
 
@@ -40,8 +41,14 @@ class PrometheusRecorder:
         self._calls = histogram("ml_serve_batch_seconds", "Time to predict one batch.", _SECONDS)
         self._batch_rows = histogram("ml_serve_batch_rows", "Rows in one batch.", _ROWS)
         self._batch_requests = histogram("ml_serve_batch_requests", "Requests in one batch.", _ROWS)
+        self._waits = histogram(
+            "ml_serve_batch_wait_seconds", "Time that the first rows of a batch had waited.", _SECONDS
+        )
+        self._bounds = Gauge(
+            "ml_serve_batches_in_flight_bound", "Batches that may be under way at once.", _LABELS, registry=registry
+        )
         self._answered: dict[ModelVersion, tuple[Counter, Counter, Histogram]] = {}
-        self._called: dict[ModelVersion, tuple[Histogram, Histogram, Histogram]] = {}
+        self._called: dict[ModelVersion, tuple[Histogram, Histogram, Histogram, Histogram, Gauge]] = {}
         self._names: set[str] = set()
 
     def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
@@ -61,7 +68,7 @@ class PrometheusRecorder:
         unknown = code in _UNRESOLVED and name not in self._names
         self._errors.labels(_UNKNOWN if unknown else self._bounded(name), code).inc()
 
-    def called(self, version: ModelVersion, requests: int, rows: int, seconds: float) -> None:
+    def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         meters = self._called.get(version)
         if meters is None:
             labels = (self._bounded(version.name), version.version)
@@ -69,10 +76,14 @@ class PrometheusRecorder:
                 self._calls.labels(*labels),
                 self._batch_rows.labels(*labels),
                 self._batch_requests.labels(*labels),
+                self._waits.labels(*labels),
+                self._bounds.labels(*labels),
             )
-        meters[0].observe(seconds)
-        meters[1].observe(rows)
-        meters[2].observe(requests)
+        meters[0].observe(batch.seconds)
+        meters[1].observe(batch.rows)
+        meters[2].observe(batch.parts)
+        meters[3].observe(batch.waited_s)
+        meters[4].set(batch.in_flight_bound)
 
     def statistics(self, version: ModelVersion) -> Statistics:
         """What this replica has counted, read from the metrics: nothing for a model that is counted as ``other``."""

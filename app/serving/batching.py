@@ -1,7 +1,8 @@
-"""Dynamic batching: what arrives while a call is in flight leaves together in the next one.
+"""Dynamic batching: what arrives while calls are under way leaves together in the next one.
 
-An idle model answers at once, since a free slot takes whatever is queued; a busy one forms large batches by itself.
-The service keeps one `Batcher` per model version and one per feature source.
+An idle model answers at once, since a free slot takes whatever waits; a busy one forms large batches by itself.
+The service keeps one `Batcher` per model version and one per feature source. In what order parts enter batches is told
+in `app.serving.waiting`, how many batches are under way in `app.serving.in_flight`.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextvars import Context
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ReplicaDied, ServingError
+from app.serving.batch_limits import BatchLimits
+from app.serving.in_flight import InFlightBound
+from app.serving.waiting import LARGE_SHARE, Line, Part, Total
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -22,24 +25,19 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 
-class _Item(Generic[P, R]):
-    __slots__ = ("deadline", "future", "nbytes", "part", "rows")
+class AnsweredBatch(NamedTuple):
+    """One batch that was answered: parts of requests in it, their rows, how long the first of them had waited, how long
+    the call took, and how many batches might be under way."""
 
-    def __init__(self, part: P, rows: int, nbytes: int, deadline: float, future: asyncio.Future[R]) -> None:
-        self.part: P | None = part
-        self.rows = rows
-        self.nbytes = nbytes
-        self.deadline = deadline
-        self.future = future
-        future.add_done_callback(self._drop)
-
-    def _drop(self, _: asyncio.Future[R]) -> None:
-        # Answered, or its caller has gone: what it carried is held no longer, even while the item still waits its turn.
-        self.part = None
+    parts: int
+    rows: int
+    waited_s: float
+    seconds: float
+    in_flight_bound: int
 
 
 class Batcher(Generic[P, R]):
-    """Collects parts of concurrent requests into calls of `call`.
+    """Collects parts of concurrent requests into calls of `call`. Lives on the event loop that it is made on.
 
     A batch belongs to nobody: it runs in an empty `contextvars.Context`, because Ray Serve finds the calls that a
     request made through context variables and cancels them when that request's caller goes away. A caller that leaves
@@ -49,134 +47,213 @@ class Batcher(Generic[P, R]):
         call: answers a batch, one result per part in order. An error that one part may have
             caused (`ModelFailed`, `ReplicaDied`, `InvalidRequest`) makes the batcher halve the batch until the part at
             fault fails alone; any other error fails all of them. It is cancelled when the last part's deadline passes.
-        max_rows, max_bytes: bounds of one batch. A part over a bound goes alone.
-        max_in_flight: calls under way at the same time.
-        wait_s: seconds that the first part of a batch may wait for company.
+        limits: the bounds in force, asked for before each batch: they may change while parts wait.
+        answered: told of every call that was answered.
     """
 
     def __init__(
         self,
         call: Callable[[Sequence[P]], Awaitable[Sequence[R]]],
-        *,
-        max_rows: int,
-        max_bytes: int,
-        max_in_flight: int,
-        wait_s: float = 0.0,
+        limits: Callable[[], BatchLimits],
+        answered: Callable[[AnsweredBatch], None] = lambda _: None,
     ) -> None:
         self._call = call
-        self._max_rows = max_rows
-        self._max_bytes = max_bytes
-        self._max_in_flight = max_in_flight
-        self._wait_s = wait_s
-        self._queues: dict[Hashable, deque[_Item[P, R]]] = {}
+        self._limits = limits
+        self._answered = answered
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._lines: dict[Hashable, Line[P, R]] = {}
+        self._last_group: Hashable = None
+        self._last_line: Line[P, R] | None = None
+        self._waiting = Total()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._launches = 0
         self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        first = limits()
+        self._bound = InFlightBound(first.max_in_flight)
+        self._free = 0
+        self._adopt(first)
 
     @property
     def in_flight(self) -> int:
-        """Calls under way now."""
+        """Batches under way now."""
         return len(self._tasks)
 
     @property
-    def queued(self) -> int:
-        """Parts that wait for a slot."""
-        return sum(len(queue) for queue in self._queues.values())
+    def in_flight_bound(self) -> int:
+        """Batches that may be under way now."""
+        return self._bound.value
 
-    def submit(self, part: P, *, group: Hashable, rows: int, nbytes: int, deadline: float) -> asyncio.Future[R]:
+    @property
+    def max_rows(self) -> int:
+        """Most rows in one batch."""
+        return self._max_rows
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes in one batch."""
+        return self._max_bytes
+
+    @property
+    def waiting_parts(self) -> int:
+        """Parts that wait for a slot and whose callers wait for them."""
+        return self._waiting.parts
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in them."""
+        return self._waiting.rows
+
+    def oldest_wait_s(self, now: float) -> float:
+        """Seconds that the longest waiting part has waited; 0 where none waits.
+
+        Args:
+            now: event loop time.
+        """
+        return max((now - line.oldest_since() for line in self._lines.values() if line.live), default=0.0)
+
+    def submit(self, payload: P, *, group: Hashable, rows: int, nbytes: int, deadline: float) -> asyncio.Future[R]:
         """Queue a part; only parts of the same `group` share a batch. Cancel the future to withdraw it.
 
         Args:
             deadline: event loop time after which the part is not sent any more.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        queue = self._queues.get(group)
-        if queue is None:
-            queue = self._queues[group] = deque()
-        queue.append(_Item(part, rows, nbytes, deadline, future))
-        if not self._scheduled and len(self._tasks) < self._max_in_flight:
-            self._schedule(loop)
-        return future
+        part: Part[P, R] = Part(loop=self._loop)
+        part.payload = payload
+        part.rows = rows
+        part.nbytes = nbytes
+        part.deadline = deadline
+        part.since = self._now()
+        # Most requests of a model have the very same layout, whose hash is not cheap.
+        line = self._last_line if group is self._last_group else None
+        if line is None or not line.live:
+            line = self._line(group)
+        line.append(part, large=rows >= self._large_rows)
+        if self._free > 0:
+            if not self._scheduled:
+                self._schedule()
+            elif self._timer is not None and self._waiting.rows >= self._max_rows:
+                self._timer.cancel()
+                self._dispatch_soon()
+        return part
 
-    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
-        # Not at once: what else is ready in this turn of the loop shall join.
+    def _line(self, group: Hashable) -> Line[P, R]:
+        line = self._lines.get(group)
+        if line is None:
+            line = self._lines[group] = Line(self._waiting)
+        self._last_group, self._last_line = group, line
+        return line
+
+    def _schedule(self) -> None:
         self._scheduled = True
-        if self._wait_s:
-            loop.call_later(self._wait_s, self._dispatch, context=Context())
-        else:
-            loop.call_soon(self._dispatch, context=Context())
+        if self._wait_s and self._waiting.rows < self._max_rows:
+            now = self._now()
+            due = now + self._wait_s - self.oldest_wait_s(now)
+            if due > now:
+                self._timer = self._loop.call_at(due, self._dispatch, context=Context())
+                return
+        self._dispatch_soon()
+
+    def _dispatch_soon(self) -> None:
+        # Not at once: what else is ready in this turn of the loop shall join.
+        self._timer = None
+        self._loop.call_soon(self._dispatch, context=Context())
 
     def _dispatch(self) -> None:
         self._scheduled = False
-        loop = asyncio.get_running_loop()
-        while self._queues and len(self._tasks) < self._max_in_flight:
-            items = self._take(loop.time())
-            if items:
-                task = loop.create_task(self._answer(items), context=Context())
+        self._timer = None
+        self._adopt(self._limits())
+        now = self._now()
+        while self._lines and self._free > 0:
+            parts = self._take(now)
+            if parts:
+                self._launches += 1
+                alone = 0 if self._tasks else self._launches
+                task = self._loop.create_task(self._run(parts, alone), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
+                self._free -= 1
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if self._queues and not self._scheduled:
-            self._schedule(asyncio.get_running_loop())
+        self._free = self._bound.value - len(self._tasks)
+        if self._lines and self._free > 0 and not self._scheduled:
+            self._schedule()
 
-    def _take(self, now: float) -> list[_Item[P, R]]:
+    def _adopt(self, limits: BatchLimits) -> None:
+        self._max_rows = limits.max_rows
+        self._large_rows = max(2, limits.max_rows // LARGE_SHARE)
+        self._max_bytes = limits.max_bytes
+        self._wait_s = limits.wait_s
+        self._bound.most = limits.max_in_flight
+        self._free = self._bound.value - len(self._tasks)
+
+    def _take(self, now: float) -> list[Part[P, R]]:
         """Parts of the group that has waited longest, up to the bounds; its rest goes to the end of the line."""
-        group = next(iter(self._queues))
-        queue = self._queues.pop(group)
-        items: list[_Item[P, R]] = []
-        rows = nbytes = 0
-        while queue:
-            item = queue[0]
-            if item.future.done():  # its caller has gone
-                queue.popleft()
-                continue
-            if item.deadline <= now:
-                queue.popleft()
-                item.future.set_exception(DeadlineExceeded("the deadline passed while the request was queued"))
-                continue
-            if items and (rows + item.rows > self._max_rows or nbytes + item.nbytes > self._max_bytes):
-                break
-            rows += item.rows
-            nbytes += item.nbytes
-            items.append(queue.popleft())
-        if queue:
-            self._queues[group] = queue
-        return items
+        group = next(iter(self._lines))
+        line = self._lines.pop(group)
+        limit = self._bound.rows_limit
+        parts = line.take(now, self._max_rows if limit is None else min(limit, self._max_rows), self._max_bytes)
+        if line.live:
+            self._lines[group] = line
+        elif line is self._last_line:
+            self._last_group = self._last_line = None
+        return parts
 
-    async def _answer(self, items: list[_Item[P, R]]) -> None:
-        items = [item for item in items if not item.future.done()]
-        parts = [item.part for item in items if item.part is not None]
-        if not items:
+    async def _run(self, parts: list[Part[P, R]], launch: int) -> None:
+        """Answer a batch. `launch` is its number where no other was under way when it began, else 0."""
+        started = self._now()
+        complete = await self._answer(parts)
+        now = self._now()
+        if not complete:
+            self._bound.failed(now)
             return
+        limiting = self._free <= 0 and self._waiting.parts > 0
+        rows = sum([part.rows for part in parts])
+        self._bound.finished(rows, now - started, alone=launch == self._launches, limiting=limiting, now=now)
+
+    async def _answer(self, parts: list[Part[P, R]]) -> bool:
+        """Answer parts in one call, or in several where that fails; tells whether one was enough."""
+        parts = [part for part in parts if not part.done()]
+        if not parts:
+            return False
+        payloads = [cast(P, part.payload) for part in parts]
+        started = self._now()
         try:
-            async with asyncio.timeout_at(max(item.deadline for item in items)):
-                results = await self._call(parts)
-            if len(results) != len(items):
-                raise RuntimeError(f"{len(results)} results for {len(items)} parts")  # noqa: TRY301 - nobody may wait for ever
+            async with asyncio.timeout_at(max([part.deadline for part in parts])):
+                results = await self._call(payloads)
+            if len(results) != len(parts):
+                raise RuntimeError(f"{len(results)} results for {len(parts)} parts")  # noqa: TRY301 - nobody may wait for ever
         except TimeoutError:
-            _fail(items, DeadlineExceeded("the model did not answer before the deadline"))
+            _fail(parts, DeadlineExceeded("the model did not answer before the deadline"))
+            return False
         except (ModelFailed, ReplicaDied, InvalidRequest) as error:
-            if len(items) == 1:
-                _fail(items, error)
-                return
+            if len(parts) == 1:
+                _fail(parts, error)
+                return False
             # By halves, but singly where each further try may cost a replica.
-            size = 1 if isinstance(error, ReplicaDied) else (len(items) + 1) // 2
-            for start in range(0, len(items), size):
-                await self._answer(items[start : start + size])
+            size = 1 if isinstance(error, ReplicaDied) else (len(parts) + 1) // 2
+            for start in range(0, len(parts), size):
+                await self._answer(parts[start : start + size])
+            return False
         except Exception as error:
             if not isinstance(error, ServingError):
-                log.exception("a batch of %d requests failed", len(items))
-            _fail(items, error)
-        else:
-            for item, result in zip(items, results, strict=True):
-                if not item.future.done():
-                    item.future.set_result(result)
+                log.exception("a batch of %d requests failed", len(parts))
+            _fail(parts, error)
+            return False
+        for part, result in zip(parts, results, strict=True):
+            if not part.done():
+                part.set_result(result)
+        rows = sum([part.rows for part in parts])
+        # A large part may stand before the small ones; within each kind the first has waited longest.
+        since = min(parts[0].since, parts[1].since) if len(parts) > 1 else parts[0].since
+        self._answered(AnsweredBatch(len(parts), rows, started - since, self._now() - started, self._bound.value))
+        return True
 
 
-def _fail(items: Sequence[_Item[P, R]], error: Exception) -> None:
-    for item in items:
-        if not item.future.done():
+def _fail(parts: Sequence[Part[P, R]], error: Exception) -> None:
+    for part in parts:
+        if not part.done():
             # A copy each: raising one exception in many tasks would chain all their tracebacks.
-            item.future.set_exception(copy.copy(error))
+            part.set_exception(copy.copy(error))

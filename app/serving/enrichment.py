@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import EntityNotFound, FeatureStoreUnavailable, InvalidInput
+from app.serving.batch_limits import BatchLimits
 from app.serving.batching import Batcher
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, FeatureStore
 from app.serving.signature import Signature
 
 _CALLS_IN_FLIGHT = 4
-_MAX_QUEUED_BYTES = 64 * 1024**2
+_MAX_BYTES = 64 * 1024**2
 
 Entities = Sequence[Mapping[str, Any]]
 
@@ -79,9 +80,8 @@ class Enrichment:
                 everyone = [entity for part in parts for entity in part]
                 return _split(await store.read(query, everyone), [len(part) for part in parts])
 
-            batcher = self._batchers[query] = Batcher(
-                call, max_rows=self._max_entities, max_bytes=_MAX_QUEUED_BYTES, max_in_flight=_CALLS_IN_FLIGHT
-            )
+            limits = BatchLimits(self._max_entities, _MAX_BYTES, _CALLS_IN_FLIGHT)
+            batcher = self._batchers[query] = Batcher(call, lambda: limits)
         return batcher
 
 

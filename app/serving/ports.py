@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from app.serving.batch_limits import BatchOverrides
+from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog
 from app.serving.release_table import ModelStatus
@@ -148,6 +150,9 @@ class Directory(Protocol):
     async def resolve(self, ref: ModelRef) -> ModelVersion:
         """Raises `ModelNotFound`, or `RegistryUnavailable` for a reference never seen before."""
 
+    def batch_overrides(self, name: str) -> BatchOverrides:
+        """How the model's tags want it batched, from memory. Asked before every batch."""
+
     def runner(self, name: str) -> ModelRunner:
         """The pool that hosts the model. Raises `ModelUnavailable` where that pool is not configured."""
 
@@ -193,5 +198,5 @@ class Recorder(Protocol):
     def failed(self, name: str, code: str) -> None:
         """A request for a model was answered with the error of this code."""
 
-    def called(self, version: ModelVersion, requests: int, rows: int, seconds: float) -> None:
+    def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         """One batch was predicted."""

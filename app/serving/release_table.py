@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.ring import Ring
 
@@ -40,6 +41,8 @@ class Release:
     pool: str
     created: int = 0
     """When the model was registered, in milliseconds: a name that is registered anew is another model."""
+    batch: BatchOverrides = NO_OVERRIDES
+    """How its tags want it batched."""
 
 
 @dataclass(frozen=True, slots=True)

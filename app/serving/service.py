@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from app.errors import DeadlineExceeded, InvalidInput, ServingError, TooLarge
 from app.serving.admission import Admission, AdmissionLimits
+from app.serving.batch_limits import BatchLimits
 from app.serving.batching import Batcher
 from app.serving.enrichment import Enrichment, FeatureRequest
 from app.serving.model_ref import ModelRef, ModelVersion
@@ -21,7 +22,8 @@ from app.serving.pool_load import Backlog
 from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, ModelSpec, Recorder
 from app.serving.signature import Signature
 from app.serving.single_flight import SingleFlight
-from app.serving.tables import Output, Rows, stack
+from app.serving.splitting import Piece, SplitRequest, pieces
+from app.serving.tables import Output, Rows, join, stack
 
 
 class Payload(NamedTuple):
@@ -74,10 +76,7 @@ class ServiceLimits:
     rows: int
     columns: int
     admission: AdmissionLimits
-    batch_rows: int
-    batch_bytes: int
-    in_flight: int
-    wait_s: float = 0.0
+    batch: BatchLimits
 
 
 class ServedModel:
@@ -87,6 +86,10 @@ class ServedModel:
         self.spec = spec
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
         self.batcher = batcher
+        # A signature tells that a model answers row by row. Without one, or with a fixed number of rows, a request may
+        # mean something only as a whole.
+        signature = self.signature
+        self._by_row = signature.fixed_rows is None and (bool(signature.columns) or signature.tensor is not None)
 
     def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
         """Validate the payload. Raises `InvalidInput`."""
@@ -101,6 +104,18 @@ class ServedModel:
             return signature.rows_from_tensors(payload.value, params)
         return signature.rows_from_inputs(payload.value, params)
 
+    def cuts(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
+        """The pieces to send it in; None where it goes whole, as it does when it fits a batch.
+
+        It also does where each request is a batch of its own: such a model may look at the rows together.
+        """
+        batcher = self.batcher
+        if rows.count <= batcher.max_rows and nbytes <= batcher.max_bytes:
+            return None
+        if not self._by_row or rows.count == 1 or batcher.max_rows == 1:
+            return None
+        return pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
+
 
 class PredictionService:
     """Resolves, validates, batches, and hands back. One instance per gateway replica, on its event loop."""
@@ -112,7 +127,7 @@ class PredictionService:
         self._recorder = recorder
         self._limits = limits
         self.admission = Admission(limits.admission)
-        self._enrichment = Enrichment(features, max_entities=limits.batch_rows)
+        self._enrichment = Enrichment(features, max_entities=limits.batch.max_rows)
         self._models: dict[ModelVersion, ServedModel] = {}
         self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
 
@@ -205,13 +220,20 @@ class PredictionService:
         group = rows.layout if model.signature.fixed_rows is None else object()
         self.admission.admit(version, count, nbytes)
         try:
-            answer = model.batcher.submit(rows, group=group, rows=count, nbytes=nbytes, deadline=deadline)
+            cuts = model.cuts(rows, nbytes)
+            answer: asyncio.Future[Any] = (
+                model.batcher.submit(rows, group=group, rows=count, nbytes=nbytes, deadline=deadline)
+                if cuts is None
+                else SplitRequest(model.batcher, cuts, group=group, deadline=deadline)
+            )
             # asyncio.timeout would cost three times as much.
             timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
             try:
-                return await answer
+                result = await answer
             finally:
                 timer.cancel()
+            output: Output = result if cuts is None else join(result)
+            return output
         finally:
             self.admission.release(version, count, nbytes)
 
@@ -224,24 +246,22 @@ class PredictionService:
 
     async def _describe(self, version: ModelVersion) -> ServedModel:
         spec = await self._directory.runner(version.name).describe(version)
-        limits = self._limits
-        batcher = Batcher(
-            partial(self._call, version),
-            max_rows=limits.batch_rows,
-            max_bytes=limits.batch_bytes,
-            max_in_flight=limits.in_flight,
-            wait_s=limits.wait_s,
-        )
+
+        async def call(parts: Sequence[Rows]) -> list[Output]:
+            return await self._call(version, batcher, parts)
+
+        batcher = Batcher(call, partial(self._batch_limits, version.name), partial(self._recorder.called, version))
         model = self._models[version] = ServedModel(spec, batcher)
         return model
 
-    async def _call(self, version: ModelVersion, parts: Sequence[Rows]) -> list[Output]:
-        started = time.perf_counter()
-        batch = stack(parts)
-        output = await self._directory.runner(version.name).predict(version, batch, Backlog())
-        outputs = output.split([part.count for part in parts])
-        self._recorder.called(version, len(parts), batch.count, time.perf_counter() - started)
-        return outputs
+    def _batch_limits(self, name: str) -> BatchLimits:
+        return self._directory.batch_overrides(name).over(self._limits.batch)
+
+    async def _call(self, version: ModelVersion, batcher: Batcher[Rows, Output], parts: Sequence[Rows]) -> list[Output]:
+        now = asyncio.get_running_loop().time()
+        backlog = Backlog(batcher.waiting_rows, batcher.oldest_wait_s(now)) if batcher.waiting_rows else Backlog()
+        output = await self._directory.runner(version.name).predict(version, stack(parts), backlog)
+        return output.split([part.count for part in parts])
 
 
 def _late() -> DeadlineExceeded:

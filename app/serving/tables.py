@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from app.errors import WrongRowCount
+from app.errors import ModelFailed, WrongRowCount
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Values = list[Any] | Array
@@ -62,6 +62,10 @@ class Rows:
             else:
                 total += len(values) * np.dtype(dtype).itemsize
         return total
+
+    def cut(self, start: int, stop: int) -> Rows:
+        """The rows from `start` to `stop`, that one left out. Arrays are not copied."""
+        return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
 
 
 @lru_cache(maxsize=1024)
@@ -141,3 +145,39 @@ class Output:
             parts.append(Output(self.kind, self.names, arrays, count))
             start = stop
         return parts
+
+
+def join(outputs: Sequence[Output]) -> Output:
+    """Put the answers to consecutive rows together, as if they had been one answer.
+
+    Dtypes that differ become the one that numpy promotes them to, as a model's own column would where only some of its
+    rows have a fraction or a gap. Text beside anything else becomes objects: numpy would write numbers as text.
+
+    Raises:
+        ModelFailed: the answers differ in form, in names or in the shape of a row, so they are not parts of one.
+    """
+    first = outputs[0]
+    if len(outputs) == 1:
+        return first
+    if any((output.kind, output.names) != (first.kind, first.names) for output in outputs):
+        raise _unlike("form or names")
+    arrays = []
+    for given in zip(*(output.arrays for output in outputs), strict=True):
+        parts: Sequence[Array] = given
+        if any(part.shape[1:] != parts[0].shape[1:] for part in parts):
+            raise _unlike("the shape of a row")
+        kinds = {part.dtype.kind for part in parts}
+        if len(kinds) > 1 and kinds & {"U", "S"}:
+            parts = [part.astype(object) for part in parts]
+        try:
+            arrays.append(np.concatenate(parts))
+        except TypeError:  # dates beside numbers, say
+            raise _unlike("type") from None
+    return Output(first.kind, first.names, tuple(arrays), sum(output.count for output in outputs))
+
+
+def _unlike(what: str) -> ModelFailed:
+    return ModelFailed(
+        f"the model's answers to parts of the request differ in {what} and cannot be joined: send fewer rows, or "
+        "have the model tagged serving.batch.max_rows=1, which keeps its requests whole"
+    )

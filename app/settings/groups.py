@@ -96,16 +96,19 @@ class BatchSettings(_Group):
     """How rows of concurrent requests for one model version become one call."""
 
     max_rows: PositiveInt = 1024
-    """Most rows in one batch. A single request with more rows still goes, alone."""
+    """Most rows in one batch. A larger request is sent in pieces, where its model answers row by row. 1: every request
+    is a call of its own, whole. A model's registry tag `serving.batch.max_rows` goes before it."""
 
     max_bytes: PositiveInt = 8 * 1024**2
     """Most bytes in one batch, estimated from its values."""
 
-    max_in_flight: PositiveInt = 2
-    """Batches of one model version that a gateway replica has under way at once."""
+    max_in_flight: PositiveInt = 16
+    """Most batches of one model version that a gateway replica has under way at once. It starts at 2 and moves to what
+    the pool computes at a time. A model's registry tag `serving.batch.max_in_flight` goes before it."""
 
     wait_ms: Annotated[float, Field(ge=0)] = 0
-    """Milliseconds that a batch waits for more rows. 0: an idle model answers at once, a busy one fills its batches."""
+    """Milliseconds that a batch waits for more rows. 0: an idle model answers at once, a busy one fills its batches. A
+    model's registry tag `serving.batch.wait_ms` goes before it."""
 
 
 class Limits(_Group):

@@ -3,6 +3,7 @@ from prometheus_client import CollectorRegistry
 
 from app.deployments import metrics
 from app.deployments.metrics import PrometheusRecorder
+from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
 
@@ -29,7 +30,7 @@ def test_requests_rows_batches_and_errors_are_counted(
 ) -> None:
     recorder.predicted(PRICES, 3, 0.01)
     recorder.predicted(PRICES, 4, 0.02)
-    recorder.called(PRICES, 2, 7, 0.005)
+    recorder.called(PRICES, AnsweredBatch(2, 7, 0.002, 0.005, 3))
     recorder.failed("prices", "invalid_input")
     of_version = {"model": "prices", "version": "2"}
     assert {
@@ -40,6 +41,8 @@ def test_requests_rows_batches_and_errors_are_counted(
             "ml_serve_request_seconds_count",
             "ml_serve_batch_seconds_sum",
             "ml_serve_batch_rows_sum",
+            "ml_serve_batch_wait_seconds_sum",
+            "ml_serve_batches_in_flight_bound",
             "ml_serve_batch_requests_sum",
         )
     } == {
@@ -48,6 +51,8 @@ def test_requests_rows_batches_and_errors_are_counted(
         "ml_serve_request_seconds_count": 2,
         "ml_serve_batch_seconds_sum": 0.005,
         "ml_serve_batch_rows_sum": 7,
+        "ml_serve_batch_wait_seconds_sum": 0.002,
+        "ml_serve_batches_in_flight_bound": 3,
         "ml_serve_batch_requests_sum": 2,
     }
     of_code = {"model": "prices", "code": "invalid_input"}
@@ -88,10 +93,10 @@ def test_names_are_bounded_and_unknown_ones_use_up_nothing(
 def test_statistics_are_what_was_counted_for_the_version(recorder: PrometheusRecorder) -> None:
     recorder.predicted(PRICES, 3, 0.25)
     recorder.predicted(PRICES, 4, 0.5)
-    recorder.called(PRICES, 2, 7, 0.125)
+    recorder.called(PRICES, AnsweredBatch(2, 7, 0.0, 0.125, 2))
     other = ModelVersion("prices", "1")
     recorder.predicted(other, 100, 8.0)
-    recorder.called(other, 1, 100, 8.0)
+    recorder.called(other, AnsweredBatch(1, 100, 0.0, 8.0, 2))
     recorder.predicted(ModelVersion("gold", "2"), 100, 8.0)
     expected = Statistics(requests=2, rows=7, failures=0, batches=1, request_seconds=0.75, batch_seconds=0.125)
     assert recorder.statistics(PRICES) == expected

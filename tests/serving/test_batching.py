@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from app.errors import DeadlineExceeded, InvalidInput, ModelFailed, PoolUnavailable, ReplicaDied
+from app.serving.batch_limits import BatchLimits
 from app.serving.batching import Batcher
 
 FOREVER = float("inf")
@@ -30,8 +31,11 @@ class Calls:
         return [2 * part for part in parts]
 
 
-def make(call: Callable[[Sequence[int]], Awaitable[Sequence[int]]], **bounds: int) -> Batcher[int, int]:
-    return Batcher(call, **{"max_rows": 64, "max_bytes": 10**9, "max_in_flight": 1, **bounds})
+def make(
+    call: Callable[[Sequence[int]], Awaitable[Sequence[int]]], *, wait_s: float = 0.0, **bounds: int
+) -> Batcher[int, int]:
+    limits = BatchLimits(**{"max_rows": 64, "max_bytes": 10**9, "max_in_flight": 1, **bounds}, wait_s=wait_s)
+    return Batcher(call, lambda: limits)
 
 
 def submit(batcher: Batcher[int, int], part: int, **options: object) -> asyncio.Future[int]:
@@ -76,7 +80,7 @@ async def test_a_part_over_the_bound_goes_alone() -> None:
     calls = Calls()
     batcher = make(calls, max_rows=4)
     await asyncio.gather(submit(batcher, 1), submit(batcher, 2, rows=100), submit(batcher, 3))
-    assert calls.batches == [[1], [2], [3]]
+    assert calls.batches == [[1, 3], [2]]
 
 
 async def test_groups_never_share_a_call_and_take_turns() -> None:
@@ -94,7 +98,7 @@ async def test_no_more_calls_are_under_way_than_allowed() -> None:
     futures = [submit(batcher, n) for n in range(5)]
     await asyncio.sleep(0.01)
     assert batcher.in_flight == 2
-    assert batcher.queued == 3
+    assert batcher.waiting_parts == 3
     calls.gate.set()
     await asyncio.gather(*futures)
     assert batcher.in_flight == 0
@@ -208,7 +212,7 @@ async def test_what_a_caller_that_has_gone_had_queued_is_not_held() -> None:
         await asyncio.sleep(60)
         return parts
 
-    batcher: Batcher[Part, Part] = Batcher(call, max_rows=1, max_bytes=10**9, max_in_flight=1)
+    batcher: Batcher[Part, Part] = Batcher(call, lambda: BatchLimits(1, 10**9, 1))
     first = batcher.submit(Part(), group=None, rows=1, nbytes=1, deadline=FOREVER)
     await asyncio.sleep(0.01)
     part = Part()
@@ -231,7 +235,7 @@ async def test_a_part_that_kills_replicas_is_found_with_one_more_death() -> None
 
 async def test_a_wait_lets_later_parts_join() -> None:
     calls = Calls()
-    batcher: Batcher[int, int] = Batcher(calls, max_rows=64, max_bytes=10**9, max_in_flight=1, wait_s=0.5)
+    batcher: Batcher[int, int] = make(calls, wait_s=0.5)
     first = submit(batcher, 1)
     for _ in range(3):  # without a wait, the first would be on its way by now
         await asyncio.sleep(0)
