@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -29,6 +30,8 @@ _RETRY_S = 1.0
 _SOURCE_TTL_S = 30.0
 _HEALTH_S = 5.0
 _GATHER_S = 5.0
+_BY_REFERENCE_BYTES = 2 * 1024**2
+"""From here on the object store is faster than a message; see `docs/adr/0009-large-arrays.md`."""
 
 
 class PoolRunner:
@@ -51,12 +54,27 @@ class PoolRunner:
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
         note = CallNote(self._copies(version), self._sender, backlog)
+        call = self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
         try:
-            output: Output = await answer(self._handle.predict.remote(version, batch, note), self._part)
+            output: Output = await answer(call.remote(version, batch, note), self._part)
         except ReplicaDied:
             # Once more on another replica. If that dies too, the batcher sends each of its requests apart.
-            output = await answer(self._handle.predict.remote(version, batch, note), self._part)
+            output = await answer(call.remote(version, batch, note), self._part)
         return output
+
+    # Made once, with the event loop running: a handle makes another handle each time a method of it is named.
+
+    @cached_property
+    def _by_message(self) -> Handle:
+        """Calls by gRPC. Batches are plain data, so that the plain pickle does, at a fraction of cloudpickle's cost."""
+        return self._handle.options(
+            method_name="predict", request_serialization="pickle", response_serialization="pickle"
+        )
+
+    @cached_property
+    def _by_reference(self) -> Handle:
+        """Calls by Ray's object store, which copies large arrays once and not four times."""
+        return self._handle.options(method_name="predict", _by_reference=True)
 
 
 class HandleFeatureStore:

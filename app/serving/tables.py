@@ -85,6 +85,11 @@ class Batch:
     arrays: tuple[Array, ...]
     count: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays; of objects only what points to them."""
+        return sum(array.nbytes for array in self.arrays)
+
 
 def stack(parts: Sequence[Rows]) -> Batch:
     """Stack inputs of one layout, in order. Every array is built once, however many parts there are."""
