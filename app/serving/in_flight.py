@@ -198,6 +198,8 @@ class InFlightBound:
         if stretch < _FASTER:
             self._alone.scale(stretch)
             self._pausing = 0
+            self._measure_after_s = _MEASURE_FIRST_S
+            self._measure_at = min(self._measure_at, now + _MEASURE_FIRST_S)
             return
         if stretch < _SLOWER:
             self._suspected = False

@@ -13,14 +13,18 @@ Pure bookkeeping: `app.deployments.releases` feeds it and publishes the `Release
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from app.serving.batch_limits import read_tags
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_table import ModelStatus, Release, ReleaseTable, State
+
+log = logging.getLogger(__name__)
 
 POOL_TAG = "serving.pool"
 DEFAULT_POOL = "default"
@@ -69,6 +73,8 @@ class ReleaseBook:
 
     def registry_read(self, models: Sequence[RegisteredModel]) -> None:
         """The registry as it is now, whole. A model that is gone is forgotten."""
+        for model in models:
+            self._warn(model)
         self._models = {model.name: model for model in models}
         self.has_registry = True
         for versions in (self._pinned, self._let_go):
@@ -80,6 +86,7 @@ class ReleaseBook:
 
     def model_read(self, model: RegisteredModel) -> None:
         """One model as the registry has it now."""
+        self._warn(model)
         self._models[model.name] = model
 
     def pin(self, version: ModelVersion) -> None:
@@ -148,7 +155,8 @@ class ReleaseBook:
             self._live[model.name] = live
             aliases = {alias: version for alias, version in live.items() if alias != _BARE}
             pool = self.pool_of(model)
-            releases[model.name] = Release(model.name, live.get(_BARE), aliases, pool, model.created)
+            batch, _ = read_tags(model.tags)
+            releases[model.name] = Release(model.name, live.get(_BARE), aliases, pool, model.created, batch)
         self._let_go -= moving  # an alias that names a version asks for it again
         resident = self._resident(moving)
         warm = [versions for pool, versions in resident.items() if not self._pools[pool].cold]
@@ -216,7 +224,15 @@ class ReleaseBook:
             desired={alias: version for alias, version in desired.items() if alias != _BARE},
             pool=self.pool_of(model),
             versions=versions,
+            problems=read_tags(model.tags)[1],
         )
+
+    def _warn(self, model: RegisteredModel) -> None:
+        """Tell of tags that cannot be followed, once each time they change."""
+        before = self._models.get(model.name)
+        if before is None or before.tags != model.tags:
+            for problem in read_tags(model.tags)[1]:
+                log.warning("model '%s': %s", model.name, problem)
 
     def _shown(self, version: ModelVersion) -> str:
         """The state for people: what nobody asked to be resident is ready where a call has brought it."""

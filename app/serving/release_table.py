@@ -6,7 +6,7 @@ last table they have, without asking anybody.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -127,3 +127,5 @@ class ModelStatus:
     pool: str
     versions: Mapping[str, Mapping[str, Any]]
     """Per version its state, how many replicas hold it, bytes, and the last error."""
+    problems: Sequence[str] = ()
+    """Tags that cannot be followed and are ignored, a sentence each."""

@@ -62,8 +62,7 @@ class Pool:
 class Flow:
     """One model in one gateway: callers with one row each who ask again after `think_s`, and a bound on their batches.
 
-    What comes out: `rows` answered from `count_from_s` on, the `bounds` in force at each answer, and per batch how many
-    seconds its oldest row waited and it took.
+    What comes out: `rows` answered from `count_from_s` on, and the `bounds` in force at each answer.
     """
 
     bound: Bound
@@ -76,11 +75,10 @@ class Flow:
     launches: int = 0
     rows: int = 0
     bounds: list[tuple[float, int]] = field(default_factory=list)
-    waits: list[float] = field(default_factory=list)
 
-    def bound_late(self, from_s: float) -> float:
-        """The mean bound from a time on."""
-        values = [value for when, value in self.bounds if when >= from_s]
+    def bound_between(self, start_s: float, end_s: float) -> float:
+        """The mean bound at answers between two times."""
+        values = [value for when, value in self.bounds if start_s <= when < end_s]
         return sum(values) / len(values)
 
 
@@ -101,7 +99,6 @@ def run(pool: Pool, flows: list[Flow], until_s: float, count_from_s: float = 0.0
         limit = flow.max_rows if flow.bound.rows_limit is None else min(flow.max_rows, flow.bound.rows_limit)
         while flow.waiting and flow.in_flight < flow.bound.value:
             rows = min(len(flow.waiting), limit)
-            flow.waits.append(now - flow.waiting[0])
             for _ in range(rows):
                 flow.waiting.popleft()
             flow.in_flight += 1

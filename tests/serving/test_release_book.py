@@ -1,3 +1,6 @@
+import pytest
+
+from app.serving.batch_limits import BatchOverrides
 from app.serving.model_ref import ModelVersion, parse_ref
 from app.serving.pool_members import PoolPlan
 from app.serving.ports import RegisteredModel
@@ -342,3 +345,29 @@ def test_an_alias_moves_at_once_where_its_pool_is_at_zero_replicas() -> None:
     b.registry_read([registered(champion="3")])
     b.settle(2)
     assert meaning(b, "m") == "2"
+
+
+def test_tags_tune_a_models_batches_and_the_table_follows_them() -> None:
+    b = book()
+    b.registry_read([RegisteredModel("m", {"champion": "1"}, {}, "1")])
+    b.settle(0)
+    assert b.table.releases["m"].batch == BatchOverrides()
+    tags = {"serving.batch.max_rows": "1", "serving.batch.wait_ms": "2.5", "serving.batch.max_in_flight": "3"}
+    b.registry_read([RegisteredModel("m", {"champion": "1"}, tags, "1")])
+    assert b.settle(1)
+    assert b.table.releases["m"].batch == BatchOverrides(max_rows=1, wait_ms=2.5, max_in_flight=3)
+    b.registry_read([RegisteredModel("m", {"champion": "1"}, {}, "1")])
+    assert b.settle(2)
+    assert b.table.releases["m"].batch == BatchOverrides()
+
+
+def test_a_tag_that_cannot_be_followed_is_ignored_logged_once_and_shown(caplog: pytest.LogCaptureFixture) -> None:
+    b = book()
+    tags = {"serving.batch.max_rows": "many", "serving.batch.max_in_flight": "4"}
+    for _ in range(2):
+        b.registry_read([RegisteredModel("m", {"champion": "1"}, tags, "1")])
+        b.settle(0)
+    assert b.table.releases["m"].batch == BatchOverrides(max_in_flight=4)
+    (problem,) = b.status_of("m").problems
+    assert problem == "tag serving.batch.max_rows is 'many', expected a whole number from 1 on: it is ignored"
+    assert [record.getMessage() for record in caplog.records] == [f"model 'm': {problem}"]
