@@ -1,4 +1,5 @@
 import asyncio
+import random
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -6,7 +7,9 @@ import pytest
 
 from app.errors import DeadlineExceeded, InvalidInput, ModelFailed, PoolUnavailable, ReplicaDied
 from app.serving.batch_limits import BatchLimits
-from app.serving.batching import Batcher
+from app.serving.batching import AnsweredBatch, Batcher
+from app.serving.splitting import Piece, SplitRequest
+from tests.virtual_time import run
 
 FOREVER = float("inf")
 
@@ -233,13 +236,188 @@ async def test_a_part_that_kills_replicas_is_found_with_one_more_death() -> None
     assert sum(13 in batch for batch in calls.batches) == 2
 
 
-async def test_a_wait_lets_later_parts_join() -> None:
-    calls = Calls()
-    batcher: Batcher[int, int] = make(calls, wait_s=0.5)
-    first = submit(batcher, 1)
-    for _ in range(3):  # without a wait, the first would be on its way by now
-        await asyncio.sleep(0)
-    assert calls.batches == []
-    second = submit(batcher, 2)
-    await asyncio.gather(first, second)
-    assert calls.batches == [[1, 2]]
+class Pool:
+    """Computes so many calls at a time, in virtual time: a base and a part per row of each. Parts are their rows."""
+
+    def __init__(self, *, slots: int, base_s: float, row_s: float) -> None:
+        self._slots = asyncio.Semaphore(slots)
+        self._base_s = base_s
+        self._row_s = row_s
+        self.batches: list[int] = []
+
+    async def __call__(self, parts: Sequence[int]) -> Sequence[int]:
+        async with self._slots:
+            self.batches.append(sum(parts))
+            await asyncio.sleep(self._base_s + self._row_s * sum(parts))
+        return parts
+
+
+def test_a_wait_lets_later_parts_join_for_as_long_as_the_first_may_wait() -> None:
+    async def main() -> None:
+        calls = Calls()
+        batcher = make(calls, wait_s=0.5)
+        loop = asyncio.get_running_loop()
+        first = submit(batcher, 1)
+        await asyncio.sleep(0.4)
+        second = submit(batcher, 2)
+        await asyncio.gather(first, second)
+        assert calls.batches == [[1, 2]]
+        assert loop.time() == pytest.approx(0.5)
+
+    run(main())
+
+
+def test_a_full_batch_waits_no_longer() -> None:
+    async def main() -> None:
+        calls = Calls()
+        batcher = make(calls, wait_s=0.5, max_rows=3)
+        await asyncio.gather(*(submit(batcher, n) for n in range(3)))
+        assert asyncio.get_running_loop().time() == 0
+        await asyncio.gather(*(submit(batcher, n) for n in range(3, 10)))
+        assert asyncio.get_running_loop().time() == 0.5  # the last one alone
+        assert calls.batches == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9]]
+
+    run(main())
+
+
+def test_what_has_waited_behind_a_call_does_not_wait_again() -> None:
+    async def main() -> None:
+        pool = Pool(slots=1, base_s=0.3, row_s=0)
+        batcher = make(pool, wait_s=0.5)
+        first = submit(batcher, 1)
+        await asyncio.sleep(0.6)
+        second = submit(batcher, 1)
+        await first
+        await second
+        assert asyncio.get_running_loop().time() == pytest.approx(0.6 + 0.5 + 0.3)
+
+    run(main())
+
+
+def test_bounds_that_change_hold_from_the_next_batch_on_and_drop_nothing() -> None:
+    async def main() -> None:
+        limits = BatchLimits(max_rows=2, max_bytes=10**9, max_in_flight=1)
+        calls = Calls()
+        batcher: Batcher[int, int] = Batcher(calls, lambda: limits)
+        calls.gate.clear()
+        futures = [submit(batcher, n) for n in range(9)]
+        await asyncio.sleep(1)
+        assert calls.batches == [[0, 1]]
+        limits = BatchLimits(max_rows=4, max_bytes=10**9, max_in_flight=1)
+        calls.gate.set()
+        assert list(await asyncio.gather(*futures)) == [2 * n for n in range(9)]
+        assert calls.batches == [[0, 1], [2, 3, 4, 5], [6, 7, 8]]
+
+    run(main())
+
+
+def test_what_waits_is_told_in_rows_and_seconds_without_those_who_left() -> None:
+    async def main() -> None:
+        calls = Calls()
+        calls.gate.clear()
+        batcher = make(calls)
+        now = asyncio.get_running_loop().time
+        assert (batcher.waiting_rows, batcher.oldest_wait_s(now())) == (0, 0)
+        futures = [submit(batcher, 0)]
+        await asyncio.sleep(1)
+        futures.append(submit(batcher, 1, rows=5))
+        await asyncio.sleep(1)
+        futures.append(submit(batcher, 2, rows=30, group="other"))
+        await asyncio.sleep(1)
+        assert (batcher.waiting_parts, batcher.waiting_rows, batcher.oldest_wait_s(now())) == (2, 35, 2)
+        futures[1].cancel()
+        assert (batcher.waiting_parts, batcher.waiting_rows, batcher.oldest_wait_s(now())) == (1, 30, 1)
+        calls.gate.set()
+        assert await futures[2] == 4
+        assert (batcher.waiting_parts, batcher.waiting_rows, batcher.oldest_wait_s(now())) == (0, 0, 0)
+
+    run(main())
+
+
+def test_a_caller_that_fails_its_own_part_while_it_waits_takes_nothing_with_it() -> None:
+    async def main() -> None:
+        calls = Calls()
+        calls.gate.clear()
+        batcher = make(calls)
+        first = submit(batcher, 1)
+        await asyncio.sleep(1)
+        expired, stays = submit(batcher, 2, deadline=2), submit(batcher, 3)
+        expired.set_exception(DeadlineExceeded("by its caller's timer"))
+        await asyncio.sleep(2)
+        calls.gate.set()
+        assert list(await asyncio.gather(first, stays)) == [2, 6]
+        with pytest.raises(DeadlineExceeded, match="its caller's timer"):
+            await expired
+
+    run(main())
+
+
+def test_every_call_that_was_answered_is_told_of_once() -> None:
+    async def main() -> None:
+        told: list[AnsweredBatch] = []
+        pool = Pool(slots=1, base_s=2, row_s=0.5)
+        limits = BatchLimits(max_rows=64, max_bytes=10**9, max_in_flight=1)
+        batcher: Batcher[int, int] = Batcher(pool, lambda: limits, told.append)
+        first = submit(batcher, 1)
+        await asyncio.sleep(1)
+        rest = [submit(batcher, 3, rows=3), submit(batcher, 15, rows=15)]
+        await asyncio.gather(first, *rest)
+        assert told == [AnsweredBatch(1, 1, 0.0, 2.5, 1), AnsweredBatch(2, 18, 1.5, 11.0, 1)]
+
+    run(main())
+
+
+def test_the_bound_follows_a_pool() -> None:
+    async def main() -> None:
+        pool = Pool(slots=5, base_s=0.01, row_s=0.001)
+        batcher = make(pool, max_in_flight=16)
+        end = 20.0
+
+        async def caller(number: int) -> None:
+            think = random.Random(number)
+            while asyncio.get_running_loop().time() < end:
+                await submit(batcher, 1)
+                await asyncio.sleep(think.expovariate(1000))
+
+        bounds = []
+
+        async def watch() -> None:
+            while asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(0.5)
+                bounds.append(batcher.in_flight_bound)
+
+        await asyncio.gather(watch(), *(caller(number) for number in range(64)))
+        assert 4 <= sum(bounds[10:]) / len(bounds[10:]) <= 6.5
+
+    run(main())
+
+
+@pytest.mark.parametrize("most", [1, 2, 16])
+def test_single_rows_beside_a_huge_request_wait_for_little_and_it_moves_on(most: int) -> None:
+    """100,000 rows, in pieces of a quarter batch, and a caller with one row every 10 ms."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        pool = Pool(slots=2, base_s=0.002, row_s=0.0001)  # a full batch takes 0.1 s
+        batcher = make(pool, max_rows=1000, max_in_flight=most)
+        cuts = [Piece(250, 250, 250)] * 400
+        huge = SplitRequest(batcher, cuts, group=None, deadline=FOREVER)
+        waits: list[float] = []
+
+        async def single() -> None:
+            started = loop.time()
+            await submit(batcher, 1)
+            waits.append(loop.time() - started)
+
+        async with asyncio.TaskGroup() as group:
+            while not huge.done():
+                group.create_task(single())
+                await asyncio.sleep(0.01)
+        assert huge.result() == [250] * 400
+        # At worst one full batch is ahead in each slot, before the one that takes the row along.
+        assert max(waits) < (most + 1) * 0.105 if most < 3 else max(waits) < 0.4
+        assert sum(waits) / len(waits) < 0.1
+        # It has at least its quarter: 100,000 rows at a quarter of the pace of both slots.
+        assert loop.time() < 4 * 100_000 * 0.000102
+
+    run(main())
