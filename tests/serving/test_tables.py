@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import WrongRowCount
-from app.serving.tables import Layout, Output, Rows, Values, stack
+from app.errors import ModelFailed, WrongRowCount
+from app.serving.tables import Layout, Output, Rows, Values, join, stack
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float64": st.floats(width=64),
@@ -105,3 +105,74 @@ def test_bytes_are_counted_by_size_or_by_item() -> None:
     layout = Layout("columns", ("a", "b", "c"), ("float64", "int32", "object"), ((), (), ()))
     rows = Rows(layout, (np.ones(2), [1, 2], ["four", None]), 2)
     assert rows.nbytes == 16 + 8 + (64 + 4) + 64
+
+
+@given(requests(), st.data())
+def test_rows_that_are_cut_make_the_same_batch(
+    drawn: tuple[list[Rows], list[list[list[Any]]]], data: st.DataObject
+) -> None:
+    for part in drawn[0]:
+        edge = data.draw(st.integers(0, part.count))
+        cuts = [part.cut(start, stop) for start, stop in ((0, edge), (edge, part.count)) if start < stop]
+        whole, again = stack([part]), stack(cuts)
+        assert whole.count == again.count
+        for array, other in zip(whole.arrays, again.arrays, strict=True):
+            assert array.dtype == other.dtype
+            assert same(array, other)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ([np.array([1, 2]), np.array([3])], np.array([1, 2, 3])),
+        ([np.array([1], "int32"), np.array([2], "int32")], np.array([1, 2], "int32")),
+        ([np.array([1]), np.array([2.5])], np.array([1.0, 2.5])),
+        ([np.array([1.5], "float32"), np.array([2.5])], np.array([1.5, 2.5])),
+        ([np.array(["a"]), np.array(["longer"])], np.array(["a", "longer"])),
+        ([np.array(["a"], object), np.array(["b"], object)], np.array(["a", "b"], object)),
+        ([np.array([None, 1], object), np.array([2])], np.array([None, 1, 2], object)),
+        ([np.array(["a"]), np.array([1])], np.array(["a", 1], object)),
+        (
+            [np.array(["2024-01-01"], "datetime64[D]"), np.array([1], "datetime64[ns]")],
+            np.array(["2024-01-01", 1], "datetime64[ns]"),
+        ),
+        ([np.ones((1, 2)), np.zeros((2, 2))], np.array([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])),
+    ],
+    ids=str,
+)
+def test_answers_are_joined_as_one(parts: list[Any], expected: Any) -> None:
+    joined = join([Output("columns", ("x",), (part,), len(part)) for part in parts])
+    assert (joined.kind, joined.names, joined.count) == ("columns", ("x",), len(expected))
+    (array,) = joined.arrays
+    assert array.dtype == expected.dtype
+    assert same(array, expected)
+    assert [type(value) for value in array.tolist()] == [type(value) for value in expected.tolist()]
+
+
+def test_an_answer_that_is_split_joins_into_itself() -> None:
+    output = Output("tensors", ("a", "b"), (np.arange(6), np.arange(12).reshape(6, 2)), 6)
+    joined = join(output.split([1, 2, 3]))
+    assert [array.tolist() for array in joined.arrays] == [array.tolist() for array in output.arrays]
+    assert join([output]) is output
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "what"),
+    [
+        (
+            Output("tensor", (), (np.ones((1, 2)),), 1),
+            Output("tensor", (), (np.ones((1, 3)),), 1),
+            "the shape of a row",
+        ),
+        (Output("columns", ("a",), (np.ones(1),), 1), Output("columns", ("b",), (np.ones(1),), 1), "form or names"),
+        (Output("tensors", ("a",), (np.ones(1),), 1), Output("columns", ("a",), (np.ones(1),), 1), "form or names"),
+        (
+            Output("tensor", (), (np.ones(1),), 1),
+            Output("tensor", (), (np.array([1], "datetime64[ns]"),), 1),
+            "type",
+        ),
+    ],
+)
+def test_answers_that_are_not_of_one_piece_are_refused(first: Output, second: Output, what: str) -> None:
+    with pytest.raises(ModelFailed, match=f"differ in {what} and cannot be joined"):
+        join([first, second])
