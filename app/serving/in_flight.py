@@ -198,8 +198,7 @@ class InFlightBound:
         if stretch < _FASTER:
             self._alone.scale(stretch)
             self._pausing = 0
-            self._measure_after_s = _MEASURE_FIRST_S
-            self._measure_at = min(self._measure_at, now + _MEASURE_FIRST_S)
+            self._measure_soon(now)
             return
         if stretch < _SLOWER:
             self._suspected = False
@@ -233,6 +232,10 @@ class InFlightBound:
         self.rows_limit = self._sizes[0]
         self._measuring_since = now
 
+    def _measure_soon(self, now: float) -> None:
+        self._measure_after_s = _MEASURE_FIRST_S
+        self._measure_at = min(self._measure_at, now + _MEASURE_FIRST_S)
+
     def _end_measurement(self, now: float) -> None:
         self.rows_limit = None
         self._measure_at = now + max(self._measure_after_s, _MEASURE_SHARE * (now - self._measuring_since))
@@ -243,6 +246,7 @@ class InFlightBound:
         if self._alone.knows(rows) and not 1 / _SAME < self._measured.at(rows) / self._alone.at(rows) < _SAME:
             self._alone = self._measured
             self._pausing = 0
+            self._measure_soon(now)  # the change may have come in the middle of this measurement
         else:
             self._alone.merge(self._measured, _MEMORY**self._samples)
 
