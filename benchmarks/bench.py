@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
 import sys
 import time
@@ -14,10 +16,10 @@ import typer
 from filelock import FileLock
 from rich.console import Console
 
-from benchmarks import environments, load, models, systems, workloads
+from benchmarks import chart, environments, load, markdown, models, systems, workloads
 from benchmarks.paths import ROOT
 from benchmarks.processes import Failed
-from benchmarks.record import Recorder
+from benchmarks.record import Recorder, Results, read
 from benchmarks.report import show
 from benchmarks.session import Session
 from benchmarks.systems import System
@@ -33,14 +35,26 @@ def main(  # noqa: PLR0917 - typer reads them
     rounds: Annotated[int, typer.Option(min=1, help="Times that each system is started and measured.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 6,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before each measurement.")] = 2,
+    again: Annotated[
+        Path | None, typer.Option("--report", help="Measure nothing: report these raw results, page and chart too.")
+    ] = None,
     lock: Annotated[Path | None, typer.Option(envvar="BENCH_LOCK", help="File to lock while a system runs.")] = None,
 ) -> None:
     """Measure systems side by side."""
-    loads = _named(chosen, workloads.BY_NAME, "workload")
-    found = _named(compared, systems.BY_NAME, "system")
-    load.find_wrk()
-    recorder = Recorder([one.name for one in loads], [one.name for one in found], rounds, seconds)
-    _prepare(found, recorder)
+    if again is not None:
+        _report(read(again), write=True)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is stopped first
+    names = chosen.split(",") if chosen else [*workloads.BY_NAME, workloads.ENCODINGS]
+    loads = _named([name for name in names if name != workloads.ENCODINGS], workloads.BY_NAME, "workload")
+    found = _named(compared.split(",") if compared else list(systems.BY_NAME), systems.BY_NAME, "system")
+    recorder = Recorder(names, [one.name for one in found], rounds, seconds)
+    if loads:
+        load.find_wrk()
+        _prepare(found, recorder)
+    if workloads.ENCODINGS in names:
+        with _locked(lock):
+            recorder.encodings(_encodings())
     for turn in range(rounds):
         for session in dict.fromkeys(one.session for one in loads):
             at = turn % len(found)
@@ -50,7 +64,7 @@ def main(  # noqa: PLR0917 - typer reads them
                     _progress(f"round {turn + 1}: {system.name}, {session}")
                     with _locked(lock):
                         _measure(Session(system, session, own, turn, seconds, warm_up), recorder)
-    show(recorder.results, console)
+    _report(recorder.results, write=not (chosen or compared))
     console.print(f"raw results: {recorder.path.relative_to(ROOT)}", style="dim")
 
 
@@ -87,11 +101,29 @@ def _locked(path: Path | None) -> Iterator[None]:
         yield
 
 
-def _named(names: str, known: Mapping[str, T], what: str) -> list[T]:
-    unknown = [name for name in names.split(",") if name and name not in known]
+def _encodings() -> dict[str, float]:
+    """What `encodings.py` measures, in a process of its own."""
+    _progress("encodings")
+    command = (sys.executable, "-m", "benchmarks.encodings", "--json")
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def _report(results: Results, *, write: bool) -> None:
+    """Print what was found, and where everything was measured write the page and the chart."""
+    show(results, console)
+    if write:
+        markdown.write(results)
+        chart.draw(results)
+        console.print(f"written: {markdown.PATH.relative_to(ROOT)}, {chart.PATH.relative_to(ROOT)}", style="dim")
+
+
+def _named(names: list[str], known: Mapping[str, T], what: str) -> list[T]:
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise typer.BadParameter(f"there is no {what} '{unknown[0]}'; there are: {', '.join(known)}")
-    return [known[name] for name in names.split(",") if name] or list(known.values())
+    return [known[name] for name in names]
 
 
 def _progress(text: str) -> None:

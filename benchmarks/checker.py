@@ -6,13 +6,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import grpc
-import httpx
-
-from benchmarks.endpoint import Asker, Endpoint, WrongAnswer
+from benchmarks.endpoint import NO_ANSWER, Asker, Question, WrongAnswer
 
 _EVERY_S = 0.3
-NO_ANSWER = (httpx.HTTPError, grpc.RpcError)
 
 
 @dataclass
@@ -29,12 +25,11 @@ class Checker:
     """A thread that asks with rows that the load does not send. A context manager; read `checks` after it.
 
     Args:
-        indexes: the requests that it asks, in turn.
+        questions: what it asks, in turn.
     """
 
-    def __init__(self, endpoint: Endpoint, indexes: Sequence[int]) -> None:
-        self._endpoint = endpoint
-        self._indexes = indexes
+    def __init__(self, questions: Sequence[Question]) -> None:
+        self._questions = questions
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="checker")
         self.checks = Checks()
@@ -48,16 +43,16 @@ class Checker:
         self._thread.join()
 
     def _run(self) -> None:
-        with Asker(self._endpoint) as asker:
+        with Asker() as asker:
             while not self._over.wait(_EVERY_S):
-                check(asker, self._indexes[self.checks.asked % len(self._indexes)], self.checks)
+                check(asker, self._questions[self.checks.asked % len(self._questions)], self.checks)
 
 
-def check(asker: Asker, index: int, checks: Checks) -> None:
+def check(asker: Asker, question: Question, checks: Checks) -> None:
     """Ask once and note what came."""
     checks.asked += 1
     try:
-        asker.ask(index)
+        asker.ask(question)
     except WrongAnswer as error:
         checks.wrong += 1
         checks.first = checks.first or str(error)

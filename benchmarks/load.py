@@ -17,7 +17,7 @@ import grpc.aio
 import numpy as np
 
 from benchmarks.dialects import Request
-from benchmarks.endpoint import GRPC_OPTIONS
+from benchmarks.endpoint import GRPC_OPTIONS, as_it_is
 from benchmarks.paths import HERE
 
 _TIMEOUT_S = 30
@@ -90,24 +90,27 @@ class Sample:
     ok: bool
 
 
-def closed(port: int, requests: Sequence[Request], connections: int, seconds: float, *, over_grpc: bool) -> Figures:
-    """Closed loop for what wrk cannot send: gRPC, and bodies with newlines."""
-    return asyncio.run(_measured(_closed, port, requests, connections, seconds, over_grpc=over_grpc))
+def closed(
+    port: int, requests: Sequence[Request], connections: int, seconds: float, *, over_grpc: bool = False
+) -> list[Sample]:
+    """Closed loop where wrk does not do: gRPC, bodies with newlines, and where single answers are looked at."""
+    return asyncio.run(_sampled(_closed, port, requests, connections, seconds, over_grpc=over_grpc))
 
 
-def at_rate(port: int, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> Figures:
+def at_rate(port: int, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> list[Sample]:
     """Open loop over HTTP: requests come at random times, `rate` a second, whether or not earlier ones are answered.
 
     A latency begins when the request should have been sent, so what waits for a free connection counts.
     """
-    return asyncio.run(_measured(_open, port, requests, connections, seconds, rate))
+    return asyncio.run(_sampled(_open, port, requests, connections, seconds, rate))
 
 
-def summarise(samples: Sequence[Sample], seconds: float) -> Figures:
-    """The figures of single answers."""
+def summarise(samples: Sequence[Sample]) -> Figures:
+    """The figures of single answers, of which there is at least one."""
+    seconds = max(sample.at + sample.seconds for sample in samples) - min(sample.at for sample in samples)
     taken = np.array([sample.seconds for sample in samples]) * 1e3
     good = sum(sample.ok for sample in samples)
-    p50, p90, p99, p999 = np.percentile(taken, [50, 90, 99, 99.9]) if len(taken) else [float("nan")] * 4
+    p50, p90, p99, p999 = np.percentile(taken, [50, 90, 99, 99.9])
     return Figures(
         requests=len(samples),
         seconds=seconds,
@@ -116,39 +119,31 @@ def summarise(samples: Sequence[Sample], seconds: float) -> Figures:
         p90_ms=float(p90),
         p99_ms=float(p99),
         p999_ms=float(p999),
-        max_ms=float(taken.max(initial=0.0)),
+        max_ms=float(taken.max()),
         errors=len(samples) - good,
     )
 
 
-async def _measured(
+async def _sampled(
     loop: Callable[..., Awaitable[list[Sample]]],
     port: int,
     requests: Sequence[Request],
     connections: int,
     *further: float,
     over_grpc: bool = False,
-) -> Figures:
-    started = time.perf_counter()
-    samples = await with_sender(port, connections, over_grpc, lambda send: loop(send, requests, connections, *further))
-    return summarise(samples, time.perf_counter() - started)
-
-
-async def with_sender(
-    port: int, connections: int, over_grpc: bool, use: Callable[[Send], Awaitable[list[Sample]]]
 ) -> list[Sample]:
-    """Open a client with that many connections and let it be used."""
+    """Open a client with that many connections and let the loop use it."""
     if over_grpc:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS) as channel:
 
             async def call(request: Request) -> bool:
                 try:
-                    await channel.unary_unary(request.path)(request.body, timeout=_TIMEOUT_S)
+                    await channel.unary_unary(request.path, as_it_is, as_it_is)(request.body, timeout=_TIMEOUT_S)
                 except grpc.aio.AioRpcError:
                     return False
                 return True
 
-            return await use(call)
+            return await loop(call, requests, connections, *further)
     async with aiohttp.ClientSession(
         f"http://127.0.0.1:{port}",
         connector=aiohttp.TCPConnector(limit=connections),
@@ -164,7 +159,7 @@ async def with_sender(
             except (aiohttp.ClientError, TimeoutError):
                 return False
 
-        return await use(post)
+        return await loop(post, requests, connections, *further)
 
 
 async def _closed(send: Send, requests: Sequence[Request], connections: int, seconds: float) -> list[Sample]:

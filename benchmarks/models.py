@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paths import DATA, FEAST_REPO, MANY_HOME, SINGLE_HOME, STATE
+from benchmarks.paths import DATA, DEMO_HOME, MANY_HOME, SINGLE_HOME, STATE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ INLINE = "-inline"
 """Ending of a model's second name, under which it is placed in the gateway."""
 
 _MADE = STATE / "made"
-_VERSION = "5"  # raise it, and everything is made anew
+_VERSION = "6"  # raise it, and everything is made anew
 _REQUIREMENTS = ["mlflow", "numpy", "pandas", "scikit-learn"]
 _LEAVES_FROM = 20_000
 """Rows that each of the hundred trees is grown on: an artifact of some 3 MB that predicts within microseconds."""
@@ -92,9 +92,10 @@ def make() -> None:
     from sklearn.linear_model import LinearRegression  # noqa: PLC0415
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
 
-    for folder in (SINGLE_HOME, MANY_HOME, FEAST_REPO, DATA):
+    for folder in (SINGLE_HOME, MANY_HOME, DEMO_HOME, DATA):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+    _make_demo()
     random = np.random.default_rng(254)
     narrow, wide = _prices(random, 2000), random.normal(size=(4000, len(WIDE_COLUMNS))).round(4)
     asked, tables = _prices(random, LOADED + CHECKED), random.normal(size=(TABLES * TABLE_ROWS, len(WIDE_COLUMNS)))
@@ -111,7 +112,7 @@ def make() -> None:
         grown = _prices(random, _LEAVES_FROM)
         tree, target = DecisionTreeRegressor(), _price(grown, random)
         _make(registry, name, tree, columns=COLUMNS, rows=grown, target=target, asked=asked)
-    _make_features()
+    _note_features()
     _MADE.write_text(_VERSION)
 
 
@@ -187,12 +188,22 @@ def _note(name: str, model: str, folder: Path, columns: tuple[str, ...], asked: 
     (DATA / f"{name}.json").write_text(json.dumps({"model": model, "folder": str(folder), "columns": columns}))
 
 
-def _make_features() -> None:
-    """The demo's feature view, and its entities as questions to the linear model: the last two are for the checks."""
-    from app.demo.data import COMMODITIES  # noqa: PLC0415
-    from app.demo.features import build_features  # noqa: PLC0415
+def _make_demo() -> None:
+    """Seed the demo, whose model is asked after a fresh start. First of all: later MLflow has a registry set."""
+    import mlflow  # noqa: PLC0415
 
-    build_features(FEAST_REPO)
+    from app.demo import EXAMPLE, MODEL, seed  # noqa: PLC0415
+    from app.settings import load  # noqa: PLC0415
+
+    seed(load(home=DEMO_HOME), lambda _: None)
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@champion"))
+    _note("start", MODEL, folder, COLUMNS, np.array([EXAMPLE]))
+
+
+def _note_features() -> None:
+    """The entities of the demo's feature view as questions to the linear model; the checks have two of their own."""
+    from app.demo import COMMODITIES  # noqa: PLC0415
+
     entities = np.array(list(COMMODITIES.values()))
     asked = np.vstack([np.resize(entities[:-2], (LOADED, 3)), np.resize(entities[-2:], (CHECKED, 3))])
     _note("features", "linear", SINGLE_HOME / "artifacts" / "linear", COLUMNS, asked)

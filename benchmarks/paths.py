@@ -16,7 +16,12 @@ SINGLE_HOME = STATE / "single"
 MANY_HOME = STATE / "many"
 """Registry of the hundred models that share one pool."""
 
-FEAST_REPO = STATE / "feast"
+DEMO_HOME = STATE / "demo"
+"""Where the demo is seeded once, for its answers and its feature store."""
+
+FRESH_HOME = STATE / "fresh"
+"""Removed before each start that is measured from nothing."""
+
 DATA = STATE / "data"
 LOGS = STATE / "logs"
 RESULTS = STATE / "results"

@@ -28,7 +28,8 @@ class Record:
         cores: CPU seconds per second that the system used under the load.
         memory: its processes after the load.
         checks: what the checks beside the load found.
-        extra: further figures, by workload.
+        figures: of the load; None where only the start was measured.
+        extra: further facts, by workload.
     """
 
     system: str
@@ -36,10 +37,10 @@ class Record:
     dialect: str
     turn: int
     start_s: float
-    cores: float
-    memory: Memory
-    checks: dict[str, Any]
-    figures: Figures
+    cores: float = 0.0
+    memory: Memory = field(default_factory=dict)
+    checks: dict[str, Any] = field(default_factory=dict)
+    figures: Figures | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -86,6 +87,10 @@ class Recorder:
         self.results.failures.append(f"{system}, {session}, round {turn + 1}: {why}")
         self._write()
 
+    def encodings(self, found: dict[str, float]) -> None:
+        self.results.encodings = found
+        self._write()
+
     def note(self, text: str) -> None:
         self.results.notes.append(text)
         self._write()
@@ -101,7 +106,9 @@ class Recorder:
 def read(path: Path) -> Results:
     """Results that a run has written."""
     found = json.loads(path.read_text())
-    found["records"] = [Record(**{**one, "figures": Figures(**one["figures"])}) for one in found["records"]]
+    found["records"] = [
+        Record(**{**one, "figures": one["figures"] and Figures(**one["figures"])}) for one in found["records"]
+    ]
     return Results(**found)
 
 

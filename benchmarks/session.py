@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from benchmarks import load, models
-from benchmarks.checker import NO_ANSWER, Checker, Checks, check
-from benchmarks.dialects import Dialect
-from benchmarks.endpoint import Asker, Endpoint, WrongAnswer
+from benchmarks import load, many, models
+from benchmarks.checker import Checker, Checks, check
+from benchmarks.dialects import Dialect, Request
+from benchmarks.endpoint import NO_ANSWER, Asker, Endpoint, Question, WrongAnswer
 from benchmarks.load import Figures
 from benchmarks.models import ModelData
-from benchmarks.paths import LOGS
+from benchmarks.paths import FRESH_HOME, LOGS
 from benchmarks.processes import Failed, Running
 from benchmarks.record import Record
-from benchmarks.systems import System
+from benchmarks.systems import MANY_BYTES, System
 from benchmarks.workloads import Workload
 
 _START_S = 240.0
 _SURE = 16
 """Answers that are looked at before a load and after it."""
+_MANY_REQUESTS = 20_000
+
+Send = Callable[[float], tuple[Figures, dict[str, Any]]]
+"""Sends the load for so many seconds; gives the figures and what else there is to tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +33,7 @@ class Session:
     """What is measured between one start and the next stop.
 
     Args:
-        name: of the session; the model's data is called so too.
+        name: of the session; the data of the model is called so too.
         turn: the round, from 0.
         seconds: length of each measurement.
         warm_up: seconds of the same load before it.
@@ -49,9 +55,10 @@ class Session:
         Raises:
             Failed: the system does not start, or does not answer rightly.
         """
-        system, data = self.system, models.read(self.name)
+        system, data = self.system, models.read(models.many_names()[0] if self.name == "many" else self.name)
+        shutil.rmtree(FRESH_HOME, ignore_errors=True)
         running = Running(
-            [system.filled(part, data) for part in system.command],
+            system.command_in(self.name, data),
             system.folder,
             system.environment_variables(self.name, data),
             system.ports,
@@ -74,45 +81,63 @@ class Session:
 
     def _measure(self, running: Running, workload: Workload, endpoint: Endpoint, start_s: float) -> Record:
         """Check, warm up, load with the checker beside it, check again."""
-        sent = models.TABLES - 1 if workload.rows > 1 else models.LOADED
-        requests, checked = [endpoint.request(index) for index in range(sent)], range(sent, endpoint.count)
-        send = _sender(workload, endpoint)
-        with Asker(endpoint) as asker:
+        record = Record(self.system.name, workload.name, endpoint.dialect.name, self.turn, start_s)
+        if workload.kind == "start":
+            return replace(record, memory=running.memory())
+        send, questions = _many(workload, endpoint) if workload.kind == "many" else _one(workload, endpoint)
+        with Asker() as asker:
             before = Checks()
-            for index in checked[:_SURE]:
-                check(asker, index, before)
+            for question in questions[:_SURE]:
+                check(asker, question, before)
             if before.first:
                 raise Failed(f"{workload.name}: not answered rightly before the load: {before.first}")
             if self.warm_up:
-                send(requests, self.warm_up)
+                send(self.warm_up)
             cpu = running.cpu_seconds()
-            with Checker(endpoint, checked) as checker:
-                figures = send(requests, self.seconds)
-            cpu = running.cpu_seconds() - cpu
-            for index in checked[:_SURE]:
-                check(asker, index, checker.checks)
-        return Record(
-            system=self.system.name,
-            workload=workload.name,
-            dialect=endpoint.dialect.name,
-            turn=self.turn,
-            start_s=start_s,
-            cores=cpu / figures.seconds,
-            memory=running.memory(),
-            checks=asdict(checker.checks),
-            figures=figures,
+            with Checker(questions) as checker:
+                figures, extra = send(self.seconds)
+            cores = (running.cpu_seconds() - cpu) / figures.seconds
+            for question in questions[:_SURE]:
+                check(asker, question, checker.checks)
+        return replace(
+            record, cores=cores, memory=running.memory(), checks=asdict(checker.checks), figures=figures, extra=extra
         )
 
 
-def _sender(workload: Workload, endpoint: Endpoint) -> Callable[[Sequence[load.Request], float], Figures]:
-    """The generator that the workload needs."""
+def _one(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
+    """The load on one model, and questions about other rows than it sends."""
+    sent = models.TABLES - 1 if workload.kind == "table" else models.LOADED
+    requests = [endpoint.request(index) for index in range(sent)]
     port, connections, rate = endpoint.port, workload.connections, workload.rate
-    if rate is not None:
-        return lambda requests, seconds: load.at_rate(port, requests, connections, seconds, rate)
-    if workload.rows > 1:
-        over_grpc = endpoint.dialect.grpc
-        return lambda requests, seconds: load.closed(port, requests, connections, seconds, over_grpc=over_grpc)
-    return lambda requests, seconds: load.wrk(endpoint.url, requests, connections, seconds)
+
+    def send(seconds: float) -> tuple[Figures, dict[str, Any]]:
+        if rate is not None:
+            return load.summarise(load.at_rate(port, requests, connections, seconds, rate)), {}
+        if workload.kind == "row":
+            return load.wrk(endpoint.url, requests, connections, seconds), {}
+        samples = load.closed(port, requests, connections, seconds, over_grpc=endpoint.dialect.grpc)
+        return load.summarise(samples), {}
+
+    return send, [(endpoint, index) for index in range(sent, endpoint.count)]
+
+
+def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
+    """The load on all hundred models, and questions to each of them."""
+    names = models.many_names()
+    endpoints = [replace(endpoint, name=name, data=models.read(name)) for name in names]
+    requests: list[Request] = []
+    asked: list[str] = []
+    for turn, model in enumerate(many.choices(len(names), _MANY_REQUESTS)):
+        requests.append(endpoints[model].request(turn % models.LOADED))
+        asked.append(names[model])
+
+    def send(seconds: float) -> tuple[Figures, dict[str, Any]]:
+        with many.Residency(endpoint.url) as residency:
+            samples = load.closed(endpoint.port, requests, workload.connections, seconds)
+        return load.summarise(samples), many.facts(samples, asked, residency, MANY_BYTES)
+
+    chosen = many.choices(len(names), models.CHECKED)
+    return send, [(endpoints[model], models.LOADED + turn) for turn, model in enumerate(chosen)]
 
 
 def _first_answer(running: Running, endpoint: Endpoint) -> float:
@@ -122,8 +147,8 @@ def _first_answer(running: Running, endpoint: Endpoint) -> float:
     def answers() -> bool:
         nonlocal last
         try:
-            with Asker(endpoint) as asker:
-                asker.ask(endpoint.count - 1)
+            with Asker() as asker:
+                asker.ask((endpoint, endpoint.count - 1))
         except (*NO_ANSWER, WrongAnswer) as error:
             last = str(error)
             return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import dialects as d
 from benchmarks.models import INLINE, ModelData
-from benchmarks.paths import ENVIRONMENTS, FEAST_REPO, MANY_HOME, PEERS, ROOT, SINGLE_HOME
+from benchmarks.paths import DEMO_HOME, ENVIRONMENTS, FRESH_HOME, MANY_HOME, PEERS, ROOT, SINGLE_HOME
 
 OURS, INLINED = "ours", "ours-gateway"
 
@@ -61,6 +61,11 @@ class System:
         further = SETTINGS.get(session, {}) if self.is_ours else {}
         path = f"{self.bin}:{os.environ['PATH']}"
         return {"PATH": path} | {name: self.filled(value, data) for name, value in self.variables.items()} | further
+
+    def command_in(self, session: str, data: ModelData) -> list[str]:
+        """What starts it in a session of that name."""
+        left_out = "--no-demo" if session == "start" else None
+        return [self.filled(part, data) for part in self.command if part != left_out]
 
     def filled(self, text: str, data: ModelData) -> str:
         """A part of the command or a variable, filled in."""
@@ -206,7 +211,8 @@ MANY_BYTES = 90_000_000
 """Bytes of models that the pool may hold where a hundred share it: about thirty."""
 
 SETTINGS = {
-    "features": {"ML_SERVE_FEAST_REPO": str(FEAST_REPO)},
+    "features": {"ML_SERVE_FEAST_REPO": str(DEMO_HOME / "feast")},
     "many": {"ML_SERVE_HOME": str(MANY_HOME), "ML_SERVE_POOLS__DEFAULT__MODEL_BYTES": str(MANY_BYTES)},
+    "start": {"ML_SERVE_HOME": str(FRESH_HOME), "ML_SERVE_PRELOAD": "*"},
 }
 """What the product's settings differ by in a session of that name."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks import dialects as d
 from benchmarks.systems import ALL, OURS, System
 
 ROW_SYSTEMS = tuple(system.name for system in ALL)
+ENCODINGS = "encodings"
+"""Name of what is measured without a server; see `encodings.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +19,11 @@ class Workload:
     """One load.
 
     Args:
-        session: systems are started once for all workloads of a session; it names the model too.
+        session: systems are started once for all workloads of a session; it names the data too.
+        kind: how requests are made and sent: one row by wrk, or at a rate; tables; one of a hundred models and all of
+            them; or only the first request after the start.
         rate: requests a second at random times; None is a closed loop.
         asked: for each system the dialects, where they are not its own for one row.
-        rows: of one request.
     """
 
     name: str
@@ -27,9 +31,14 @@ class Workload:
     session: str
     connections: int
     systems: tuple[str, ...]
+    kind: Literal["row", "table", "one", "many", "start"] = "row"
     rate: float | None = None
     asked: Mapping[str, tuple[d.Dialect, ...]] | None = None
-    rows: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Of one request."""
+        return 1000 if self.kind == "table" else 1
 
     def dialects(self, system: System) -> tuple[d.Dialect, ...]:
         """How that system is asked."""
@@ -37,23 +46,24 @@ class Workload:
 
 
 def _row(name: str, title: str, session: str, connections: int, rate: float | None = None) -> Workload:
-    return Workload(name, title, session, connections, ROW_SYSTEMS, rate)
+    return Workload(name, title, session, connections, ROW_SYSTEMS, rate=rate)
 
 
 def _table(name: str, title: str, asked: Mapping[str, tuple[d.Dialect, ...]]) -> Workload:
-    return Workload(name, title, "table", 4, tuple(asked), asked=asked, rows=1000)
+    return Workload(name, title, "table", 4, tuple(asked), "table", asked=asked)
 
 
+_ENTITY = {OURS: (d.ENTITY,)}
 ALL_WORKLOADS = (
-    _row("linear-1", "linear model, one row, 1 connection", "linear", 1),
-    _row("linear-8", "linear model, one row, 8 connections", "linear", 8),
-    _row("linear-64", "linear model, one row, 64 connections", "linear", 64),
-    _row("linear-300rps", "linear model, one row, 300 requests/s, 64 connections", "linear", 64, 300),
-    _row("linear-600rps", "linear model, one row, 600 requests/s, 64 connections", "linear", 64, 600),
-    _row("forest-64", "random forest of 100 trees, one row, 64 connections", "forest", 64),
+    _row("linear-1", "Linear model, one row, 1 connection", "linear", 1),
+    _row("linear-8", "Linear model, one row, 8 connections", "linear", 8),
+    _row("linear-64", "Linear model, one row, 64 connections", "linear", 64),
+    _row("linear-300rps", "Linear model, one row, 300 requests/s, 64 connections", "linear", 64, 300),
+    _row("linear-600rps", "Linear model, one row, 600 requests/s, 64 connections", "linear", 64, 600),
+    _row("forest-64", "Random forest of 100 trees, one row, 64 connections", "forest", 64),
     _table(
         "table-binary",
-        "1,000 rows × 100 columns, 4 connections, the fastest form that each has",
+        "1,000 rows × 100 columns, 4 connections, the fastest forms that each has",
         {OURS: (d.V2_BINARY, d.GRPC), "mlserver": (d.GRPC, d.V2_TENSOR), "mlflow": (d.MLFLOW,)},
     ),
     _table(
@@ -61,14 +71,10 @@ ALL_WORKLOADS = (
         "1,000 rows × 100 columns, 4 connections, JSON `dataframe_split`",
         {OURS: (d.MLFLOW_OURS,), "mlflow": (d.MLFLOW,)},
     ),
-    Workload("features-off", "3 columns in the request, 64 connections", "features", 64, (OURS,)),
-    Workload(
-        "features-on",
-        "3 columns from the feature store, 64 connections",
-        "features",
-        64,
-        (OURS,),
-        asked={OURS: (d.ENTITY,)},
-    ),
+    Workload("features-off", "Columns in the request, 64 connections", "features", 64, (OURS,)),
+    Workload("features-on", "Columns from the feature store, 64 connections", "features", 64, (OURS,), asked=_ENTITY),
+    Workload("many-one", "One of a hundred models, 32 connections", "many", 32, (OURS,), "one"),
+    Workload("many", "A hundred models by Zipf's law, room for thirty, 32 connections", "many", 32, (OURS,), "many"),
+    Workload("start", "From nothing to the demo's first right answer", "start", 1, (OURS,), "start"),
 )
 BY_NAME = {workload.name: workload for workload in ALL_WORKLOADS}

@@ -1,0 +1,120 @@
+"""Writes `RESULTS.md` from the results of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from benchmarks.paths import HERE
+from benchmarks.record import Results
+from benchmarks.report import HEADINGS, TEXTS, cells
+from benchmarks.summary import rows
+from benchmarks.systems import ALL, OURS
+from benchmarks.targets import MEGABYTE, judge
+from benchmarks.workloads import ALL_WORKLOADS
+
+PATH = HERE / "RESULTS.md"
+_ENCODINGS = """\
+One request with 1,000 rows of 100 double columns through a gateway's application in one process, with a model that
+adds up its columns: parsing, validation, batching and encoding, without network, Ray and MLflow. CPU time, medians of
+interleaved rounds.
+"""
+
+
+def write(results: Results) -> None:
+    """Write the page."""
+    PATH.write_text("\n".join(_lines(results)) + "\n")
+
+
+def _lines(results: Results) -> Iterator[str]:
+    machine = results.machine
+    yield "# Results\n"
+    yield (
+        f"Written by `make bench` on {results.date}: {results.rounds} rounds; in each, every system is started, "
+        f"measured for {results.seconds:g} s per workload and stopped, in rotated order. Figures are medians over the "
+        "rounds; ratios within one run count, absolute figures drift with the machine. How it is measured, and why the "
+        "peers are tuned as they are: [README](README.md).\n"
+    )
+    yield (
+        f"Machine: {machine['cpu']}, {machine['cores']} cores shared by server and load generator, "
+        f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}.\n"
+    )
+    yield "![Requests per second of each system](results.png)\n"
+    yield "## Targets\n"
+    marks = {True: "met", False: "**not met**", None: "–"}
+    yield from _table(
+        ("target", "found", ""), [(one.target, one.found, marks[one.met]) for one in judge(results)], texts=3
+    )
+    yield "## Systems\n"
+    known = [one for one in ALL if one.name in results.systems]
+    yield from _table(
+        ("system", "", "version"),
+        [(one.name, one.title, f"{one.package} {results.versions.get(one.name, '–')}") for one in known],
+        texts=3,
+    )
+    for workload in ALL_WORKLOADS:
+        found = cells(results, workload.name) if workload.kind != "start" else []
+        if found:
+            yield f"## {workload.title}\n"
+            yield from _table(HEADINGS, found, TEXTS)
+    yield from _many(results)
+    yield "## Memory and start\n"
+    yield (
+        "Resident memory of all processes of a system after the load at 64 connections with the linear model "
+        "(pages that processes share are counted for each), and seconds from the start of the program to the first "
+        "right answer. A peer's model is on disk; `ml-serve up` also starts Ray and reads the registry.\n"
+    )
+    measured = sorted(rows(results, "linear-64"), key=lambda row: row.memory().median)
+    yield from _table(
+        ("system", "MB", "start s", "min–max"),
+        [
+            (
+                row.system,
+                f"{row.memory().median / MEGABYTE:,.0f}",
+                f"{row.start_s.median:.1f}",
+                f"{row.start_s.least:.1f}–{row.start_s.most:.1f}",
+            )
+            for row in measured
+        ],
+        texts=1,
+    )
+    own = next((row for row in measured if row.system == OURS), None)
+    if own:
+        parts = own.records[-1].memory
+        yield (
+            f"Of `{OURS}`: "
+            + ", ".join(f"{kind} {max(found) / MEGABYTE:,.0f} MB" for kind, found in sorted(parts.items()))
+            + ".\n"
+        )
+    if results.encodings:
+        yield "## What an encoding costs in a gateway (`encodings.py`)\n"
+        yield _ENCODINGS
+        least = min(results.encodings.values())
+        yield from _table(
+            ("encoding", "CPU ms", "× the best"),
+            [(name, f"{value:.2f}", f"{value / least:.1f}") for name, value in results.encodings.items()],
+            texts=1,
+        )
+    if results.failures or results.notes:
+        yield "## What failed\n"
+        yield from (f"- {' '.join(text.split())[:300]}" for text in (*results.failures, *results.notes))
+
+
+def _many(results: Results) -> Iterator[str]:
+    found = [record.extra for record in results.records if record.workload == "many" and record.extra]
+    if found:
+        last = found[-1]
+        hit = f", {last['hit_p50_ms']:.1f} ms at the median" if "hit_p50_ms" in last else ""
+        yield (
+            f"In the last round {last['ready'][0]} to {last['ready'][1]} models were resident at a time, "
+            f"{last['always_ready']} of them always: {last['hit_share']:.0%} of the requests were for those{hit}. "
+            f"{last['evictions']} evictions; the pool replica took at most {last['most_rss_bytes'] / MEGABYTE:,.0f} MB "
+            "of memory.\n"
+        )
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> Iterator[str]:
+    """A Markdown table; columns from number `texts` on are aligned to the right."""
+    yield f"| {' | '.join(headings)} |"
+    yield f"| {' | '.join('---' if at < texts else '---:' for at in range(len(headings)))} |"
+    yield from (f"| {' | '.join(line)} |" for line in lines)
+    yield ""

@@ -1,0 +1,82 @@
+"""Figures of a run over its rounds: medians and spread."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from benchmarks.record import Record, Results
+
+Figure = str
+"""Name of a latency, such as `p50_ms`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Median, least and most over the rounds."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Raises `statistics.StatisticsError` where there are none."""
+        found = list(values)
+        return cls(statistics.median(found), min(found), max(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one system did in one workload and dialect."""
+
+    system: str
+    dialect: str
+    records: tuple[Record, ...]
+
+    @property
+    def rate(self) -> Spread:
+        """Answers that were a success, per second."""
+        return Spread.of(record.figures.rate for record in self.records if record.figures)
+
+    @property
+    def cores(self) -> Spread:
+        """CPU seconds per second."""
+        return Spread.of(record.cores for record in self.records)
+
+    @property
+    def start_s(self) -> Spread:
+        """Seconds from the start to the first right answer."""
+        return Spread.of(record.start_s for record in self.records)
+
+    @property
+    def errors(self) -> int:
+        """Requests that failed or were answered wrongly, those of the checks among them."""
+        asked = sum(record.checks["failed"] + record.checks["wrong"] for record in self.records if record.checks)
+        return asked + sum(record.figures.errors for record in self.records if record.figures)
+
+    def latency(self, name: Figure) -> Spread:
+        """In milliseconds."""
+        return Spread.of(getattr(record.figures, name) for record in self.records if record.figures)
+
+    def memory(self, kind: str | None = None) -> Spread:
+        """Most resident bytes of one process of that kind, or of all processes together."""
+        if kind is None:
+            return Spread.of(sum(sum(found) for found in record.memory.values()) for record in self.records)
+        return Spread.of(max(record.memory.get(kind, [0])) for record in self.records)
+
+
+def rows(results: Results, workload: str) -> list[Row]:
+    """Every system and dialect that the workload was measured with, the fastest first."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in results.records:
+        if record.workload == workload:
+            found.setdefault((record.system, record.dialect), []).append(record)
+    made = [Row(system, dialect, tuple(records)) for (system, dialect), records in found.items()]
+    return sorted(made, key=lambda row: -row.rate.median if row.records[0].figures else row.start_s.median)
+
+
+def best(results: Results, workload: str, *systems: str) -> Row | None:
+    """The fastest of those systems, over all dialects; None where none of them was measured."""
+    return next((row for row in rows(results, workload) if row.system in systems), None)
