@@ -6,6 +6,7 @@ what was measured: ``docs/adr/0005-in-flight-bound.md``.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 _START = 2
@@ -49,6 +50,9 @@ _MEASURE_LAST_S = 60.0
 _MEASURE_SHARE = 20
 """Seconds to the next measurement: they double from the first to the last, and are never less than so many times what a
 measurement takes, which bounds its cost."""
+
+_MEASURED_AS_LARGE = 8
+"""Noise counts times the bound: one so large is measured as often as told above, a smaller one more rarely."""
 
 _INSTANT_S = 1e-9
 
@@ -121,8 +125,9 @@ class InFlightBound:
     """
 
     __slots__ = (
-        "_alone", "_doubling", "_learned", "_measure_after_s", "_measure_at", "_measured", "_measuring_since", "_pause",
-        "_pausing", "_rose", "_rows", "_samples", "_seconds", "_sizes", "_suspected", "_window", "most", "rows_limit",
+        "_alone", "_doubling", "_interval_s", "_learned", "_measure_after_s", "_measure_by", "_measured",
+        "_measured_at", "_measuring_since", "_pause", "_pausing", "_rose", "_rows", "_samples", "_seconds", "_sizes",
+        "_suspected", "_window", "most", "rows_limit",
     )  # fmt: skip
 
     def __init__(self, most: int) -> None:
@@ -144,7 +149,9 @@ class InFlightBound:
         self._samples = 0
         self._sizes = (1, 1)
         self._measuring_since = 0.0
-        self._measure_at = 0.0
+        self._measured_at = -math.inf
+        self._interval_s = 0.0
+        self._measure_by = math.inf
         self._measure_after_s = _MEASURE_FIRST_S
         self._suspected = False
 
@@ -191,7 +198,7 @@ class InFlightBound:
         rows, taken = self._rows / self._window, self._seconds / self._window
         self._forget_window()
         self._learned = self.value  # `most` may have been lowered
-        if self._learned > 1 and (now >= self._measure_at or not self._alone.knows(rows)):
+        if self._learned > 1 and (self._is_due(now) or not self._alone.knows(rows)):
             self._measure(rows, now)
             return
         stretch = taken / self._alone.at(rows)
@@ -232,13 +239,19 @@ class InFlightBound:
         self.rows_limit = self._sizes[0]
         self._measuring_since = now
 
+    def _is_due(self, now: float) -> bool:
+        interval_s = self._interval_s * max(_MEASURED_AS_LARGE / self._learned, 1)
+        return now >= min(self._measured_at + interval_s, self._measure_by)
+
     def _measure_soon(self, now: float) -> None:
         self._measure_after_s = _MEASURE_FIRST_S
-        self._measure_at = min(self._measure_at, now + _MEASURE_FIRST_S)
+        self._measure_by = min(self._measure_by, now + _MEASURE_FIRST_S)
 
     def _end_measurement(self, now: float) -> None:
         self.rows_limit = None
-        self._measure_at = now + max(self._measure_after_s, _MEASURE_SHARE * (now - self._measuring_since))
+        self._measured_at = now
+        self._interval_s = max(self._measure_after_s, _MEASURE_SHARE * (now - self._measuring_since))
+        self._measure_by = math.inf
         self._measure_after_s = min(2 * self._measure_after_s, _MEASURE_LAST_S)
         if not self._samples:
             return
