@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from filelock import FileLock
 from rich.console import Console
 
 from benchmarks import chart, environments, load, markdown, models, systems, workloads
@@ -97,7 +97,8 @@ def _locked(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    with FileLock(path):
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

@@ -94,7 +94,7 @@ def closed(
     port: int, requests: Sequence[Request], connections: int, seconds: float, *, over_grpc: bool = False
 ) -> list[Sample]:
     """Closed loop where wrk does not do: gRPC, bodies with newlines, and where single answers are looked at."""
-    return asyncio.run(_sampled(_closed, port, requests, connections, seconds, over_grpc=over_grpc))
+    return asyncio.run(_sampled(closed_loop, port, requests, connections, seconds, over_grpc=over_grpc))
 
 
 def at_rate(port: int, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> list[Sample]:
@@ -102,7 +102,7 @@ def at_rate(port: int, requests: Sequence[Request], connections: int, seconds: f
 
     A latency begins when the request should have been sent, so what waits for a free connection counts.
     """
-    return asyncio.run(_sampled(_open, port, requests, connections, seconds, rate))
+    return asyncio.run(_sampled(open_loop, port, requests, connections, seconds, rate))
 
 
 def summarise(samples: Sequence[Sample]) -> Figures:
@@ -162,7 +162,8 @@ async def _sampled(
         return await loop(post, requests, connections, *further)
 
 
-async def _closed(send: Send, requests: Sequence[Request], connections: int, seconds: float) -> list[Sample]:
+async def closed_loop(send: Send, requests: Sequence[Request], connections: int, seconds: float) -> list[Sample]:
+    """Each connection sends its next request when it has its answer."""
     samples: list[Sample] = []
     turn = 0
     end = time.perf_counter() + seconds
@@ -178,7 +179,10 @@ async def _closed(send: Send, requests: Sequence[Request], connections: int, sec
     return samples
 
 
-async def _open(send: Send, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> list[Sample]:
+async def open_loop(
+    send: Send, requests: Sequence[Request], connections: int, seconds: float, rate: float
+) -> list[Sample]:
+    """Requests are sent when they come, at random times; `send` waits where all connections are busy."""
     samples: list[Sample] = []
     arrivals = np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     start = time.perf_counter()
