@@ -24,6 +24,11 @@ R = TypeVar("R")
 
 log = logging.getLogger(__name__)
 
+_FULL_IN_FLIGHT = 4
+"""Batches that may be under way when those that wait are at least half full, whatever the bound is. To hold them back
+would not make them much larger, and while one computes others are packed, sent and unpacked: at four connections that
+send 1,000 rows of 100 columns each, 219 requests/s and not 103."""
+
 
 class AnsweredBatch(NamedTuple):
     """One batch that was answered: parts of requests in it, their rows, how long the first of them had waited, how long
@@ -73,6 +78,7 @@ class Batcher(Generic[P, R]):
         first = limits()
         self._bound = InFlightBound(first.max_in_flight)
         self._free = 0
+        self._free_for_full = 0
         self._adopt(first)
 
     @property
@@ -130,13 +136,23 @@ class Batcher(Generic[P, R]):
         if line is None or not line.live:
             line = self._line(group)
         line.append(part, large=rows >= self._large_rows)
-        if self._free > 0:
+        if self._may_send():
             if not self._scheduled:
                 self._schedule()
             elif self._timer is not None and self._waiting.rows >= self._max_rows:
                 self._timer.cancel()
                 self._dispatch_soon()
         return part
+
+    def _may_send(self) -> bool:
+        return self._free > 0 or (self._free_for_full > 0 and self._waiting.rows >= self._half_rows)
+
+    def _count_free(self) -> None:
+        under_way = len(self._tasks)
+        self._free = self._bound.value - under_way
+        # While the bound is at one to measure how long a batch takes alone, it holds for all.
+        measures = self._bound.rows_limit is not None
+        self._free_for_full = 0 if measures else min(_FULL_IN_FLIGHT, self._bound.most) - under_way
 
     def _line(self, group: Hashable) -> Line[P, R]:
         line = self._lines.get(group)
@@ -165,7 +181,7 @@ class Batcher(Generic[P, R]):
         self._timer = None
         self._adopt(self._limits())
         now = self._now()
-        while self._lines and self._free > 0:
+        while self._lines and self._may_send():
             parts = self._take(now)
             if parts:
                 self._launches += 1
@@ -173,21 +189,22 @@ class Batcher(Generic[P, R]):
                 task = self._loop.create_task(self._run(parts, alone), context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._done)
-                self._free -= 1
+                self._count_free()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._free = self._bound.value - len(self._tasks)
-        if self._lines and self._free > 0 and not self._scheduled:
+        self._count_free()
+        if self._lines and self._may_send() and not self._scheduled:
             self._schedule()
 
     def _adopt(self, limits: BatchLimits) -> None:
         self._max_rows = limits.max_rows
+        self._half_rows = max(1, limits.max_rows // 2)
         self._large_rows = max(2, limits.max_rows // LARGE_SHARE)
         self._max_bytes = limits.max_bytes
         self._wait_s = limits.wait_s
         self._bound.most = limits.max_in_flight
-        self._free = self._bound.value - len(self._tasks)
+        self._count_free()
 
     def _take(self, now: float) -> list[Part[P, R]]:
         """Parts of the group that has waited longest, up to the bounds; its rest goes to the end of the line."""
