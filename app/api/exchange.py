@@ -29,7 +29,7 @@ from app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from app.serving.json_values import is_deeper
+from app.serving.json_values import is_deeper, may_be_deeper
 
 T = TypeVar("T")
 
@@ -219,8 +219,7 @@ def parse_json(body: bytes, depth: int) -> Any:
     except orjson.JSONDecodeError as error:
         text = "the body is empty" if not body else f"the body is not valid JSON: {error}"
         raise MalformedBody(text) from None
-    # Counting brackets is nearly free, and most bodies have fewer than could nest too deep.
-    if body.count(b"[") + body.count(b"{") > depth and is_deeper(value, depth):
+    if may_be_deeper(body, depth) and is_deeper(value, depth):
         raise MalformedBody(f"the body is nested deeper than {depth} levels")
     return value
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BaseModel, Field, WithJsonSchema
 
 from app.api.bodies import Body
 from app.errors import InvalidInput, MalformedBody
 from app.serving.misfit import short
+from app.serving.tables import Values
 
 
 class SplitFrame(Body):
@@ -36,7 +40,7 @@ class SplitFrame(Body):
             raise InvalidInput(f"'dataframe_split.columns' has {short(name)} {times} times", {"column": name})
         return self.columns
 
-    def values(self, width: int) -> list[tuple[Any, ...]]:
+    def values(self, width: int) -> Sequence[Values]:
         """The values of each column, for so many columns: all at once, without Python's work per row.
 
         Raises:
@@ -47,9 +51,11 @@ class SplitFrame(Body):
                 f"'dataframe_split.index' has {len(self.index)} labels for the {len(self.data)} rows of 'data'"
             )
         if not self.data:
-            return [()] * width
+            return [[]] * width
         if {*map(type, self.data)} == {list} and {*map(len, self.data)} == {width}:
-            return list(zip(*self.data, strict=True))
+            if {*map(type, chain.from_iterable(self.data))} == {float}:
+                return list(np.array(self.data, dtype=np.float64).T)
+            return list(map(list, zip(*self.data, strict=True)))
         row, wrong = next(
             (row, one) for row, one in enumerate(self.data) if not isinstance(one, list) or len(one) != width
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Any
 
@@ -113,6 +114,9 @@ class ColumnInput:
                     f"in this order: {listed(self._names)}",
                     {"row": row, "expected": list(self._names[:MOST_NAMES])},
                 )
+        if {*map(type, chain.from_iterable(instances))} == {float}:
+            matrix = np.array(instances, dtype=np.float64)
+            return self.from_columns(dict(zip(self._names, matrix.T, strict=True)), params)
         return self._rows(list(map(list, zip(*instances, strict=True))), len(instances), params)
 
     def from_inputs(self, inputs: Any, params: str) -> Rows:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app.serving.json_values import is_deeper
+from app.serving.json_values import is_deeper, may_be_deeper
 from app.serving.misfit import Misfit, refusal
 from app.serving.tables import Array
 
@@ -83,7 +83,7 @@ def _text(value: Any) -> str:
 def _document(value: Any) -> Any:
     text = value.encode() if isinstance(value, str) else value
     document = orjson.loads(text)
-    # What is deeper could not be pickled on its way to the model. Counting brackets is nearly free.
-    if text.count(b"[") + text.count(b"{") > _MAX_DEPTH and is_deeper(document, _MAX_DEPTH):
+    # What is deeper could not be pickled on its way to the model.
+    if may_be_deeper(text, _MAX_DEPTH) and is_deeper(document, _MAX_DEPTH):
         raise ValueError
     return document

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 import pickle
 from datetime import UTC, date, datetime, timedelta
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ModelFailed
-from app.serving.json_values import is_deeper, predictions
+from app.serving.json_values import is_deeper, may_be_deeper, predictions
 from app.serving.tables import Output
 
 
@@ -161,3 +162,11 @@ def test_an_output_that_was_pickled_and_cut_reads_the_same() -> None:
 )
 def test_depth_is_that_of_the_deepest_list_or_object(value: object, depth: int) -> None:
     assert [is_deeper(value, limit) for limit in range(7)] == [limit < depth for limit in range(7)]
+
+
+@pytest.mark.parametrize("text", ["[[1], {}, [[2]]]", '{"a": {"b": [1, {"c": []}]}}', "1", "[]", '"x"', '[" ][ "]'])
+def test_a_look_at_the_brackets_never_misses_what_is_too_deep(text: str) -> None:
+    value = json.loads(text)
+    for depth in range(7):
+        assert may_be_deeper(text.encode(), depth) or not is_deeper(value, depth)
+    assert not may_be_deeper(text.encode(), 5) or "][" in text
