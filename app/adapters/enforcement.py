@@ -1,7 +1,7 @@
 """Leaves out pyfunc's enforcement of a signature where the gateway has enforced the same before.
 
-It is a third of the time that pyfunc spends on a batch of a small model. `app.adapters.model_loader` calls this once per
-loaded version; ``tests/adapters/test_model_parity.py`` shows that what models are given and answer stays the same.
+It is a third of the time that pyfunc spends on a batch of a small model. `app.adapters.model_loader` calls this once
+per loaded version; ``tests/adapters/test_model_parity.py`` shows that what models are given and answer stays the same.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from app.serving.nested import NESTED_NAMES
 def leave_out_enforcement(model: PyFuncModel) -> bool:
     """Take the inputs' schema from a loaded model whose inputs are scalars or tensors; True where that was done.
 
-    Nested values keep it: enforcement turns lists inside of cells into arrays. So do signatures that were read from type
-    hints, which a model's own code relies on. The parameters' schema stays, since it fills in defaults.
+    Nested values keep it: enforcement turns lists inside of cells into arrays. So do signatures that were read from
+    type hints, which a model's own code relies on. The parameters' schema stays, since it fills in defaults.
     """
     signature = model.metadata.signature
     if signature is None or signature.inputs is None:

@@ -69,7 +69,8 @@ class Reply(NamedTuple):
 class Exchange:
     """A request being answered.
 
-    `received` is event loop time, `has_body` tells that the body has been read, `is_abandoned` that the caller has gone.
+    `received` is event loop time, `has_body` tells that the body has been read, `is_abandoned` that the caller has
+    gone.
     """
 
     __slots__ = ("_limits", "_receive", "_request_id", "has_body", "headers", "is_abandoned", "received", "scope")

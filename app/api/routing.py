@@ -47,10 +47,6 @@ _HEADERS: tuple[dict[str, Any], ...] = (
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
 )
-_TOO_SOON: dict[str, Any] = {
-    "description": "The deadline was over before the gateway could answer 504 itself: Ray Serve's own answer.",
-    "content": {"text/plain": {"schema": {"type": "string"}}},
-}
 _STATUSES_OF_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
 _STATUSES_OF_REFERENCE = (400, 404, 503)
 
@@ -101,8 +97,6 @@ class Route:
         of_reference = _STATUSES_OF_REFERENCE if "{" in self.path else ()
         errors = sorted({*of_body, *of_reference, *self.statuses})
         found: dict[int | str, dict[str, Any]] = {status: {"model": self.error} for status in errors}
-        if self.body:
-            found[408] = _TOO_SOON
         if isinstance(self.answer, Mapping):
             found[200] = {"content": _inlined(self.answer)}
         elif self.answer is not None:

@@ -68,7 +68,7 @@ def may_be_deeper(text: bytes, depth: int) -> bool:
     return bool(brackets)
 
 
-def array_values(array: Array) -> list[Any]:
+def array_values(array: Array) -> list[Any]:  # noqa: PLR0911  # one line for each kind of array
     """The array as nested lists of values that JSON holds. Raises as `predictions` does."""
     kind = array.dtype.kind
     if kind == "f":

@@ -424,7 +424,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Case], L
         parsed = {part: json.loads(text) for part, text in parts.items() if text}
         served = mlflow.pyfunc.load_model(info.model_uri)
         assert leave_out_enforcement(served) == (case.name not in ENFORCED)
-        return Logged(model, served, Signature.compile(parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")))
+        signature = Signature.compile(parsed.get("inputs"), parsed.get("outputs"), parsed.get("params"))
+        return Logged(model, served, signature)
 
     yield logged
     mlflow.set_tracking_uri(before)
