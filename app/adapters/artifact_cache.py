@@ -1,8 +1,10 @@
-"""Artifacts of model versions on local disk: downloaded once per node, checked before every use.
+"""Artifacts of model versions on local disk: downloaded once per node, checked before use.
 
 The folder of a version holds the artifacts and a manifest with the size and SHA-256 of each file and the identity of
 the version in the registry, so that neither a damaged file nor a model that was deleted and registered again under the
-same number is ever served from here. With the registry down, what is cached is used as it is.
+same number is ever served from here. A process reads every file once to check it, and again when it was written since;
+else each model that comes back after it was evicted would be read twice. With the registry down, what is cached is used
+as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -23,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
 _ARTIFACTS = "artifacts"
+_Stats: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 
 class ArtifactCache:
@@ -36,6 +40,7 @@ class ArtifactCache:
     def __init__(self, folder: Path, download: Callable[[ModelVersion, Path], None]) -> None:
         self._folder = folder
         self._download = download
+        self._checked: dict[Path, _Stats] = {}
 
     def get(self, version: ModelVersion, identity: str | None) -> Path:
         """Folder of the version's artifacts, downloaded if it is not here, or not intact, or not the same any more.
@@ -60,9 +65,13 @@ class ArtifactCache:
         if identity is not None and manifest["identity"] != identity:
             log.warning("%s was registered anew: its cached artifacts are dropped", place)
             return False
+        stats = _stats(place)
+        if self._checked.get(place) == stats:  # read once by this process, and not written since
+            return True
         if _digests(place / _ARTIFACTS) != manifest["files"]:
             log.warning("%s is damaged: its artifacts are downloaded again", place)
             return False
+        self._checked[place] = stats
         return True
 
     def _fetch(self, version: ModelVersion, place: Path, identity: str | None) -> None:
@@ -74,6 +83,12 @@ class ArtifactCache:
         manifest = {"identity": identity, "files": _digests(partial / _ARTIFACTS)}
         (partial / _MANIFEST).write_text(json.dumps(manifest, indent=1))
         partial.rename(place)  # a folder under its final name is complete
+
+
+def _stats(folder: Path) -> _Stats:
+    """What changes when a file is written, of every file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple((str(path), (stat := path.stat()).st_size, stat.st_mtime_ns, stat.st_ino) for path in files)
 
 
 def _digests(folder: Path) -> dict[str, list[int | str]]:

@@ -6,7 +6,6 @@ are read.
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -18,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-import psutil
+from cachetools import TTLCache
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifact_cache import ArtifactCache
 from app.adapters.enforcement import leave_out_enforcement
+from app.adapters.memory_growth import MemoryGrowth
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
@@ -32,6 +32,11 @@ from app.serving.ports import ModelSpec
 from app.serving.tables import Batch, Output
 
 log = logging.getLogger(__name__)
+
+# A version that comes back soon after it was evicted is the same one, unless `forget` says otherwise. Asking the
+# registry is half of what a small model's load takes.
+_IDENTITY_TTL_S = 60.0
+_IDENTITIES = 4096
 
 
 class LoadedModel:
@@ -69,9 +74,17 @@ class ModelLoader:
     def __init__(self, registry: MlflowRegistry, cache_folder: Path) -> None:
         self._registry = registry
         self._cache = ArtifactCache(cache_folder, registry.download)
+        self._growth = MemoryGrowth()
+        self._identities: TTLCache[ModelVersion, str] = TTLCache(_IDENTITIES, ttl=_IDENTITY_TTL_S)
+        self._forgotten = 0
         self._lock = threading.Lock()
-        self._under_way = 0
-        self._overlapped = False
+
+    def forget(self, name: str) -> None:
+        """The name means another model now: what is known of its versions is asked for again."""
+        with self._lock:
+            self._forgotten += 1
+            for version in [version for version in self._identities if version.name == name]:
+                self._identities.pop(version, None)
 
     def load(self, version: ModelVersion) -> LoadedModel:
         """Load a version, and let it predict its logged input example once.
@@ -81,33 +94,20 @@ class ModelLoader:
             RegistryUnavailable: it does not answer, and the version is not cached.
             ModelUnavailable: the artifacts cannot be loaded; the message says why in one line.
         """
-        with self._lock:
-            self._under_way += 1
-            self._overlapped = self._overlapped or self._under_way > 1
-        try:
-            return self._load(version)
-        finally:
-            with self._lock:
-                self._under_way -= 1
-                if not self._under_way:
-                    self._overlapped = False
-
-    def _measured(self, before: int, folder: Path) -> int:
-        """What the load added to the process, unless others ran beside it; never less than the artifacts' size."""
-        grown = 0 if self._overlapped else _resident_bytes() - before
-        return max(grown, _size(folder))
-
-    def _load(self, version: ModelVersion) -> LoadedModel:
         started = time.perf_counter()
-        before = _resident_bytes()
         folder = self._artifacts(version)
-        try:
+
+        def read() -> PyFuncModel:
             model = mlflow.pyfunc.load_model(str(folder))
+            _warm_up(version, model)
+            return model
+
+        try:
+            model, nbytes = self._growth.of(read, _size(folder))
         except Exception as error:
             log.exception("%s cannot be loaded", version)
             raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
         example = _serving_example(model, folder)
-        _warm_up(version, model, folder)
         signature = _signature(model)
         leave_out_enforcement(model)
         spec = ModelSpec(
@@ -119,15 +119,26 @@ class ModelLoader:
             params=signature.get("params"),
             input_example=example,
             metadata=_metadata(model),
-            nbytes=self._measured(before, folder),
+            nbytes=nbytes,
             load_ms=(time.perf_counter() - started) * 1000,
         )
         log.info("%s is loaded: %s, %.0f ms, %.1f MB", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
         return LoadedModel(spec, model)
 
+    def _identity(self, version: ModelVersion) -> str:
+        with self._lock:
+            known: str | None = self._identities.get(version)
+            forgotten = self._forgotten
+        if known is None:
+            known = self._registry.identity(version)
+            with self._lock:
+                if forgotten == self._forgotten:  # else it may be that of the model before
+                    self._identities[version] = known
+        return known
+
     def _artifacts(self, version: ModelVersion) -> Path:
         try:
-            identity = self._registry.identity(version)
+            identity = self._identity(version)
         except RegistryUnavailable:
             try:
                 return self._cache.get(version, None)
@@ -172,12 +183,11 @@ def _serving_example(model: PyFuncModel, folder: Path) -> Any:
         return None
 
 
-def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> None:
+def _warm_up(version: ModelVersion, model: PyFuncModel) -> None:
     """Predict the logged input example, so that no caller pays for lazy initialisation."""
     try:
-        example = model.metadata.load_input_example(str(folder))
-        if example is not None:
-            model.predict(example)
+        if model.input_example is not None:
+            model.predict(model.input_example)
     except Exception:
         # The example is documentation: a model that refuses its own example may still answer its callers.
         log.warning("%s does not predict its own input example", version, exc_info=True)
@@ -188,11 +198,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs the library '{error.name}', which is not installed here"
     return f"it raised {type(error).__name__}; the log has the cause"
-
-
-def _resident_bytes() -> int:
-    gc.collect()
-    return int(psutil.Process().memory_info().rss)
 
 
 def _size(folder: Path) -> int:

@@ -36,9 +36,11 @@ class Model(Protocol):
 
 
 class Loader(Protocol):
-    """Loads versions; `load` blocks."""
+    """Loads versions; `load` blocks. `forget` is called when a name means another model than before."""
 
     def load(self, version: ModelVersion) -> Model: ...
+
+    def forget(self, name: str) -> None: ...
 
 
 class _Failure:
@@ -158,7 +160,8 @@ class ModelHost:
         await asyncio.gather(*(self._try(version) for version in missing))
 
     def release_model(self, name: str) -> None:
-        """Let every version of a model go."""
+        """Let every version of a model go: its name means another one now, or none."""
+        self._loader.forget(name)
         for version in [version for version in self.states() if version.name == name]:
             self.release(version)
 

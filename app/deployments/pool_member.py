@@ -13,7 +13,7 @@ from typing import Any
 from app.deployments.calls import Handle, answer
 from app.deployments.model_host import ModelHost
 from app.deployments.pool_scaling import BUSY, ROWS, WAIT_MS
-from app.deployments.process import memory_bytes
+from app.deployments.process import memory_bytes, prepare_for_models
 from app.errors import PoolUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
 from app.serving.pool_load import Backlog, BusyMeter, BusySample, CallNote, Waiting
@@ -25,6 +25,8 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
+# Reports follow each other no faster: a pool that loads and evicts all the time has something new many times a second.
+_REPORT_PAUSE_S = 0.25
 _WORK_REPORT_S = 5.0
 _GOODBYE_S = 2.0
 
@@ -46,6 +48,7 @@ class PoolMember:
         from app.adapters.model_loader import ModelLoader  # noqa: PLC0415
 
         configure(settings)
+        prepare_for_models()
         pool = settings.pools[name]
         self.name = name
         self.member_id = member_id
@@ -198,6 +201,7 @@ class PoolMember:
             try:
                 states = self._host.states()
                 await answer(self._releases.report.remote(self.member_id, self.name, states), "releases")
+                await asyncio.sleep(_REPORT_PAUSE_S)
             except Exception as error:
                 log.warning("the releases were not told what is loaded: %s", error)
                 self._changed.set()

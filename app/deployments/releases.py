@@ -116,7 +116,7 @@ class Releases:
         """What a pool member holds now."""
         named = {ModelVersion(*version): state for version, state in states.items()}
         self._book.members.reported(member_id, pool, named, time.monotonic())
-        await self._publish()
+        await self._settle()
 
     async def worked(self, member_id: str, busy: Mapping[ModelVersion, float]) -> None:
         """Prediction threads that each version has kept busy on a pool member, on average since it last said so."""
@@ -311,7 +311,14 @@ class Releases:
         return result
 
     async def _publish(self) -> None:
-        self._book.settle(time.monotonic())
-        async with self._news:  # also when only a replica's state has changed: `load` waits for those
-            self._news.notify_all()
+        """After the book has changed."""
+        await self._settle()
         await self._snapshot.write(self._book.snapshot())
+
+    async def _settle(self) -> None:
+        """After a member's state has changed, of which the snapshot holds only what follows from it."""
+        changed = self._book.settle(time.monotonic())
+        async with self._news:  # also when the table has not changed: `load` waits for states
+            self._news.notify_all()
+        if changed:
+            await self._snapshot.write(self._book.snapshot())

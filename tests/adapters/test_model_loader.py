@@ -93,6 +93,28 @@ def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(setti
         loader(gone, tmp_path).load(RAISING)
 
 
+def test_the_registry_is_asked_again_only_for_a_name_that_means_another_model(
+    settings: Settings, tmp_path: Path
+) -> None:
+    class Counting(MlflowRegistry):
+        asked = 0
+
+        def identity(self, version: ModelVersion) -> str:
+            self.asked += 1
+            return super().identity(version)
+
+    registry = Counting(settings)
+    models = ModelLoader(registry, tmp_path)
+    for _ in range(3):
+        models.load(FOREST)
+    models.forget("other")
+    models.load(FOREST)
+    assert registry.asked == 1
+    models.forget("forest")
+    models.load(FOREST)
+    assert registry.asked == 2
+
+
 def test_a_version_that_does_not_exist_is_told(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         loader(settings, tmp_path).load(ModelVersion("forest", "9"))

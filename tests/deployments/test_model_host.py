@@ -42,10 +42,14 @@ class Loader:
 
     def __init__(self) -> None:
         self.loads: Counter[ModelVersion] = Counter()
+        self.forgotten: list[str] = []
         self.seconds = 0.0
         self.failing: dict[ModelVersion, Exception] = {}
         self.gates: dict[ModelVersion, threading.Event] = {}
         self.predict_gate: threading.Event | threading.Barrier | None = None
+
+    def forget(self, name: str) -> None:
+        self.forgotten.append(name)
 
     def load(self, key: ModelVersion) -> AddVersion:
         self.loads[key] += 1

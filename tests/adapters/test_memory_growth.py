@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import sys
+import threading
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from app.adapters.memory_growth import NOISE_BYTES, MemoryGrowth
+
+LARGE = 64 * 1024**2
+
+
+def large() -> object:
+    return np.ones(LARGE, np.uint8)
+
+
+def test_what_is_larger_in_memory_than_on_disk_is_measured() -> None:
+    _, nbytes = MemoryGrowth().of(large, 1000)
+    assert LARGE / 2 < nbytes < 2 * LARGE
+
+
+def test_what_is_small_has_the_size_of_its_artifacts() -> None:
+    assert MemoryGrowth().of(lambda: "model", 1000) == ("model", 1000)
+
+
+def test_what_takes_less_than_its_artifacts_counts_as_large_as_they_are() -> None:
+    assert MemoryGrowth().of(large, 10 * LARGE)[1] == 10 * LARGE
+
+
+def test_libraries_that_come_with_the_first_model_are_not_counted_as_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[object] = []
+
+    def load() -> str:
+        if not kept:
+            monkeypatch.setitem(sys.modules, "a_large_library", ModuleType("a_large_library"))
+            kept.append(large())
+        return "model"
+
+    assert MemoryGrowth().of(load, 1000) == ("model", 1000)
+
+
+def test_a_load_that_raises_leaves_the_way_free() -> None:
+    growth = MemoryGrowth()
+
+    def fail() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        growth.of(fail, 1)
+    assert growth.of(lambda: 1, 1) == (1, 1)
+
+
+def test_loads_that_overlap_are_not_taken_for_one_another() -> None:
+    growth = MemoryGrowth()
+    begun, end = threading.Event(), threading.Event()
+    found: list[int] = []
+
+    def slow() -> object:
+        begun.set()
+        assert end.wait(30)
+        return large()
+
+    thread = threading.Thread(target=lambda: found.append(growth.of(slow, 500)[1]))
+    thread.start()
+    assert begun.wait(30)
+    assert growth.of(lambda: "model", 1000) == ("model", 1000)
+    end.set()
+    thread.join()
+    assert found == [500]
+    assert NOISE_BYTES < LARGE
