@@ -7,6 +7,9 @@ are marked here as ones that Serve need not watch.
 
 from __future__ import annotations
 
+import itertools
+import uuid
+
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,7 +20,22 @@ TIMEOUT_HEADER = b"x-request-timeout-seconds"
 TIMEOUT_KEY = "ml_serve.timeout"
 """Key of the scope that holds the value of `TIMEOUT_HEADER` where Serve shall not see it."""
 
+_ID_HEADER = b"x-request-id"
 _UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
+
+
+class RequestIds:
+    """Names for requests whose callers gave none: 32 hexadecimal digits, random ones for this object and a count.
+
+    A random UUID for each, as Serve would make it, costs ten times as much.
+    """
+
+    def __init__(self) -> None:
+        self._prefix = uuid.uuid4().hex[:20].encode()
+        self._count = itertools.count()
+
+    def next(self) -> bytes:
+        return b"%b%012x" % (self._prefix, next(self._count))
 
 
 class Unwatched:
@@ -25,16 +43,21 @@ class Unwatched:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._ids = RequestIds()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             headers: list[tuple[bytes, bytes]] = scope["headers"]
-            kept = []
+            kept, has_id = [], False
             for header in headers:
-                if header[0] == TIMEOUT_HEADER:
+                name = header[0]
+                if name == TIMEOUT_HEADER:
                     scope[TIMEOUT_KEY] = header[1]
-                else:
-                    kept.append(header)
+                    continue
+                has_id = has_id or name == _ID_HEADER
+                kept.append(header)
+            if not has_id:
+                kept.append((_ID_HEADER, self._ids.next()))
             kept.append(_UNWATCHED)  # the last one of a name counts
             scope["headers"] = kept
         await self._app(scope, receive, send)

@@ -15,7 +15,7 @@ from app.deployments.calls import Handle
 from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
 from app.deployments.metrics import PrometheusRecorder
 from app.deployments.pool_member import MemberRunner, PoolMember
-from app.deployments.process import configure_logging, memory_bytes
+from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
 from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
 from app.serving.admission import AdmissionLimits
@@ -49,8 +49,9 @@ class Gateway:
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
-        self._follower.start(self._service.forget)
+        prepare_for_requests()
         await asyncio.gather(*(member.start() for member in self._members))  # so that calls find warm models
+        self._follower.start(self._service.forget)
         limits = self._settings.limits
         return create_app(
             self._service,
@@ -62,9 +63,9 @@ class Gateway:
     async def check_health(self) -> None:
         """Called by Serve every few seconds."""
         self._follower.check()
-
         for member in self._members:
             member.check()
+
     # Calls of the gRPC ingress, by the names that the protocol gives them.
 
     async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Context) -> pb.ServerLiveResponse:

@@ -9,7 +9,7 @@ from ray import serve
 from app.deployments.calls import Handle
 from app.deployments.pool_member import PoolMember
 from app.deployments.pool_router import HELD
-from app.deployments.process import configure_logging
+from app.deployments.process import configure_logging, prepare_for_requests
 from app.serving.model_ref import ModelVersion
 from app.serving.pool_load import CallNote
 from app.serving.ports import ModelSpec
@@ -36,6 +36,7 @@ class ModelPool:
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._member = PoolMember(name, settings, releases, replica_id)
         await self._member.start()
+        prepare_for_requests()
 
     # The router reads the first and the last argument of these two.
 

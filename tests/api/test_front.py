@@ -21,7 +21,22 @@ async def test_serve_is_told_to_watch_nothing_and_sees_no_timeout() -> None:
         "headers": [(b"x-request-timeout-seconds", b"2"), (b"x-request-disconnect-disabled", b"?0")],
     }
     await Unwatched(serve)(scope, None, None)  # type: ignore[arg-type]  # not called
-    assert seen["headers"] == {b"x-request-disconnect-disabled": b"?1"}
+    assert seen["headers"].pop(b"x-request-disconnect-disabled") == b"?1"
+    assert seen["headers"].keys() == {b"x-request-id"}
+
+
+async def test_a_request_without_a_name_gets_one_of_its_own() -> None:
+    seen: list[bytes] = []
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
+
+    front = Unwatched(serve)
+    for headers in ([], [], [(b"x-request-id", b"mine")]):
+        await front({"type": "http", "headers": headers}, None, None)  # type: ignore[arg-type]  # not called
+    assert len({*seen}) == 3
+    assert {len(name) for name in seen[:2]} == {32}
+    assert seen[2] == b"mine"
 
 
 @pytest.mark.parametrize(("seconds", "status"), [("0.05", 504), ("soon", 400), ("20", 200)])
