@@ -52,7 +52,7 @@ def _lines(results: Results) -> Iterator[str]:
         texts=3,
     )
     for workload in ALL_WORKLOADS:
-        found = cells(results, workload.name) if workload.kind != "start" else []
+        found = cells(results, workload.name)
         if found:
             yield f"## {workload.title}\n"
             yield from _table(HEADINGS, found, TEXTS)

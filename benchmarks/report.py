@@ -18,8 +18,8 @@ TEXTS = 2
 
 
 def cells(results: Results, workload: str) -> list[tuple[str, ...]]:
-    """The rows of a workload's table, the fastest first, without units."""
-    found = rows(results, workload)
+    """The rows of a workload's table, the fastest first; none where only the start is measured."""
+    found = [row for row in rows(results, workload) if row.records[0].figures]
     peers = [row.rate.median for row in found if not BY_NAME[row.system].is_ours]
     return [
         (

@@ -29,9 +29,7 @@ class Model(ls.LitAPI):
 
 
 if __name__ == "__main__":
-    server = ls.LitServer(
-        Model(max_batch_size=64, batch_timeout=0.005), accelerator="cpu", workers_per_device=1, fast_queue=True
-    )
+    server = ls.LitServer(Model(max_batch_size=64, batch_timeout=0.0), accelerator="cpu", workers_per_device=1)
     server.run(
         host="127.0.0.1",
         port=int(os.environ["BENCH_PORT"]),
