@@ -69,7 +69,12 @@ def model_output(prediction: Any, rows: int) -> Output:
 
 
 def _frame(batch: Batch) -> pd.DataFrame:
-    """Every array is copied, into one block where all dtypes are alike: what pyfunc's own enforcement makes too."""
+    """Every array is copied, into one block where all dtypes are alike: what pyfunc's own enforcement makes too.
+
+    Only a block that has come from another process, and is nobody else's, is used as it is.
+    """
+    if batch.block is not None and batch.block.flags.writeable:
+        return pd.DataFrame(batch.block.T, columns=_labels(batch.layout.names), copy=False)
     arrays = [_own(array) for array in batch.arrays]
     if len(set(batch.layout.dtypes)) == 1:
         return pd.DataFrame(np.stack(arrays).T, columns=_labels(batch.layout.names), copy=False)

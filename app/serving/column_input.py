@@ -26,7 +26,7 @@ from app.serving.misfit import (
 )
 from app.serving.nested import NESTED, column_type, type_name
 from app.serving.received import documents, exact, texts
-from app.serving.scalars import Binary
+from app.serving.scalars import Binary, Float, Integer
 from app.serving.tables import Array, Layout, Rows, Values
 
 _LAYOUTS = 256
@@ -63,6 +63,9 @@ class ColumnInput:
         self._readers = dict(zip(self._names, self._types, strict=True))
         self._depths = dict(zip(self._names, map(_depth, specs), strict=True))
         self._width = len(specs)
+        dtypes = {kind.dtype for kind in self._types}
+        numbers = len(dtypes) == 1 and all(isinstance(kind, Float | Integer) for kind in self._types)
+        self._only_dtype = np.dtype(dtypes.pop()) if numbers else None
         only = specs[0]["type"] if self._width == 1 else ""
         self._rows_are_lists = only in ("array", "sparkml_vector", "any")
         # Such is the signature of a model that takes a list of objects, by its type hints.
@@ -135,6 +138,10 @@ class ColumnInput:
         if len(tensors) == 1:
             ((name, only),) = tensors.items()
             if name not in self._allowed and only.ndim == 2 and only.shape[1] == self._width:
+                if (
+                    len(only) and self._only_dtype is not None and only.dtype == self._only_dtype
+                ):  # nothing is left to be checked or changed
+                    return Rows(self._layout(params, None, ()), tuple(only.T), len(only))
                 tensors = {column: only[:, index] for index, column in enumerate(self._names)}
         if not self._required <= tensors.keys() <= self._allowed:
             raise wrong_names(tensors, self._names, self._required)

@@ -79,16 +79,38 @@ def _row_bytes(dtypes: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The stacked input of one call: arrays in the order of ``layout.dtypes``, first axis the rows."""
+    """The stacked input of one call: arrays in the order of ``layout.dtypes``, first axis the rows.
+
+    Columns of one dtype travel between processes as one array, `block`, of which `arrays` are then the rows: packed and
+    unpacked one by one, a hundred of them cost several times as much.
+    """
 
     layout: Layout
     arrays: tuple[Array, ...]
     count: int
+    block: Array | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        block = self.block if self.block is not None else _one_block(self)
+        if block is None:
+            return Batch, (self.layout, self.arrays, self.count)
+        return _from_block, (self.layout, block, self.count)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays; of objects only what points to them."""
         return sum(array.nbytes for array in self.arrays)
+
+
+def _one_block(batch: Batch) -> Array | None:
+    dtypes = {array.dtype for array in batch.arrays}
+    if batch.layout.kind != "columns" or len(batch.arrays) < 2 or len(dtypes) > 1 or dtypes.pop().hasobject:
+        return None
+    return np.stack(batch.arrays)
+
+
+def _from_block(layout: Layout, block: Array, count: int) -> Batch:
+    return Batch(layout, tuple(block), count, block)
 
 
 def stack(parts: Sequence[Rows]) -> Batch:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ModelFailed, WrongRowCount
-from app.serving.tables import Layout, Output, Rows, Values, join, stack
+from app.serving.tables import Array, Batch, Layout, Output, Rows, Values, join, stack
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float64": st.floats(width=64),
@@ -176,3 +177,31 @@ def test_an_answer_that_is_split_joins_into_itself() -> None:
 def test_answers_that_are_not_of_one_piece_are_refused(first: Output, second: Output, what: str) -> None:
     with pytest.raises(ModelFailed, match=f"differ in {what} and cannot be joined"):
         join([first, second])
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "arrays", "travels_as_one"),
+    [
+        (("float64", "float64"), (np.ones(2), np.arange(2.0)), True),
+        (("float64", "int64"), (np.ones(2), np.arange(2)), False),
+        (("object", "object"), (np.array(["a", "b"], object), np.array([None, "c"], object)), False),
+        (("float64",), (np.ones(2),), False),
+    ],
+)
+def test_a_batch_is_the_same_in_another_process(
+    dtypes: tuple[str, ...], arrays: tuple[Array, ...], travels_as_one: bool
+) -> None:
+    names = tuple("ab"[: len(dtypes)])
+    batch = Batch(Layout("columns", names, dtypes, ((),) * len(dtypes)), arrays, 2)
+    arrived = pickle.loads(pickle.dumps(batch, protocol=5))
+    assert (arrived.layout, arrived.count) == (batch.layout, 2)
+    for there, here in zip(arrived.arrays, arrays, strict=True):
+        assert there.dtype == here.dtype
+        assert there.tolist() == here.tolist()
+    assert (arrived.block is not None) == travels_as_one
+
+
+def test_tensors_of_one_dtype_do_not_travel_as_one() -> None:
+    layout = Layout("tensors", ("a", "b"), ("float64",) * 2, ((3,), (1,)))
+    batch = Batch(layout, (np.ones((2, 3)), np.ones((2, 1))), 2)
+    assert [array.shape for array in pickle.loads(pickle.dumps(batch)).arrays] == [(2, 3), (2, 1)]
