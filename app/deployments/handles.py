@@ -196,14 +196,13 @@ class ReleaseFollower:
 
     async def health(self) -> Mapping[str, Any]:
         states = [_state(self._releases.health.remote(), "the release table")]
-        states += [_state(pool.usage.remote(), f"pool '{name}'") for name, pool in self._pools.items()]
+        called = {name: pool for name, pool in self._pools.items() if name not in self._table.cold_pools}
+        states += [_state(pool.usage.remote(), f"pool '{name}'") for name, pool in called.items()]
         if self._features is not None:
             states.append(_state(self._features.check.remote(), "the feature store"))
         releases, *behind = await asyncio.gather(*states)
         features = behind.pop() if self._features is not None else {"status": "ok", "reason": "not configured"}
-        down = {
-            name: state["reason"] for name, state in zip(self._pools, behind, strict=True) if state["status"] != "ok"
-        }
+        down = {name: state["reason"] for name, state in zip(called, behind, strict=True) if state["status"] != "ok"}
         pools = {"status": "unavailable", "reason": down} if down else {"status": "ok"}
         features.pop("answer", None)
         found = releases.get("answer") or {"registry": releases}

@@ -173,6 +173,7 @@ class ReleaseBook:
             dict(self._unloads),
             dict(self._retries),
             ready,
+            frozenset(pool for pool, plan in self._pools.items() if plan.cold),
         )
         if table == self.table:
             return False

@@ -78,6 +78,9 @@ class ReleaseTable:
     ready: bool = False
     """Whether every version that answers and should be resident is loaded, or is known to have failed."""
 
+    cold_pools: frozenset[str] = frozenset()
+    """Pools that may be at zero replicas: any call would wake them, so they are called for predictions alone."""
+
     def resolve(self, ref: ModelRef) -> ModelVersion | None:
         """The version that `ref` means, or None where the table does not say."""
         if ref.version is not None:
