@@ -19,6 +19,7 @@ from app.settings import Settings
 
 # Messages between deployments: batches are bounded by bytes well below this.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
+_PROXY_BUFFER_BYTES = 64 * 1024
 _TERMINATE_S = 5.0
 
 
@@ -43,6 +44,8 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_GRPC_MESSAGE_BYTES),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.limits.grpc_message_bytes),
+        # HAProxy reads and writes in buffers of 16 KiB otherwise: gRPC calls of 800 KB went from 111 to 148 a second.
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_PROXY_BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),
