@@ -4,6 +4,7 @@ import math
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -20,6 +21,12 @@ from app.adapters.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, WrongRowCount
 from app.serving.json_values import predictions
 from app.serving.tables import Array, Batch, Layout, Output
+
+
+def matrix(rows: list[list[int]]) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy advises against it; models answer with it all the same
+        return np.matrix(rows)
 
 
 def columns(**arrays: Array) -> Batch:
@@ -99,7 +106,7 @@ UNDERSTOOD: list[tuple[Any, str, tuple[str, ...], list[tuple[str, list[Any]]]]] 
     (np.array([1, 2], ">i4"), "tensor", (), [("<i4", [1, 2])]),
     (np.array([[1.5], [2.5]], "float32"), "tensor", (), [("<f4", [[1.5], [2.5]])]),
     (np.array([1, 2], np.longdouble), "tensor", (), [("<f8", [1.0, 2.0])]),
-    (np.matrix([[1], [2]]), "tensor", (), [("<i8", [[1], [2]])]),
+    (matrix([[1], [2]]), "tensor", (), [("<i8", [[1], [2]])]),
     (np.ma.array([1, 2], mask=[True, False]), "tensor", (), [("|O", [None, 2])]),
     (np.array(["a", None], object), "tensor", (), [("|O", ["a", None])]),
     (np.array([NAT, pd.NA], object), "tensor", (), [("|O", [None, None])]),
