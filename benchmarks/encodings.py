@@ -98,13 +98,13 @@ class Context:
     def set_details(self, details: str) -> None: ...
 
 
-async def measure() -> dict[str, float]:
+async def measure(rounds: int = ROUNDS) -> dict[str, float]:
     """CPU milliseconds of each encoding."""
     limits = replace(
         LIMITS,
         rows=ROWS,
         columns=COLUMNS,
-        batch_bytes=10**9,
+        batch=replace(LIMITS.batch, max_rows=ROWS, max_bytes=10**9),
         admission=replace(LIMITS.admission, rows=10**9, nbytes=10**12),
     )
     fakes = make_fakes({"sum": total(*NAMES)}, limits=limits, http_limits=HttpLimits(10**9, 16, 60.0))
@@ -121,7 +121,7 @@ async def measure() -> dict[str, float]:
         answer.SerializeToString()
 
     times: dict[str, list[float]] = {name: [] for name in [*requests, "gRPC, one raw tensor"]}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, body in requests.items():
             started = time.process_time()
             assert await post(fakes, body) == 200, name

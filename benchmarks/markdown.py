@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.paths import HERE
 from benchmarks.record import Results
-from benchmarks.report import HEADINGS, TEXTS, cells
+from benchmarks.report import HEADINGS, TEXTS, cells, encoding_cells
 from benchmarks.summary import rows
 from benchmarks.systems import ALL, OURS
 from benchmarks.targets import MEGABYTE, judge
@@ -88,12 +88,7 @@ def _lines(results: Results) -> Iterator[str]:
     if results.encodings:
         yield "## What an encoding costs in a gateway (`encodings.py`)\n"
         yield _ENCODINGS
-        least = min(results.encodings.values())
-        yield from _table(
-            ("encoding", "CPU ms", "× the best"),
-            [(name, f"{value:.2f}", f"{value / least:.1f}") for name, value in results.encodings.items()],
-            texts=1,
-        )
+        yield from _table(("encoding", "CPU ms", "× the best"), encoding_cells(results), texts=1)
     if results.failures or results.notes:
         yield "## What failed\n"
         yield from (f"- {' '.join(text.split())[:300]}" for text in (*results.failures, *results.notes))

@@ -36,8 +36,14 @@ def cells(results: Results, workload: str) -> list[tuple[str, ...]]:
     ]
 
 
+def encoding_cells(results: Results) -> list[tuple[str, str, str]]:
+    """The rows of the encodings' table: CPU milliseconds, and their ratio to the cheapest."""
+    least = min(results.encodings.values(), default=0)
+    return [(name, f"{value:.2f}", f"{value / least:.1f}") for name, value in results.encodings.items()]
+
+
 def show(results: Results, console: Console) -> None:
-    """Print a table for each workload, the targets that can be judged, and what failed."""
+    """Print every table, the targets that can be judged, and what failed."""
     for name in results.workloads:
         found = cells(results, name) if name in WORKLOADS else []
         if found:
@@ -47,6 +53,14 @@ def show(results: Results, console: Console) -> None:
             for one in found:
                 table.add_row(*one, style="bold" if BY_NAME[one[0]].is_ours else None)
             console.print(table)
+    if results.encodings:
+        table = Table(title="What an encoding costs in a gateway", title_justify="left", title_style="bold")
+        table.add_column("encoding")
+        table.add_column("CPU ms", justify="right")
+        table.add_column("× the best", justify="right")
+        for line in encoding_cells(results):
+            table.add_row(*line)
+        console.print(table)
     for verdict in judge(results):
         if verdict.met is not None:
             color = "green" if verdict.met else "red"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import load, many
+from benchmarks import encodings, load, many
 from benchmarks.dialects import Request
 from benchmarks.load import Figures, Sample
 from benchmarks.models import COLUMNS
@@ -116,6 +116,12 @@ def test_one_row_is_asked_in_every_systems_own_dialect(system: object) -> None:
     assert request.path.startswith("/")
     assert b"75.5" in request.body
     assert b"\n" not in request.body  # a line of the file that wrk reads
+
+
+async def test_every_encoding_is_answered_by_the_gateways_application() -> None:
+    found = await encodings.measure(rounds=1)
+    assert len(found) == 7
+    assert all(found.values())
 
 
 def test_no_two_systems_share_a_port() -> None:

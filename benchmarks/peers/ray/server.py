@@ -25,7 +25,7 @@ class Model:
     def __init__(self, path: str) -> None:
         self.model = mlflow.pyfunc.load_model(path)
 
-    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.0)
     async def predict(self, rows: list[dict[str, float]]) -> list[float]:
         return self.model.predict(pd.DataFrame(rows)).tolist()
 
