@@ -33,6 +33,7 @@ CODES: dict[type[ServingError], grpc.StatusCode] = {
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.CallerGone: grpc.StatusCode.CANCELLED,
     errors.ServingError: grpc.StatusCode.INTERNAL,
 }
 """Code of each class and of those below it that are not named themselves."""

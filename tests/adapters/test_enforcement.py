@@ -30,15 +30,18 @@ def test_a_signature_from_type_hints_stays(tmp_path: Path) -> None:
 
 
 def test_parameters_keep_their_defaults(tmp_path: Path) -> None:
-    class Scale(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
-        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-            return model_input["x"] * params["factor"]
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("ignore")  # MLflow hints at type hints when the class is made
+
+        class Scale(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
+            def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+                return model_input["x"] * params["factor"]
 
     signature = ModelSignature(
         Schema([ColSpec(DataType.double, "x")]), None, ParamSchema([ParamSpec("factor", DataType.double, 3.0)])
     )
     with warnings.catch_warnings(record=True):
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # MLflow hints at how to log better
         mlflow.pyfunc.save_model(tmp_path / "model", python_model=Scale(), signature=signature, pip_requirements=[])
         model = mlflow.pyfunc.load_model(str(tmp_path / "model"))
     assert leave_out_enforcement(model)

@@ -1,4 +1,4 @@
-"""Replicas come and go with the load: the same application beside the session's, with short delays of its own."""
+"""Replicas come and go with the load, and models live in the gateway: the application once more, with own settings."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ SETTINGS = {
     "ML_SERVE_REGISTRY_POLL_S": "1",
     "ML_SERVE_PRELOAD": "slow",
     "ML_SERVE_GATEWAY__TARGET_ONGOING_REQUESTS": "4",
+    "ML_SERVE_POOLS__INSIDE__PLACEMENT": "gateway",
     "ML_SERVE_POOLS__RARE__MIN_REPLICAS": "0",
     "ML_SERVE_POOLS__RARE__DOWNSCALE_TO_ZERO_DELAY_S": "2",
     "ML_SERVE_POOLS__RARE__LOOK_BACK_S": "2",
@@ -49,9 +50,10 @@ SETTINGS = {
 def second(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     mlflow = registry(platform.home)
     with tracking(platform.home):
-        mlflow.create_registered_model("rarely", tags={"serving.pool": "rare"})
-        mlflow.create_model_version("rarely", mlflow.get_model_version("moving", "1").source)
-        mlflow.set_registered_model_alias("rarely", "champion", "1")
+        for name, pool in {"rarely": "rare", "inside": "inside"}.items():
+            mlflow.create_registered_model(name, tags={"serving.pool": pool})
+            mlflow.create_model_version(name, mlflow.get_model_version("moving", "1").source)
+            mlflow.set_registered_model_alias(name, "champion", "1")
     folder = tmp_path_factory.mktemp("second")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     environment |= {"ML_SERVE_HOME": str(platform.home), "ML_SERVE_MODEL_CACHE": str(folder), **SETTINGS}
@@ -71,7 +73,8 @@ def second(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield
     program.stdin.close()
     program.wait(PATIENCE_S)
-    mlflow.delete_registered_model("rarely")
+    for name in ("rarely", "inside"):
+        mlflow.delete_registered_model(name)
 
 
 def serve(**body: Any) -> Any:
@@ -129,3 +132,27 @@ def test_a_pool_at_zero_is_shown_as_cold_woken_by_a_call_and_sleeps_again(second
         until(lambda: replicas()["ModelPool-rare"] == 0)
     assert serve(model_name="rarely", action="load")["status"] == "success"
     assert serve(model_name="rarely", action="status")["model"]["versions"]["1"]["state"] == "ready"
+
+
+def test_models_of_a_pool_in_the_gateway_are_served_there_like_any_other(second: None) -> None:
+    """The model doubles its input, and raises on 13."""
+
+    async def post(number: float) -> httpx.Response:
+        async with httpx.AsyncClient(timeout=60) as client:
+            return await client.post(f"{SECOND}/serve", json={"model_name": "inside", "data": {"x": number}})
+
+    async def together() -> list[httpx.Response]:
+        return await asyncio.gather(*(post(number) for number in range(20)))
+
+    for number, answer in enumerate(asyncio.run(together())):
+        if number == 13:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_failed")
+            assert "secret" not in answer.text
+        else:
+            assert answer.json()["prediction"] == [2 * number]
+    assert replicas()["ModelPool-inside"] == 0
+    versions = serve(model_name="inside", action="status")["model"]["versions"]
+    assert (versions["1"]["state"], versions["1"]["replicas"]) == ("ready", replicas()["Gateway"])
+    assert serve(model_name="inside", action="unload")["status"] == "success"
+    until(lambda: serve(model_name="inside", action="status")["model"]["versions"]["1"]["state"] == "cold")
+    assert serve(model_name="inside", data={"x": 4})["prediction"] == [8]
