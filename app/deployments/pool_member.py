@@ -25,8 +25,10 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-# Reports follow each other no faster: a pool that loads and evicts all the time has something new many times a second.
-_REPORT_PAUSE_S = 0.25
+# A pool that loads and evicts all the time has something new many times a second, and each report has `Releases` work
+# out the table anew. So many go at once, so many a second.
+_REPORTS_AT_ONCE = 8
+_REPORTS_PER_S = 4
 _WORK_REPORT_S = 5.0
 _GOODBYE_S = 2.0
 
@@ -195,13 +197,17 @@ class PoolMember:
 
     async def _report(self) -> None:
         """Tell `Releases` whenever something was loaded, failed or left."""
+        allowed, since = float(_REPORTS_AT_ONCE), time.monotonic()
         while True:
             await self._changed.wait()
+            now = time.monotonic()
+            allowed, since = min(_REPORTS_AT_ONCE, allowed + (now - since) * _REPORTS_PER_S) - 1, now
+            if allowed < 0:
+                await asyncio.sleep(-allowed / _REPORTS_PER_S)
             self._changed.clear()
             try:
                 states = self._host.states()
                 await answer(self._releases.report.remote(self.member_id, self.name, states), "releases")
-                await asyncio.sleep(_REPORT_PAUSE_S)
             except Exception as error:
                 log.warning("the releases were not told what is loaded: %s", error)
                 self._changed.set()

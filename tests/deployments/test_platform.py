@@ -228,12 +228,17 @@ def test_the_deadline_is_kept_in_the_callers_dialect(platform: Platform) -> None
 def test_a_version_that_was_unloaded_comes_back_when_called_and_leaves_again_when_told(platform: Platform) -> None:
     for _ in range(2):
         assert serve(model_name="forest", model_version="1", data={"a": 1, "b": 2, "c": 3}).status_code == 200
-        assert _state("forest", "1") == "ready"
+        _until_state("ready", "forest", "1")
         assert serve(model_name="forest", action="unload", model_version="1").status_code == 200
-        deadline = time.monotonic() + 30
-        while _state("forest", "1") != "cold":
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        _until_state("cold", "forest", "1")
+
+
+def _until_state(state: str, name: str, version: str) -> None:
+    """What pools hold is reported a moment after it has changed."""
+    deadline = time.monotonic() + 30
+    while _state(name, version) != state:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def _state(name: str, version: str) -> str:
