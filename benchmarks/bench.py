@@ -44,6 +44,8 @@ def main(  # noqa: PLR0917 - typer reads them
     if again is not None:
         _report(read(again), write=True)
         return
+    # A shell that starts this in the background lets it ignore SIGINT, and so would every system that is stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is stopped first
     names = chosen.split(",") if chosen else [*workloads.BY_NAME, workloads.ENCODINGS]
     loads = _named([name for name in names if name != workloads.ENCODINGS], workloads.BY_NAME, "workload")

@@ -90,7 +90,7 @@ def _lines(results: Results) -> Iterator[str]:
         yield _ENCODINGS
         yield from _table(("encoding", "CPU ms", "× the best"), encoding_cells(results), texts=1)
     if results.failures or results.notes:
-        yield "## What failed\n"
+        yield "## Failures and remarks\n"
         yield from (f"- {' '.join(text.split())[:300]}" for text in (*results.failures, *results.notes))
 
 

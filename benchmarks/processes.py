@@ -90,10 +90,7 @@ class Running:
     def stop(self, number: signal.Signals) -> list[str]:
         """End it as its operator would; returns what it left behind, which is ended too."""
         tree = self._tree()
-        if number is signal.SIGINT:
-            os.killpg(self._process.pid, number)  # as a terminal does
-        else:
-            self._process.send_signal(number)
+        self._process.send_signal(number)
         try:
             self._process.wait(_STOP_S)
         except subprocess.TimeoutExpired:

@@ -67,5 +67,7 @@ def show(results: Results, console: Console) -> None:
             console.print(
                 f"[{color}]{'✓' if verdict.met else '✗'}[/] {verdict.target}: {verdict.found}", highlight=False
             )
-    for text in (*results.failures, *results.notes):
+    for text in results.failures:
         console.print(f"failed: {text[:600]}", style="red", markup=False)
+    for text in results.notes:
+        console.print(text[:600], style="yellow", markup=False)

@@ -189,7 +189,7 @@ ALL = (
         folder=PEERS / "litserve",
         variables={"BENCH_MODEL": "{model}", "BENCH_PORT": "{port}"},
         ports=(18008,),
-        stopped_by=signal.SIGINT,  # it has no handler of SIGTERM
+        stopped_by=signal.SIGINT,  # SIGTERM leaves its workers behind
     ),
     System(
         name="ray",
