@@ -90,6 +90,11 @@ class PoolMembers:
             if (known := member.states.get(version)) is not None and known.state == "failed":
                 del member.states[version]
 
+    def released(self, version: ModelVersion) -> None:
+        """All members are told to let the version go: from now on nobody counts on it, whenever they report that."""
+        for member in self._members.values():
+            member.states.pop(version, None)
+
     def settle(self, now: float) -> None:
         """Drop members that are not heard of, and count copies anew."""
         for member_id in [key for key, member in self._members.items() if now - member.seen > self._ttl_s]:

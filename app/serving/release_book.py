@@ -110,6 +110,7 @@ class ReleaseBook:
         """A caller asked for this version to leave memory. It comes back when it is called or loaded again."""
         self.unpin(version)
         self._let_go.add(version)
+        self.members.released(version)
         self._unloads[version] = self._unloads.get(version, 0) + 1
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:

@@ -141,6 +141,7 @@ def test_what_was_let_go_is_no_longer_resident_until_it_is_loaded_again() -> Non
     b.settle(1)
     assert b.table.resident == {"default": ()}
     assert b.table.unloads == {V1: 1}
+    assert b.state(V1) is None, "nobody counts on it, though the member has not reported that yet"
     assert b.table.ready
     b.pin(V1)
     b.settle(2)
