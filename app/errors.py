@@ -14,6 +14,8 @@
     │   ├── ModelNotFound        no such registered model, alias or version
     │   ├── FeatureSourceNotFound  no such feature view or feature service
     │   └── EntityNotFound       the feature store has no values for this entity
+    ├── Conflict                 what is asked for contradicts the state of things
+    │   └── RegistryReadOnly     the model registry cannot be written to
     ├── Overloaded               more is queued than the limits allow
     ├── Unavailable
     │   ├── ModelUnavailable     the version could not be loaded, or is not served
@@ -127,6 +129,18 @@ class EntityNotFound(NotFound):
     """The feature store holds no values for an entity of the request."""
 
     code = "entity_not_found"
+
+
+class Conflict(ServingError):
+    """What is asked for contradicts the state of things; the message says what would resolve it."""
+
+    code = "conflict"
+
+
+class RegistryReadOnly(Conflict):
+    """The model registry cannot be written to, by its own doing or by setting."""
+
+    code = "registry_read_only"
 
 
 class Overloaded(ServingError):

@@ -22,16 +22,24 @@ import numpy as np
 
 from app.api.app import Front, create_app
 from app.api.exchange import HttpLimits
-from app.errors import FeatureSourceNotFound, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
+from app.errors import (
+    Conflict,
+    FeatureSourceNotFound,
+    ModelNotFound,
+    ModelUnavailable,
+    RegistryUnavailable,
+    ServingError,
+)
 from app.serving.admission import AdmissionLimits
 from app.serving.batch_limits import NO_OVERRIDES, BatchLimits, BatchOverrides
 from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_load import Backlog
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
-from app.serving.release_table import ModelStatus
+from app.serving.release_table import ModelStatus, Switch
 from app.serving.service import PredictionService, ServiceLimits
 from app.serving.tables import Array, Batch, Output
+from app.serving.traffic import Traffic, TrafficPlan
 
 DEFAULT_ALIAS = "champion"
 
@@ -121,6 +129,7 @@ class FakeDirectory:
         self._runner = runner
         self._known: set[ModelVersion] = set()
         self.overrides: dict[str, BatchOverrides] = {}
+        self.traffics: dict[str, Traffic] = {}
         self.down = False
 
     def names(self) -> list[str]:
@@ -152,6 +161,9 @@ class FakeDirectory:
     def batch_overrides(self, name: str) -> BatchOverrides:
         return self.overrides.get(name, NO_OVERRIDES)
 
+    def traffic(self, name: str) -> Traffic | None:
+        return self.traffics.get(name)
+
     def runner(self, name: str) -> FakeRunner:
         return self._runner
 
@@ -166,6 +178,8 @@ class FakeManager:
         self._directory = directory
         self._states: dict[ModelVersion, dict[str, Any]] = {}
         self.desired: dict[str, dict[str, str]] = {}
+        self.plans: dict[str, TrafficPlan] = {}
+        self._before: dict[tuple[str, str], str | None] = {}
         self.ready = True
         self.parts: dict[str, dict[str, Any]] = {
             "registry": {"status": "ok"},
@@ -193,6 +207,31 @@ class FakeManager:
         self._states.pop(version, None)
         return version
 
+    async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
+        await self.load(ModelRef(version.name, version=version.version), promote=False)
+        aliases = self._directory.aliases.setdefault(version.name, {})
+        alias = alias or DEFAULT_ALIAS
+        before = aliases.get(alias)
+        if before != version.version:
+            self._before[version.name, alias] = before
+            aliases[alias] = version.version
+        return Switch(version, alias, before, before != version.version)
+
+    async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
+        await self._directory.resolve(ModelRef(name))
+        alias = alias or DEFAULT_ALIAS
+        before = self._before.get((name, alias))
+        if before is None:
+            raise Conflict(f"nothing is known of an earlier version of '{name}@{alias}'")
+        return await self.promote(ModelVersion(name, before), alias=alias)
+
+    async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
+        await self._directory.resolve(ModelRef(name))
+        for alias in sorted(plan.aliases - self._directory.aliases.get(name, {}).keys()):
+            raise ModelNotFound(f"model '{name}' has no alias '{alias}'")
+        self.plans[name] = plan
+        return self._status(name)
+
     async def status(self) -> Sequence[ModelStatus]:
         return [self._status(name) for name in self._directory.names()]
 
@@ -219,6 +258,8 @@ class FakeManager:
             desired=self.desired.get(name, aliases),
             pool="default",
             versions={v.version: self._states.get(v, _facts("cold")) for v in self._directory.versions(name)},
+            traffic=dict(self.plans[name].weights) if name in self.plans else {},
+            shadow=self.plans[name].shadow if name in self.plans else None,
         )
 
 

@@ -19,8 +19,9 @@ from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog, CallNote
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelRunner, ModelSpec, Statistics
-from app.serving.release_table import ModelStatus, ReleaseTable
+from app.serving.release_table import ModelStatus, ReleaseTable, Switch
 from app.serving.tables import Batch, Output
+from app.serving.traffic import Traffic, TrafficPlan
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,10 @@ class ReleaseFollower:
         release = self._table.releases.get(name)
         return release.batch if release is not None else NO_OVERRIDES
 
+    def traffic(self, name: str) -> Traffic | None:
+        release = self._table.releases.get(name)
+        return release.traffic if release is not None else None
+
     def runner(self, name: str) -> ModelRunner:
         pool = self._table.pool_of(name)
         runner = self._runners.get(pool)
@@ -178,6 +183,18 @@ class ReleaseFollower:
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
         return ModelVersion(*await self._ask("unload", ref))
+
+    async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
+        switch: Switch = await self._ask("promote", version, alias, force)
+        return switch
+
+    async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
+        switch: Switch = await self._ask("rollback", name, alias)
+        return switch
+
+    async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
+        status: ModelStatus = await self._ask("set_traffic", name, plan)
+        return status
 
     async def status(self) -> Sequence[ModelStatus]:
         models: Sequence[ModelStatus] = await self._ask("status")

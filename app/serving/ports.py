@@ -14,8 +14,9 @@ from app.serving.batch_limits import BatchOverrides
 from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog
-from app.serving.release_table import ModelStatus
+from app.serving.release_table import ModelStatus, Switch
 from app.serving.tables import Batch, Output
+from app.serving.traffic import Traffic, TrafficPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,9 @@ class Directory(Protocol):
     def batch_overrides(self, name: str) -> BatchOverrides:
         """How the model's tags want it batched, from memory. Asked before every batch."""
 
+    def traffic(self, name: str) -> Traffic | None:
+        """How the calls to the bare name are divided and copied, from memory; None where they are not."""
+
     def runner(self, name: str) -> ModelRunner:
         """The pool that hosts the model. Raises `ModelUnavailable` where that pool is not configured."""
 
@@ -172,6 +176,35 @@ class ModelManager(Protocol):
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Raises `ModelNotFound`."""
+
+    async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
+        """Warm a version, then move an alias to it; returns once every gateway answers with it.
+
+        Args:
+            alias: the default alias where it is None.
+            force: move it although the version takes other inputs than the one before, or fails its own example.
+
+        Raises:
+            ModelNotFound: no such version that is ready.
+            ModelUnavailable: it cannot be loaded; the cause is in the message.
+            Conflict: it takes other inputs, or fails its own example; the message says what.
+            RegistryReadOnly: the registry cannot be written to.
+            RegistryUnavailable: the registry does not answer.
+        """
+
+    async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
+        """Move an alias back to what it answered before; a second time changes nothing.
+
+        Raises as `promote`, and `Conflict` where nothing is known of an earlier version.
+        """
+
+    async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
+        """Divide the calls to the bare name, and copy them.
+
+        Raises:
+            ModelNotFound: no such model, or it has no such alias.
+            RegistryReadOnly, RegistryUnavailable.
+        """
 
     async def status(self) -> Sequence[ModelStatus]:
         """Every registered model."""

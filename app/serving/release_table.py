@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.ring import Ring
+from app.serving.traffic import Traffic
 
 State = Literal["loading", "ready", "failed"]
 
@@ -43,6 +44,10 @@ class Release:
     """When the model was registered, in milliseconds: a name that is registered anew is another model."""
     batch: BatchOverrides = NO_OVERRIDES
     """How its tags want it batched."""
+    traffic: Traffic | None = None
+    """How calls to the bare name are divided and copied; None where all go to `default` alone."""
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    """Per alias why the version that the registry names does not answer, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +137,23 @@ class ModelStatus:
     """Per version its state, how many replicas hold it, bytes, and the last error."""
     problems: Sequence[str] = ()
     """Tags that cannot be followed and are ignored, a sentence each."""
+    live: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Per alias ``version``, ``previous`` (what it answered before, or null), ``since`` (ISO 8601) and ``why``."""
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    """Per alias why the version that the registry names does not answer, a sentence each."""
+    traffic: Mapping[str, float] = field(default_factory=dict)
+    """Percent per alias of the calls to the bare name, as the tags ask for."""
+    shadow: str | None = None
+    """The alias that gets a copy of each call."""
+
+
+class Switch(NamedTuple):
+    """What a promote or a rollback has come to: `alias` answers `version`, and `previous` before.
+
+    `changed` is False where it was so already.
+    """
+
+    version: ModelVersion
+    alias: str
+    previous: str | None
+    changed: bool
