@@ -1,4 +1,4 @@
-"""The MLflow model registry, read and (its aliases) written, in blocking calls that fail within seconds.
+"""The MLflow model registry, read and (its aliases and tags) written, in blocking calls that fail within seconds.
 
 MLflow's defaults suit a training job: seven retries with back-off, two minutes for each request. `configure` sets what
 suits a server, and must run before anything else of MLflow is used in a process. MLflow is imported where it is needed
@@ -20,7 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable, ServingError, StartupError
+from app.errors import (
+    InvalidReference,
+    InvalidRequest,
+    ModelNotFound,
+    RegistryReadOnly,
+    RegistryUnavailable,
+    ServingError,
+    StartupError,
+)
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import RegisteredModel
 from app.settings import Settings
@@ -46,6 +54,8 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 
 _READY = "READY"
 _MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for names that no model can have
 _REFUSED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_READ_ONLY = ("attempt to write a readonly database", "read-only transaction", "permission denied for")
+"""What SQLite and PostgreSQL say to a write that they refuse, the last with a table; a server passes it on."""
 
 T = TypeVar("T")
 
@@ -80,6 +90,7 @@ class MlflowRegistry:
     def __init__(self, settings: Settings) -> None:
         self._tracking_uri = settings.tracking_uri
         self._registry_uri = settings.registry_uri
+        self._read_only = settings.registry_read_only
         self._connected: MlflowClient | None = None
 
     def models(self) -> Sequence[RegisteredModel]:
@@ -164,16 +175,39 @@ class MlflowRegistry:
         Raises:
             ModelNotFound: no such model, or no such READY version.
             InvalidReference: MLflow has no such aliases: `latest`, `v1` and the like.
-            RegistryUnavailable: the registry does not answer, or does not let this client write.
+            RegistryReadOnly: this client may not write, or is set never to.
+            RegistryUnavailable: the registry does not answer.
         """
+        self._require_writable()
         self._existing(ModelVersion(name, version))
+        if not self._write(lambda client: client.set_registered_model_alias(name, alias, version)):
+            self._existing(ModelVersion(name, version))  # it may have gone meanwhile
+            raise _no_alias(alias)
 
-        def write(client: MlflowClient) -> bool:
-            client.set_registered_model_alias(name, alias, version)
-            return True
+    def delete_alias(self, name: str, alias: str) -> None:
+        """Let an alias of a model mean nothing; no error where it does not exist. Raises as `set_alias` does."""
+        if not self._write(lambda client: client.delete_registered_model_alias(name, alias)):
+            self.model(name)
+            raise _no_alias(alias)
 
-        if not self._ask(write):
-            raise InvalidReference(f"'{alias[:80]}' cannot be an alias of a model", {"alias": alias[:80]})
+    def set_tag(self, name: str, tag: str, value: str) -> None:
+        """Set a tag of a model, whatever it was before.
+
+        Raises:
+            ModelNotFound: no such model.
+            InvalidRequest: MLflow has no such tags: a key or a value that is too long.
+            RegistryReadOnly: this client may not write, or is set never to.
+            RegistryUnavailable: the registry does not answer.
+        """
+        if not self._write(lambda client: client.set_registered_model_tag(name, tag, value)):
+            self.model(name)
+            raise _no_tag(tag)
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        """Remove a tag of a model; no error where it does not exist. Raises as `set_tag` does."""
+        if not self._write(lambda client: client.delete_registered_model_tag(name, tag)):
+            self.model(name)
+            raise _no_tag(tag)
 
     def check(self) -> None:
         """Reach the registry now. An SQLite database that is not there yet is created, which takes seconds.
@@ -239,6 +273,22 @@ class MlflowRegistry:
         """The registry's answer to what it must be able to answer."""
         return self._call(call, ())
 
+    def _write(self, call: Callable[[MlflowClient], object]) -> bool:
+        """Change something. False where the registry says that there is no such thing, or can be none."""
+        self._require_writable()
+        try:
+            return self._ask(lambda client: (call(client),)) is not None
+        except RegistryUnavailable as error:
+            if getattr(error.__cause__, "error_code", None) == "PERMISSION_DENIED" or any(
+                text in str(error.__cause__) for text in _READ_ONLY
+            ):
+                raise RegistryReadOnly("the model registry does not let the platform write to it") from error.__cause__
+            raise
+
+    def _require_writable(self) -> None:
+        if self._read_only:
+            raise RegistryReadOnly("the platform is set never to write to the model registry (registry_read_only)")
+
     def _call(self, call: Callable[[MlflowClient], T], missing: Collection[str]) -> T | None:
         try:
             return call(self._client())
@@ -262,12 +312,20 @@ class MlflowRegistry:
         return self._connected
 
 
+def _no_alias(alias: str) -> InvalidReference:
+    return InvalidReference(f"'{alias[:80]}' cannot be an alias of a model", {"alias": alias[:80]})
+
+
+def _no_tag(tag: str) -> InvalidRequest:
+    return InvalidRequest(f"the model registry takes no such tag '{tag[:80]}', or no such value", {"tag": tag[:80]})
+
+
 def _reach(uri: str) -> None:
     """Connect once: MLflow tries a database for more than a minute, and any server for three times its timeout."""
     parts = urlsplit(uri)
     scheme, host = parts.scheme.partition("+")[0], parts.hostname
     try:
-        if uri.startswith("sqlite:///"):
+        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:"):
             path = Path(uri.removeprefix("sqlite:///"))
             path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(path, timeout=_CONNECT_S)) as database:

@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 STATUSES: dict[type[ServingError], int] = {
     errors.InvalidRequest: 400,
     errors.NotFound: 404,
+    errors.Conflict: 409,
     errors.Unsupported: 501,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
@@ -71,6 +72,7 @@ MLFLOW_CODES: dict[type[ServingError], str] = {
     errors.InvalidRequest: "INVALID_PARAMETER_VALUE",
     errors.ModelNotFound: "RESOURCE_DOES_NOT_EXIST",
     errors.NotFound: "ENDPOINT_NOT_FOUND",
+    errors.Conflict: "RESOURCE_CONFLICT",
     errors.TooLarge: "BAD_REQUEST",
     errors.UnsupportedMediaType: "BAD_REQUEST",
     errors.Unsupported: "NOT_IMPLEMENTED",

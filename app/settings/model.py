@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     registry_poll_s: PositiveSeconds = 5
     """Seconds between two readings of the registry."""
 
+    registry_read_only: bool = False
+    """Never write to the registry: promote, rollback and traffic are refused, and what is served is remembered beside
+    the artifact cache only."""
+
     request_timeout_s: PositiveSeconds = 30
     """Seconds that a request may take where it carries no `x-request-timeout-seconds`."""
 

@@ -6,21 +6,34 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 from mlflow import MlflowClient
+from starlette.requests import Request
+from starlette.responses import Response
 
 from app import demo
 from app.adapters import mlflow_registry
 from app.adapters.mlflow_registry import MlflowRegistry, configure
-from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable, StartupError
+from app.errors import (
+    InvalidReference,
+    InvalidRequest,
+    ModelNotFound,
+    RegistryReadOnly,
+    RegistryUnavailable,
+    StartupError,
+)
 from app.serving.model_ref import ModelVersion
 from app.settings import Settings
+from tests.adapters.between import Between
 from tests.adapters.conftest import free_port
 from tests.conftest import environment_of_nobody
+from tests.server import Server
 
 pytestmark = [
     pytest.mark.usefixtures("starting_server"),  # before it is needed: the other tests run meanwhile
@@ -176,6 +189,86 @@ def test_an_alias_that_mlflow_reserves_is_refused(
         registry.set_alias("prices", "latest", "1")
 
 
+def test_an_alias_is_deleted_and_may_be_gone_already(
+    registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path)
+    registry.set_alias("prices", "champion", "1")
+    for _ in range(2):
+        registry.delete_alias("prices", "champion")
+        assert registry.model("prices").aliases == {}
+    with pytest.raises(InvalidReference, match="cannot be an alias"):
+        registry.delete_alias("prices", "not an alias")
+
+
+def test_a_tag_is_set_changed_and_deleted(registry: MlflowRegistry, client: MlflowClient) -> None:
+    client.create_registered_model("prices", tags={"owner": "desk"})
+    for value in ('{"champion": 90}', "", '{"champion": "ö"}'):
+        registry.set_tag("prices", "serving.traffic", value)
+        assert registry.model("prices").tags == {"owner": "desk", "serving.traffic": value}
+    for _ in range(2):
+        registry.delete_tag("prices", "serving.traffic")
+        assert registry.model("prices").tags == {"owner": "desk"}
+
+
+def test_a_tag_that_mlflow_cannot_keep_is_refused(registry: MlflowRegistry, client: MlflowClient) -> None:
+    client.create_registered_model("prices")
+    for key, value in (("serving.live", "x" * 100_001), ("k" * 251, "x"), ("not\na key", "x")):
+        with pytest.raises(InvalidRequest, match="takes no such tag"):
+            registry.set_tag("prices", key, value)
+    with pytest.raises(InvalidRequest, match="takes no such tag"):
+        registry.delete_tag("prices", "not\na key")
+
+
+def writes(registry: MlflowRegistry, name: str) -> list[Callable[[], None]]:
+    return [
+        lambda: registry.set_alias(name, "candidate", "1"),
+        lambda: registry.delete_alias(name, "candidate"),
+        lambda: registry.set_tag(name, "serving.live", "{}"),
+        lambda: registry.delete_tag(name, "serving.live"),
+    ]
+
+
+def test_nothing_is_written_to_a_model_that_is_not_there(registry: MlflowRegistry, client: MlflowClient) -> None:
+    client.create_registered_model("prices")
+    for write in writes(registry, "costs"):
+        with pytest.raises(ModelNotFound, match="no registered model 'costs'"):
+            write()
+
+
+def test_nothing_is_written_where_the_settings_forbid_it(
+    embedded: Settings, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices")
+    add_version(client, "prices", tmp_path)
+    registry = MlflowRegistry(embedded.model_copy(update={"registry_read_only": True}))
+    before = registry.model("prices")
+    for write in writes(registry, "prices"):
+        with pytest.raises(RegistryReadOnly, match="registry_read_only"):
+            write()
+    assert registry.model("prices") == before
+
+
+def test_a_database_that_is_read_only_is_read_and_says_so_when_it_is_written_to(
+    embedded: Settings, client: MlflowClient, tmp_path: Path
+) -> None:
+    client.create_registered_model("prices", tags={"serving.live": "{1}"})
+    for _ in range(2):
+        add_version(client, "prices", tmp_path)
+    client.set_registered_model_alias("prices", "candidate", "2")
+    database = f"sqlite:///file:{embedded.home}/mlflow.db?mode=ro&uri=true"
+    settings = Settings(home=embedded.home, mlflow_tracking_uri=database)
+    configure(settings)
+    registry = MlflowRegistry(settings)
+    registry.check()
+    assert [model.aliases for model in registry.models()] == [{"candidate": "2"}]
+    for write in writes(registry, "prices"):
+        with pytest.raises(RegistryReadOnly, match="does not let the platform write") as caught:
+            write()
+        assert "sql" not in caught.value.message.lower()
+
+
 def test_versions_are_described_as_json_newest_first(
     registry: MlflowRegistry, client: MlflowClient, tmp_path: Path
 ) -> None:
@@ -257,6 +350,42 @@ def test_an_alias_is_set_on_a_server(on_server: Settings) -> None:
         registry.set_alias(DEMO, "v1", "2")
     with pytest.raises(ModelNotFound):
         registry.set_alias(DEMO, "candidate", "7")
+
+
+def test_aliases_and_tags_are_set_and_deleted_on_a_server(on_server: Settings) -> None:
+    configure(on_server)
+    registry = MlflowRegistry(on_server)
+    registry.set_alias(DEMO, "passing", "2")
+    registry.set_tag(DEMO, "serving.passing", "1")
+    model = registry.model(DEMO)
+    assert (model.aliases["passing"], model.tags["serving.passing"]) == ("2", "1")
+    for _ in range(2):
+        registry.delete_alias(DEMO, "passing")
+        registry.delete_tag(DEMO, "serving.passing")
+    model = registry.model(DEMO)
+    assert not {"passing", "serving.passing"} & {*model.aliases, *model.tags}
+    with pytest.raises(InvalidRequest):
+        registry.set_tag(DEMO, "serving.live", "x" * 100_001)
+    with pytest.raises(ModelNotFound):
+        registry.delete_tag("costs", "serving.live")
+
+
+@pytest.mark.parametrize("body", ["Permission denied", '{"error_code": "PERMISSION_DENIED", "message": "no"}'])
+def test_a_server_that_lets_nobody_write_is_read_and_says_so_when_it_is_written_to(
+    on_server: Settings, tmp_path: Path, body: str
+) -> None:
+    def refuse_writes(request: Request, answer: httpx.Response | None) -> Response | None:
+        return None if request.method == "GET" else Response(body, 403)
+
+    with Server(Between(on_server.tracking_uri, refuse_writes)) as server:
+        settings = settings_for(tmp_path, server.url)
+        configure(settings)
+        registry = MlflowRegistry(settings)
+        before = registry.models()
+        for write in writes(registry, DEMO):
+            with pytest.raises(RegistryReadOnly, match="does not let the platform write"):
+                write()
+        assert registry.models() == before
 
 
 def test_the_demo_on_a_server_is_found_again_without_mlflow(on_server: Settings) -> None:

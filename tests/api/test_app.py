@@ -23,6 +23,8 @@ STATUSES: dict[type[ServingError], int] = {
     errors.ModelNotFound: 404,
     errors.FeatureSourceNotFound: 404,
     errors.EntityNotFound: 404,
+    errors.Conflict: 409,
+    errors.RegistryReadOnly: 409,
     errors.Overloaded: 429,
     errors.Unavailable: 503,
     errors.ModelUnavailable: 503,
