@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import sqlite3
-import urllib.request
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
+from app.adapters.registry_connection import RegistryConnection, code_of
 from app.errors import (
     InvalidReference,
     InvalidRequest,
     ModelNotFound,
     RegistryReadOnly,
     RegistryUnavailable,
-    ServingError,
     StartupError,
 )
 from app.serving.model_ref import ModelVersion
@@ -47,17 +44,9 @@ _ENVIRONMENT = {
 }
 """What the environment does not already say otherwise."""
 
-_CONNECT_S = 3.0  # until a registry that accepts no connection is called unreachable
 _PAGE = 1000  # the most that MLflow gives in one answer
 _MAX_VERSION = 2**31 - 1  # a greater number overflows the column and would look like a broken database
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _READY = "READY"
-_MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the latter for names that no model can have
-_REFUSED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
-_READ_ONLY = ("attempt to write a readonly database", "read-only transaction", "permission denied for")
-"""What SQLite and PostgreSQL say to a write that they refuse, the last with a table; a server passes it on."""
-
-T = TypeVar("T")
 
 
 def configure(settings: Settings) -> None:
@@ -91,26 +80,33 @@ class MlflowRegistry:
         self._tracking_uri = settings.tracking_uri
         self._registry_uri = settings.registry_uri
         self._read_only = settings.registry_read_only
-        self._connected: MlflowClient | None = None
+        self._connection = RegistryConnection(self._tracking_uri, self._registry_uri)
 
     def models(self) -> Sequence[RegisteredModel]:
-        """Every registered model, by one call per 1,000. Raises `RegistryUnavailable`."""
-        models: list[RegisteredModel] = []
-        token = None
-        while True:
-            page = self._answer(
-                lambda client, at=token: client.search_registered_models(max_results=_PAGE, page_token=at)
-            )
-            models += [self._describe(model) for model in page]
-            token = page.token
-            if not token:
-                return models
+        """Every registered model, by one call per 1,000. Raises `RegistryUnavailable`.
+
+        That a model is missing does not mean that it is gone: it may have slipped between two pages, and an empty
+        object, which anything may answer, reads as an empty registry. `model` tells for certain.
+        """
+        found = self._all(
+            lambda client, page_token: client.search_registered_models(max_results=_PAGE, page_token=page_token), "name"
+        )
+        return [self._describe(model) for model in found]
 
     def model(self, name: str) -> RegisteredModel:
-        """One registered model. Raises `ModelNotFound` or `RegistryUnavailable`."""
-        found = self._ask(lambda client: client.get_registered_model(name))
+        """One registered model.
+
+        Raises:
+            ModelNotFound: the registry itself says that there is no such model.
+            RegistryUnavailable: it does not answer.
+        """
+        found = self._connection.find(name, lambda client: client.get_registered_model(name))
         if found is not None:
-            return self._describe(found)
+            described = self._describe(found)
+            if described.name == name:
+                return described
+            if not _same(described.name, name):
+                raise RegistryUnavailable("the model registry answers with another model than was asked for")
         raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
 
     def has_version(self, version: ModelVersion) -> bool:
@@ -136,7 +132,9 @@ class MlflowRegistry:
             OSError: the artifact store does not give them; the cause says why.
         """
         self._existing(version)
-        uri = self._answer(lambda client: client.get_model_version_download_uri(*version))
+        uri = self._connection.answer(lambda client: client.get_model_version_download_uri(*version))
+        if not uri:
+            raise RegistryUnavailable("the model registry does not say where the artifacts are")
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         try:
@@ -154,17 +152,18 @@ class MlflowRegistry:
             ModelNotFound: no such model.
             RegistryUnavailable: the registry does not answer.
         """
-        versions = [
-            {
-                "version": str(version.version),
-                "status": version.status,
-                "description": version.description or "",
-                "run_id": version.run_id or None,
-                "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(),
-                "tags": dict(version.tags),
-            }
-            for version in self._versions(name)
-        ]
+        with _understanding():
+            versions = [
+                {
+                    "version": str(int(version.version)),
+                    "status": version.status,
+                    "description": version.description or "",
+                    "run_id": version.run_id or None,
+                    "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(),
+                    "tags": dict(version.tags),
+                }
+                for version in self._versions(name)
+            ]
         if not versions:
             self.model(name)  # raises where there is no such model at all
         return versions
@@ -217,9 +216,9 @@ class MlflowRegistry:
             StartupError: it cannot work as configured.
         """
         try:
-            self._answer(lambda client: client.search_registered_models(max_results=1))
+            self._connection.answer(lambda client: client.search_registered_models(max_results=1))
         except RegistryUnavailable as error:
-            if getattr(error.__cause__, "error_code", None) == "FEATURE_DISABLED":
+            if code_of(error.__cause__) == "FEATURE_DISABLED":
                 raise StartupError("the registry's URI is of a kind in which MLflow keeps no models") from error
             if "out-of-date database schema" in str(error.__cause__):
                 raise StartupError(
@@ -228,13 +227,16 @@ class MlflowRegistry:
             raise
 
     def _describe(self, model: Any) -> RegisteredModel:
-        # MLflow gives the newest version of each stage, in whatever status, and stages are used no more: mostly one.
-        latest = sorted(model.latest_versions, key=lambda version: int(version.version), reverse=True)
-        if latest and latest[0].status != _READY:
-            latest = list(self._versions(model.name))
-        ready = next((str(version.version) for version in latest if version.status == _READY), None)
-        aliases = {alias: str(version) for alias, version in model.aliases.items()}
-        return RegisteredModel(model.name, aliases, dict(model.tags), ready, model.creation_timestamp or 0)
+        with _understanding():
+            if not model.name:
+                raise ValueError("a model without a name")
+            # MLflow gives the newest version of each stage, in whatever status; stages are used no more: mostly one.
+            latest = sorted(model.latest_versions, key=lambda version: int(version.version), reverse=True)
+            if latest and latest[0].status != _READY:
+                latest = self._versions(model.name)
+            ready = next((str(version.version) for version in latest if version.status == _READY), None)
+            aliases = {alias: str(int(version)) for alias, version in model.aliases.items()}
+            return RegisteredModel(model.name, aliases, dict(model.tags), ready, model.creation_timestamp or 0)
 
     def _existing(self, version: ModelVersion) -> Any:
         found = self._version(version)
@@ -248,68 +250,66 @@ class MlflowRegistry:
     def _version(self, version: ModelVersion) -> Any:
         if not version.version.isdigit() or int(version.version) > _MAX_VERSION:
             return None
-        found = self._ask(lambda client: client.get_model_version(version.name, version.version))
-        return found if found is not None and found.status == _READY else None
+        found = self._connection.find(
+            version.name, lambda client: client.get_model_version(version.name, version.version)
+        )
+        if found is None:
+            return None
+        with _understanding():
+            if int(found.version) != int(version.version) or not _same(found.name, version.name):
+                raise ValueError("another version than was asked for")
+        return found if found.status == _READY else None
 
-    def _versions(self, name: str) -> Iterator[Any]:
+    def _versions(self, name: str) -> list[Any]:
+        """Every version of a model in whatever status, newest first."""
         quote = '"' if "'" in name else "'"
+        only, newest_first = f"name={quote}{name}{quote}", ["version_number DESC"]
+        found = self._all(
+            lambda client, page_token: client.search_model_versions(
+                only, order_by=newest_first, max_results=_PAGE, page_token=page_token
+            ),
+            "version",
+        )
+        with _understanding():
+            if not all(_same(version.name, name) for version in found):
+                raise ValueError("versions of another model than was asked for")
+        return found
+
+    def _all(self, search: Callable[..., Any], key: str) -> list[Any]:
+        """All that a search finds, page by page, each once by its attribute `key`."""
+        found: dict[Any, Any] = {}
         token = None
         while True:
-            page = self._answer(
-                lambda client, at=token: client.search_model_versions(
-                    f"name={quote}{name}{quote}", order_by=["version_number DESC"], max_results=_PAGE, page_token=at
-                )
-            )
-            yield from page
+            page = self._connection.answer(partial(search, page_token=token))
+            more = {getattr(one, key): one for one in page}
             token = page.token
+            if token and more.keys() <= found.keys():
+                raise RegistryUnavailable("the model registry's answer has no end")
+            found |= more
             if not token:
-                return
-
-    def _ask(self, call: Callable[[MlflowClient], T]) -> T | None:
-        """The registry's answer; None where it says that there is no such thing."""
-        return self._call(call, _MISSING)
-
-    def _answer(self, call: Callable[..., Any]) -> Any:
-        """The registry's answer to what it must be able to answer."""
-        return self._call(call, ())
+                return list(found.values())
 
     def _write(self, call: Callable[[MlflowClient], object]) -> bool:
-        """Change something. False where the registry says that there is no such thing, or can be none."""
         self._require_writable()
-        try:
-            return self._ask(lambda client: (call(client),)) is not None
-        except RegistryUnavailable as error:
-            if getattr(error.__cause__, "error_code", None) == "PERMISSION_DENIED" or any(
-                text in str(error.__cause__) for text in _READ_ONLY
-            ):
-                raise RegistryReadOnly("the model registry does not let the platform write to it") from error.__cause__
-            raise
+        return self._connection.write(call)
 
     def _require_writable(self) -> None:
         if self._read_only:
             raise RegistryReadOnly("the platform is set never to write to the model registry (registry_read_only)")
 
-    def _call(self, call: Callable[[MlflowClient], T], missing: Collection[str]) -> T | None:
-        try:
-            return call(self._client())
-        except ServingError:
-            raise
-        except Exception as error:  # of MLflow, SQLAlchemy, requests, or of a plug-in's store
-            code = getattr(error, "error_code", None)
-            if code in missing:
-                return None
-            if code in _REFUSED:
-                raise RegistryUnavailable("the model registry refuses this client: check its credentials") from error
-            raise RegistryUnavailable("the model registry does not answer") from error
 
-    def _client(self) -> MlflowClient:
-        if self._connected is None:
-            for uri in (self._tracking_uri, self._registry_uri):
-                _reach(uri)
-            from mlflow import MlflowClient
+@contextmanager
+def _understanding() -> Iterator[None]:
+    """What does not have an answer's form, though it could be parsed, is not the registry's."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RegistryUnavailable("the model registry's answer is none of MLflow's") from error
 
-            self._connected = MlflowClient(self._tracking_uri, self._registry_uri)
-        return self._connected
+
+def _same(name: str, other: str) -> bool:
+    """Whether a registry may mean one model by both names: on MySQL it minds no case."""
+    return name.casefold() == other.casefold()
 
 
 def _no_alias(alias: str) -> InvalidReference:
@@ -318,25 +318,3 @@ def _no_alias(alias: str) -> InvalidReference:
 
 def _no_tag(tag: str) -> InvalidRequest:
     return InvalidRequest(f"the model registry takes no such tag '{tag[:80]}', or no such value", {"tag": tag[:80]})
-
-
-def _reach(uri: str) -> None:
-    """Connect once: MLflow tries a database for more than a minute, and any server for three times its timeout."""
-    parts = urlsplit(uri)
-    scheme, host = parts.scheme.partition("+")[0], parts.hostname
-    try:
-        if uri.startswith("sqlite:///") and not uri.startswith("sqlite:///file:"):
-            path = Path(uri.removeprefix("sqlite:///"))
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(path, timeout=_CONNECT_S)) as database:
-                database.execute("PRAGMA schema_version")
-        elif (
-            scheme in _PORTS
-            and host
-            and (scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host))
-        ):
-            socket.create_connection((host, parts.port or _PORTS[scheme]), _CONNECT_S).close()
-    except sqlite3.Error as error:
-        raise RegistryUnavailable("the model registry's database file cannot be read") from error
-    except (OSError, ValueError) as error:
-        raise RegistryUnavailable("the model registry does not answer: no connection can be made") from error

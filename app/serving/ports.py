@@ -109,10 +109,10 @@ class ModelRegistry(Protocol):
     """The registry, read. Blocking: called off the event loop."""
 
     def models(self) -> Sequence[RegisteredModel]:
-        """Every registered model. Raises `RegistryUnavailable`."""
+        """Every registered model, or nearly: only `model` tells that one is gone. Raises `RegistryUnavailable`."""
 
     def model(self, name: str) -> RegisteredModel:
-        """One registered model. Raises `ModelNotFound` or `RegistryUnavailable`."""
+        """One registered model. Raises `ModelNotFound`, which is the registry's own word, or `RegistryUnavailable`."""
 
     def has_version(self, version: ModelVersion) -> bool:
         """Whether the version exists. Raises `RegistryUnavailable`."""
