@@ -116,6 +116,8 @@ class Gateway:
 
     async def __del__(self) -> None:
         """Called by Serve when the replica ends in an orderly way, after its last call."""
+        if hasattr(self, "_follower"):
+            await self._follower.stop()
         for member in getattr(self, "_members", ()):
             await member.stop()
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -31,6 +32,7 @@ _RETRY_S = 1.0
 _SOURCE_TTL_S = 30.0
 _HEALTH_S = 5.0
 _GATHER_S = 5.0
+_GOODBYE_S = 2.0
 _BY_REFERENCE_BYTES = 2 * 1024**2
 """From here on the object store is faster than a message; see `docs/adr/0009-large-arrays.md`."""
 
@@ -111,6 +113,7 @@ class ReleaseFollower:
         own: Mapping[str, ModelRunner] = MappingProxyType({}),
     ) -> None:
         self._releases = releases
+        self._gateway_id = uuid.uuid4().hex
         self._pools = pools
         copies = self._copies_of
         self._runners: dict[str, ModelRunner] = {
@@ -132,6 +135,14 @@ class ReleaseFollower:
         """
         self._renewed = renewed
         self._task = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """The replica ends: nobody shall wait until it has taken a table."""
+        if self._task is not None:
+            self._task.cancel()
+        with suppress(Exception):
+            async with asyncio.timeout(_GOODBYE_S):
+                await self._releases.gateway_left.remote(self._gateway_id)
 
     def check(self) -> None:
         """Raises `Unavailable` where the releases are no longer followed."""
@@ -179,7 +190,10 @@ class ReleaseFollower:
         return runner
 
     async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
-        return ModelVersion(*await self._ask("load", ref, promote))
+        version = ModelVersion(*await self._ask("load", ref))
+        if promote:
+            await self.promote(version)
+        return version
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
         return ModelVersion(*await self._ask("unload", ref))
@@ -251,9 +265,9 @@ class ReleaseFollower:
     async def _follow(self) -> None:
         while True:
             try:
-                table = await answer(
-                    self._releases.watch.remote(self._table.term, self._table.epoch), "the release table"
-                )
+                known = self._table
+                asked = self._releases.watch.remote(known.term, known.epoch, gateway_id=self._gateway_id)
+                table = await answer(asked, "the release table")
                 renewed = table.renewed(self._table)
                 self._table = table
                 for name in renewed:

@@ -10,10 +10,10 @@ import copy
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from app.errors import ModelUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
@@ -144,6 +144,10 @@ class ModelHost:
             self._in_use[version] -= 1
             if not self._in_use[version]:
                 del self._in_use[version]
+
+    def inputs(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Sequence[Mapping[str, Any]] | None]:
+        """The inputs of those versions that are in memory, as in `ModelSpec`."""
+        return {version: self._models[version].spec.inputs for version in versions if version in self._models}
 
     async def keep(self, versions: Iterable[ModelVersion], hot: Iterable[ModelVersion] = ()) -> None:
         """Hold these versions: load what is missing, now or again when its failure may be retried.

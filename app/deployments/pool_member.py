@@ -72,6 +72,8 @@ class PoolMember:
             changed=self._changed.set,
         )
         self._kept = asyncio.Event()
+        self._resident: frozenset[ModelVersion] = frozenset()
+        self._described: set[ModelVersion] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -153,6 +155,7 @@ class PoolMember:
                 self._obey(table, before)
                 # Not awaited: a slow load must not keep the replica from hearing what comes next.
                 share = table.share(self.name, self.member_id)
+                self._resident = share.resident
                 task = asyncio.create_task(self._host.keep(share.resident, share.hot))
                 keeping.add(task)
                 task.add_done_callback(keeping.discard)
@@ -171,7 +174,9 @@ class PoolMember:
         """Do what is asked for once: unload, try again, forget models whose names mean others now."""
         for name in table.renewed(before):
             self._host.release_model(name)
+            self._described = {version for version in self._described if version.name != name}
         if table.term != before.term:  # counts of an earlier life say nothing about what is new
+            self._described.clear()
             return
         for version, count in table.unloads.items():
             if count != before.unloads.get(version, 0):
@@ -207,7 +212,10 @@ class PoolMember:
             self._changed.clear()
             try:
                 states = self._host.states()
-                await answer(self._releases.report.remote(self.member_id, self.name, states), "releases")
+                # Once for each version that may take part in a switch: others need not be compared.
+                inputs = self._host.inputs(self._resident - self._described)
+                await answer(self._releases.report.remote(self.member_id, self.name, states, inputs), "releases")
+                self._described |= inputs.keys()
             except Exception as error:
                 log.warning("the releases were not told what is loaded: %s", error)
                 self._changed.set()

@@ -10,29 +10,33 @@ import copy
 import difflib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from cachetools import TTLCache
 from ray import serve
 
 from app.deployments.calls import answer
 from app.deployments.process import configure_logging, memory_bytes
+from app.deployments.registry_reader import RegistryReader
+from app.deployments.release_writer import ReleaseWriter
 from app.deployments.snapshot import Snapshot
 from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
+from app.serving.live import BARE
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import CallNote
 from app.serving.pool_members import EVERYWHERE, PoolPlan
-from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
-from app.serving.release_table import ModelStatus, ReleaseTable, VersionState
+from app.serving.release_status import every_status, release_health, status_of
+from app.serving.release_table import ModelStatus, ReleaseTable, Switch, VersionState
 from app.serving.single_flight import SingleFlight
+from app.serving.switching import Inputs
+from app.serving.traffic import TrafficPlan
 from app.settings import PoolSettings, Settings
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 WATCH_S = 30.0
 MEMBER_WATCH_S = 10.0
@@ -40,6 +44,15 @@ MEMBER_WATCH_S = 10.0
 _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
 _MISSING_KEPT = 4096
 _SNAPSHOT = "releases.json"
+_ACKNOWLEDGED_S = 5.0
+_GATEWAY_TTL_S = 1.5 * WATCH_S
+
+
+class _Gateway(NamedTuple):
+    """The table that a gateway replica answers by, and when it was last heard of."""
+
+    epoch: int
+    seen: float
 
 
 def pool_deployment(pool: str) -> str:
@@ -60,7 +73,10 @@ def pool_plan(settings: Settings, pool: PoolSettings) -> PoolPlan:
 
 @serve.deployment
 class Releases:
-    """Builds the release table from the registry, from callers' loads and from what pools report."""
+    """Builds the release table from the registry, from callers' loads and from what pools report.
+
+    The registry is read by a `RegistryReader` and written to by a `ReleaseWriter`.
+    """
 
     def __init__(self, settings: Settings) -> None:
         from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415 - heavy: only here and in pools
@@ -68,13 +84,12 @@ class Releases:
         configure_logging(settings)
         configure(settings)
         self._settings = settings
-        self._registry = MlflowRegistry(settings)
-        self._registry_error: str | None = "not read yet"
         self._book = ReleaseBook(
             default_alias=settings.default_alias,
             preload=settings.preload,
             pools={name: pool_plan(settings, pool) for name, pool in settings.pools.items()},
             member_ttl_s=_MEMBER_TTL_S,
+            keep_previous_s=settings.keep_previous_s,
             term=time.time_ns(),
         )
         self._snapshot = Snapshot(settings.cache_folder / _SNAPSHOT)
@@ -83,18 +98,29 @@ class Releases:
         except (AttributeError, KeyError, TypeError, ValueError):
             log.exception("the snapshot of another release is not understood, and left aside")
         self._book.settle(time.monotonic())
+        self._reader = RegistryReader(MlflowRegistry(settings), self._book, self._publish, settings.registry_poll_s)
+        self._writer = ReleaseWriter(
+            self._book,
+            self._reader,
+            read_only=settings.registry_read_only,
+            warm=self._wait_until_loaded,
+            published=self._tell_everywhere,
+        )
         self._news = asyncio.Condition()
-        self._polling: asyncio.Task[None] | None = None
-        self._single_reads = 0
+        self._switched = asyncio.Event()
+        self._gateways: dict[str, _Gateway] = {}
+        self._tasks: list[asyncio.Task[None]] = []
         self._missing: TTLCache[ModelRef, ModelNotFound] = TTLCache(_MISSING_KEPT, ttl=settings.registry_poll_s)
-        self._reading: SingleFlight[str, RegisteredModel] = SingleFlight()
-        self._loading: SingleFlight[tuple[ModelVersion, bool], ModelVersion] = SingleFlight()
+        self._loading: SingleFlight[ModelVersion, ModelVersion] = SingleFlight()
 
-    async def watch(self, term: int, epoch: int, member_id: str | None = None) -> ReleaseTable:
+    async def watch(
+        self, term: int, epoch: int, member_id: str | None = None, gateway_id: str | None = None
+    ) -> ReleaseTable:
         """The table, as soon as it is not the one of this term and epoch, or after a while.
 
         Args:
             member_id: the pool member that asks, which thereby shows that it lives.
+            gateway_id: the gateway replica that asks, which thereby shows what it answers by.
 
         Raises:
             RegistryUnavailable: nothing is known yet, from the registry or a snapshot; what the caller has is better.
@@ -102,6 +128,11 @@ class Releases:
         self._start()
         if member_id is not None:
             self._book.members.heard_of(member_id, time.monotonic())
+        if gateway_id is not None:
+            known = epoch if term == self._book.table.term else -1
+            self._gateways[gateway_id] = _Gateway(known, time.monotonic())
+            async with self._news:
+                self._news.notify_all()
         try:
             async with asyncio.timeout(WATCH_S if member_id is None else MEMBER_WATCH_S), self._news:
                 await self._news.wait_for(
@@ -112,8 +143,20 @@ class Releases:
                 raise RegistryUnavailable("the model registry has not been read yet") from None
         return self._book.table
 
-    async def report(self, member_id: str, pool: str, states: Mapping[ModelVersion, VersionState]) -> None:
-        """What a pool member holds now."""
+    async def report(
+        self,
+        member_id: str,
+        pool: str,
+        states: Mapping[ModelVersion, VersionState],
+        inputs: Mapping[ModelVersion, Inputs] = MappingProxyType({}),
+    ) -> None:
+        """What a pool member holds now.
+
+        Args:
+            inputs: of versions that should be resident, each told once.
+        """
+        for version, given in inputs.items():
+            self._book.switches.described(ModelVersion(*version), given)
         named = {ModelVersion(*version): state for version, state in states.items()}
         self._book.members.reported(member_id, pool, named, time.monotonic())
         await self._settle()
@@ -126,6 +169,10 @@ class Releases:
         """A pool member ends."""
         self._book.members.left(member_id)
         await self._publish()
+
+    async def gateway_left(self, gateway_id: str) -> None:
+        """A gateway replica ends: nobody waits for it any more."""
+        self._gateways.pop(gateway_id, None)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion | ModelNotFound:
         """The version that a reference means, asked of the registry where neither table nor pools know it.
@@ -155,12 +202,12 @@ class Releases:
 
     async def _ask_for(self, ref: ModelRef) -> ModelVersion:
         pinned = ref.pinned
-        if pinned is not None and await self._read(lambda: self._registry.has_version(pinned)):
-            if ref.name not in self._book.table.releases:  # what is served is followed, or its renewal would be missed
-                await self._read_model(ref.name)
+        if pinned is not None and await self._reader.ask(lambda registry: registry.has_version(pinned)):
+            if ref.name not in self._book.models:  # what is served is followed, or its renewal would be missed
+                await self._reader.model(ref.name)
             return pinned
         try:
-            model = await self._read_model(ref.name)
+            model = await self._reader.model(ref.name)
         except ModelNotFound as error:
             close = difflib.get_close_matches(ref.name, self._book.table.releases, n=1)
             if not close:
@@ -173,30 +220,52 @@ class Releases:
             raise ModelNotFound(f"model '{ref.name}' has no {what} that is ready", details)
         return known
 
-    async def load(self, ref: ModelRef, promote: bool) -> ModelVersion:
+    async def load(self, ref: ModelRef) -> ModelVersion:
         """Make a version resident; returns when every member of its pool has it that should hold it.
 
         A reference that follows an alias means the version that the registry names, whatever answers now. The work is
-        done whether or not the caller waits for it.
+        done whether or not the caller waits for it. Without the registry, what is known of it does.
         """
         ref = ModelRef(*ref)
         version = await self._resolve(ref)
-        model = await self._read_model(version.name)
+        try:
+            model = await self._reader.model(version.name)
+        except RegistryUnavailable:
+            if version.name not in self._book.models:
+                raise
+            model = self._book.models[version.name]
         if ref.pinned is None:
-            wanted = self._book.desired(model).get(ref.alias or "")
+            wanted = self._book.desired(model).get(ref.alias or BARE)
             version = ModelVersion(version.name, wanted) if wanted is not None else version
-        return await self._loading.do((version, promote), partial(self._load, version, model, promote))
+        return await self._loading.do(version, partial(self._load, version))
 
-    async def _load(self, version: ModelVersion, model: RegisteredModel, promote: bool) -> ModelVersion:
-        pool = self._book.pool_of(model)
+    async def _load(self, version: ModelVersion) -> ModelVersion:
+        self._pool_of(version)
+        self._book.pin(version)
+        await self._publish()
+        try:
+            await self._wait_until_loaded(version)
+        except ModelUnavailable:
+            if self._book.state(version) == "failed":
+                self._book.unpin(version)
+                await self._publish()
+            raise
+        return version
+
+    def _pool_of(self, version: ModelVersion) -> str:
+        """The pool that hosts a version. Raises `ModelUnavailable` where it is not configured."""
+        pool = self._book.pool_of(self._book.models[version.name])
         if pool not in self._settings.pools:
             pools = ", ".join(self._settings.pools)
             raise ModelUnavailable(
                 f"model '{version.name}' belongs to pool '{pool}', which is not configured: "
                 f"set its tag serving.pool to one of {pools}"
             )
-        self._book.pin(version)
-        await self._publish()
+        return pool
+
+    async def _wait_until_loaded(self, version: ModelVersion) -> None:
+        """Return once a version that should be resident is. Raises `ModelUnavailable` with the cause."""
+        pool = self._pool_of(version)
         if self._book.members.is_asleep(pool):
             await self._wake(pool, version)
         try:
@@ -206,15 +275,7 @@ class Releases:
             raise ModelUnavailable(f"{version} was not loaded within {self._settings.load_timeout_s:g} s") from None
         if self._book.state(version) == "failed":
             cause = self._book.members.error(version) or f"{version} cannot be loaded; the log has the cause"
-            self._book.unpin(version)
-            await self._publish()
             raise ModelUnavailable(cause, {"model": version.name, "version": version.version})
-        if promote:
-            alias = self._settings.default_alias
-            await self._read(lambda: self._registry.set_alias(version.name, alias, version.version))
-            self._book.unpin(version)  # from here on the alias keeps it
-            await self._read_model(version.name)
-        return version
 
     async def _wake(self, pool: str, version: ModelVersion) -> None:
         """Have a pool at zero replicas start one: a call for the version does that."""
@@ -235,30 +296,36 @@ class Releases:
         await self._publish()
         return version
 
+    async def promote(self, version: ModelVersion, alias: str | None, force: bool) -> Switch:
+        """Move an alias to a version, as `ModelManager.promote` says."""
+        return await self._writer.promote(ModelVersion(*version), alias or self._settings.default_alias, force=force)
+
+    async def rollback(self, name: str, alias: str | None) -> Switch:
+        """Move an alias back, as `ModelManager.rollback` says."""
+        return await self._writer.rollback(name, alias or self._settings.default_alias)
+
+    async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
+        """Divide the calls to a bare name, as `ModelManager.set_traffic` says."""
+        await self._writer.set_traffic(name, plan)
+        return status_of(self._book, name)
+
     async def status(self) -> Sequence[ModelStatus]:
         """Every registered model."""
         self._start()
-        return self._book.status()
+        return every_status(self._book)
 
     async def model(self, name: str) -> ModelStatus | ModelNotFound:
         """One registered model. What does not exist is returned, as by `resolve`."""
-        if name not in self._book.table.releases:
+        if name not in self._book.models:
             found = await self.resolve(ModelRef(name))  # it may have been registered since
             if isinstance(found, ModelNotFound):
                 return found
-        return self._book.status_of(name)
+        return status_of(self._book, name)
 
     async def health(self) -> dict[str, Any]:
         """State of the registry and of what should be loaded."""
         self._start()
-        failed = [f"{version}: {error}" for version, error in sorted(self._book.members.failures.items())]
-        registry = (
-            {"status": "unavailable", "reason": self._registry_error} if self._registry_error else {"status": "ok"}
-        )
-        return {
-            "registry": registry,
-            "models": {"status": "degraded", "failed": failed} if failed else {"status": "ok"},
-        }
+        return release_health(self._book, self._reader.error)
 
     async def usage(self) -> dict[str, Any]:
         """This replica's own figures."""
@@ -268,47 +335,14 @@ class Releases:
     async def check_health(self) -> None:
         """Called by Serve: starts the polling, and fails when it has ended."""
         self._start()
-        if self._polling is not None and self._polling.done():
-            raise Unavailable("the registry is no longer polled") from self._polling.exception()
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and task.exception() is not None:
+                raise Unavailable("the registry is no longer followed") from task.exception()
 
     def _start(self) -> None:
-        if self._polling is None:
-            self._polling = asyncio.create_task(self._poll())
-
-    async def _poll(self) -> None:
-        while True:
-            try:
-                await self._poll_once()
-            except ServingError as error:
-                log.warning("the registry is not read; what is known stays in force: %s", error.message)
-            except Exception:
-                log.exception("the registry is not read; what is known stays in force")
-            await self._publish()
-            await asyncio.sleep(self._settings.registry_poll_s)
-
-    async def _poll_once(self) -> None:
-        before = self._single_reads
-        models = await self._read(self._registry.models)
-        if before == self._single_reads:  # else one model was read meanwhile, and this answer may be older than that
-            self._book.registry_read(models)
-
-    async def _read_model(self, name: str) -> RegisteredModel:
-        """One model as the registry has it now, entered in the book and published."""
-        model = await self._reading.do(name, lambda: self._read(lambda: self._registry.model(name)))
-        self._single_reads += 1
-        self._book.model_read(model)
-        await self._publish()
-        return model
-
-    async def _read(self, work: Callable[[], T]) -> T:
-        """Run registry work in a thread; remember whether the registry answers."""
-        try:
-            result = await asyncio.to_thread(work)
-        except RegistryUnavailable as error:
-            self._registry_error = error.message
-            raise
-        self._registry_error = None
-        return result
+        if not self._tasks:
+            work = (self._reader.poll(), self._writer.write_live(self._switched))
+            self._tasks = [asyncio.create_task(one) for one in work]
 
     async def _publish(self) -> None:
         """After the book has changed."""
@@ -318,7 +352,23 @@ class Releases:
     async def _settle(self) -> None:
         """After a member's state has changed, of which the snapshot holds only what follows from it."""
         changed = self._book.settle(time.monotonic())
+        self._switched.set()
         async with self._news:  # also when the table has not changed: `load` waits for states
             self._news.notify_all()
         if changed:
             await self._snapshot.write(self._book.snapshot())
+
+    async def _tell_everywhere(self) -> None:
+        """Publish, and return once every gateway answers by it, or one has not been heard of for too long."""
+        await self._publish()
+        epoch = self._book.table.epoch
+        try:
+            async with asyncio.timeout(_ACKNOWLEDGED_S), self._news:
+                await self._news.wait_for(lambda: self._is_known_everywhere(epoch))
+        except TimeoutError:
+            log.warning("a gateway replica has not taken table %d within %g s", epoch, _ACKNOWLEDGED_S)
+
+    def _is_known_everywhere(self, epoch: int) -> bool:
+        oldest = time.monotonic() - _GATEWAY_TTL_S
+        self._gateways = {key: known for key, known in self._gateways.items() if known.seen > oldest}
+        return all(known.epoch >= epoch for known in self._gateways.values())

@@ -145,6 +145,10 @@ class PoolMembers:
         """What a member said when it failed to load the version."""
         return next((known.error for known in self.states(version) if known.state == "failed"), None)
 
+    def problem(self, version: ModelVersion) -> str | None:
+        """What a member that has loaded the version holds against it."""
+        return next((known.problem for known in self.states(version) if known.problem), None)
+
     def state(self, version: ModelVersion) -> State | None:
         """One word for all members: ready where each has it that should hold it, failed where one failed."""
         states = self._states(version)

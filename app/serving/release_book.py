@@ -3,10 +3,12 @@
 Pure bookkeeping: `app.deployments.releases` feeds it and publishes the `ReleaseTable` it makes. The rules:
 
 - an alias in the registry is the *desired* version; what answers (*live*) follows once that version is warm on every
-  member of its pool that should hold it, and stays where it is when it fails to load;
+  member of its pool that should hold it, and stays where it is when something speaks against it
+  (`app.serving.switching`);
 - the bare name follows the default alias, else a version that a caller loaded by name, else the newest READY one;
-- resident are the default versions named by the `preload` setting, versions that callers loaded, and versions that
-  an alias is about to switch to;
+  its calls are divided among aliases, and copied, by `app.serving.traffic`, as far as their versions are warm;
+- resident are the default versions named by the `preload` setting, versions that callers loaded, what an alias is about
+  to switch to, what it answered until lately, and all that takes part in a split;
 - each version has as many copies as its load needs, what is resident no fewer than its pool's settings say; which
   members hold them follows from the ring.
 """
@@ -14,22 +16,34 @@ Pure bookkeeping: `app.deployments.releases` feeds it and publishes the `Release
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from app.serving.batch_limits import read_tags
+from app.serving import batch_limits, traffic
+from app.serving.live import BARE, LIVE_TAG, Live, LiveVersions
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
-from app.serving.release_table import ModelStatus, Release, ReleaseTable, State
+from app.serving.release_table import Release, ReleaseTable, State
+from app.serving.switching import FORCE_TAG, Switches
+from app.serving.traffic import NO_TRAFFIC, Traffic
+from app.serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
 POOL_TAG = "serving.pool"
 DEFAULT_POOL = "default"
-_BARE = ""
-"""The key under which the bare name stands among the aliases in `ReleaseBook._live`."""
+
+
+@dataclass(slots=True)
+class _Followed:
+    """What following one model's aliases has come to."""
+
+    live: dict[str, Live] = field(default_factory=dict)
+    warming: set[ModelVersion] = field(default_factory=set)
+    blocked: dict[str, str] = field(default_factory=dict)
 
 
 class ReleaseBook:
@@ -41,7 +55,10 @@ class ReleaseBook:
         pools: the configured pools.
         member_ttl_s: seconds after which a pool member that is not heard of counts as gone.
         calm_s: seconds for which a version's load must be lower before it has fewer copies.
+        keep_previous_s: seconds for which the version before a switch stays resident.
+        grace_s: seconds after a restart for which what was warm before counts as warm, until the pools have reported.
         term: tells this life of `Releases` from earlier ones.
+        wall: seconds since 1970.
     """
 
     def __init__(
@@ -52,21 +69,32 @@ class ReleaseBook:
         pools: Mapping[str, PoolPlan],
         member_ttl_s: float = 25.0,
         calm_s: float = 60.0,
+        keep_previous_s: float = 600.0,
+        grace_s: float = 15.0,
         term: int = 0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._default_alias = default_alias
+        self.default_alias = default_alias
         self._preload_all = "*" in preload
         self._preload = [parse_ref(reference) for reference in preload if reference != "*"]
         self._pools = dict(pools)
+        self._keep_previous_s = keep_previous_s
+        self._grace_s = grace_s
+        self._grace_until: float | None = None
+        self._is_restored = False
+        self._in_grace = False
+        self._wall = wall
         self._models: dict[str, RegisteredModel] = {}
-        self._live: dict[str, dict[str, str]] = {}
-        self._chosen: dict[str, str] = {}
-        self._pinned: set[ModelVersion] = set()
-        self._let_go: set[ModelVersion] = set()
-        self._retries: dict[ModelVersion, int] = {}
-        self._unloads: dict[ModelVersion, int] = {}
+        self.live = LiveVersions()
+        self._followed: dict[str, _Followed] = {}
+        self._adopted: set[str] = set()
+        self._wishes = Wishes()
+        self._was_ready = False
         self.members = PoolMembers(self._pools, self._pool_of, ttl_s=member_ttl_s, calm_s=calm_s)
+        self.switches = Switches(self.members, wall)
         self.has_registry = False
+        self.stale_since: float | None = None
+        """Since when, in seconds since 1970, the registry has not been read; None while it is."""
         self.table = ReleaseTable(term)
 
     # What comes in
@@ -74,51 +102,53 @@ class ReleaseBook:
     def registry_read(self, models: Sequence[RegisteredModel]) -> None:
         """The registry as it is now, whole. A model that is gone is forgotten."""
         for model in models:
-            self._warn(model)
+            self._enter(model)
         self._models = {model.name: model for model in models}
+        self._adopted &= self._models.keys()
         self.has_registry = True
-        for versions in (self._pinned, self._let_go):
-            versions.intersection_update({version for version in versions if version.name in self._models})
-        for counts in (self._retries, self._unloads):
-            for version in [version for version in counts if version.name not in self._models]:
-                del counts[version]
-        self._chosen = {name: version for name, version in self._chosen.items() if name in self._models}
+        self._wishes.keep_only(self._models)
 
     def model_read(self, model: RegisteredModel) -> None:
         """One model as the registry has it now."""
-        self._warn(model)
+        self._enter(model)
         self._models[model.name] = model
+
+    def written(self, name: str, *, aliases: Mapping[str, str] | None = None, tags: Mapping[str, str | None]) -> None:
+        """The registry has taken these aliases and tags of a model; a tag that is None was deleted."""
+        model = self._models[name]
+        kept = {tag: value for tag, value in {**model.tags, **tags}.items() if value is not None}
+        self._models[name] = replace(model, aliases={**model.aliases, **(aliases or {})}, tags=kept)
 
     def pin(self, version: ModelVersion) -> None:
         """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
-        if self.state(version) == "failed":
-            self._retries[version] = self._retries.get(version, 0) + 1
-            self.members.forgive(version)
-        self._pinned.add(version)
-        self._let_go.discard(version)
+        self._try_again(version)
         model = self._models.get(version.name)
-        if model is None or self._default_alias not in model.aliases:
-            self._chosen[version.name] = version.version
+        self._wishes.pin(version, choose=model is None or self.default_alias not in model.aliases)
 
     def unpin(self, version: ModelVersion) -> None:
         """Take a `pin` back: the version is resident no longer for its own sake, but is not told to leave either."""
-        self._pinned.discard(version)
-        if self._chosen.get(version.name) == version.version:
-            del self._chosen[version.name]
+        self._wishes.unpin(version)
+
+    def want(self, version: ModelVersion) -> None:
+        """Have the version in memory until `no_longer_want` is called as often."""
+        self._try_again(version)
+        self._wishes.want(version)
+
+    def no_longer_want(self, version: ModelVersion) -> None:
+        """Take one `want` back."""
+        self._wishes.no_longer_want(version)
 
     def let_go(self, version: ModelVersion) -> None:
         """A caller asked for this version to leave memory. It comes back when it is called or loaded again."""
-        self.unpin(version)
-        self._let_go.add(version)
+        self._wishes.leave(version)
         self.members.released(version)
-        self._unloads[version] = self._unloads.get(version, 0) + 1
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Take over what `snapshot` wrote before a restart."""
-        self._live = {name: dict(live) for name, live in snapshot.get("live", {}).items()}
-        self._chosen = dict(snapshot.get("chosen", {}))
-        self._pinned = {ModelVersion(*pair) for pair in snapshot.get("pinned", [])}
-        self._let_go = {ModelVersion(*pair) for pair in snapshot.get("let_go", [])}
+        self.live.restore(snapshot.get("live", {}))
+        self._is_restored = True
+        self._wishes.restore(snapshot)
+        self.stale_since = snapshot.get("stale_since") or self._wall()
         for model in snapshot.get("models", []):
             self._models[model["name"]] = RegisteredModel(**model)
             self.has_registry = True  # as good as read: with the registry down, a restart serves from this
@@ -128,65 +158,63 @@ class ReleaseBook:
     def snapshot(self) -> dict[str, Any]:
         """Everything that must survive a restart, as JSON values; no replica's state is among it."""
         return {
-            "live": self._live,
-            "chosen": self._chosen,
-            "pinned": sorted(self._pinned),
-            "let_go": sorted(self._let_go),
-            "models": [
-                {
-                    "name": model.name,
-                    "aliases": dict(model.aliases),
-                    "tags": dict(model.tags),
-                    "latest": model.latest,
-                    "created": model.created,
-                }
-                for model in self._models.values()
-            ],
+            "live": self.live.snapshot(),
+            **self._wishes.snapshot(),
+            "stale_since": self.stale_since,
+            "models": [asdict(model) for model in self._models.values()],
         }
 
     def settle(self, now: float) -> bool:
         """Work out the table anew; True when it differs from the last one, and then has a higher epoch."""
+        if self._grace_until is None:
+            self._grace_until = now + self._grace_s
+        self._in_grace = self._is_restored and now < self._grace_until
         self.members.settle(now)
-        self._live = {name: live for name, live in self._live.items() if name in self._models}
-        moving: set[ModelVersion] = set()
-        releases = {}
-        for model in self._models.values():
-            live, warming = self._follow(model)
-            moving |= warming
-            self._live[model.name] = live
-            aliases = {alias: version for alias, version in live.items() if alias != _BARE}
-            pool = self.pool_of(model)
-            batch, _ = read_tags(model.tags)
-            releases[model.name] = Release(model.name, live.get(_BARE), aliases, pool, model.created, batch)
-        self._let_go -= moving  # an alias that names a version asks for it again
+        self.live.keep_only(self._models)
+        self._followed = {model.name: self._follow(model) for model in self._models.values()}
+        moving = {version for followed in self._followed.values() for version in followed.warming}
+        releases = {model.name: self._release(model) for model in self._models.values()}
+        self._wishes.let_go -= moving  # what is to answer is asked for again
         resident = self._resident(moving)
         warm = [versions for pool, versions in resident.items() if not self._pools[pool].cold]
-        answering = {version for versions in warm for version in versions} - moving
-        ready = self.has_registry and all(self.state(version) in ("ready", "failed") for version in answering)
-        term, epoch = self.table.term, self.table.epoch
+        # A switch under way holds up readiness only at the start, when what answers until then may be long out of date.
+        awaited = {version for versions in warm for version in versions} - (moving if self._was_ready else set())
+        ready = self.has_registry and all(self.state(version) in ("ready", "failed") for version in awaited)
+        self._was_ready |= ready
         table = ReleaseTable(
-            term,
-            epoch,
+            self.table.term,
+            self.table.epoch,
             releases,
             resident,
             self.members.names,
             self._copies(resident),
-            dict(self._unloads),
-            dict(self._retries),
+            dict(self._wishes.unloads),
+            dict(self._wishes.retries),
             ready,
             frozenset(pool for pool, plan in self._pools.items() if plan.cold),
+            self.stale_since,
         )
         if table == self.table:
             return False
         self.table = replace(table, epoch=self.table.epoch + 1)
         return True
 
+    @property
+    def models(self) -> Mapping[str, RegisteredModel]:
+        """What the registry holds, by name."""
+        return self._models
+
+    def blocked(self, name: str) -> Mapping[str, str]:
+        """Per alias of a model why the version that the registry names does not answer."""
+        followed = self._followed.get(name)
+        return followed.blocked if followed is not None else {}
+
     def desired(self, model: RegisteredModel) -> dict[str, str]:
         """Alias to version as the registry and callers want it; the bare name stands under ``""``."""
         wanted = dict(model.aliases)
-        default = model.aliases.get(self._default_alias) or self._chosen.get(model.name) or model.latest
+        default = model.aliases.get(self.default_alias) or self._wishes.chosen.get(model.name) or model.latest
         if default is not None:
-            wanted[_BARE] = default
+            wanted[BARE] = default
         return wanted
 
     def pool_of(self, model: RegisteredModel) -> str:
@@ -196,52 +224,34 @@ class ReleaseBook:
         """One word for all members: ready where each has it that should hold it, failed where one failed."""
         return self.members.state(version)
 
-    def status(self) -> list[ModelStatus]:
-        """Every model for people, by name."""
-        return [self.status_of(name) for name in sorted(self._models)]
-
-    def status_of(self, name: str) -> ModelStatus:
-        """One model for people. Raises `KeyError` where it is not in the book."""
-        model = self._models[name]
-        live = self._live.get(model.name, {})
-        desired = self.desired(model)
-        known = {version for version in self.members.versions if version.name == model.name}
-        known |= {ModelVersion(model.name, v) for v in (*live.values(), *desired.values())}
-        if model.latest is not None:
-            known.add(ModelVersion(model.name, model.latest))
-        versions = {}
-        for version in sorted(known, key=lambda v: int(v.version)):
-            states = self.members.states(version)
-            versions[version.version] = {
-                "state": self._shown(version),
-                "replicas": sum(state.state == "ready" for state in states),
-                "bytes": max((state.nbytes for state in states), default=0),
-                "load_ms": max((state.load_ms for state in states), default=0.0),
-                "error": self.members.error(version),
-            }
-        return ModelStatus(
-            name=model.name,
-            default=live.get(_BARE),
-            aliases={alias: version for alias, version in live.items() if alias != _BARE},
-            desired={alias: version for alias, version in desired.items() if alias != _BARE},
-            pool=self.pool_of(model),
-            versions=versions,
-            problems=read_tags(model.tags)[1],
+    def problems(self, model: RegisteredModel) -> tuple[str, ...]:
+        """A sentence for each of its tags that cannot be followed."""
+        plan, problems = traffic.read_tags(model.tags)
+        missing = (
+            f"traffic names alias '{alias}', which the model does not have: its share goes to the default"
+            for alias in sorted(plan.aliases - model.aliases.keys())
         )
+        return (*batch_limits.read_tags(model.tags)[1], *problems, *missing)
 
-    def _warn(self, model: RegisteredModel) -> None:
-        """Tell of tags that cannot be followed, once each time they change."""
+    def _try_again(self, version: ModelVersion) -> None:
+        """Have pools try what has failed."""
+        if self.state(version) == "failed":
+            self._wishes.retry(version)
+            self.members.forgive(version)
+
+    def _enter(self, model: RegisteredModel) -> None:
+        """Take notice of a model before it replaces what is known of it."""
         before = self._models.get(model.name)
-        if before is None or before.tags != model.tags:
-            for problem in read_tags(model.tags)[1]:
+        if before is None or before.tags != model.tags or before.aliases != model.aliases:
+            known = self.problems(before) if before is not None else ()
+            for problem in set(self.problems(model)) - set(known):
                 log.warning("model '%s': %s", model.name, problem)
-
-    def _shown(self, version: ModelVersion) -> str:
-        """The state for people: what nobody asked to be resident is ready where a call has brought it."""
-        state = self.state(version)
-        if state != "failed" and version not in self.table.copies and self.members.holds(version):
-            return "ready"
-        return state or "cold"
+        if before is not None and before.created != model.created:
+            self.live.forget(model.name)
+            self.switches.forget(model.name)
+        if model.name not in self._adopted:
+            self._adopted.add(model.name)
+            self.live.adopt(model.name, model.tags.get(LIVE_TAG), self.default_alias)
 
     def _pool_of(self, version: ModelVersion) -> str:
         model = self._models.get(version.name)
@@ -251,42 +261,87 @@ class ReleaseBook:
         copies = {
             version: count
             for version, count in self.members.hot.items()
-            if version not in self._let_go and version.name in self._models
+            if version not in self._wishes.let_go and version.name in self._models
         }
         copies |= {version: self.members.copies_of(version) for versions in resident.values() for version in versions}
         return dict(sorted(copies.items()))
 
-    def _follow(self, model: RegisteredModel) -> tuple[dict[str, str], set[ModelVersion]]:
-        """What answers now for each reference to the model, and the versions that must warm up before they may."""
-        live: dict[str, str] = {}
-        warming: set[ModelVersion] = set()
-        before = self._live.get(model.name, {})
+    def _follow(self, model: RegisteredModel) -> _Followed:
+        """Take each alias of a model one step further."""
+        followed = _Followed()
+        before = self.live.of(model.name)
+        asleep = self.members.is_asleep(self.pool_of(model))
         for alias, version in self.desired(model).items():
-            current = before.get(alias)
-            key = ModelVersion(model.name, version)
-            asleep = self.members.is_asleep(self.pool_of(model))  # nobody to warm it: the next call does
-            if current is None or current == version or asleep or self.state(key) == "ready":
-                live[alias] = version
-            else:
-                live[alias] = current
-                warming.add(key)
-        return live, warming
+            step = self.switches.step(
+                alias,
+                ModelVersion(model.name, version),
+                before.get(alias),
+                forced=self._is_forced(model, alias, version),
+                asleep=asleep,
+                unloaded=self._wishes.let_go,
+            )
+            followed.live[alias] = step.live
+            followed.warming.update(step.warming)
+            if step.blocked is not None:
+                followed.blocked[alias] = step.blocked
+        if self.default_alias in followed.blocked:
+            followed.blocked.pop(BARE, None)  # it says the same
+        self.live.set(model.name, followed.live)
+        return followed
+
+    def _is_forced(self, model: RegisteredModel, alias: str, version: str) -> bool:
+        """Whether an alias shall follow whatever speaks against it: by tag, or as a caller loaded that very version."""
+        return model.tags.get(FORCE_TAG) == version or (
+            alias == BARE and self._wishes.chosen.get(model.name) == version and self.default_alias not in model.aliases
+        )
+
+    def _release(self, model: RegisteredModel) -> Release:
+        live = self.live.of(model.name)
+        return Release(
+            model.name,
+            live[BARE].version if BARE in live else None,
+            {alias: one.version for alias, one in live.items() if alias != BARE},
+            self.pool_of(model),
+            model.created,
+            batch_limits.read_tags(model.tags)[0],
+            self._traffic(model, live),
+            self._followed[model.name].blocked,
+        )
+
+    def _traffic(self, model: RegisteredModel, live: Mapping[str, Live]) -> Traffic | None:
+        """What of the model's traffic can be in force."""
+        plan, _ = traffic.read_tags(model.tags)
+        if plan is NO_TRAFFIC or BARE not in live:
+            return None
+        warm = {alias: live[alias].version for alias in plan.aliases & live.keys() if self._is_warm(model, live[alias])}
+        return plan.in_force(warm, default=live[BARE].version, first=self.default_alias)
+
+    def _is_warm(self, model: RegisteredModel, live: Live) -> bool:
+        version = ModelVersion(model.name, live.version)
+        if self.members.holds(version) or self.members.is_asleep(self.pool_of(model)):
+            return True
+        return self._in_grace and live.proven and self.state(version) != "failed"
 
     def _resident(self, moving: set[ModelVersion]) -> dict[str, tuple[ModelVersion, ...]]:
-        wanted = set(self._pinned) | moving
+        wanted = self._wishes.resident | moving
+        kept_since = self._wall() - self._keep_previous_s
         for model in self._models.values():
-            default = self._live[model.name].get(_BARE)
-            if self._preload_all and self._default_alias in model.aliases and default is not None:
-                wanted.add(ModelVersion(model.name, default))
+            name, live = model.name, self.live.of(model.name)
+            if self._preload_all and self.default_alias in model.aliases and BARE in live:
+                wanted.add(ModelVersion(name, live[BARE].version))
+            for one in live.values():
+                if one.previous is not None and one.since > kept_since:
+                    wanted |= {ModelVersion(name, one.previous), ModelVersion(name, one.version)}
+            for alias in traffic.read_tags(model.tags)[0].aliases & live.keys():
+                wanted.add(ModelVersion(name, live[alias].version))
         wanted |= {version for ref in self._preload if (version := self._meaning(ref)) is not None}
         resident: dict[str, list[ModelVersion]] = {pool: [] for pool in sorted(self._pools)}
-        for version in sorted(wanted - self._let_go):
-            registered = self._models.get(version.name)
-            pool = self.pool_of(registered) if registered is not None else DEFAULT_POOL
+        for version in sorted(wanted - self._wishes.let_go):
+            pool = self._pool_of(version)
             if pool in resident:
                 resident[pool].append(version)
         return {pool: tuple(versions) for pool, versions in resident.items()}
 
     def _meaning(self, ref: ModelRef) -> ModelVersion | None:
-        version = ref.version or self._live.get(ref.name, {}).get(ref.alias or _BARE)
+        version = ref.version or self.live.version(ref.name, ref.alias or BARE)
         return ModelVersion(ref.name, version) if version is not None else None

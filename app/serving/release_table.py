@@ -26,6 +26,8 @@ class VersionState:
     error: str | None = None
     nbytes: int = 0
     load_ms: float = 0.0
+    problem: str | None = None
+    """What speaks against it although it is loaded: it does not predict its own input example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,9 @@ class ReleaseTable:
 
     cold_pools: frozenset[str] = frozenset()
     """Pools that may be at zero replicas: any call would wake them, so they are called for predictions alone."""
+
+    stale_since: float | None = None
+    """Since when the registry has not been read, in seconds since 1970; None while it is."""
 
     def resolve(self, ref: ModelRef) -> ModelVersion | None:
         """The version that `ref` means, or None where the table does not say."""

@@ -39,6 +39,19 @@ class TrafficPlan:
         weights = {alias: int(weight) if weight == int(weight) else weight for alias, weight in self.weights}
         return {TRAFFIC_TAG: json.dumps(weights) if weights else None, SHADOW_TAG: self.shadow}
 
+    def in_force(self, warm: Mapping[str, str], *, default: str, first: str) -> Traffic | None:
+        """What can be in force: an alias whose version is not warm leaves its share to the default.
+
+        Args:
+            warm: alias to version, of those that are warm.
+            default: the version that the bare name means.
+            first: the alias that gets the beginning of the range, so that the others' callers stay when it shrinks.
+        """
+        weights = sorted(self.weights, key=lambda item: (item[0] != first, item[0]))
+        variants = tuple(Variant(alias, warm.get(alias, default), weight) for alias, weight in weights if weight)
+        shadow = Variant(self.shadow, warm[self.shadow]) if self.shadow is not None and self.shadow in warm else None
+        return Traffic(variants, shadow) if variants or shadow else None
+
 
 NO_TRAFFIC = TrafficPlan()
 

@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, RequestScaling, Scaling
+from app.settings.groups import (
+    BatchSettings,
+    GatewayScaling,
+    Limits,
+    PoolSettings,
+    RequestScaling,
+    Scaling,
+    ShadowSettings,
+)
 
 PREFIX = "ML_SERVE_"
 OVERRIDES = "overrides"
@@ -102,11 +110,14 @@ class Settings(BaseSettings):
     """References resident and warm before `/readyz` turns true; `*`: every model that has the default alias."""
 
     registry_poll_s: PositiveSeconds = 5
-    """Seconds between two readings of the registry."""
+    """Seconds between two readings of the registry. While it does not answer they grow to 30, with some chance."""
 
     registry_read_only: bool = False
     """Never write to the registry: promote, rollback and traffic are refused, and what is served is remembered beside
     the artifact cache only."""
+
+    keep_previous_s: Annotated[float, Field(ge=0)] = 600
+    """Seconds for which the version that an alias answered before a switch stays in memory, for an instant rollback."""
 
     request_timeout_s: PositiveSeconds = 30
     """Seconds that a request may take where it carries no `x-request-timeout-seconds`."""
@@ -131,6 +142,9 @@ class Settings(BaseSettings):
 
     batch: BatchSettings = BatchSettings()
     """Dynamic batching."""
+
+    shadow: ShadowSettings = ShadowSettings()
+    """Copies of calls to a shadow version."""
 
     limits: Limits = Limits()
     """Limits on requests."""

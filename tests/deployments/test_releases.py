@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ with warnings.catch_warnings():
     from app.deployments.releases import Releases as Deployment
 
 from app.adapters.mlflow_registry import configure
-from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable
+from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
+from app.serving.live import LIVE_TAG
 from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.release_table import ReleaseTable, VersionState
+from app.serving.release_table import ReleaseTable, Switch, VersionState
+from app.serving.traffic import make_plan
 from app.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,8 +54,41 @@ async def newer(releases: Any, table: ReleaseTable) -> ReleaseTable:
     return found
 
 
-async def ready(releases: Any, *versions: ModelVersion) -> None:
-    await releases.report("r1", "default", dict.fromkeys(versions, READY))
+INPUTS = [{"name": "oil", "type": "double", "required": True}]
+
+
+async def ready(releases: Any, *versions: ModelVersion, inputs: Any = INPUTS) -> None:
+    """A pool member has loaded these; `inputs` are those of the last one."""
+    described = {**dict.fromkeys(versions, INPUTS), versions[-1]: inputs}
+    await releases.report("r1", "default", dict.fromkeys(versions, READY), described)
+
+
+async def until(releases: Any, condition: Callable[[ReleaseTable], bool]) -> ReleaseTable:
+    """The first table that meets a condition."""
+    table: ReleaseTable = releases._book.table
+    while not condition(table):
+        table = await newer(releases, table)
+    return table
+
+
+@asynccontextmanager
+async def gateway(releases: Any) -> AsyncIterator[list[str | None]]:
+    """A gateway replica that follows the table; the list holds what the bare name meant, each time it changed."""
+    answered: list[str | None] = []
+
+    async def follow() -> None:
+        table = ReleaseTable()
+        while True:
+            table = await releases.watch(table.term, table.epoch, gateway_id="g1")
+            release = table.releases.get("prices")
+            version = release.default if release is not None else None
+            if not answered or answered[-1] != version:
+                answered.append(version)
+
+    task = asyncio.create_task(follow())
+    yield answered
+    task.cancel()
+    await releases.gateway_left("g1")
 
 
 async def test_a_watcher_is_told_as_soon_as_there_is_something_new(settings: Settings) -> None:
@@ -82,14 +119,15 @@ async def test_what_does_not_exist_is_returned_and_not_asked_for_again(settings:
     releases = Releases(settings.model_copy(update={"registry_poll_s": 60}))
     await newer(releases, ReleaseTable())
     reads = 0
-    read = releases._registry.model
+    registry = releases._reader._registry
+    read = registry.model
 
     def counted(name: str) -> Any:
         nonlocal reads
         reads += 1
         return read(name)
 
-    releases._registry.model = counted
+    registry.model = counted
     answers = [await releases.resolve(ModelRef("price")) for _ in range(5)]
     assert {type(answer) for answer in answers} == {ModelNotFound}
     assert "did you mean 'prices'" in answers[0].message
@@ -103,7 +141,7 @@ async def test_a_load_returns_when_the_version_is_warm_everywhere(settings: Sett
     releases = Releases(settings)
     table = await newer(releases, ReleaseTable())
     await ready(releases, V1)
-    loads = [asyncio.create_task(releases.load(ModelRef("prices", None, "2"), False)) for _ in range(2)]
+    loads = [asyncio.create_task(releases.load(ModelRef("prices", None, "2"))) for _ in range(2)]
     while V2 not in table.resident["default"]:
         table = await newer(releases, table)
     assert not loads[0].done()
@@ -115,7 +153,7 @@ async def test_a_load_that_fails_tells_why_and_harms_nothing(settings: Settings)
     releases = Releases(settings)
     table = await newer(releases, ReleaseTable())
     await ready(releases, V1)
-    load = asyncio.create_task(releases.load(ModelRef("prices", None, "2"), False))
+    load = asyncio.create_task(releases.load(ModelRef("prices", None, "2")))
     while V2 not in table.resident["default"]:
         table = await newer(releases, table)
     await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "it is broken")})
@@ -127,17 +165,166 @@ async def test_a_load_that_fails_tells_why_and_harms_nothing(settings: Settings)
 
 async def test_a_promotion_moves_the_alias_even_when_its_caller_has_gone(settings: Settings) -> None:
     releases = Releases(settings)
-    table = await newer(releases, ReleaseTable())
+    await newer(releases, ReleaseTable())
     await ready(releases, V1)
-    load = asyncio.create_task(releases.load(ModelRef("prices", None, "2"), True))
-    while V2 not in table.resident["default"]:
-        table = await newer(releases, table)
-    load.cancel()
+    promotion = asyncio.create_task(releases.promote(V2, None, False))
+    await until(releases, lambda table: V2 in table.resident["default"])
+    promotion.cancel()
     await ready(releases, V1, V2)
-    while table.releases["prices"].default != "2":
-        table = await newer(releases, table)
+    table = await until(releases, lambda table: table.releases["prices"].default == "2")
     assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "2"
-    assert table.resident == {"default": (V2,)}
+    assert table.resident == {"default": (V1, V2)}, "version 1 stays for a rollback"
+
+
+async def promoted(releases: Any, version: ModelVersion = V2, alias: str | None = None, **further: Any) -> Switch:
+    """Promote a version that the pool has."""
+    await ready(releases, V1, V2, **further)
+    switch: Switch = await asyncio.wait_for(releases.promote(version, alias, False), 20)
+    return switch
+
+
+async def test_promote_and_rollback_return_when_gateways_answer_so_and_change_nothing_twice(settings: Settings) -> None:
+    releases = Releases(settings)
+    async with gateway(releases) as answered:
+        await until(releases, lambda table: "prices" in table.releases)
+        assert await promoted(releases) == Switch(V2, "champion", "1", changed=True)
+        assert answered[-1] == "2"
+        assert await promoted(releases) == Switch(V2, "champion", "1", changed=False)
+        assert await releases.rollback("prices", None) == Switch(V1, "champion", "2", changed=True)
+        assert answered[-1] == "1"
+        assert await releases.rollback("prices", None) == Switch(V1, "champion", "2", changed=False)
+        assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+        assert answered == ["1", "2", "1"]
+
+
+async def test_another_alias_is_promoted_with_the_same_care(settings: Settings) -> None:
+    registry(settings).set_registered_model_alias("prices", "challenger", "1")
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    assert await promoted(releases, alias="challenger") == Switch(V2, "challenger", "1", changed=True)
+    assert releases._book.table.releases["prices"].aliases == {"champion": "1", "challenger": "2"}
+    assert releases._book.table.releases["prices"].default == "1"
+
+
+async def test_what_takes_other_inputs_is_promoted_by_force_only(settings: Settings) -> None:
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    other = [*INPUTS, {"name": "gas", "type": "double", "required": True}]
+    with pytest.raises(Conflict, match="'gas'") as caught:
+        await promoted(releases, inputs=other)
+    assert caught.value.details["differences"]
+    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+    await releases.promote(V2, None, True)
+    model = registry(settings).get_registered_model("prices")
+    assert (str(model.aliases["champion"]), model.tags["serving.force"]) == ("2", "2")
+    assert releases._book.table.releases["prices"].default == "2"
+    switch = await releases.rollback("prices", None)
+    assert switch.changed, "back to what answered before, whatever it takes"
+    assert releases._book.table.releases["prices"].default == "1"
+
+
+async def test_a_version_that_cannot_be_loaded_is_not_promoted(settings: Settings) -> None:
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1)
+    promotion = asyncio.create_task(releases.promote(V2, None, False))
+    await until(releases, lambda table: V2 in table.resident["default"])
+    await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "it is broken")}, {})
+    with pytest.raises(ModelUnavailable, match="it is broken"):
+        await promotion
+    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+    table = await until(releases, lambda table: V2 not in table.resident["default"])
+    assert table.releases["prices"].default == "1"
+
+
+async def test_a_switch_that_is_held_up_is_called_off_by_a_rollback(settings: Settings) -> None:
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1)
+    registry(settings).set_registered_model_alias("prices", "champion", "2")
+    await until(releases, lambda table: V2 in table.resident["default"])
+    await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "it is broken")}, {})
+    assert releases._book.table.releases["prices"].blocked == {"champion": "it is broken"}
+    assert await releases.rollback("prices", None) == Switch(V1, "champion", "2", changed=True)
+    assert not releases._book.table.releases["prices"].blocked
+    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+
+
+async def test_promote_and_rollback_refuse_what_does_not_exist(settings: Settings) -> None:
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    with pytest.raises(ModelNotFound, match="no version 9"):
+        await releases.promote(ModelVersion("prices", "9"), None, False)
+    with pytest.raises(ModelNotFound, match="no registered model"):
+        await releases.promote(ModelVersion("nothing", "1"), None, False)
+    with pytest.raises(Conflict, match="nothing is known"):
+        await releases.rollback("prices", None)
+    with pytest.raises(ModelNotFound, match="no alias 'nobody'"):
+        await releases.rollback("prices", "nobody")
+    with pytest.raises(ModelNotFound, match="no alias 'challenger'; it has: champion"):
+        await releases.set_traffic("prices", make_plan({"champion": 90, "challenger": 10}))
+
+
+async def test_a_registry_that_is_read_only_by_setting_is_not_written_to(settings: Settings) -> None:
+    releases = Releases(settings.model_copy(update={"registry_read_only": True}))
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1)
+    for order in (
+        releases.promote(V2, None, False),
+        releases.rollback("prices", None),
+        releases.set_traffic("prices", make_plan({"champion": 100})),
+    ):
+        with pytest.raises(RegistryReadOnly):
+            await order
+    await asyncio.sleep(0.5)
+    assert LIVE_TAG not in registry(settings).get_registered_model("prices").tags
+    registry(settings).set_registered_model_alias("prices", "champion", "2")
+    await ready(releases, V1, V2)
+    await until(releases, lambda table: table.releases["prices"].default == "2")
+
+
+async def test_traffic_is_written_to_the_registry_and_in_force_at_once(settings: Settings) -> None:
+    registry(settings).set_registered_model_alias("prices", "challenger", "2")
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1, V2)
+    status = await releases.set_traffic("prices", make_plan({"champion": 90, "challenger": 10}, "challenger"))
+    assert (status.traffic, status.shadow) == ({"champion": 90, "challenger": 10}, "challenger")
+    model = registry(settings).get_registered_model("prices")
+    assert json.loads(model.tags["serving.traffic"]) == {"champion": 90, "challenger": 10}
+    traffic = releases._book.table.releases["prices"].traffic
+    assert [(v.alias, v.version, v.weight) for v in traffic.variants] == [
+        ("champion", "1", 90),
+        ("challenger", "2", 10),
+    ]
+    assert traffic.shadow.version == "2"
+    await releases.set_traffic("prices", make_plan({}))
+    assert releases._book.table.releases["prices"].traffic is None
+    assert not {"serving.traffic", "serving.shadow"} & registry(settings).get_registered_model("prices").tags.keys()
+
+
+async def test_what_answers_is_told_to_the_registry_and_outlives_the_disk(settings: Settings) -> None:
+    def told() -> dict[str, Any]:
+        tag = registry(settings).get_registered_model("prices").tags.get(LIVE_TAG, "{}")
+        return dict(json.loads(tag).get("champion", {}))
+
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    await promoted(releases)
+    async with asyncio.timeout(20):
+        while told().get("version") != "2":  # noqa: ASYNC110 - the registry tells nobody
+            await asyncio.sleep(0.1)
+    assert (told()["previous"], told()["why"]) == ("1", "it was promoted")
+    (settings.cache_folder / "releases.json").unlink()
+    registry(settings).create_model_version("prices", "nowhere")
+    registry(settings).set_registered_model_alias("prices", "champion", "3")
+    again = Releases(settings)
+    await until(again, lambda table: "prices" in table.releases)
+    assert again._book.table.releases["prices"].default == "2"
+    await ready(again, V1, V2)
+    assert (await again.rollback("prices", None)).version == V2, "the switch to version 3 is called off"
+    assert (await again.rollback("prices", None)).changed is True
+    assert again._book.table.releases["prices"].default == "1"
 
 
 async def test_a_model_that_is_unknown_to_the_pools_settings_is_told(settings: Settings) -> None:
@@ -145,7 +332,7 @@ async def test_a_model_that_is_unknown_to_the_pools_settings_is_told(settings: S
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
     with pytest.raises(ModelUnavailable, match=r"serving\.pool"):
-        await releases.load(ModelRef("prices"), False)
+        await releases.load(ModelRef("prices"))
 
 
 async def test_a_restart_without_a_registry_goes_on_with_the_snapshot(settings: Settings) -> None:
@@ -153,7 +340,8 @@ async def test_a_restart_without_a_registry_goes_on_with_the_snapshot(settings: 
     await newer(releases, ReleaseTable())
     await ready(releases, V1)
     snapshot = settings.cache_folder / "releases.json"
-    assert json.loads(snapshot.read_text())["live"] == {"prices": {"champion": "1", "": "1"}}
+    live = json.loads(snapshot.read_text())["live"]["prices"]
+    assert {alias: one["version"] for alias, one in live.items()} == {"champion": "1", "": "1"}
     gone = settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
     again = Releases(gone)
     table = await newer(again, ReleaseTable())
@@ -162,6 +350,7 @@ async def test_a_restart_without_a_registry_goes_on_with_the_snapshot(settings: 
     assert (await newer(again, table)).ready
     health = await again.health()
     assert health["registry"]["status"] == "unavailable"
+    assert health["registry"]["stale_since"]
     with pytest.raises(RegistryUnavailable):
         await again.resolve(ModelRef("other"))
     assert await again.resolve(ModelRef("prices", None, "1")) == V1

@@ -5,6 +5,7 @@ from app.serving.model_ref import ModelVersion, parse_ref
 from app.serving.pool_members import PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
+from app.serving.release_status import every_status, status_of
 from app.serving.release_table import VersionState
 
 READY = VersionState("ready", None, 100, 5.0)
@@ -13,7 +14,12 @@ V1, V2, V3 = (ModelVersion("m", number) for number in "123")
 
 
 def book(*, preload: tuple[str, ...] = ("*",), pools: tuple[str, ...] = ("default",)) -> ReleaseBook:
-    return ReleaseBook(default_alias="champion", preload=preload, pools=dict.fromkeys(pools, PoolPlan()))
+    b = ReleaseBook(
+        default_alias="champion", preload=preload, pools=dict.fromkeys(pools, PoolPlan()), keep_previous_s=0
+    )
+    for version in (V1, V2, V3):
+        b.switches.described(version, None)
+    return b
 
 
 def registered(latest: str = "2", **aliases: str) -> RegisteredModel:
@@ -112,7 +118,7 @@ def test_an_alias_stays_where_it_is_when_the_new_version_cannot_be_loaded() -> N
     b.members.reported("r1", "default", {V1: READY, V2: FAILED}, 2)
     b.settle(2)
     assert meaning(b, "m") == "1"
-    (status,) = b.status()
+    (status,) = every_status(b)
     assert status.aliases == {"champion": "1"}
     assert status.desired == {"champion": "2"}
     assert status.versions["2"]["error"] == "it is broken"
@@ -254,7 +260,7 @@ def test_a_model_that_left_the_registry_is_forgotten() -> None:
     b.registry_read([])
     b.settle(1)
     assert meaning(b, "m") is None
-    assert b.status() == []
+    assert every_status(b) == []
 
 
 def test_a_restart_goes_on_with_what_was_live_and_does_not_need_the_registry() -> None:
@@ -341,7 +347,7 @@ def test_an_alias_moves_at_once_where_its_pool_is_at_zero_replicas() -> None:
     b.registry_read([registered(champion="2")])
     b.settle(1)
     assert meaning(b, "m") == "2"
-    assert b.status_of("m").versions["2"]["state"] == "cold"
+    assert status_of(b, "m").versions["2"]["state"] == "cold"
     on(b, "awake", V2)
     b.registry_read([registered(champion="3")])
     b.settle(2)
@@ -369,6 +375,6 @@ def test_a_tag_that_cannot_be_followed_is_ignored_logged_once_and_shown(caplog: 
         b.registry_read([RegisteredModel("m", {"champion": "1"}, tags, "1")])
         b.settle(0)
     assert b.table.releases["m"].batch == BatchOverrides(max_in_flight=4)
-    (problem,) = b.status_of("m").problems
+    (problem,) = status_of(b, "m").problems
     assert problem == "tag serving.batch.max_rows is 'many', expected a whole number from 1 on: it is ignored"
     assert [record.getMessage() for record in caplog.records] == [f"model 'm': {problem}"]

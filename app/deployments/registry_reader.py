@@ -1,0 +1,153 @@
+"""Reads the registry for `Releases`: all of it once per poll, one model where that is asked for, and writes to it.
+
+Whatever the registry answers, late, wrongly or not at all, changes nothing of what is served: only a whole answer is
+entered in the book, and a model that an answer lacks is forgotten only when the registry says so of that very model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from app.adapters.mlflow_registry import MlflowRegistry
+from app.errors import ModelNotFound, RegistryUnavailable, ServingError
+from app.serving.ports import RegisteredModel
+from app.serving.release_book import ReleaseBook
+from app.serving.single_flight import SingleFlight
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE_S = 30.0
+_JITTER = 0.2
+_FAIL_FAST_S = 3.0
+"""Seconds for which a registry that did not answer is not asked again: each question would hold a thread as long."""
+
+
+class RegistryReader:
+    """Not thread-safe: it lives on one event loop, and blocks in threads.
+
+    Args:
+        registry: what is read.
+        book: what is kept up to date.
+        changed: awaited after each change of the book.
+        poll_s: seconds between two readings.
+    """
+
+    def __init__(
+        self,
+        registry: MlflowRegistry,
+        book: ReleaseBook,
+        changed: Callable[[], Awaitable[None]],
+        poll_s: float,
+    ) -> None:
+        self._registry = registry
+        self._book = book
+        self._changed = changed
+        self._poll_s = poll_s
+        self._failures = 0
+        self._asked_last = 0.0
+        self._read_last: float | None = None
+        self._changes = 0
+        self._models: SingleFlight[str, RegisteredModel] = SingleFlight()
+        self.error: str | None = "not read yet"
+        """Why the registry is not read; None while it is."""
+
+    async def poll(self) -> None:
+        """Read the registry for ever, less often while it does not answer."""
+        while True:
+            try:
+                await self._poll_once()
+            except ServingError as error:
+                log.warning("the registry is not read; what is known stays in force: %s", error.message)
+            except Exception:
+                log.exception("the registry is not read; what is known stays in force")
+            await self._changed()
+            await asyncio.sleep(self._pause_s())
+
+    async def model(self, name: str) -> RegisteredModel:
+        """One model as the registry has it now, entered in the book.
+
+        Raises:
+            ModelNotFound, RegistryUnavailable.
+        """
+        self._fail_fast()
+        return await self._models.do(name, lambda: self._read_model(name))
+
+    async def ask(self, question: Callable[[MlflowRegistry], T]) -> T:
+        """Any other answer of the registry. Raises what `question` raises."""
+        self._fail_fast()
+        return await self._answer(question)
+
+    async def write(self, order: Callable[[MlflowRegistry], None]) -> None:
+        """Write to the registry. Raises what `order` raises.
+
+        The caller enters in the book what was written: an answer that is under way may be older, and is left aside.
+        """
+        self._fail_fast()
+        self._changes += 1
+        try:
+            await self._answer(order)
+        finally:
+            self._changes += 1
+
+    async def _poll_once(self) -> None:
+        changes = self._changes
+        models = await self._answer(lambda registry: registry.models())
+        for name in self._book.models.keys() - {model.name for model in models}:
+            await self._answer(lambda registry, name=name: _confirm_gone(registry, name))  # type: ignore[misc]
+        if changes == self._changes:  # else something was read or written meanwhile that this answer may not have
+            self._book.registry_read(models)
+
+    async def _read_model(self, name: str) -> RegisteredModel:
+        model = await self._answer(lambda registry: registry.model(name))
+        self._changes += 1
+        self._book.model_read(model)
+        await self._changed()
+        return model
+
+    async def _answer(self, question: Callable[[MlflowRegistry], T]) -> T:
+        """Ask in a thread; remember whether the registry answers."""
+        try:
+            result = await asyncio.to_thread(question, self._registry)
+        except RegistryUnavailable as error:
+            self._failures += 1
+            self._asked_last = time.monotonic()
+            self.error = error.message
+            if self._book.stale_since is None:
+                self._book.stale_since = self._read_last or time.time()
+            raise
+        except ServingError:  # an answer too
+            self._answered()
+            raise
+        self._answered()
+        return result
+
+    def _answered(self) -> None:
+        self._failures = 0
+        self._read_last = time.time()
+        self._book.stale_since = None
+        self.error = None
+
+    def _fail_fast(self) -> None:
+        if self.error is not None and time.monotonic() - self._asked_last < _FAIL_FAST_S and self._failures:
+            raise RegistryUnavailable(self.error)
+
+    def _pause_s(self) -> float:
+        pause = self._poll_s * 2.0 ** min(self._failures, 10)
+        pause = min(pause, max(_LONGEST_PAUSE_S, self._poll_s))
+        return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+
+
+def _confirm_gone(registry: MlflowRegistry, name: str) -> None:
+    """Raises `RegistryUnavailable` where the registry still has a model that its own list lacked."""
+    try:
+        registry.model(name)
+    except ModelNotFound:
+        return
+    raise RegistryUnavailable(f"the model registry's list lacks models that it has, '{name}' among them")

@@ -1,0 +1,231 @@
+"""Promote, rollback, traffic: what callers want of the registry, written there, where the alias is the commit point.
+
+Everything else follows from what is written, as if somebody had done it in MLflow's own pages; so that nothing is lost
+when `Releases` dies between two steps. Used by `app.deployments.releases`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+
+from app.deployments.registry_reader import RegistryReader
+from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, ServingError
+from app.serving.live import BARE, LIVE_TAG, PROMOTED, ROLLED_BACK, Live
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import RegisteredModel
+from app.serving.release_book import ReleaseBook
+from app.serving.release_table import Switch
+from app.serving.single_flight import SingleFlight
+from app.serving.switching import FORCE_TAG
+from app.serving.traffic import TrafficPlan
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S = 30.0
+
+
+class ReleaseWriter:
+    """Not thread-safe: it lives on the event loop of `Releases`.
+
+    Args:
+        book: what is served.
+        reader: the registry.
+        read_only: whether nothing is ever written.
+        warm: returns once a version that the book wants is loaded; raises `ModelUnavailable`.
+        published: awaited after each change of the book; returns once all gateways know.
+    """
+
+    def __init__(
+        self,
+        book: ReleaseBook,
+        reader: RegistryReader,
+        *,
+        read_only: bool,
+        warm: Callable[[ModelVersion], Awaitable[None]],
+        published: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._book = book
+        self._reader = reader
+        self._read_only = read_only
+        self._warm = warm
+        self._published = published
+        self._switching: SingleFlight[tuple[object, ...], Switch] = SingleFlight()
+        self._shown: dict[str, Mapping[str, Live]] = {}
+        self._written: dict[str, str] = {}
+
+    async def promote(self, version: ModelVersion, alias: str, *, force: bool) -> Switch:
+        """Warm a version, then move an alias to it. The work is done whether or not the caller waits for it.
+
+        Raises as `ModelManager.promote`.
+        """
+        self._refuse_read_only()
+        return await self._switching.do((version, alias, force), partial(self._promote, version, alias, force))
+
+    async def rollback(self, name: str, alias: str, why: str = ROLLED_BACK) -> Switch:
+        """Move an alias back to what it answered before, or call off a switch that is under way or held up.
+
+        Raises as `ModelManager.rollback`.
+        """
+        self._refuse_read_only()
+        return await self._switching.do((name, alias), partial(self._rollback, name, alias, why))
+
+    async def set_traffic(self, name: str, plan: TrafficPlan) -> None:
+        """Divide the calls to the bare name. Raises as `ModelManager.set_traffic`."""
+        self._refuse_read_only()
+        model = await self._reader.model(name)
+        for alias in sorted(plan.aliases - model.aliases.keys()):
+            raise ModelNotFound(
+                f"model '{name}' has no alias '{alias[:80]}'; it has: {', '.join(sorted(model.aliases)) or 'none'}",
+                {"model": name, "aliases": dict(model.aliases)},
+            )
+        for tag, value in plan.tags().items():
+            await self._write_tag(model, tag, value)
+        await self._published()
+
+    async def _promote(self, version: ModelVersion, alias: str, force: bool) -> Switch:
+        name = version.name
+        model = await self._reader.model(name)
+        live = self._book.live.of(name).get(alias)
+        before = live.version if live is not None else None
+        if model.aliases.get(alias) == version.version == before:
+            return Switch(version, alias, live.previous if live is not None else None, changed=False)
+        if not await self._reader.ask(lambda registry: registry.has_version(version)):
+            raise ModelNotFound(
+                f"model '{name}' has no version {version.version} that is ready",
+                {"model": name, "version": version.version},
+            )
+        compared = [ModelVersion(name, before)] if before is not None and before != version.version else []
+        for one in (version, *compared):
+            self._book.want(one)
+        try:
+            await self._published()
+            await self._warm(version)
+            for one in compared:
+                await self._try_to_warm(one)
+            await self._overcome(
+                model, ModelVersion(name, before) if before is not None else None, version, force=force
+            )
+            await self._move(name, alias, version.version, PROMOTED, back=False)
+        finally:
+            for one in (version, *compared):
+                self._book.no_longer_want(one)
+        return Switch(version, alias, before, changed=True)
+
+    async def _overcome(
+        self, model: RegisteredModel, before: ModelVersion | None, after: ModelVersion, *, force: bool
+    ) -> None:
+        """Raises `Conflict` where something speaks against the version; with `force` the registry is told otherwise."""
+        live = [one for one in self._book.live.of(after.name).values() if before and one.version == before.version]
+        if any(one.previous == after.version for one in live):
+            return  # it has answered just before
+        objection = self._book.switches.objection(before, after)
+        if objection is None:
+            return
+        if not force:
+            raise Conflict(
+                f"{objection}. Promote it with force if callers are ready for it",
+                {
+                    "model": after.name,
+                    "version": after.version,
+                    "differences": self._book.switches.differences(before, after),
+                },
+            )
+        await self._write_tag(model, FORCE_TAG, after.version)
+
+    async def _rollback(self, name: str, alias: str, why: str) -> Switch:
+        model = await self._reader.model(name)
+        live = self._book.live.of(name).get(alias)
+        named = model.aliases.get(alias)
+        if live is None or named is None:
+            raise ModelNotFound(f"model '{name}' has no alias '{alias[:80]}'", {"model": name, "alias": alias[:80]})
+        if named != live.version:  # a switch is under way, or held up: it is called off
+            await self._move(name, alias, live.version, why, back=True)
+            return Switch(ModelVersion(name, live.version), alias, named, changed=True)
+        if live.back:
+            return Switch(ModelVersion(name, live.version), alias, live.previous, changed=False)
+        if live.previous is None:
+            raise Conflict(
+                f"nothing is known of a version that '{name}@{alias}' answered before version {live.version}: "
+                "promote the one that you want",
+                {"model": name, "alias": alias, "version": live.version},
+            )
+        version = ModelVersion(name, live.previous)
+        self._book.want(version)
+        try:
+            await self._published()
+            await self._warm(version)
+            await self._move(name, alias, version.version, why, back=True)
+        finally:
+            self._book.no_longer_want(version)
+        return Switch(version, alias, live.version, changed=True)
+
+    async def _move(self, name: str, alias: str, version: str, why: str, *, back: bool) -> None:
+        """Write the alias: from here on it is so, whoever dies."""
+        for known_as in (alias, BARE) if alias == self._book.default_alias else (alias,):
+            self._book.switches.explain(name, known_as, version, why, back=back)
+        await self._reader.write(lambda registry: registry.set_alias(name, alias, version))
+        self._book.written(name, aliases={alias: version}, tags={})
+        await self._published()
+
+    async def _write_tag(self, model: RegisteredModel, tag: str, value: str | None) -> None:
+        if model.tags.get(tag) == value:
+            return
+        if value is None:
+            await self._reader.write(lambda registry: registry.delete_tag(model.name, tag))
+        else:
+            await self._reader.write(lambda registry: registry.set_tag(model.name, tag, value))
+        self._book.written(model.name, tags={tag: value})
+
+    async def _try_to_warm(self, version: ModelVersion) -> None:
+        try:
+            await self._warm(version)
+        except ModelUnavailable as error:
+            log.warning("the new version cannot be compared with %s: %s", version, error.message)
+
+    def _refuse_read_only(self) -> None:
+        if self._read_only:
+            raise RegistryReadOnly(
+                "the model registry is not written to from here (setting registry_read_only): move the alias there"
+            )
+
+    # What answers, told to the registry
+
+    async def write_live(self, changed: asyncio.Event) -> None:
+        """Keep the tag ``serving.live`` of each model as the book has it, for ever.
+
+        It is written when something has been switched here, and not because it reads differently there: several
+        clusters may share a registry.
+
+        Args:
+            changed: set whenever something may have been switched.
+        """
+        while not self._read_only:
+            await changed.wait()
+            changed.clear()
+            for name in list(self._book.models):
+                try:
+                    await self._write_live_of(name)
+                except ModelNotFound:
+                    continue  # deleted meanwhile
+                except RegistryReadOnly as error:
+                    log.warning("what is served is remembered beside the artifact cache only: %s", error.message)
+                    return
+                except ServingError as error:
+                    log.warning("what is served is not told to the registry now: %s", error.message)
+                    await asyncio.sleep(_AGAIN_S)
+                    changed.set()
+                    break
+
+    async def _write_live_of(self, name: str) -> None:
+        live = self._book.live.of(name)
+        if self._shown.get(name) == live:
+            return
+        tag = self._book.live.tag(name, self._book.default_alias)
+        model = self._book.models.get(name)
+        if tag is not None and model is not None and self._written.get(name) != tag:
+            await self._write_tag(model, LIVE_TAG, tag)
+            self._written[name] = tag
+        self._shown[name] = live

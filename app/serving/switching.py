@@ -1,0 +1,134 @@
+"""Decides when an alias answers with the version that the registry names: once that is loaded, warm and compatible.
+
+Part of `app.serving.release_book`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from app.serving.compatibility import incompatibilities
+from app.serving.live import FIRST, MOVED, Live, proven
+from app.serving.model_ref import ModelVersion
+from app.serving.pool_members import PoolMembers
+
+FORCE_TAG = "serving.force"
+"""Names a version that an alias may switch to although its inputs differ or its own example fails."""
+
+Inputs = Sequence[Mapping[str, Any]] | None
+"""The inputs of a signature, as in `ModelSpec`."""
+
+
+class Step(NamedTuple):
+    """What one alias answers now, what must be in memory for it to move on, and why it does not, if it is held up."""
+
+    live: Live
+    warming: tuple[ModelVersion, ...] = ()
+    blocked: str | None = None
+
+
+class _Reason(NamedTuple):
+    version: str
+    why: str
+    back: bool
+
+
+class Switches:
+    """Takes each alias one step further, by what the pools say.
+
+    Args:
+        members: what the pools hold.
+        wall: seconds since 1970.
+    """
+
+    def __init__(self, members: PoolMembers, wall: Callable[[], float]) -> None:
+        self._members = members
+        self._wall = wall
+        self._inputs: dict[ModelVersion, Inputs] = {}
+        self._reasons: dict[tuple[str, str], _Reason] = {}
+
+    def described(self, version: ModelVersion, inputs: Inputs) -> None:
+        """A pool member has loaded the version, and these are its inputs."""
+        self._inputs[version] = inputs
+
+    def forget(self, name: str) -> None:
+        """The name means another model now."""
+        for version in [version for version in self._inputs if version.name == name]:
+            del self._inputs[version]
+
+    def explain(self, name: str, alias: str, version: str, why: str, *, back: bool = False) -> None:
+        """The next switch of the alias to this version happens for that reason."""
+        self._reasons[name, alias] = _Reason(version, why, back)
+
+    def step(
+        self,
+        alias: str,
+        wanted: ModelVersion,
+        current: Live | None,
+        *,
+        forced: bool,
+        asleep: bool,
+        unloaded: Container[ModelVersion],
+    ) -> Step:
+        """What the alias answers from now on.
+
+        Args:
+            wanted: what the registry, or a caller, wants it to mean.
+            current: what it has answered until now.
+            forced: whether differences are accepted for this version.
+            asleep: the pool has no replica that could warm anything: the next call does.
+            unloaded: versions that are not to be loaded for a comparison.
+        """
+        if current is None:
+            return Step(self._switch(alias, wanted, None))
+        if current.version == wanted.version:
+            return Step(proven(current) if self._members.holds(wanted) else current)
+        if asleep:
+            return Step(self._switch(alias, wanted, current))
+        before = ModelVersion(wanted.name, current.version)
+        # What answered before may always come back.
+        compare = not forced and wanted.version != current.previous
+        follows, blocked = self._verdict(before, wanted, compare=compare, can_load=before not in unloaded)
+        if follows:
+            return Step(self._switch(alias, wanted, current))
+        return Step(current, (wanted,) if before in unloaded else (before, wanted), blocked)
+
+    def _verdict(
+        self, before: ModelVersion, after: ModelVersion, *, compare: bool, can_load: bool
+    ) -> tuple[bool, str | None]:
+        """Whether one version may follow another now; if not, what speaks against it for good, or None to wait."""
+        state = self._members.state(after)
+        if state != "ready":
+            cause = self._members.error(after) or f"{after} cannot be loaded; the log has the cause"
+            return False, cause if state == "failed" else None
+        if not compare:
+            return True, None
+        if before not in self._inputs and can_load and self._members.state(before) != "failed":
+            return False, None  # it is loaded again, to be compared
+        objection = self.objection(before, after)
+        return objection is None, objection
+
+    def objection(self, before: ModelVersion | None, after: ModelVersion) -> str | None:
+        """Why a version that is loaded should not follow another one; None where nothing is known against it."""
+        problem = self._members.problem(after)
+        if problem is not None:
+            return f"version {after.version} is not switched to: {problem}"
+        differences = self.differences(before, after)
+        if not differences:
+            return None
+        assert before is not None
+        return f"version {after.version} takes other inputs than version {before.version}: {'; '.join(differences)}"
+
+    def differences(self, before: ModelVersion | None, after: ModelVersion) -> list[str]:
+        """What callers of the one would stumble over with the other, a sentence each."""
+        if before is None or before not in self._inputs or after not in self._inputs:
+            return []
+        return incompatibilities(self._inputs[before], self._inputs[after])
+
+    def _switch(self, alias: str, wanted: ModelVersion, current: Live | None) -> Live:
+        reason = self._reasons.pop((wanted.name, alias), None)
+        if reason is None or reason.version != wanted.version:
+            reason = _Reason(wanted.version, MOVED if current is not None else FIRST, back=False)
+        previous = current.version if current is not None else None
+        return Live(wanted.version, previous, self._wall(), reason.why, reason.back, proven=self._members.holds(wanted))
