@@ -141,3 +141,17 @@ class Limits(_Group):
 
     queued_bytes: PositiveInt = 512 * 1024**2
     """Bytes of input in progress in one gateway replica."""
+
+
+class ShadowSettings(_Group):
+    """Copies of calls that go to a model's shadow version, as its registry tag `serving.shadow` asks for."""
+
+    max_requests: Annotated[int, Field(ge=0)] = 64
+    """Most copies under way in one gateway replica, all models together; further ones are dropped, and counted. 0: none
+    are sent."""
+
+    max_rows: PositiveInt = 8192
+    """Most rows in the copies under way in one gateway replica; a call with more of them is never copied."""
+
+    timeout_s: Annotated[float, Field(gt=0)] = 10
+    """Seconds that a copy may take, whatever deadline its caller had."""
