@@ -40,10 +40,15 @@ _IDENTITIES = 4096
 
 
 class LoadedModel:
-    """A model version in memory."""
+    """A model version in memory.
 
-    def __init__(self, spec: ModelSpec, model: PyFuncModel) -> None:
+    `problem` says in a sentence what speaks against the version although it is loaded: it can be called by its number,
+    but should take no traffic that another version has.
+    """
+
+    def __init__(self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None) -> None:
         self.spec = spec
+        self.problem = problem
         self._model = model
 
     def predict(self, batch: Batch) -> Output:
@@ -97,13 +102,12 @@ class ModelLoader:
         started = time.perf_counter()
         folder = self._artifacts(version)
 
-        def read() -> PyFuncModel:
+        def read() -> tuple[PyFuncModel, str | None]:
             model = mlflow.pyfunc.load_model(str(folder))
-            _warm_up(version, model)
-            return model
+            return model, _warm_up(version, model, folder)
 
         try:
-            model, nbytes = self._growth.of(read, _size(folder))
+            (model, problem), nbytes = self._growth.of(read, _size(folder))
         except Exception as error:
             log.exception("%s cannot be loaded", version)
             raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
@@ -123,7 +127,7 @@ class ModelLoader:
             load_ms=(time.perf_counter() - started) * 1000,
         )
         log.info("%s is loaded: %s, %.0f ms, %.1f MB", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
-        return LoadedModel(spec, model)
+        return LoadedModel(spec, model, problem)
 
     def _identity(self, version: ModelVersion) -> str:
         with self._lock:
@@ -183,14 +187,16 @@ def _serving_example(model: PyFuncModel, folder: Path) -> Any:
         return None
 
 
-def _warm_up(version: ModelVersion, model: PyFuncModel) -> None:
-    """Predict the logged input example, so that no caller pays for lazy initialisation."""
+def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> str | None:
+    """Predict the logged input example, so that no caller pays for lazy initialisation; what is wrong if that fails."""
     try:
         if model.input_example is not None:
-            model.predict(model.input_example)
-    except Exception:
+            model.predict(model.input_example, params=model.metadata.load_input_example_params(str(folder)))
+    except Exception as error:
         # The example is documentation: a model that refuses its own example may still answer its callers.
         log.warning("%s does not predict its own input example", version, exc_info=True)
+        return f"it does not predict its own input example: {_reason(error)}"
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from mlflow.types import ColSpec, ParamSpec
 
 from app.adapters.mlflow_registry import MlflowRegistry, configure
 from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
@@ -68,21 +72,60 @@ def test_a_version_is_loaded_with_all_that_is_known_of_it(settings: Settings, tm
     assert (output.count, output.arrays[0].shape) == (4, (4, 2))
 
 
+def answer_with_two_params(data: Any, params: Any) -> Any:
+    return [params["low"] + params["high"]] * len(data)
+
+
+def refuse_twelve(data: Any, params: Any) -> Any:
+    if (data["x"] == 12).any():
+        raise ValueError("twelve, says /secret/path")
+    return data["x"]
+
+
+def registered(name: str, log: Callable[[], Any]) -> ModelVersion:
+    """A version of a model that `log` logs."""
+    import mlflow
+
+    experiment = mlflow.get_experiment_by_name("loader").experiment_id
+    with warnings.catch_warnings(record=True), mlflow.start_run(experiment_id=experiment):
+        info = log()
+    return ModelVersion(name, str(mlflow.register_model(info.model_uri, name).version))
+
+
+def test_a_model_that_refuses_its_own_example_is_loaded_with_a_problem(settings: Settings, tmp_path: Path) -> None:
+    x = [ColSpec("double", "x")]
+    good, bad = (
+        registered(name, parity.log_python(refuse_twelve, x, example=pd.DataFrame({"x": [value]})))
+        for name, value in (("good", 11.0), ("bad", 12.0))
+    )
+    assert loader(settings, tmp_path).load(good).problem is None
+    model = loader(settings, tmp_path).load(bad)
+    assert model.problem == ("it does not predict its own input example: it raised ValueError; the log has the cause")
+    assert model.predict(Batch(Layout("columns", ("x",), ("float64",), ((),)), (np.ones(2),), 2)).count == 2
+
+
+def test_an_example_is_predicted_with_its_params(settings: Settings, tmp_path: Path) -> None:
+    params = [ParamSpec(name, "long", None) for name in ("low", "high")]
+    example = (pd.DataFrame({"x": [11.0]}), {"low": 1, "high": 2})
+    log = parity.log_python(answer_with_two_params, [ColSpec("double", "x")], params, example)
+    version = registered("with-params", log)
+    assert loader(settings, tmp_path).load(version).problem is None
+
+
 def test_the_metadata_that_json_holds_is_known(settings: Settings, tmp_path: Path) -> None:
     import mlflow
     from sklearn.linear_model import LinearRegression
 
     columns = {"a": {"unit": "USD per barrel"}}
-    experiment = mlflow.get_experiment_by_name("loader").experiment_id
-    with warnings.catch_warnings(record=True), mlflow.start_run(experiment_id=experiment):
-        info = mlflow.sklearn.log_model(
-            LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]),
-            name="noted",
-            metadata={"columns": columns, "rate": float("nan")},
-            pip_requirements=[],
-        )
-    mlflow.register_model(info.model_uri, "noted")
-    assert loader(settings, tmp_path).load(ModelVersion("noted", "1")).spec.metadata == {"columns": columns}
+    log = partial(
+        mlflow.sklearn.log_model,
+        LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]),
+        name="noted",
+        metadata={"columns": columns, "rate": float("nan")},
+        pip_requirements=[],
+    )
+    noted = registered("noted", log)
+    assert loader(settings, tmp_path).load(noted).spec.metadata == {"columns": columns}
 
 
 def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(settings: Settings, tmp_path: Path) -> None:

@@ -149,7 +149,10 @@ def log_onnx() -> Any:
 
 
 def log_python(
-    function: Callable[[Any, Any], Any], inputs: list[Any] | None, params: list[ParamSpec] | None = None
+    function: Callable[[Any, Any], Any],
+    inputs: list[Any] | None,
+    params: list[ParamSpec] | None = None,
+    example: Any = None,
 ) -> Callable[[], Any]:
     def log() -> Any:
         class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
@@ -158,7 +161,9 @@ def log_python(
                 return function(model_input, params)
 
         signature = ModelSignature(Schema(inputs), None, ParamSchema(params) if params else None) if inputs else None
-        return mlflow.pyfunc.log_model(name="python", python_model=Model(), signature=signature, pip_requirements=[])
+        return mlflow.pyfunc.log_model(
+            name="python", python_model=Model(), signature=signature, input_example=example, pip_requirements=[]
+        )
 
     return log
 
