@@ -27,10 +27,13 @@ log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """A loaded model version; `predict` blocks."""
+    """A loaded model version; `predict` blocks. `problem` is what speaks against it, or None."""
 
     @property
     def spec(self) -> ModelSpec: ...
+
+    @property
+    def problem(self) -> str | None: ...
 
     def predict(self, batch: Batch) -> Output: ...
 
@@ -120,7 +123,7 @@ class ModelHost:
                 "failed", "evicted: the pool's model_bytes are too few for all it should hold"
             )
         for version, model in self._models.items():
-            states[version] = VersionState("ready", None, model.spec.nbytes, model.spec.load_ms)
+            states[version] = VersionState("ready", None, model.spec.nbytes, model.spec.load_ms, model.problem)
         return states
 
     async def describe(self, version: ModelVersion) -> ModelSpec:

@@ -27,7 +27,14 @@ def batch(*values: int) -> Batch:
 class AddVersion:
     """A model that adds its version's number; waits for `gate` when it has one."""
 
-    def __init__(self, key: ModelVersion, nbytes: int, gate: threading.Event | threading.Barrier | None = None) -> None:
+    def __init__(
+        self,
+        key: ModelVersion,
+        nbytes: int,
+        gate: threading.Event | threading.Barrier | None = None,
+        problem: str | None = None,
+    ) -> None:
+        self.problem = problem
         self.spec = ModelSpec(key.name, key.version, "test", nbytes=nbytes)
         self._gate = gate
 
@@ -47,6 +54,7 @@ class Loader:
         self.failing: dict[ModelVersion, Exception] = {}
         self.gates: dict[ModelVersion, threading.Event] = {}
         self.predict_gate: threading.Event | threading.Barrier | None = None
+        self.problems: dict[ModelVersion, str] = {}
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
@@ -58,7 +66,7 @@ class Loader:
             assert self.gates[key].wait(10)
         if key in self.failing:
             raise self.failing[key]
-        return AddVersion(key, 100, self.predict_gate)
+        return AddVersion(key, 100, self.predict_gate, self.problems.get(key))
 
 
 def make(loader: Loader, *, budget: int = 1000, retry_after_s: float = 60, load_timeout_s: float = 60) -> ModelHost:
@@ -79,6 +87,15 @@ async def test_a_version_is_loaded_when_it_is_first_called() -> None:
     assert await answer(host, 3, 11) == 14
     assert loader.loads == {version(3): 1}
     assert host.states() == {version(3): VersionState("ready", None, 100, 0.0)}
+
+
+async def test_what_speaks_against_a_loaded_version_is_told_and_it_answers_all_the_same() -> None:
+    loader = Loader()
+    loader.problems[version(3)] = "it does not predict its own input example"
+    host = make(loader)
+    assert await answer(host, 3) == 4
+    told = VersionState("ready", None, 100, 0.0, "it does not predict its own input example")
+    assert host.states() == {version(3): told}
 
 
 async def test_a_version_asked_for_by_many_at_once_is_loaded_once() -> None:
