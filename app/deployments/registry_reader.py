@@ -24,6 +24,8 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S = 30.0
+_PAUSE_PER_READING = 5.0
+"""Times that a reading took which the pause after it lasts at least: that of thousands of models takes seconds."""
 _JITTER = 0.2
 _FAIL_FAST_S = 3.0
 """Seconds for which a registry that did not answer is not asked again: each question would hold a thread as long."""
@@ -61,14 +63,16 @@ class RegistryReader:
     async def poll(self) -> None:
         """Read the registry for ever, less often while it does not answer."""
         while True:
+            began = time.monotonic()
             try:
                 await self._poll_once()
             except ServingError as error:
                 log.warning("the registry is not read; what is known stays in force: %s", error.message)
             except Exception:
                 log.exception("the registry is not read; what is known stays in force")
+            took_s = time.monotonic() - began
             await self._changed()
-            await asyncio.sleep(self._pause_s())
+            await asyncio.sleep(self._pause_s(took_s))
 
     async def model(self, name: str) -> RegisteredModel:
         """One model as the registry has it now, entered in the book.
@@ -138,10 +142,13 @@ class RegistryReader:
         if self.error is not None and time.monotonic() - self._asked_last < _FAIL_FAST_S and self._failures:
             raise RegistryUnavailable(self.error)
 
-    def _pause_s(self) -> float:
-        pause = self._poll_s * 2.0 ** min(self._failures, 10)
-        pause = min(pause, max(_LONGEST_PAUSE_S, self._poll_s))
+    def _pause_s(self, took_s: float) -> float:
+        """Seconds until the next reading: not all clusters at once, and ever longer while there is no answer."""
+        pause = max(self._poll_s, took_s * _PAUSE_PER_READING) if not self._failures else self._backed_off_s()
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+
+    def _backed_off_s(self) -> float:
+        return min(self._poll_s * 2.0 ** min(self._failures, 10), max(_LONGEST_PAUSE_S, self._poll_s))
 
 
 def _confirm_gone(registry: MlflowRegistry, name: str) -> None:

@@ -5,37 +5,44 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 log = logging.getLogger(__name__)
 
 
 class Snapshot:
-    """One JSON file, replaced as a whole. `content` is what it holds; empty where there is none that can be read."""
+    """One JSON file, replaced as a whole. `content` is what it held at the start; empty where it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._writing = asyncio.Lock()
+        self._written = b""
         try:
-            self.content: dict[str, Any] = dict(json.loads(path.read_text()))
+            self.content: dict[str, Any] = dict(json.loads(path.read_bytes()))
         except (OSError, ValueError):
             self.content = {}
 
     async def write(self, content: Mapping[str, Any]) -> None:
-        """Write `content` where it differs from what the file holds. A file that cannot be written is logged."""
-        plain = json.loads(json.dumps(content))
+        """Write `content`, JSON values, where it differs from what was written last. A failure is logged."""
+        text = orjson.dumps(content, option=orjson.OPT_INDENT_2)
         async with self._writing:
-            if plain != self.content:
-                self.content = plain
-                await asyncio.to_thread(self._write, plain)
+            if text != self._written:
+                self._written = text
+                await asyncio.to_thread(self._write, text)
 
-    def _write(self, content: Mapping[str, Any]) -> None:
+    def _write(self, text: bytes) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             partial = self._path.with_suffix(".partial")
-            partial.write_text(json.dumps(content, indent=1))
+            with partial.open("wb") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             partial.replace(self._path)
         except OSError:
             log.exception("%s cannot be written: a restart without a registry would not know what to serve", self._path)

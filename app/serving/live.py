@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +53,9 @@ class Live:
         }
 
 
+_FIELDS = tuple(field.name for field in fields(Live))
+
+
 class LiveVersions:
     """Live versions per model and alias. Not thread-safe."""
 
@@ -83,8 +86,8 @@ class LiveVersions:
     def snapshot(self) -> dict[str, Any]:
         """As JSON values."""
         return {
-            name: {alias: asdict(one) for alias, one in sorted(live.items())}
-            for name, live in sorted(self._models.items())
+            name: {alias: {key: getattr(one, key) for key in _FIELDS} for alias, one in live.items()}
+            for name, live in self._models.items()
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -110,11 +113,6 @@ class LiveVersions:
             if one.proven and not (alias == BARE and default_alias in live)
         }
         return json.dumps(shown) if shown else None
-
-
-def proven(live: Live) -> Live:
-    """The same, seen warm."""
-    return live if live.proven else replace(live, proven=True)
 
 
 def _read(tag: str | None) -> dict[str, Live]:

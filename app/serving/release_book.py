@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from app.serving import batch_limits, traffic
@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 POOL_TAG = "serving.pool"
 DEFAULT_POOL = "default"
+_MODEL_FIELDS = tuple(field.name for field in fields(RegisteredModel))
 
 
 @dataclass(slots=True)
@@ -161,7 +162,7 @@ class ReleaseBook:
             "live": self.live.snapshot(),
             **self._wishes.snapshot(),
             "stale_since": self.stale_since,
-            "models": [asdict(model) for model in self._models.values()],
+            "models": [{key: getattr(model, key) for key in _MODEL_FIELDS} for model in self._models.values()],
         }
 
     def settle(self, now: float) -> bool:

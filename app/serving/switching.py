@@ -6,10 +6,11 @@ Part of `app.serving.release_book`.
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from app.serving.compatibility import incompatibilities
-from app.serving.live import FIRST, MOVED, Live, proven
+from app.serving.live import FIRST, MOVED, Live
 from app.serving.model_ref import ModelVersion
 from app.serving.pool_members import PoolMembers
 
@@ -83,7 +84,7 @@ class Switches:
         if current is None:
             return Step(self._switch(alias, wanted, None))
         if current.version == wanted.version:
-            return Step(proven(current) if self._members.holds(wanted) else current)
+            return Step(current if current.proven or not self._members.holds(wanted) else replace(current, proven=True))
         if asleep:
             return Step(self._switch(alias, wanted, current))
         before = ModelVersion(wanted.name, current.version)

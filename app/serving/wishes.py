@@ -80,7 +80,8 @@ class Wishes:
 
     def snapshot(self) -> dict[str, Any]:
         """What outlives a restart, as JSON values."""
-        return {"chosen": self.chosen, "pinned": sorted(self.pinned), "let_go": sorted(self.let_go)}
+        pinned, let_go = ([list(version) for version in sorted(versions)] for versions in (self.pinned, self.let_go))
+        return {"chosen": self.chosen, "pinned": pinned, "let_go": let_go}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Take over what `snapshot` wrote."""
