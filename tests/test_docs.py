@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from app.api.app import create_app
 from app.api.oip_grpc import CODES, InferenceServicer
 from app.deployments.metrics import PrometheusRecorder
+from app.deployments.release_metrics import ReleaseMetrics
 from app.errors import ServingError, StartupError
 from app.oip import inference_pb2 as pb
 from tests.fakes import HTTP_LIMITS, make_fakes
@@ -29,6 +30,7 @@ def test_every_endpoint_is_documented() -> None:
 def test_every_metric_is_documented_and_every_documented_one_exists() -> None:
     registry = CollectorRegistry()
     PrometheusRecorder(registry)
+    ReleaseMetrics(registry)
     InferenceServicer(cast(Any, None), 1.0, registry)
     ours = set(registry._names_to_collectors)
     families = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in ours}
