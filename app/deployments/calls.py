@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -15,6 +15,8 @@ from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, U
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+
+_GATHER_S = 5.0
 
 Handle: TypeAlias = Any
 """Ray's ``DeploymentHandle``, whose methods are those of the deployment behind it."""
@@ -50,6 +52,18 @@ async def answer(response: Awaitable[T], part: str) -> T:
     except Exception as error:  # over gRPC the remote side's exception comes as it is, and so do gRPC's own
         log.exception("%s failed", part)
         raise Unavailable(f"{part} failed; the log has the cause") from error
+
+
+async def gather(handle: Handle, method: str, *args: Any) -> Sequence[Any]:
+    """The answers of all of a deployment's replicas, exceptions among them; none where they do not answer in time."""
+    try:
+        results: Sequence[Any] = await handle.broadcast(method, *args).results_async(
+            timeout_s=_GATHER_S, return_exceptions=True
+        )
+    except Exception:  # no replica, or none that answers: there is nothing to show
+        log.warning("a deployment does not tell its figures", exc_info=True)
+        return ()
+    return results
 
 
 def _own(error: Any) -> Exception:

@@ -14,7 +14,7 @@ from typing import Any
 from cachetools import LRUCache, TTLCache
 from ray import serve
 
-from app.deployments.calls import Handle, answer
+from app.deployments.calls import Handle, answer, gather
 from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
 from app.serving.model_ref import ModelRef, ModelVersion
@@ -31,7 +31,6 @@ GATEWAY = "Gateway"
 _RETRY_S = 1.0
 _SOURCE_TTL_S = 30.0
 _HEALTH_S = 5.0
-_GATHER_S = 5.0
 _GOODBYE_S = 2.0
 _BY_REFERENCE_BYTES = 2 * 1024**2
 """From here on the object store is faster than a message; see `docs/adr/0009-large-arrays.md`."""
@@ -55,12 +54,14 @@ class PoolRunner:
         spec: ModelSpec = await answer(self._handle.describe.remote(version, note), self._part)
         return spec
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         note = CallNote(self._copies(version), self._sender, backlog)
         call = self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
         try:
             output: Output = await answer(call.remote(version, batch, note), self._part)
         except ReplicaDied:
+            if not again:
+                raise
             # Once more on another replica. If that dies too, the batcher sends each of its requests apart.
             output = await answer(call.remote(version, batch, note), self._part)
         return output
@@ -103,6 +104,7 @@ class ReleaseFollower:
 
     Args:
         own: runners of the pools that this process hosts itself.
+        observe: told of each table, and of the one before.
     """
 
     def __init__(
@@ -111,8 +113,10 @@ class ReleaseFollower:
         pools: Mapping[str, Handle],
         features: Handle | None,
         own: Mapping[str, ModelRunner] = MappingProxyType({}),
+        observe: Callable[[ReleaseTable, ReleaseTable], None] = lambda *_: None,
     ) -> None:
         self._releases = releases
+        self._observe = observe
         self._gateway_id = uuid.uuid4().hex
         self._pools = pools
         copies = self._copies_of
@@ -222,7 +226,7 @@ class ReleaseFollower:
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
-        found = await self._gather(gateway, "statistics", version)
+        found = await gather(gateway, "statistics", version)
         return sum((one for one in found if isinstance(one, Statistics)), Statistics())
 
     async def health(self) -> Mapping[str, Any]:
@@ -242,19 +246,8 @@ class ReleaseFollower:
     async def usage(self) -> list[dict[str, Any]]:
         gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
         handles = [gateway, self._releases, *self._pools.values(), *([self._features] if self._features else [])]
-        found = [await self._gather(handle, "usage") for handle in handles]
+        found = [await gather(handle, "usage") for handle in handles]
         return [result for results in found for result in results if isinstance(result, dict)]
-
-    async def _gather(self, handle: Handle, method: str, *args: Any) -> Sequence[Any]:
-        """The answers of a deployment's replicas, exceptions among them."""
-        try:
-            results: Sequence[Any] = await handle.broadcast(method, *args).results_async(
-                timeout_s=_GATHER_S, return_exceptions=True
-            )
-        except Exception:  # no replica, or none that answers: there is nothing to show
-            log.warning("a deployment does not tell its figures", exc_info=True)
-            return ()
-        return results
 
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
@@ -268,8 +261,9 @@ class ReleaseFollower:
                 known = self._table
                 asked = self._releases.watch.remote(known.term, known.epoch, gateway_id=self._gateway_id)
                 table = await answer(asked, "the release table")
-                renewed = table.renewed(self._table)
+                renewed = table.renewed(known)
                 self._table = table
+                self._observe(known, table)
                 for name in renewed:
                     self._forget(name)
             except ServingError as error:

@@ -85,6 +85,10 @@ class ReleaseWriter:
             await self._write_tag(model, tag, value)
         await self._published()
 
+    async def tell(self, name: str, tag: str, value: str) -> None:
+        """Write a tag of a model. Raises `RegistryReadOnly`, `RegistryUnavailable`."""
+        await self._write_tag(self._book.models[name], tag, value)
+
     async def _promote(self, version: ModelVersion, alias: str, force: bool) -> Switch:
         name = version.name
         model = await self._reader.model(name)

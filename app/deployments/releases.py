@@ -18,16 +18,19 @@ from typing import Any, NamedTuple
 from cachetools import TTLCache
 from ray import serve
 
-from app.deployments.calls import answer
+from app.deployments.calls import answer, gather
+from app.deployments.handles import GATEWAY
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
+from app.deployments.rollback_watch import RollbackWatch
 from app.deployments.snapshot import Snapshot
 from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
 from app.serving.live import BARE
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import CallNote
 from app.serving.pool_members import EVERYWHERE, PoolPlan
+from app.serving.ports import Statistics
 from app.serving.release_book import ReleaseBook
 from app.serving.release_status import every_status, release_health, status_of
 from app.serving.release_table import ModelStatus, ReleaseTable, Switch, VersionState
@@ -106,6 +109,7 @@ class Releases:
             warm=self._wait_until_loaded,
             published=self._tell_everywhere,
         )
+        self._rollbacks = RollbackWatch(self._book, self._writer, self._statistics, watched_s=settings.keep_previous_s)
         self._news = asyncio.Condition()
         self._switched = asyncio.Event()
         self._gateways: dict[str, _Gateway] = {}
@@ -341,8 +345,16 @@ class Releases:
 
     def _start(self) -> None:
         if not self._tasks:
-            work = (self._reader.poll(), self._writer.write_live(self._switched))
+            work = [self._reader.poll(), self._writer.write_live(self._switched)]
+            if not self._settings.registry_read_only:
+                work.append(self._rollbacks.run())
             self._tasks = [asyncio.create_task(one) for one in work]
+
+    async def _statistics(self, version: ModelVersion) -> Statistics:
+        """What all gateway replicas have counted for a version."""
+        handle = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
+        found = await gather(handle, "statistics", version)
+        return sum((one for one in found if isinstance(one, Statistics)), Statistics())
 
     async def _publish(self) -> None:
         """After the book has changed."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from app.serving import batch_limits, traffic
+from app.serving import batch_limits, rollback_rule, traffic
 from app.serving.live import BARE, LIVE_TAG, Live, LiveVersions
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_members import PoolMembers, PoolPlan
@@ -232,7 +232,7 @@ class ReleaseBook:
             f"traffic names alias '{alias}', which the model does not have: its share goes to the default"
             for alias in sorted(plan.aliases - model.aliases.keys())
         )
-        return (*batch_limits.read_tags(model.tags)[1], *problems, *missing)
+        return (*batch_limits.read_tags(model.tags)[1], *problems, *missing, *rollback_rule.read_tags(model.tags)[1])
 
     def _try_again(self, version: ModelVersion) -> None:
         """Have pools try what has failed."""

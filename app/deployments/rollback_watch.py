@@ -1,0 +1,133 @@
+"""Watches versions that have just begun to answer, and moves their alias back where the model's rule says so.
+
+Off unless a registered model has the tag ``serving.rollback`` (`app.serving.rollback_rule`). Each action is recorded in
+the tag ``serving.rollback.last``. Runs in `app.deployments.releases`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+from app.deployments.release_writer import ReleaseWriter
+from app.errors import ServingError
+from app.serving import rollback_rule
+from app.serving.live import BARE, Live
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import Statistics
+from app.serving.release_book import ReleaseBook
+from app.serving.rollback_rule import RollbackRule, Sample
+
+log = logging.getLogger(__name__)
+
+LAST_TAG = "serving.rollback.last"
+_PERIOD_S = 5.0
+_SHORTEST_PERIOD_S = 0.5
+_PERIODS_PER_WINDOW = 20
+_WINDOWS_KEPT = 3
+"""The one since the switch, one before it, and some to spare."""
+
+
+class RollbackWatch:
+    """Not thread-safe: it lives on the event loop of `Releases`.
+
+    Args:
+        book: what is served.
+        writer: moves aliases.
+        count: what all gateway replicas have counted for a version.
+        watched_s: seconds after a switch for which the new version is watched; longer where the rule's window is.
+    """
+
+    def __init__(
+        self,
+        book: ReleaseBook,
+        writer: ReleaseWriter,
+        count: Callable[[ModelVersion], Awaitable[Statistics]],
+        *,
+        watched_s: float,
+    ) -> None:
+        self._book = book
+        self._writer = writer
+        self._count = count
+        self._watched_s = watched_s
+        self._samples: dict[ModelVersion, deque[Sample]] = {}
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        while True:
+            shortest = min((rule.window_s for rule in self._rules().values()), default=math.inf)
+            await asyncio.sleep(min(_PERIOD_S, max(_SHORTEST_PERIOD_S, shortest / _PERIODS_PER_WINDOW)))
+            try:
+                await self.look()
+            except Exception:
+                log.exception("versions under a rule for rollback are not watched now")
+
+    async def look(self) -> None:
+        """Sample once, and roll back what has to be."""
+        rules = self._rules()
+        watched = {name: self._aliases(name) for name in rules}
+        versions = {
+            ModelVersion(name, number)
+            for name, aliases in watched.items()
+            for live in aliases.values()
+            for number in (live.version, live.previous)
+            if number is not None
+        }
+        self._samples = {version: samples for version, samples in self._samples.items() if version in versions}
+        for version in sorted(versions):
+            await self._sample(version, keep_s=_WINDOWS_KEPT * rules[version.name].window_s)
+        for name, aliases in watched.items():
+            for alias, live in aliases.items():
+                reason = self._reason(name, live, rules[name])
+                if reason is not None:
+                    await self._roll_back(name, alias, live, reason)
+
+    def _rules(self) -> dict[str, RollbackRule]:
+        found = {name: rollback_rule.read_tags(model.tags)[0] for name, model in self._book.models.items()}
+        return {name: rule for name, rule in found.items() if rule is not None}
+
+    def _aliases(self, name: str) -> dict[str, Live]:
+        return {alias: live for alias, live in self._book.live.of(name).items() if alias != BARE}
+
+    async def _sample(self, version: ModelVersion, *, keep_s: float) -> None:
+        found = await self._count(version)
+        sample = Sample(
+            time.monotonic(),
+            found.requests + found.faults,
+            found.faults,
+            found.request_seconds,
+            found.replicas,
+        )
+        samples = self._samples.setdefault(version, deque())
+        samples.append(sample)
+        while samples[0].time < sample.time - keep_s:
+            samples.popleft()
+
+    def _reason(self, name: str, live: Live, rule: RollbackRule) -> str | None:
+        """Why to go back; None also where there is nothing to go back to, or the switch is an old story."""
+        if live.previous is None or live.back or time.time() - live.since > max(self._watched_s, 2 * rule.window_s):
+            return None
+        new, old = (list(self._samples[ModelVersion(name, number)]) for number in (live.version, live.previous))
+        return rollback_rule.reason(rule, new, old, old_version=live.previous, now=time.monotonic())
+
+    async def _roll_back(self, name: str, alias: str, live: Live, reason: str) -> None:
+        log.warning("'%s@%s' goes back from version %s to %s: %s", name, alias, live.version, live.previous, reason)
+        record = {
+            "alias": alias,
+            "from": live.version,
+            "to": live.previous,
+            "reason": reason,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        try:
+            switch = await self._writer.rollback(name, alias, f"rolled back by rule: {reason}")
+            if switch.changed:
+                await self._writer.tell(name, LAST_TAG, json.dumps(record))
+        except ServingError as error:
+            log.warning("'%s@%s' is not moved back now: %s", name, alias, error.message)

@@ -1,0 +1,94 @@
+"""Automatic rollback on a real registry: the counts are given, the rest is what runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from app.deployments.rollback_watch import LAST_TAG, RollbackWatch
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import Statistics
+from app.settings import Settings
+from tests.deployments.test_releases import V1, V2, Releases, promoted, ready, registry, settings, until
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+__all__ = ["settings"]
+
+RULE = '{"error_rate": 0.05, "window_s": 60, "min_requests": 50}'
+
+
+class Counted:
+    """What the gateways say that they have counted."""
+
+    def __init__(self) -> None:
+        self._versions: dict[ModelVersion, Statistics] = {}
+
+    def add(self, version: ModelVersion, *, requests: int = 0, faults: int = 0) -> None:
+        known = self._versions.get(version, Statistics(replicas=1))
+        self._versions[version] = replace(
+            known,
+            requests=known.requests + requests,
+            faults=known.faults + faults,
+            request_seconds=known.request_seconds + 0.01 * requests,
+        )
+
+    async def __call__(self, version: ModelVersion) -> Statistics:
+        return self._versions.get(version, Statistics(replicas=1))
+
+
+async def after_a_promotion(settings: Settings, tags: dict[str, str]) -> tuple[Any, RollbackWatch, Counted]:
+    """Version 1 has answered 200 requests, then version 2 was promoted."""
+    for tag, value in tags.items():
+        registry(settings).set_registered_model_tag("prices", tag, value)
+    releases = Releases(settings)
+    counted = Counted()
+    watch = RollbackWatch(releases._book, releases._writer, counted, watched_s=600)
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1)
+    await watch.look()
+    counted.add(V1, requests=200)
+    await watch.look()
+    await promoted(releases)
+    await watch.look()
+    return releases, watch, counted
+
+
+def named(settings: Settings) -> str:
+    return str(registry(settings).get_registered_model("prices").aliases["champion"])
+
+
+async def test_a_version_that_fails_more_than_the_rule_allows_goes_back_once(settings: Settings) -> None:
+    releases, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
+    counted.add(V2, requests=20, faults=20)
+    await watch.look()
+    assert named(settings) == "2", "too few requests to tell"
+    counted.add(V2, requests=40, faults=20)
+    await watch.look()
+    assert named(settings) == "1"
+    assert releases._book.table.releases["prices"].default == "1"
+    live = releases._book.live.of("prices")["champion"]
+    assert live.why.startswith("rolled back by rule: error rate 40.0 % over 100 requests")
+    record = json.loads(registry(settings).get_registered_model("prices").tags[LAST_TAG])
+    assert (record["alias"], record["from"], record["to"]) == ("champion", "2", "1")
+    assert record["reason"].startswith("error rate 40.0 %")
+    assert record["time"]
+    await watch.look()
+    assert named(settings) == "1"
+
+
+async def test_a_version_that_does_well_stays(settings: Settings) -> None:
+    _, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
+    counted.add(V2, requests=500, faults=2)
+    await watch.look()
+    assert named(settings) == "2"
+
+
+@pytest.mark.parametrize("tags", [{}, {"serving.rollback": "soon"}])
+async def test_without_a_rule_that_can_be_followed_nothing_goes_back(settings: Settings, tags: dict[str, str]) -> None:
+    _, watch, counted = await after_a_promotion(settings, tags)
+    counted.add(V2, faults=500)
+    await watch.look()
+    assert named(settings) == "2"
