@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from app.errors import ModelUnavailable
 from app.serving.columns import dtype_name
 from app.serving.misfit import listed, short
 from app.serving.nested import type_name
 from app.serving.scalars import Float
+from app.serving.signature import Signature
 
 Spec = Mapping[str, Any]
 Specs = Sequence[Spec]
@@ -41,10 +43,14 @@ def incompatibilities(
         params: the parameters before and after, likewise.
     """
     try:
-        found = [*_inputs(before or (), after or ()), *_parameters(params[0] or (), params[1] or ())]
-    except (KeyError, TypeError) as error:
-        # Such a version is not served: `Signature.compile` says so to whoever loads it.
-        return [f"a signature has a type that is not understood: {short(str(error))}"]
+        Signature.compile(before, params=params[0])
+    except ModelUnavailable:
+        return []  # it answers nobody
+    try:
+        Signature.compile(after, params=params[1])
+    except ModelUnavailable as error:
+        return [error.message]
+    found = [*_inputs(before or (), after or ()), *_parameters(params[0] or (), params[1] or ())]
     more = len(found) - MOST_DIFFERENCES
     return found if more <= 1 else [*found[:MOST_DIFFERENCES], f"there are {more} more differences"]
 
@@ -90,7 +96,7 @@ def _members(kind: str, old: Mapping[str, Spec], new: Mapping[str, Spec], path: 
 
 
 def _type(old: Spec, new: Spec, where: str, *, inner: bool) -> Iterator[str]:
-    """What differs between two types; `inner` are those of values inside an object or a map."""
+    """What differs between two types; `inner` are those of values inside others."""
     was, now = (_plain(spec) for spec in (old, new))
     if was["type"] == now["type"]:
         if was["type"] == "object":
@@ -98,11 +104,12 @@ def _type(old: Spec, new: Spec, where: str, *, inner: bool) -> Iterator[str]:
         elif was["type"] == "map":
             yield from _type(was["values"], now["values"], f"{where}, its values", inner=True)
         elif was["type"] == "array":
-            yield from _type(was["items"], now["items"], f"{where}, its items", inner=inner)
+            # In a list `any` takes all but further lists: arrays of more dimensions come as such, not as values.
+            shallow = _plain(was["items"])["type"] != "array"
+            yield from _type(was["items"], now["items"], f"{where}, its items", inner=inner or shallow)
         return
-    # Elsewhere `any` is no wider type: it takes base64 for text, and a list for a value where it was a row of them.
-    anything = now["type"] == "any" and (inner or (where.endswith("its items") and was["type"] != "array"))
-    if not anything and now["type"] not in _WIDER.get(was["type"], ()):
+    # As a column `any` takes all values too, but not for what they were: base64 becomes text, a row in a list a list.
+    if not (inner and now["type"] == "any") and now["type"] not in _WIDER.get(was["type"], ()):
         yield f"{where} takes {type_name(new)} instead of {type_name(old)}"
 
 

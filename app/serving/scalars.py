@@ -28,7 +28,10 @@ _NANOSECONDS = re.compile(r"[.,]\d{6}(\d{1,3})")
 
 
 class Float(Cells):
-    """``float``, ``double`` and tensors of them. Null is NaN, required or not, as it is in a DataFrame."""
+    """``float``, ``double`` and tensors of them. Null is NaN, required or not, as it is in a DataFrame.
+
+    Finite numbers are taken where they are smaller than `limit`, which is infinite for a double.
+    """
 
     _kinds: ClassVar[set[type]] = {float, int, _NULL}
 
@@ -37,7 +40,7 @@ class Float(Cells):
         self.expected = f"a number ({name})"
         # What is beyond half a step over the largest number would round to infinity; for a double nothing is.
         wide = np.finfo(dtype)
-        self._limit = (2 - 2.0 ** -(wide.nmant + 1)) * 2.0 ** (wide.maxexp - 1)
+        self.limit = (2 - 2.0 ** -(wide.nmant + 1)) * 2.0 ** (wide.maxexp - 1)
 
     def convert(self, values: list[Any]) -> Values:
         kinds = {*map(type, values)}
@@ -48,7 +51,7 @@ class Float(Cells):
                 values = [math.nan if value is None else float(value) for value in values]
             except OverflowError:
                 return self.each(values)
-        if self._limit == math.inf or not values or (-self._limit < min(values) and max(values) < self._limit):
+        if self.limit == math.inf or not values or (-self.limit < min(values) and max(values) < self.limit):
             return values
         return self.each(values)
 
@@ -60,7 +63,7 @@ class Float(Cells):
                 number = float(value)
             except OverflowError:
                 raise Misfit(value, self.expected) from None
-            if abs(number) < self._limit or not math.isfinite(number):
+            if abs(number) < self.limit or not math.isfinite(number):
                 return number
         raise Misfit(value, self.expected)
 
