@@ -38,7 +38,9 @@ from app.serving.pool_load import Backlog
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
 from app.serving.release_table import ModelStatus, Switch
 from app.serving.service import PredictionService, ServiceLimits
+from app.serving.shadowing import ShadowLimits
 from app.serving.tables import Array, Batch, Output
+from app.serving.tally import ShadowPair, ShadowResult
 from app.serving.traffic import Traffic, TrafficPlan
 
 DEFAULT_ALIAS = "champion"
@@ -109,7 +111,7 @@ class FakeRunner:
             load_ms=1.0,
         )
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         self.batches.append((version, batch))
         await asyncio.sleep(self.delay_s)
         return self._models[version].predict(batch)
@@ -171,7 +173,8 @@ class FakeDirectory:
 class FakeManager:
     """A `ModelManager`.
 
-    `ready`, `parts` (of the health), `replicas` (their usage) and `counted` may be changed at any time.
+    `ready`, `parts` (of the health), `replicas` (their usage), `counted` and `counted_of` (of single versions) may be
+    changed at any time.
     """
 
     def __init__(self, directory: FakeDirectory) -> None:
@@ -188,6 +191,7 @@ class FakeManager:
             "feature_store": {"status": "ok"},
         }
         self.counted = Statistics()
+        self.counted_of: dict[ModelVersion, Statistics] = {}
         self.replicas: list[dict[str, Any]] = [{"replica": "g1", "deployment": "Gateway", "rss_bytes": 150_000_000}]
 
     async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
@@ -240,7 +244,7 @@ class FakeManager:
         return self._status(name)
 
     async def statistics(self, version: ModelVersion) -> Statistics:
-        return self.counted
+        return self.counted_of.get(version, self.counted)
 
     async def health(self) -> Mapping[str, Any]:
         return self.parts
@@ -318,15 +322,34 @@ class FakeRecorder:
     predictions: list[tuple[ModelVersion, int]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     calls: list[tuple[ModelVersion, int, int]] = field(default_factory=list)
+    blamed: list[tuple[ModelVersion | None, str]] = field(default_factory=list)
+    """Failures by version."""
+    divisions: list[tuple[ModelVersion, float | None]] = field(default_factory=list)
+    divided_failures: list[tuple[ModelVersion, str]] = field(default_factory=list)
+    shadows: list[tuple[ShadowPair, ShadowResult]] = field(default_factory=list)
+    drops: list[tuple[ShadowPair, str]] = field(default_factory=list)
 
     def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
         self.predictions.append((version, rows))
 
-    def failed(self, name: str, code: str) -> None:
+    def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
         self.failures.append((name, code))
+        self.blamed.append((version, code))
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         self.calls.append((version, batch.parts, batch.rows))
+
+    def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
+        self.divisions.append((version, prediction))
+
+    def divided_failed(self, version: ModelVersion, traffic: Traffic, code: str) -> None:
+        self.divided_failures.append((version, code))
+
+    def shadowed(self, pair: ShadowPair, traffic: Traffic, result: ShadowResult) -> None:
+        self.shadows.append((pair, result))
+
+    def shadow_dropped(self, pair: ShadowPair, traffic: Traffic, cause: str) -> None:
+        self.drops.append((pair, cause))
 
 
 LIMITS = ServiceLimits(
@@ -334,6 +357,7 @@ LIMITS = ServiceLimits(
     columns=100,
     admission=AdmissionLimits(requests=64, requests_per_model=64, rows=10_000, nbytes=10_000_000),
     batch=BatchLimits(max_rows=100, max_bytes=1_000_000, max_in_flight=1),
+    shadow=ShadowLimits(requests=4, rows=1000, timeout_s=10.0),
 )
 HTTP_LIMITS = HttpLimits(body_bytes=1_000_000, json_depth=16, timeout_s=10.0)
 

@@ -33,6 +33,7 @@ from app.serving.json_values import is_deeper, may_be_deeper
 
 T = TypeVar("T")
 
+SESSION_HEADER = b"x-session-id"
 _LEVEL = 1
 _THREAD_BYTES = 256 * 1024
 """Bodies of this size are compressed and decompressed in a thread: others shall not wait for it."""
@@ -130,6 +131,11 @@ class Exchange:
                 return await work
         except TimeoutError:
             raise DeadlineExceeded("it was not done before the deadline, and goes on") from None
+
+    def session(self) -> str | None:
+        """The caller's `x-session-id`, by which it stays with one variant of a model."""
+        given = self.headers.get(SESSION_HEADER)
+        return given.decode("latin-1") if given else None
 
     async def body(self) -> bytes:
         """The request's body, decompressed.

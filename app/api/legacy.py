@@ -54,7 +54,7 @@ class LegacyDialect:
         ref = _ref(body)
         if body.action != "predict":
             return await self._manage(body, ref, exchange)
-        request = PredictionRequest(ref, deadline, params=body.params)
+        request = PredictionRequest(ref, deadline, params=body.params, session=exchange.session)
         if body.use_feature_store:
             request.features = _features(body)
         else:

@@ -113,7 +113,7 @@ class MlflowDialect:
         return Reply(version("mlflow").encode(), content_type=_TEXT)
 
     async def _predict(self, exchange: Exchange, ref: ModelRef) -> Reply:
-        request = PredictionRequest(ref, exchange.deadline)
+        request = PredictionRequest(ref, exchange.deadline, session=exchange.session)
         kind = media_type(exchange.headers.get(b"content-type", b""))
         if kind == JSON:
             body = InvocationsRequest.read(_parsed(exchange, await exchange.body()))

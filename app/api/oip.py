@@ -73,7 +73,9 @@ class OipDialect:
             asked = Infer(raw_input(body), binary=True)  # which is answered in binary too
         if asked.parameters:
             deadline = earliest(deadline, exchange.received, asked.parameters)
-        answer = await self._inference.infer(InferRequest(ref, deadline, asked.inputs, asked.outputs, asked.parameters))
+        answer = await self._inference.infer(
+            InferRequest(ref, deadline, asked.inputs, asked.outputs, asked.parameters, exchange.session)
+        )
         return write_infer(answer, asked)
 
     async def server(self, exchange: Exchange) -> Reply:

@@ -6,6 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import grpc
@@ -13,7 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from app import __version__, errors
 from app.api.errors import known
-from app.api.exchange import positive_seconds
+from app.api.exchange import SESSION_HEADER, positive_seconds
 from app.api.oip import EXTENSIONS, NAME, version_reference
 from app.api.oip_proto import read_infer, write_infer
 from app.errors import ServingError, Unsupported
@@ -118,6 +119,7 @@ class InferenceServicer:
             received = asyncio.get_running_loop().time()
             ref = version_reference(request.model_name, request.model_version)
             asked = read_infer(request, ref, self._deadline(received, context))
+            asked.session = partial(_metadata, context, SESSION_HEADER.decode())
             if asked.parameters:
                 asked.deadline = earliest(asked.deadline, received, asked.parameters)
             answer = await self._inference.infer(asked)

@@ -47,6 +47,12 @@ _HEADERS: tuple[dict[str, Any], ...] = (
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
 )
+_SESSION = {
+    "name": "x-session-id",
+    "in": "header",
+    "description": "Keeps a caller with one version, where calls to the model's name are divided among several.",
+    "schema": {"type": "string"},
+}
 _STATUSES_OF_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
 _STATUSES_OF_REFERENCE = (400, 404, 503)
 
@@ -111,7 +117,8 @@ class Route:
             return {"parameters": parameters} if parameters else {}
         content = self.body if isinstance(self.body, Mapping) else {JSON: {"schema": self.body.model_json_schema()}}
         request = {"required": self.body_required, "content": _inlined(content)}
-        return {"parameters": [*parameters, *_HEADERS], "requestBody": request}
+        further = [*_HEADERS, _SESSION] if self.hot else _HEADERS
+        return {"parameters": [*parameters, *further], "requestBody": request}
 
 
 def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any:

@@ -16,6 +16,7 @@ from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
 from app.deployments.metrics import PrometheusRecorder
 from app.deployments.pool_member import MemberRunner, PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
+from app.deployments.release_metrics import ReleaseMetrics
 from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
 from app.serving.admission import AdmissionLimits
@@ -24,6 +25,7 @@ from app.serving.inference import InferenceService
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.ports import Statistics
 from app.serving.service import PredictionService, ServiceLimits
+from app.serving.shadowing import ShadowLimits
 from app.settings import Settings
 
 
@@ -42,9 +44,9 @@ class Gateway:
             PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
         ]
         own = {member.name: MemberRunner(member) for member in self._members}
-        self._follower = ReleaseFollower(releases, pools, features, own)
+        self._follower = ReleaseFollower(releases, pools, features, own, ReleaseMetrics().observe)
         store = HandleFeatureStore(features) if features is not None else None
-        self._recorder = PrometheusRecorder()
+        self._recorder = PrometheusRecorder(traffic=self._follower.traffic)
         self._service = PredictionService(self._follower, store, self._recorder, service_limits(settings))
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
@@ -134,7 +136,7 @@ def default_model(settings: Settings) -> ModelRef | None:
 
 def service_limits(settings: Settings) -> ServiceLimits:
     """The service's limits as the settings have them."""
-    limits, batch = settings.limits, settings.batch
+    limits, batch, shadow = settings.limits, settings.batch, settings.shadow
     return ServiceLimits(
         rows=limits.rows,
         columns=limits.columns,
@@ -145,4 +147,5 @@ def service_limits(settings: Settings) -> ServiceLimits:
             nbytes=limits.queued_bytes,
         ),
         batch=BatchLimits(batch.max_rows, batch.max_bytes, batch.max_in_flight, batch.wait_ms / 1000),
+        shadow=ShadowLimits(shadow.max_requests, shadow.max_rows, shadow.timeout_s),
     )

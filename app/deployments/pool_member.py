@@ -231,7 +231,7 @@ class MemberRunner:
     async def describe(self, version: ModelVersion) -> ModelSpec:
         return await self._member.describe(version)
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         for array in batch.arrays:  # it may be sent again: a model that writes into its input gets a copy
             array.flags.writeable = False
         return await self._member.predict(version, batch)

@@ -49,11 +49,12 @@ class Batcher(Generic[P, R]):
     loses its own part only.
 
     Args:
-        call: answers a batch, one result per part in order. An error that one part may have
-            caused (`ModelFailed`, `ReplicaDied`, `InvalidRequest`) makes the batcher halve the batch until the part at
-            fault fails alone; any other error fails all of them. It is cancelled when the last part's deadline passes.
+        call: answers a batch, one result per part in order. An error that one part may have caused makes the batcher
+            halve the batch until the part at fault fails alone; any other error fails all of them. It is cancelled when
+            the last part's deadline passes.
         limits: the bounds in force, asked for before each batch: they may change while parts wait.
         answered: told of every call that was answered.
+        of_one: errors that one part may have caused.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Batcher(Generic[P, R]):
         call: Callable[[Sequence[P]], Awaitable[Sequence[R]]],
         limits: Callable[[], BatchLimits],
         answered: Callable[[AnsweredBatch], None] = lambda _: None,
+        of_one: tuple[type[ServingError], ...] = (ModelFailed, ReplicaDied, InvalidRequest),
     ) -> None:
+        self._of_one = of_one
         self._call = call
         self._limits = limits
         self._answered = answered
@@ -245,7 +248,7 @@ class Batcher(Generic[P, R]):
         except TimeoutError:
             _fail(parts, DeadlineExceeded("the model did not answer before the deadline"))
             return False
-        except (ModelFailed, ReplicaDied, InvalidRequest) as error:
+        except self._of_one as error:
             if len(parts) == 1:
                 _fail(parts, error)
                 return False

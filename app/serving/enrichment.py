@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,33 @@ class FeatureRequest:
         """Entities to look up, one row each."""
         return len(self.entities if self.entities is not None else self.ids or ())
 
+    @property
+    def first(self) -> str | None:
+        """What tells the first entity from others: its values, in the order of its join keys; None without entities."""
+        if self.entities is not None:
+            return "\0".join(str(self.entities[0][key]) for key in sorted(self.entities[0])) if self.entities else None
+        return str(self.ids[0]) if self.ids else None
+
+
+@dataclass(frozen=True, slots=True)
+class Enriched:
+    """What the store has for the entities of a request, `seconds` after it was asked: columns for any model."""
+
+    query: FeatureQuery
+    entities: Entities
+    rows: FeatureRows
+    overrides: Mapping[str, list[Any]]
+    seconds: float
+
+    def columns(self, signature: Signature) -> dict[str, list[Any]]:
+        """Columns for a model, one value per entity.
+
+        Raises:
+            EntityNotFound: the store does not know an entity and the overrides do not make up for it.
+            InvalidInput: a required column is neither read nor given.
+        """
+        return _columns(self.query, self.entities, self.rows, dict(self.overrides), signature)
+
 
 class Enrichment:
     """Reads features for concurrent requests in shared calls."""
@@ -51,15 +79,15 @@ class Enrichment:
             raise FeatureStoreUnavailable("no feature store is configured here: send the columns themselves")
         return await self._store.source(query)
 
-    async def read(self, request: FeatureRequest, signature: Signature, deadline: float) -> dict[str, list[Any]]:
-        """Columns for the model, one value per entity.
+    async def read(self, request: FeatureRequest, deadline: float) -> Enriched:
+        """Features of each entity.
 
         Raises:
             FeatureStoreUnavailable: no store is configured, or it does not answer.
             FeatureSourceNotFound: no such view or service.
-            EntityNotFound: the store does not know an entity and the overrides do not make up for it.
-            InvalidInput: the entities do not fit the source, or a required column is neither read nor given.
+            InvalidInput: the entities do not fit the source.
         """
+        started = time.perf_counter()
         source = await self.source(request.query)
         entities = _entities(request, source)
         if not entities:
@@ -68,7 +96,7 @@ class Enrichment:
         rows = await self._batcher(request.query).submit(
             entities, group=None, rows=len(entities), nbytes=64 * len(entities), deadline=deadline
         )
-        return _columns(request.query, entities, rows, overrides, signature)
+        return Enriched(request.query, entities, rows, overrides, time.perf_counter() - started)
 
     def _batcher(self, query: FeatureQuery) -> Batcher[Entities, FeatureRows]:
         batcher = self._batchers.get(query)

@@ -1,20 +1,37 @@
 """Which errors count against the version that was to answer, and which are the caller's own or nobody's.
 
-`app.deployments.metrics` counts by it; versions are compared and rolled back on what it counts.
+Versions are compared and rolled back on what counts here.
 """
 
 from __future__ import annotations
 
-from app.errors import DeadlineExceeded, ModelFailed, ModelUnavailable, PoolUnavailable, ServingError
+from app.errors import (
+    DeadlineExceeded,
+    ModelFailed,
+    ModelUnavailable,
+    PoolUnavailable,
+    ReplicaDied,
+    ServingError,
+    WrongRowCount,
+)
 
-_FAULTS = (ModelFailed, ModelUnavailable, PoolUnavailable, DeadlineExceeded)
+FAULTS = frozenset(
+    kind.code
+    for kind in (
+        ModelFailed,
+        WrongRowCount,
+        ModelUnavailable,
+        PoolUnavailable,
+        ReplicaDied,
+        DeadlineExceeded,
+        ServingError,
+    )
+)
+"""Codes of errors that count against a version: it raised, answered wrongly or too late, could not be loaded, or killed
+its replica. What nobody foresaw (``internal``) does too: it tells two versions apart only where one of them causes it.
+What the caller got wrong, what is over a limit, and an outage of the registry or the feature store do not count."""
 
 
-def is_fault(error: Exception) -> bool:
-    """Whether it counts against the version: it raised, answered wrongly or too late, cannot be loaded, or killed its
-    replica.
-
-    What nobody foresaw does too: versions are compared with each other, and an accident of all of them tells them not
-    apart. What the caller got wrong, what is over a limit, and an outage of the registry or the feature store do not.
-    """
-    return isinstance(error, _FAULTS) or not isinstance(error, ServingError)
+def is_fault(code: str) -> bool:
+    """Whether an error of this code counts against the version."""
+    return code in FAULTS

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ _SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 class InferRequest:
     """Tensors for one model, or what reads them by its signature (`raw_input`).
 
-    `deadline` is event loop time; `outputs` names those wanted, empty for all.
+    `deadline` is event loop time; `outputs` names those wanted, empty for all; `session` as in `PredictionRequest`.
     """
 
     ref: ModelRef
@@ -39,6 +39,7 @@ class InferRequest:
     inputs: Mapping[str, Array] | PayloadReader
     outputs: Sequence[str] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    session: Callable[[], str | None] | None = None
 
 
 class Inference(NamedTuple):
@@ -92,6 +93,7 @@ class InferenceService:
                 payload=payload,
                 params=params,
                 lenient=True,
+                session=request.session,
             )
         )
         outputs = output_tensors(prediction.output, prediction.signature)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
-from typing import NamedTuple
 
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Interval:
     """An estimate and the ends between which the true value lies at the level of this module."""
 
     value: float
@@ -49,6 +49,9 @@ class Moments:
         if self.count < 2:
             return 0.0
         return max(0.0, (self.squares - self.total * self.total / self.count) / (self.count - 1))
+
+
+NO_NUMBERS = Moments()
 
 
 def rate(hits: int, count: int) -> Interval:

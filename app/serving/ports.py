@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from app.serving.batch_limits import BatchOverrides
@@ -16,6 +16,14 @@ from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog
 from app.serving.release_table import ModelStatus, Switch
 from app.serving.tables import Batch, Output
+from app.serving.tally import (
+    NOTHING_COPIED,
+    NOTHING_DIVIDED,
+    ShadowCounts,
+    ShadowPair,
+    ShadowResult,
+    VariantCounts,
+)
 from app.serving.traffic import Traffic, TrafficPlan
 
 
@@ -91,7 +99,10 @@ class RegisteredModel:
 class Statistics:
     """What was counted for one model version since its gateway replicas started.
 
-    `failures` are those of all versions of the model, since a failed request may not have got as far as a version.
+    `requests` were answered, in `request_seconds` together; `failures` were answered with an error after the version
+    was known, and `faults` are those among them that count against it (`app.serving.faults`). `replicas` is how many
+    gateway replicas have told. `variant` and `shadows` (by the version whose requests were copied) are of models with
+    traffic, since that last changed.
     """
 
     requests: int = 0
@@ -100,9 +111,27 @@ class Statistics:
     batches: int = 0
     request_seconds: float = 0.0
     batch_seconds: float = 0.0
+    faults: int = 0
+    replicas: int = 0
+    variant: VariantCounts = NOTHING_DIVIDED
+    shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
 
     def __add__(self, other: Statistics) -> Statistics:
-        return Statistics(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        return Statistics(
+            self.requests + other.requests,
+            self.rows + other.rows,
+            self.failures + other.failures,
+            self.batches + other.batches,
+            self.request_seconds + other.request_seconds,
+            self.batch_seconds + other.batch_seconds,
+            self.faults + other.faults,
+            self.replicas + other.replicas,
+            self.variant + other.variant,
+            {
+                version: self.shadows.get(version, NOTHING_COPIED) + other.shadows.get(version, NOTHING_COPIED)
+                for version in {*self.shadows, *other.shadows}
+            },
+        )
 
 
 class ModelRegistry(Protocol):
@@ -124,11 +153,12 @@ class ModelRunner(Protocol):
     async def describe(self, version: ModelVersion) -> ModelSpec:
         """Load the version where needed and tell what it is. Raises `ModelUnavailable` or `PoolUnavailable`."""
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog) -> Output:
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         """Predict one batch. Raises `ModelFailed`, `ModelUnavailable` or `PoolUnavailable`.
 
         Args:
             backlog: what waits here for the version besides; pools are scaled on it.
+            again: send it once more where the replica dies with it.
         """
 
 
@@ -228,8 +258,22 @@ class Recorder(Protocol):
     def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
         """A request was answered."""
 
-    def failed(self, name: str, code: str) -> None:
-        """A request for a model was answered with the error of this code."""
+    def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
+        """A request for a model was answered with the error of this code; `version` is None where it was not known."""
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         """One batch was predicted."""
+
+    # Of models with traffic alone:
+
+    def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
+        """A call of the bare name was answered; `prediction` is the mean of the numbers in the answer."""
+
+    def divided_failed(self, version: ModelVersion, traffic: Traffic, code: str) -> None:
+        """A call of the bare name was answered with the error of this code."""
+
+    def shadowed(self, pair: ShadowPair, traffic: Traffic, result: ShadowResult) -> None:
+        """A copy came to an end."""
+
+    def shadow_dropped(self, pair: ShadowPair, traffic: Traffic, cause: str) -> None:
+        """A copy was not sent."""

@@ -6,24 +6,31 @@ Dialects in `app.api` parse their bodies into a `PredictionRequest` and encode t
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from app.errors import DeadlineExceeded, InvalidInput, ServingError, TooLarge
+from app.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed, ServingError, TooLarge
 from app.serving.admission import Admission, AdmissionLimits
 from app.serving.batch_limits import BatchLimits
 from app.serving.batching import Batcher
-from app.serving.enrichment import Enrichment, FeatureRequest
+from app.serving.disagreement import mean_prediction
+from app.serving.enrichment import Enriched, Enrichment, FeatureRequest
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog
 from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, ModelSpec, Recorder
+from app.serving.shadowing import Shadowing, ShadowLimits
 from app.serving.signature import Signature
 from app.serving.single_flight import SingleFlight
 from app.serving.splitting import Piece, SplitRequest, pieces
 from app.serving.tables import Output, Rows, join, stack
+from app.serving.tally import ShadowPair
+from app.serving.traffic import Traffic
+
+log = logging.getLogger(__name__)
 
 
 class Payload(NamedTuple):
@@ -46,6 +53,8 @@ class PredictionRequest:
     """What a caller wants. Either `payload` or `features` is set; `deadline` is event loop time.
 
     `lenient`: a model that takes no parameters is given none of `params`, where the protocol lets callers send others.
+    `session` reads what the caller names its session, by which it stays with one variant; it is called where there are
+    variants.
     """
 
     ref: ModelRef
@@ -54,29 +63,33 @@ class PredictionRequest:
     features: FeatureRequest | None = None
     params: Mapping[str, Any] | None = None
     lenient: bool = False
+    session: Callable[[], str | None] | None = None
 
 
 @dataclass(slots=True)
 class Prediction:
     """The answer, the version that gave it, and that version's signature.
 
-    Where the feature store was read, `features` holds the columns that the model was given, overrides included.
+    Where the feature store was read, `features` holds the columns that the model was given, overrides included, and
+    `enriched` all that was read.
     """
 
     version: ModelVersion
     output: Output
     signature: Signature
     features: Mapping[str, Sequence[Any]] | None = None
+    enriched: Enriched | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
-    """Bounds that the service keeps: on one request, on what is in progress, and on a batch."""
+    """Bounds that the service keeps: on one request, on what is in progress, on a batch, and on copies."""
 
     rows: int
     columns: int
     admission: AdmissionLimits
     batch: BatchLimits
+    shadow: ShadowLimits
 
 
 class ServedModel:
@@ -129,6 +142,8 @@ class PredictionService:
         self.admission = Admission(limits.admission)
         self._enrichment = Enrichment(features, max_entities=limits.batch.max_rows)
         self._models: dict[ModelVersion, ServedModel] = {}
+        self._shadows: dict[ModelVersion, ServedModel] = {}
+        self._shadowing = Shadowing(limits.shadow, recorder)
         self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
 
     @property
@@ -143,19 +158,33 @@ class PredictionService:
             ServingError: of every class of `app.errors` but `StartupError`.
         """
         started = time.perf_counter()
+        ref = request.ref
+        version: ModelVersion | None = None
+        traffic: Traffic | None = None
         try:
             self.admission.enter()
             try:
-                prediction = await self._predict(request)
+                if ref.version is None and ref.alias is None:
+                    traffic = self._directory.traffic(ref.name)
+                if traffic is not None and traffic.variants:
+                    version = ModelVersion(ref.name, traffic.choose(ref.name, _stays_by(request)))
+                else:
+                    version = self._directory.known(ref)
+                    if version is None:
+                        version = await self._resolved(request)
+                prediction = await self._predict(request, version)
             finally:
                 self.admission.leave()
-        except ServingError as error:
-            self._recorder.failed(request.ref.name, error.code)
+        except Exception as error:
+            code = error.code if isinstance(error, ServingError) else ServingError.code
+            self._recorder.failed(ref.name, version, code)
+            if traffic is not None and version is not None:
+                self._recorder.divided_failed(version, traffic, code)
             raise
-        except Exception:
-            self._recorder.failed(request.ref.name, ServingError.code)
-            raise
-        self._recorder.predicted(prediction.version, prediction.output.count, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._recorder.predicted(version, prediction.output.count, seconds)
+        if traffic is not None:
+            self._follow_up(request, traffic, prediction, seconds)
         return prediction
 
     async def model(self, ref: ModelRef) -> ServedModel:
@@ -165,8 +194,9 @@ class PredictionService:
 
     def forget(self, name: str) -> None:
         """Drop what is known of a model's versions: its name means another model now. Requests under way go on."""
-        for version in [version for version in self._models if version.name == name]:
-            del self._models[version]
+        for known in (self._models, self._shadows):
+            for version in [version for version in known if version.name == name]:
+                del known[version]
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
         """The version that a reference means. Raises `ModelNotFound` or `RegistryUnavailable`."""
@@ -180,62 +210,102 @@ class PredictionService:
         """
         return await self._enrichment.source(query)
 
-    async def _predict(self, request: PredictionRequest) -> Prediction:
-        version = self._directory.known(request.ref)
-        model = self._models.get(version) if version is not None else None
-        payload, features = request.payload, None
+    async def _resolved(self, request: PredictionRequest) -> ModelVersion:
+        try:
+            async with asyncio.timeout_at(request.deadline):
+                return await self._directory.resolve(request.ref)
+        except TimeoutError:
+            raise _late() from None
+
+    async def _predict(self, request: PredictionRequest, version: ModelVersion) -> Prediction:
+        model = self._models.get(version)
+        payload, enriched = request.payload, None
         if model is None or type(payload) is not Payload:  # something has to be waited for before the rows are known
             try:
                 async with asyncio.timeout_at(request.deadline):
-                    model = model or await self.model(request.ref)
-                    payload, features = await self._read(request, model)
+                    model = model or await self._open(version)
+                    payload, enriched = await self._read(request, model)
             except TimeoutError:
                 raise _late() from None
-        params = request.params if model.signature.param_names or not request.lenient else None
-        rows = model.rows(payload, params)
-        count = rows.count
-        self._check_rows(count)
-        if len(rows.columns) > self._limits.columns:
-            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
-        output = await self._batched(model, rows, request.deadline)
-        return Prediction(model.spec.key, output, model.signature, features)
+        rows = self._rows(request, model, payload)
+        count, nbytes = rows.count, rows.nbytes
+        self.admission.admit(version, count, nbytes)
+        try:
+            output = await self._submitted(model, rows, nbytes, request.deadline)
+        finally:
+            self.admission.release(version, count, nbytes)
+        features = payload.value if enriched is not None else None
+        return Prediction(version, output, model.signature, features, enriched)
 
-    async def _read(
-        self, request: PredictionRequest, model: ServedModel
-    ) -> tuple[Payload, Mapping[str, Sequence[Any]] | None]:
-        """The rows as they are written, and the features among them where the feature store is read."""
+    async def _read(self, request: PredictionRequest, model: ServedModel) -> tuple[Payload, Enriched | None]:
+        """The rows as they are written, and what was read where the feature store is."""
         if request.features is not None:
             self._check_rows(request.features.count)
-            enriched = await self._enrichment.read(request.features, model.signature, request.deadline)
-            return Payload("columns", enriched), enriched
+            enriched = await self._enrichment.read(request.features, request.deadline)
+            return Payload("columns", enriched.columns(model.signature)), enriched
         if request.payload is None:
             raise InvalidInput("the request has no rows")
         if isinstance(request.payload, Payload):
             return request.payload, None
         return await request.payload(model.signature), None
 
-    async def _batched(self, model: ServedModel, rows: Rows, deadline: float) -> Output:
-        version, count, nbytes = model.spec.key, rows.count, rows.nbytes
+    def _rows(self, request: PredictionRequest, model: ServedModel, payload: Payload) -> Rows:
+        """The rows, checked by the model's signature and by the limits. Raises `InvalidInput` or `TooLarge`."""
+        params = request.params if model.signature.param_names or not request.lenient else None
+        rows = model.rows(payload, params)
+        self._check_rows(rows.count)
+        if len(rows.columns) > self._limits.columns:
+            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
+        return rows
+
+    async def _submitted(self, model: ServedModel, rows: Rows, nbytes: int, deadline: float) -> Output:
         # A signature that fixes the number of rows describes a whole call: its requests are never stacked.
         group = rows.layout if model.signature.fixed_rows is None else object()
-        self.admission.admit(version, count, nbytes)
+        cuts = model.cuts(rows, nbytes)
+        answer: asyncio.Future[Any] = (
+            model.batcher.submit(rows, group=group, rows=rows.count, nbytes=nbytes, deadline=deadline)
+            if cuts is None
+            else SplitRequest(model.batcher, cuts, group=group, deadline=deadline)
+        )
+        # asyncio.timeout would cost three times as much.
+        timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
         try:
-            cuts = model.cuts(rows, nbytes)
-            answer: asyncio.Future[Any] = (
-                model.batcher.submit(rows, group=group, rows=count, nbytes=nbytes, deadline=deadline)
-                if cuts is None
-                else SplitRequest(model.batcher, cuts, group=group, deadline=deadline)
-            )
-            # asyncio.timeout would cost three times as much.
-            timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
-            try:
-                result = await answer
-            finally:
-                timer.cancel()
-            output: Output = result if cuts is None else join(result)
-            return output
+            result = await answer
         finally:
-            self.admission.release(version, count, nbytes)
+            timer.cancel()
+        output: Output = result if cuts is None else join(result)
+        return output
+
+    def _follow_up(self, request: PredictionRequest, traffic: Traffic, prediction: Prediction, seconds: float) -> None:
+        """Count an answer for the comparison of variants, and copy its request. Never raises: the caller has its answer."""
+        version, output = prediction.version, prediction.output
+        try:
+            self._recorder.divided(version, traffic, seconds, mean_prediction(output))
+            shadow = traffic.shadow
+            if shadow is None or shadow.version == version.version:
+                return
+            enriched = prediction.enriched
+            self._shadowing.send(
+                ShadowPair(version.name, version.version, shadow.version),
+                traffic,
+                partial(self._copied, ModelVersion(version.name, shadow.version), request, enriched),
+                output,
+                seconds - enriched.seconds if enriched is not None else seconds,
+            )
+        except Exception:
+            log.exception("an answer of %s is not compared", version)
+
+    async def _copied(
+        self, version: ModelVersion, request: PredictionRequest, enriched: Enriched | None, deadline: float
+    ) -> Output:
+        """A shadow's answer to a request, with the features that were read for the caller."""
+        model = self._shadows.get(version) or await self._open_shadow(version)
+        if enriched is not None:
+            payload = Payload("columns", enriched.columns(model.signature))
+        else:
+            payload, _ = await self._read(request, model)
+        rows = self._rows(request, model, payload)
+        return await self._submitted(model, rows, rows.nbytes, deadline)
 
     def _check_rows(self, count: int) -> None:
         if count > self._limits.rows:
@@ -248,20 +318,47 @@ class PredictionService:
         spec = await self._directory.runner(version.name).describe(version)
 
         async def call(parts: Sequence[Rows]) -> list[Output]:
-            return await self._call(version, batcher, parts)
+            return await self._call(version, parts, again=True)
 
         batcher = Batcher(call, partial(self._batch_limits, version.name), partial(self._recorder.called, version))
         model = self._models[version] = ServedModel(spec, batcher)
         return model
 
+    async def _open_shadow(self, version: ModelVersion) -> ServedModel:
+        """The version with a batcher of its own: copies neither wait among callers' rows nor let these wait."""
+        spec = (self._models.get(version) or await self._open(version)).spec
+
+        async def call(parts: Sequence[Rows]) -> list[Output]:
+            return await self._call(version, parts, again=False)
+
+        limits = partial(self._batch_limits, version.name)
+        # A batch that a replica died with is not sent again in parts: each of them might cost another one.
+        batcher = Batcher(call, limits, of_one=(ModelFailed, InvalidRequest))
+        return self._shadows.setdefault(version, ServedModel(spec, batcher))
+
     def _batch_limits(self, name: str) -> BatchLimits:
         return self._directory.batch_overrides(name).over(self._limits.batch)
 
-    async def _call(self, version: ModelVersion, batcher: Batcher[Rows, Output], parts: Sequence[Rows]) -> list[Output]:
-        now = asyncio.get_running_loop().time()
-        backlog = Backlog(batcher.waiting_rows, batcher.oldest_wait_s(now)) if batcher.waiting_rows else Backlog()
-        output = await self._directory.runner(version.name).predict(version, stack(parts), backlog)
+    async def _call(self, version: ModelVersion, parts: Sequence[Rows], *, again: bool) -> list[Output]:
+        runner = self._directory.runner(version.name)
+        output = await runner.predict(version, stack(parts), self._backlog(version), again=again)
         return output.split([part.count for part in parts])
+
+    def _backlog(self, version: ModelVersion) -> Backlog:
+        """What waits here for a version, copies included."""
+        backlog = Backlog()
+        for known in (self._models, self._shadows):
+            model = known.get(version)
+            if model is not None and model.batcher.waiting_rows:
+                wait_s = model.batcher.oldest_wait_s(asyncio.get_running_loop().time())
+                backlog = Backlog(backlog.rows + model.batcher.waiting_rows, max(backlog.oldest_wait_s, wait_s))
+        return backlog
+
+
+def _stays_by(request: PredictionRequest) -> str | None:
+    """What keeps a caller with one variant: its session, or else the first entity; None leaves it to chance."""
+    session = request.session() if request.session is not None else None
+    return session or (request.features.first if request.features is not None else None)
 
 
 def _late() -> DeadlineExceeded:

@@ -110,19 +110,19 @@ class Traffic:
     variants: tuple[Variant, ...] = ()
     shadow: Variant | None = None
 
-    def choose(self, name: str, key: str | None) -> str | None:
-        """The version for a call, the same on every replica for the same key; by chance where there is none.
+    def choose(self, name: str, key: str | None) -> str:
+        """The version for a call; needs `variants`. By chance where there is no key.
 
-        A weight that changes moves as few keys as it must: each alias keeps its own end of the range.
+        For a key it is the same on every replica. When the shares of two aliases change, only callers whose share has
+        changed move; among more than two some move besides.
 
         Args:
             name: the model, so that a key does not fall on the same side of every model's split.
             key: what stays with one variant: an entity, or a session.
         """
-        if not self.variants:
-            return None
-        point = random.random() * 100 if key is None else _point(name, key)  # noqa: S311 - no secret
-        for variant in self.variants:
+        share = random.random() if key is None else _point(name, key)  # noqa: S311 - no secret
+        point = share * sum([variant.weight for variant in self.variants])
+        for variant in self.variants[:-1]:
             point -= variant.weight
             if point < 0:
                 return variant.version
@@ -130,5 +130,6 @@ class Traffic:
 
 
 def _point(name: str, key: str) -> float:
+    """A place from 0 on, below 1."""
     digest = blake2b(f"{name}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 * 100
+    return (int.from_bytes(digest, "big") >> 11) / 2**53

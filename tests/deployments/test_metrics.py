@@ -31,7 +31,7 @@ def test_requests_rows_batches_and_errors_are_counted(
     recorder.predicted(PRICES, 3, 0.01)
     recorder.predicted(PRICES, 4, 0.02)
     recorder.called(PRICES, AnsweredBatch(2, 7, 0.002, 0.005, 3))
-    recorder.failed("prices", "invalid_input")
+    recorder.failed("prices", PRICES, "invalid_input")
     of_version = {"model": "prices", "version": "2"}
     assert {
         name: registry.get_sample_value(name, of_version)
@@ -55,7 +55,7 @@ def test_requests_rows_batches_and_errors_are_counted(
         "ml_serve_batches_in_flight_bound": 3,
         "ml_serve_batch_requests_sum": 2,
     }
-    of_code = {"model": "prices", "code": "invalid_input"}
+    of_code = {**of_version, "code": "invalid_input"}
     assert registry.get_sample_value("ml_serve_errors_total", of_code) == 1
 
 
@@ -63,17 +63,18 @@ def test_requests_rows_batches_and_errors_are_counted(
 def test_a_name_that_may_not_exist_is_counted_as_unknown(
     registry: CollectorRegistry, recorder: PrometheusRecorder, code: str
 ) -> None:
-    recorder.failed("pricse", code)
-    assert registry.get_sample_value("ml_serve_errors_total", {"model": "unknown", "code": code}) == 1
+    recorder.failed("pricse", None, code)
+    labels = {"model": "unknown", "version": "unknown", "code": code}
+    assert registry.get_sample_value("ml_serve_errors_total", labels) == 1
     recorder.predicted(PRICES, 1, 0.01)
-    recorder.failed("prices", code)  # such as an alias that it lacks
+    recorder.failed("prices", None, code)  # such as an alias that it lacks
     assert error_labels(registry) == {"unknown", "prices"}
 
 
 def test_a_model_that_never_answered_is_counted_by_name(
     registry: CollectorRegistry, recorder: PrometheusRecorder
 ) -> None:
-    recorder.failed("broken", "model_unavailable")
+    recorder.failed("broken", ModelVersion("broken", "1"), "model_unavailable")
     assert error_labels(registry) == {"broken"}
 
 
@@ -82,10 +83,10 @@ def test_names_are_bounded_and_unknown_ones_use_up_nothing(
 ) -> None:
     monkeypatch.setattr(metrics, "_MAX_NAMES", 2)
     for n in range(10):
-        recorder.failed(f"nobody-{n}", "model_not_found")
+        recorder.failed(f"nobody-{n}", None, "model_not_found")
     for name in ("a", "b", "c", "d"):
         recorder.predicted(ModelVersion(name, "1"), 1, 0.01)
-        recorder.failed(name, "model_failed")
+        recorder.failed(name, ModelVersion(name, "1"), "model_failed")
     assert error_labels(registry) == {"unknown", "a", "b", "other"}
     assert registry.get_sample_value("ml_serve_requests_total", {"model": "other", "version": "1"}) == 2
 
@@ -98,25 +99,28 @@ def test_statistics_are_what_was_counted_for_the_version(recorder: PrometheusRec
     recorder.predicted(other, 100, 8.0)
     recorder.called(other, AnsweredBatch(1, 100, 0.0, 8.0, 2))
     recorder.predicted(ModelVersion("gold", "2"), 100, 8.0)
-    expected = Statistics(requests=2, rows=7, failures=0, batches=1, request_seconds=0.75, batch_seconds=0.125)
+    expected = Statistics(requests=2, rows=7, batches=1, request_seconds=0.75, batch_seconds=0.125, replicas=1)
     assert recorder.statistics(PRICES) == expected
 
 
-def test_statistics_hold_the_failures_of_all_versions_and_causes(recorder: PrometheusRecorder) -> None:
+def test_statistics_hold_the_failures_of_the_version_and_those_that_are_its_fault(
+    recorder: PrometheusRecorder,
+) -> None:
     recorder.predicted(PRICES, 1, 0.25)
-    for code in ("invalid_input", "invalid_input", "model_failed", "model_not_found"):
-        recorder.failed("prices", code)
-    recorder.failed("gold", "invalid_input")
-    recorder.failed("pricse", "model_not_found")
-    assert recorder.statistics(PRICES).failures == 4
-    assert recorder.statistics(ModelVersion("prices", "1")) == Statistics(failures=4)
+    for code in ("invalid_input", "invalid_input", "model_failed", "deadline_exceeded"):
+        recorder.failed("prices", PRICES, code)
+    recorder.failed("prices", ModelVersion("prices", "1"), "model_failed")
+    recorder.failed("prices", None, "model_not_found")
+    recorder.failed("gold", ModelVersion("gold", "2"), "invalid_input")
+    assert (recorder.statistics(PRICES).failures, recorder.statistics(PRICES).faults) == (4, 2)
+    assert recorder.statistics(ModelVersion("prices", "1")) == Statistics(failures=1, faults=1, replicas=1)
 
 
 def test_statistics_of_what_was_never_asked_for_are_zero(
     registry: CollectorRegistry, recorder: PrometheusRecorder
 ) -> None:
     before = {family.name: len(family.samples) for family in registry.collect()}
-    assert recorder.statistics(PRICES) == Statistics()
+    assert recorder.statistics(PRICES) == Statistics(replicas=1)
     assert {family.name: len(family.samples) for family in registry.collect()} == before
 
 
@@ -136,4 +140,4 @@ def test_statistics_of_models_beyond_the_bound_are_not_those_of_others(
     monkeypatch.setattr(metrics, "_MAX_NAMES", 1)
     recorder.predicted(PRICES, 1, 0.25)
     recorder.predicted(ModelVersion("gold", "1"), 1, 0.25)  # counted as "other"
-    assert recorder.statistics(ModelVersion("silver", "1")) == Statistics()
+    assert recorder.statistics(ModelVersion("silver", "1")) == Statistics(replicas=1)

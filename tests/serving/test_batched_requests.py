@@ -160,9 +160,9 @@ def test_the_pool_is_told_what_waits_here() -> None:
         told: list[Any] = []
         predict_there = fakes.runner.predict
 
-        async def predict_and_note(version: Any, batch: Any, backlog: Any) -> Any:
+        async def predict_and_note(version: Any, batch: Any, backlog: Any, *, again: bool) -> Any:
             told.append(tuple(backlog))
-            return await predict_there(version, batch, backlog)
+            return await predict_there(version, batch, backlog, again=again)
 
         fakes.runner.predict = predict_and_note  # type: ignore[method-assign]
         await asyncio.gather(*(predict(fakes, ramp(1)) for _ in range(5)))

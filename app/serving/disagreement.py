@@ -1,0 +1,116 @@
+"""How far two models' answers to the same rows are apart; pure, one call per copied request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from app.serving.tables import Array, Output
+
+_NUMBERS = frozenset("fc")
+_LABELS = frozenset("iub")
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Two answers compared.
+
+    `mismatched_rows` are those with another label (text, a whole number, a truth value, an object), or with a number
+    where the other has none. `difference` is the mean and `largest` the greatest absolute difference of the numbers,
+    `relative` the mean of them in relation to the greater of both, from 0 to 2; None where there are no numbers.
+    """
+
+    rows: int
+    mismatched_rows: int
+    difference: float | None = None
+    largest: float | None = None
+    relative: float | None = None
+
+
+def disagreement(mine: Output, base: Output) -> Disagreement | None:
+    """Compare an answer with the base's; None where they have another form: other columns, shapes or rows."""
+    if (mine.names, mine.count, len(mine.arrays)) != (base.names, base.count, len(base.arrays)):
+        return None
+    if any(one.shape != other.shape for one, other in zip(mine.arrays, base.arrays, strict=True)):
+        return None
+    mismatched = np.zeros(base.count, dtype=bool)
+    absolute: list[Array] = []
+    relative: list[Array] = []
+    for one, other in zip(mine.arrays, base.arrays, strict=True):
+        if not _are_numbers(one, other):
+            mismatched |= _by_row(_labels_differ(one, other))
+            continue
+        difference, scale = _differences(one, other)
+        is_known = np.isfinite(difference)
+        mismatched |= _by_row(~is_known)
+        absolute.append(difference[is_known])
+        relative.append(np.divide(difference, scale, out=np.zeros_like(difference), where=scale > 0)[is_known])
+    numbers = np.concatenate(absolute) if absolute else np.empty(0)
+    if not numbers.size:
+        return Disagreement(base.count, int(mismatched.sum()))
+    return Disagreement(
+        base.count,
+        int(mismatched.sum()),
+        float(numbers.mean()),
+        float(numbers.max()),
+        float(np.concatenate(relative).mean()),
+    )
+
+
+def mean_prediction(output: Output) -> float | None:
+    """The mean of all numbers, whole ones and truth values among them, of an answer; None where it has none."""
+    numbers = [array for array in output.arrays if array.dtype.kind in "fiub" and array.size]
+    if not numbers:
+        return None
+    values = np.concatenate([array.ravel().astype(np.float64) for array in numbers]) if len(numbers) > 1 else numbers[0]
+    mean = float(values.mean(dtype=np.float64))
+    if np.isfinite(mean):
+        return mean
+    finite = values[np.isfinite(values)]
+    return float(finite.mean(dtype=np.float64)) if finite.size else None
+
+
+def _are_numbers(one: Array, other: Array) -> bool:
+    kinds = {one.dtype.kind, other.dtype.kind}
+    return bool(kinds & _NUMBERS) and kinds <= _NUMBERS | _LABELS
+
+
+def _differences(one: Array, other: Array) -> tuple[Array, Array]:
+    """Absolute differences and the greater magnitudes; NaN where only one of the two is a finite number."""
+    wide = np.complex128 if "c" in (one.dtype.kind, other.dtype.kind) else np.float64
+    mine, base = one.astype(wide), other.astype(wide)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(mine - base)
+        scale = np.maximum(np.abs(mine), np.abs(base))
+    same = (mine == base) | (np.isnan(mine) & np.isnan(base))
+    difference[same] = 0.0
+    scale[same] = 0.0
+    return difference, scale
+
+
+def _labels_differ(one: Array, other: Array) -> Array:
+    if one.dtype.kind != "O" and other.dtype.kind != "O":
+        try:
+            # Times that are missing on both sides are the same.
+            return np.asarray((one != other) & ~((one != one) & (other != other)), dtype=bool)  # noqa: PLR0124
+        except TypeError:  # such as times beside numbers
+            return np.ones(one.shape, dtype=bool)
+    pairs = zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)
+    return np.fromiter((not _is_same(mine, base) for mine, base in pairs), bool, one.size).reshape(one.shape)
+
+
+def _is_same(mine: Any, base: Any) -> bool:
+    """Equal, or both not a number; in an object column values may be lists, objects and arrays."""
+    if isinstance(mine, np.ndarray) or isinstance(base, np.ndarray):
+        return np.shape(mine) == np.shape(base) and bool(np.all(np.asarray(mine) == np.asarray(base)))
+    try:
+        return bool(mine == base or (mine != mine and base != base))  # noqa: PLR0124
+    except (TypeError, ValueError):  # arrays within lists
+        return repr(mine) == repr(base)
+
+
+def _by_row(cells: Array) -> Array:
+    """Which rows have a true cell."""
+    return np.asarray(cells.reshape(len(cells), -1).any(axis=1)) if cells.ndim > 1 else cells

@@ -1,0 +1,112 @@
+"""Copies of callers' requests for a model's shadow version, compared with what the callers got.
+
+`app.serving.service` hands over what it has answered. A copy delays and fails nobody: it runs in a task of its own, in
+an empty context, within bounds, and is not sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import Context
+from dataclasses import dataclass
+
+from app.errors import DeadlineExceeded, ServingError
+from app.serving.disagreement import disagreement
+from app.serving.ports import Recorder
+from app.serving.tables import Output
+from app.serving.tally import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
+from app.serving.traffic import Traffic
+
+log = logging.getLogger(__name__)
+
+TOO_MANY_REQUESTS = "requests"
+TOO_MANY_ROWS = "rows"
+"""Causes for which a copy is not sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowLimits:
+    """Bounds on the copies under way in one gateway replica, and the seconds that one may take."""
+
+    requests: int
+    rows: int
+    timeout_s: float
+
+
+class Shadowing:
+    """The copies of one gateway replica. Lives on its event loop."""
+
+    def __init__(self, limits: ShadowLimits, recorder: Recorder) -> None:
+        self._limits = limits
+        self._recorder = recorder
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.rows = 0
+
+    @property
+    def requests(self) -> int:
+        """Copies under way."""
+        return len(self._tasks)
+
+    def send(
+        self,
+        pair: ShadowPair,
+        traffic: Traffic,
+        predict: Callable[[float], Awaitable[Output]],
+        base: Output,
+        base_s: float,
+    ) -> None:
+        """Start a copy, or drop it where too much is under way.
+
+        Args:
+            predict: answers the request with the shadow's version by a deadline in event loop time.
+            base: the caller's answer, given after `base_s` seconds.
+        """
+        if len(self._tasks) >= self._limits.requests:
+            self._recorder.shadow_dropped(pair, traffic, TOO_MANY_REQUESTS)
+            return
+        if self.rows + base.count > self._limits.rows:
+            self._recorder.shadow_dropped(pair, traffic, TOO_MANY_ROWS)
+            return
+        self.rows += base.count
+        # Serve cancels what a request began, found by context variables, when its caller goes away.
+        task = asyncio.get_running_loop().create_task(
+            self._run(pair, traffic, predict, base, base_s), context=Context()
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(
+        self,
+        pair: ShadowPair,
+        traffic: Traffic,
+        predict: Callable[[float], Awaitable[Output]],
+        base: Output,
+        base_s: float,
+    ) -> None:
+        started = time.perf_counter()
+        deadline = asyncio.get_running_loop().time() + self._limits.timeout_s
+        difference = None
+        try:
+            async with asyncio.timeout_at(deadline):
+                output = await predict(deadline)
+            seconds = time.perf_counter() - started
+            difference = disagreement(output, base)
+            outcome = COMPARED if difference is not None else INCOMPARABLE
+        except Exception as error:
+            seconds = time.perf_counter() - started
+            outcome = _code(pair, error)
+        finally:
+            self.rows -= base.count
+        self._recorder.shadowed(pair, traffic, ShadowResult(outcome, seconds, base_s, base.count, difference))
+
+
+def _code(pair: ShadowPair, error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return DeadlineExceeded.code
+    if not isinstance(error, ServingError):
+        log.warning("a copy for version %s of %s failed", pair.shadow, pair.name, exc_info=error)
+        return ServingError.code
+    return error.code
