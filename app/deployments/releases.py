@@ -6,21 +6,20 @@ Gateways and pools hold a long poll, `watch`; nobody is pushed to. The bookkeepi
 from __future__ import annotations
 
 import asyncio
-import copy
-import difflib
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
-from cachetools import TTLCache
 from ray import serve
 
 from app.deployments.calls import answer, gather
+from app.deployments.gateway_epochs import GatewayEpochs
 from app.deployments.handles import GATEWAY
 from app.deployments.process import configure_logging, memory_bytes
+from app.deployments.reference_resolver import ReferenceResolver
 from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
 from app.deployments.rollback_watch import RollbackWatch
@@ -45,17 +44,8 @@ WATCH_S = 30.0
 MEMBER_WATCH_S = 10.0
 """Pool members ask more often: one that is not heard of for twice as long counts as gone."""
 _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
-_MISSING_KEPT = 4096
 _SNAPSHOT = "releases.json"
 _ACKNOWLEDGED_S = 5.0
-_GATEWAY_TTL_S = 1.5 * WATCH_S
-
-
-class _Gateway(NamedTuple):
-    """The table that a gateway replica answers by, and when it was last heard of."""
-
-    epoch: int
-    seen: float
 
 
 def pool_deployment(pool: str) -> str:
@@ -112,9 +102,9 @@ class Releases:
         self._rollbacks = RollbackWatch(self._book, self._writer, self._statistics, watched_s=settings.keep_previous_s)
         self._news = asyncio.Condition()
         self._switched = asyncio.Event()
-        self._gateways: dict[str, _Gateway] = {}
+        self._gateways = GatewayEpochs(1.5 * WATCH_S)
         self._tasks: list[asyncio.Task[None]] = []
-        self._missing: TTLCache[ModelRef, ModelNotFound] = TTLCache(_MISSING_KEPT, ttl=settings.registry_poll_s)
+        self._resolver = ReferenceResolver(self._book, self._reader, missing_s=settings.registry_poll_s)
         self._loading: SingleFlight[ModelVersion, ModelVersion] = SingleFlight()
 
     async def watch(
@@ -133,8 +123,7 @@ class Releases:
         if member_id is not None:
             self._book.members.heard_of(member_id, time.monotonic())
         if gateway_id is not None:
-            known = epoch if term == self._book.table.term else -1
-            self._gateways[gateway_id] = _Gateway(known, time.monotonic())
+            self._gateways.heard_of(gateway_id, epoch if term == self._book.table.term else -1)
             async with self._news:
                 self._news.notify_all()
         try:
@@ -176,7 +165,7 @@ class Releases:
 
     async def gateway_left(self, gateway_id: str) -> None:
         """A gateway replica ends: nobody waits for it any more."""
-        self._gateways.pop(gateway_id, None)
+        self._gateways.left(gateway_id)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion | ModelNotFound:
         """The version that a reference means, asked of the registry where neither table nor pools know it.
@@ -185,44 +174,9 @@ class Releases:
         is returned and not raised: Serve writes a traceback into the log for whatever a replica raises.
         """
         try:
-            return await self._resolve(ModelRef(*ref))
+            return await self._resolver.resolve(ModelRef(*ref))
         except ModelNotFound as error:
             return ModelNotFound(error.message, error.details)
-
-    async def _resolve(self, ref: ModelRef) -> ModelVersion:
-        known = self._book.table.resolve(ref)
-        if known is not None:
-            return known
-        if ref.pinned is not None and self._book.members.holds(ref.pinned):
-            return ref.pinned
-        missing: ModelNotFound | None = self._missing.get(ref)
-        if missing is not None:
-            raise copy.copy(missing)
-        try:
-            return await self._ask_for(ref)
-        except ModelNotFound as error:
-            self._missing[ref] = error
-            raise
-
-    async def _ask_for(self, ref: ModelRef) -> ModelVersion:
-        pinned = ref.pinned
-        if pinned is not None and await self._reader.ask(lambda registry: registry.has_version(pinned)):
-            if ref.name not in self._book.models:  # what is served is followed, or its renewal would be missed
-                await self._reader.model(ref.name)
-            return pinned
-        try:
-            model = await self._reader.model(ref.name)
-        except ModelNotFound as error:
-            close = difflib.get_close_matches(ref.name, self._book.table.releases, n=1)
-            if not close:
-                raise
-            raise ModelNotFound(f"{error.message}; did you mean '{close[0]}'?", error.details) from None
-        known = self._book.table.resolve(ref)
-        if known is None:
-            what = f"version {ref.version}" if ref.version else f"alias '{ref.alias}'" if ref.alias else "version"
-            details = {"model": ref.name, "aliases": dict(model.aliases)}
-            raise ModelNotFound(f"model '{ref.name}' has no {what} that is ready", details)
-        return known
 
     async def load(self, ref: ModelRef) -> ModelVersion:
         """Make a version resident; returns when every member of its pool has it that should hold it.
@@ -231,7 +185,7 @@ class Releases:
         done whether or not the caller waits for it. Without the registry, what is known of it does.
         """
         ref = ModelRef(*ref)
-        version = await self._resolve(ref)
+        version = await self._resolver.resolve(ref)
         try:
             model = await self._reader.model(version.name)
         except RegistryUnavailable:
@@ -293,9 +247,9 @@ class Releases:
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Let a version go on all replicas."""
         ref = ModelRef(*ref)
-        version = ref.pinned or await self._resolve(ref)
+        version = ref.pinned or await self._resolver.resolve(ref)
         if not self._book.members.holds(version):
-            version = await self._resolve(ref)  # raises where there is no such version
+            version = await self._resolver.resolve(ref)  # raises where there is no such version
         self._book.let_go(version)
         await self._publish()
         return version
@@ -376,11 +330,6 @@ class Releases:
         epoch = self._book.table.epoch
         try:
             async with asyncio.timeout(_ACKNOWLEDGED_S), self._news:
-                await self._news.wait_for(lambda: self._is_known_everywhere(epoch))
+                await self._news.wait_for(lambda: self._gateways.have_reached(epoch))
         except TimeoutError:
             log.warning("a gateway replica has not taken table %d within %g s", epoch, _ACKNOWLEDGED_S)
-
-    def _is_known_everywhere(self, epoch: int) -> bool:
-        oldest = time.monotonic() - _GATEWAY_TTL_S
-        self._gateways = {key: known for key, known in self._gateways.items() if known.seen > oldest}
-        return all(known.epoch >= epoch for known in self._gateways.values())
