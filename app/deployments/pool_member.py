@@ -163,6 +163,7 @@ class PoolMember:
                 self._changed.set()  # `Releases` may have begun anew, or have missed a report
             except ServingError as error:
                 log.warning("the releases are not read: %s", error.message)
+                self._changed.set()  # whoever takes their place knows nothing yet
                 self._kept.set()  # nothing is known of what to hold: models are loaded as they are called
                 await asyncio.sleep(_RETRY_S)
             except Exception:

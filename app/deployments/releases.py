@@ -41,8 +41,12 @@ from app.settings import PoolSettings, Settings
 log = logging.getLogger(__name__)
 
 WATCH_S = 30.0
-MEMBER_WATCH_S = 10.0
-"""Pool members ask more often: one that is not heard of for twice as long counts as gone."""
+MEMBER_WATCH_S = 4.0
+"""Pool members ask more often: one that is not heard of for more than twice as long counts as gone, and a switch waits
+for it until then."""
+_REUNION_S = 3.0
+"""Seconds after a restart in which those who have lived through it go on by their last table. Until pool members have
+reported, each of them would take itself for the only one, and begin to load all there is."""
 _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
 _SNAPSHOT = "releases.json"
 _ACKNOWLEDGED_S = 5.0
@@ -77,6 +81,7 @@ class Releases:
         configure_logging(settings)
         configure(settings)
         self._settings = settings
+        self._began = time.monotonic()
         self._book = ReleaseBook(
             default_alias=settings.default_alias,
             preload=settings.preload,
@@ -120,6 +125,8 @@ class Releases:
             RegistryUnavailable: nothing is known yet, from the registry or a snapshot; what the caller has is better.
         """
         self._start()
+        if term not in (0, self._book.table.term):
+            await asyncio.sleep(self._began + _REUNION_S - time.monotonic())
         if member_id is not None:
             self._book.members.heard_of(member_id, time.monotonic())
         if gateway_id is not None:

@@ -335,6 +335,22 @@ async def test_a_model_that_is_unknown_to_the_pools_settings_is_told(settings: S
         await releases.load(ModelRef("prices"))
 
 
+async def test_members_that_live_through_a_restart_have_reported_before_they_are_told_what_to_hold(
+    settings: Settings,
+) -> None:
+    releases = Releases(settings)
+    table = await until(releases, lambda table: "prices" in table.releases)
+    again = Releases(settings)
+    survivors = [asyncio.create_task(again.watch(table.term, table.epoch, member)) for member in ("r1", "r2")]
+    fresh = await asyncio.wait_for(again.watch(0, 0, "r3"), 20)
+    assert not any(survivor.done() for survivor in survivors)
+    assert fresh.members == {"default": ()}
+    for member in ("r1", "r2"):
+        await again.report(member, "default", {V1: READY}, {V1: INPUTS})
+    told = await asyncio.gather(*survivors)
+    assert [one.members for one in told] == [{"default": ("r1", "r2")}] * 2
+
+
 async def test_a_restart_without_a_registry_goes_on_with_the_snapshot(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
