@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
+import sys
 import time
 import uuid
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from cachetools import TTLCache
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
-from app.adapters.artifact_cache import ArtifactCache
+from app.adapters.artifact_cache import ArtifactCache, CacheCounts, CachedArtifacts, is_full
 from app.adapters.enforcement import leave_out_enforcement
+from app.adapters.identities import Identities
 from app.adapters.memory_growth import MemoryGrowth
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.adapters.model_io import model_input, model_output, model_params
@@ -32,11 +33,6 @@ from app.serving.ports import ModelSpec
 from app.serving.tables import Batch, Output
 
 log = logging.getLogger(__name__)
-
-# A version that comes back soon after it was evicted is the same one, unless `forget` says otherwise. Asking the
-# registry is half of what a small model's load takes.
-_IDENTITY_TTL_S = 60.0
-_IDENTITIES = 4096
 
 
 class LoadedModel:
@@ -76,20 +72,20 @@ class LoadedModel:
 class ModelLoader:
     """Downloads, loads and warms model versions; every method blocks and may be called from many threads."""
 
-    def __init__(self, registry: MlflowRegistry, cache_folder: Path) -> None:
-        self._registry = registry
-        self._cache = ArtifactCache(cache_folder, registry.download)
+    def __init__(self, registry: MlflowRegistry, cache_folder: Path, cache_bytes: int = 0) -> None:
+        self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes)
+        self._identities = Identities(registry.identity)
         self._growth = MemoryGrowth()
-        self._identities: TTLCache[ModelVersion, str] = TTLCache(_IDENTITIES, ttl=_IDENTITY_TTL_S)
-        self._forgotten = 0
-        self._lock = threading.Lock()
+        sys.dont_write_bytecode = True  # beside the code that a model brings it would look like damage
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """What this process has done with the artifact cache."""
+        return self._cache.counts
 
     def forget(self, name: str) -> None:
         """The name means another model now: what is known of its versions is asked for again."""
-        with self._lock:
-            self._forgotten += 1
-            for version in [version for version in self._identities if version.name == name]:
-                self._identities.pop(version, None)
+        self._identities.forget(name)
 
     def load(self, version: ModelVersion) -> LoadedModel:
         """Load a version, and let it predict its logged input example once.
@@ -100,8 +96,17 @@ class ModelLoader:
             ModelUnavailable: the artifacts cannot be loaded; the message says why in one line.
         """
         started = time.perf_counter()
-        folder = self._artifacts(version)
+        artifacts = self._artifacts(version)
+        try:
+            model = self._read(version, artifacts.folder, started)
+        except BaseException:
+            artifacts.release()
+            raise
+        # Some models read their files while they predict: they stay as long as the model does.
+        weakref.finalize(model, artifacts.release)
+        return model
 
+    def _read(self, version: ModelVersion, folder: Path, started: float) -> LoadedModel:
         def read() -> tuple[PyFuncModel, str | None]:
             model = mlflow.pyfunc.load_model(str(folder))
             return model, _warm_up(version, model, folder)
@@ -129,34 +134,34 @@ class ModelLoader:
         log.info("%s is loaded: %s, %.0f ms, %.1f MB", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
         return LoadedModel(spec, model, problem)
 
-    def _identity(self, version: ModelVersion) -> str:
-        with self._lock:
-            known: str | None = self._identities.get(version)
-            forgotten = self._forgotten
-        if known is None:
-            known = self._registry.identity(version)
-            with self._lock:
-                if forgotten == self._forgotten:  # else it may be that of the model before
-                    self._identities[version] = known
-        return known
-
-    def _artifacts(self, version: ModelVersion) -> Path:
+    def _artifacts(self, version: ModelVersion) -> CachedArtifacts:
         try:
-            identity = self._identity(version)
-        except RegistryUnavailable:
+            if not self._identities.may_ask(version):  # the registry does not answer, as was found a moment ago
+                cached = self._cached(version)
+                if cached is not None:
+                    return cached
             try:
-                return self._cache.get(version, None)
-            except Exception as error:
+                identity = self._identities.ask(version)
+            except RegistryUnavailable as error:
+                cached = self._cached(version)
+                if cached is not None:
+                    return cached
                 raise RegistryUnavailable(
                     f"the model registry does not answer, and {version} is not cached here"
                 ) from error
-        try:
-            return self._cache.get(version, identity)
+            return self._cache.use(version, identity)
         except (MlflowException, OSError) as error:
-            log.exception("the artifacts of %s cannot be downloaded", version)
+            log.exception("the artifacts of %s cannot be had", version)
+            why = "the disk of the artifact cache is full" if is_full(error) else "the log has the cause"
             raise ModelUnavailable(
-                f"the artifacts of {version} cannot be downloaded; the log has the cause", {"model": version.name}
+                f"the artifacts of {version} cannot be downloaded; {why}", {"model": version.name}
             ) from error
+
+    def _cached(self, version: ModelVersion) -> CachedArtifacts | None:
+        """An intact copy of what the version is known to be; of one that was never asked about, any."""
+        if self._identities.is_doubtful(version):
+            return None
+        return self._cache.find(version, self._identities.last(version))
 
 
 def _signature(model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:

@@ -131,6 +131,10 @@ class Settings(BaseSettings):
     model_cache: Path | None = None
     """Folder of downloaded artifacts; unset: `models` under `home`. Put it on a volume that outlives the pods."""
 
+    model_cache_bytes: Annotated[int, Field(ge=0)] = 20 * 1024**3
+    """Bytes that the downloaded artifacts of one node may take together; the least recently used leave first, but none
+    that a replica has loaded. A download needs room besides. 0: no bound."""
+
     gateway: GatewayScaling = GatewayScaling()
     """Replicas of the gateway."""
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.types import ColSpec, ParamSpec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.adapters.mlflow_registry import MlflowRegistry, configure
 from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
@@ -20,10 +25,11 @@ from app.serving.tables import Batch, Layout
 from app.settings import Settings
 from tests.adapters import test_model_parity as parity
 from tests.conftest import environment_of_nobody
+from tests.server import Server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
-    from app.adapters.model_loader import ModelLoader
+    from app.adapters.model_loader import LoadedModel, ModelLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -136,6 +142,66 @@ def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(setti
         loader(gone, tmp_path).load(RAISING)
 
 
+def test_a_registry_that_does_not_answer_is_left_alone_by_loads_of_what_is_cached(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (FOREST, RAISING):
+        loader(settings, tmp_path).load(version)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    asked: list[str] = []
+
+    async def out_of_order(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await Response("out of order", 503)(scope, receive, send)
+
+    with Server(out_of_order) as server:
+        models = loader(Settings(home=settings.home, mlflow_tracking_uri=server.url), tmp_path)
+        models.load(FOREST)
+        assert len(asked) == 1
+        for version in (RAISING, FOREST, RAISING):
+            models.load(version)
+        assert len(asked) == 1
+        with pytest.raises(RegistryUnavailable, match="not cached"):  # which cannot do without
+            models.load(BROKEN)
+        assert len(asked) == 2
+
+
+def test_while_the_registry_does_not_answer_a_copy_of_a_model_that_is_gone_is_not_loaded(
+    settings: Settings, tmp_path: Path
+) -> None:
+    class Registry(MlflowRegistry):
+        is_down = False
+
+        def identity(self, version: ModelVersion) -> str:
+            if self.is_down:
+                raise RegistryUnavailable("down")
+            return super().identity(version)
+
+    registry = Registry(settings)
+    models = ModelLoader(registry, tmp_path)
+    models.load(FOREST)
+    registry.is_down = True
+    models.load(FOREST)
+    models.forget("forest")
+    with pytest.raises(RegistryUnavailable, match="not cached"):
+        models.load(FOREST)
+    registry.is_down = False
+    models.load(FOREST)
+
+
+def test_artifacts_stay_on_disk_for_as_long_as_their_model_is_in_memory(settings: Settings, tmp_path: Path) -> None:
+    model: LoadedModel | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
+    other = ModelLoader(MlflowRegistry(settings), tmp_path, 1)
+    other.load(RAISING)
+    assert (tmp_path / "forest" / "1" / "artifacts" / "MLmodel").exists()
+    assert model is not None
+    model = None
+    gc.collect()
+    with pytest.raises(ModelUnavailable):  # after its download
+        other.load(BROKEN)
+    assert not (tmp_path / "forest" / "1").exists()
+
+
 def test_the_registry_is_asked_again_only_for_a_name_that_means_another_model(
     settings: Settings, tmp_path: Path
 ) -> None:
@@ -156,6 +222,32 @@ def test_the_registry_is_asked_again_only_for_a_name_that_means_another_model(
     models.forget("forest")
     models.load(FOREST)
     assert registry.asked == 2
+
+
+def test_a_model_with_code_of_its_own_leaves_its_cached_copy_as_it_was(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "pricing_rules.py").write_text("def double(data):\n    return data * 2\n")
+
+    def by_its_code(data: Any, params: Any) -> Any:
+        from pricing_rules import double  # type: ignore[import-not-found]
+
+        return double(data["x"])
+
+    x = pd.DataFrame({"x": [1.0]})
+    code = [str(tmp_path / "code" / "pricing_rules.py")]
+    log = parity.log_python(by_its_code, [ColSpec("double", "x")], example=x, code_paths=code)
+    version = registered("with-code", log)
+    for compiled in [*settings.artifact_root.rglob("__pycache__")]:  # of its prediction while it was logged
+        shutil.rmtree(compiled)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for _ in range(2):
+        sys.modules.pop("pricing_rules", None)
+        models = loader(settings, tmp_path / "cache")
+        assert models.load(version).problem is None
+        models.load(version)
+    assert (models.cache_counts.hits, models.cache_counts.damaged) == (2, 0)
 
 
 def test_a_version_that_does_not_exist_is_told(settings: Settings, tmp_path: Path) -> None:

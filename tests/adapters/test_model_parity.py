@@ -153,6 +153,7 @@ def log_python(
     inputs: list[Any] | None,
     params: list[ParamSpec] | None = None,
     example: Any = None,
+    **logged: Any,
 ) -> Callable[[], Any]:
     def log() -> Any:
         class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
@@ -162,7 +163,12 @@ def log_python(
 
         signature = ModelSignature(Schema(inputs), None, ParamSchema(params) if params else None) if inputs else None
         return mlflow.pyfunc.log_model(
-            name="python", python_model=Model(), signature=signature, input_example=example, pip_requirements=[]
+            name="python",
+            python_model=Model(),
+            signature=signature,
+            input_example=example,
+            pip_requirements=[],
+            **logged,
         )
 
     return log
