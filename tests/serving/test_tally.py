@@ -1,0 +1,113 @@
+"""What is counted of models with traffic, and that it adds up over gateway replicas."""
+
+from __future__ import annotations
+
+import pickle
+
+from app.serving.disagreement import Disagreement
+from app.serving.intervals import Moments
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import Statistics
+from app.serving.tally import ShadowCounts, ShadowPair, ShadowResult, TrafficTally, VariantCounts
+from app.serving.traffic import Traffic, Variant
+
+V1, V2 = ModelVersion("prices", "1"), ModelVersion("prices", "2")
+PAIR = ShadowPair("prices", "1", "2")
+
+
+def traffic(weight: float = 90.0) -> Traffic:
+    return Traffic((Variant("champion", "1", weight), Variant("challenger", "2", 100 - weight)), Variant("next", "2"))
+
+
+class Replica:
+    """A tally, its clock and the traffic in force."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.traffic: Traffic | None = traffic()
+        self.tally = TrafficTally(lambda _: self.traffic, lambda: self.now)
+
+
+def test_answers_are_counted_by_version_with_their_squares() -> None:
+    replica = Replica()
+    for seconds, prediction in ((0.5, 10.0), (1.5, None)):
+        replica.tally.answered(V1, traffic(), seconds, prediction)
+        replica.now += 1
+    replica.tally.failed(V1, traffic(), "model_failed")
+    replica.tally.failed(V1, traffic(), "invalid_input")
+    replica.tally.answered(V2, traffic(), 4.0, 1.0)
+    assert replica.tally.variant(V1) == VariantCounts(100, 102, 1, Moments(2, 2.0, 2.5), Moments(1, 10.0, 100.0))
+    assert replica.tally.variant(V2).seconds == Moments(1, 4.0, 16.0)
+    assert replica.tally.variant(ModelVersion("gold", "1")) == VariantCounts()
+
+
+def test_copies_are_counted_by_the_two_versions() -> None:
+    tally = Replica().tally
+    found = Disagreement(4, 1, 0.5, 2.0, 0.1)
+    tally.shadowed(PAIR, traffic(), ShadowResult("compared", 0.3, 0.1, 4, found))
+    tally.shadowed(PAIR, traffic(), ShadowResult("incomparable", 0.3, 0.4, 2))
+    tally.shadowed(PAIR, traffic(), ShadowResult("model_failed", 0.3, 0.1, 3))
+    tally.dropped(PAIR, traffic(), "rows")
+    counted = tally.shadows(V2)["1"]
+    assert counted.outcomes == {"compared": 1, "incomparable": 1, "model_failed": 1}
+    assert (counted.rows, counted.mismatched_rows, counted.dropped) == (6, 3, {"rows": 1})
+    assert (counted.differences, counted.largest) == (Moments(1, 0.5, 0.25), 2.0)
+    assert counted.slower.count == 2
+    assert tally.shadows(V1) == {}
+
+
+def test_counting_begins_anew_when_the_traffic_changes() -> None:
+    replica = Replica()
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    replica.now, replica.traffic = 200.0, traffic(50)
+    replica.tally.answered(V1, traffic(50), 1.0, None)
+    assert replica.tally.variant(V1) == VariantCounts(200, 200, 0, Moments(1, 1.0, 1.0))
+
+
+def test_a_new_table_with_the_same_traffic_changes_nothing() -> None:
+    replica = Replica()
+    before = traffic()
+    replica.tally.answered(V1, before, 0.5, None)
+    replica.traffic = traffic()
+    replica.tally.answered(V1, before, 0.5, None)
+    replica.tally.answered(V1, replica.traffic, 0.5, None)
+    assert replica.tally.variant(V1).seconds.count == 3
+
+
+def test_calls_that_began_under_another_traffic_are_not_counted() -> None:
+    replica = Replica()
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    replica.traffic = traffic(50)
+    replica.tally.answered(V1, traffic(50), 0.5, None)
+    replica.tally.answered(V1, traffic(), 9.0, None)
+    replica.tally.shadowed(PAIR, traffic(), ShadowResult("incomparable", 0.3, 0.1, 2))
+    replica.tally.dropped(PAIR, traffic(), "rows")
+    replica.tally.failed(V1, traffic(), "model_failed")
+    assert replica.tally.variant(V1) == VariantCounts(100, 100, 0, Moments(1, 0.5, 0.25))
+    assert replica.tally.shadows(V2) == {}
+
+
+def test_what_was_counted_stays_when_the_traffic_ends() -> None:
+    replica = Replica()
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    replica.traffic = None
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    assert replica.tally.variant(V1).seconds.count == 1
+
+
+def test_statistics_of_replicas_add_up_and_survive_pickling() -> None:
+    variant = VariantCounts(100, 110, 1, Moments(2, 2.0, 2.5), Moments(1, 10.0, 100.0))
+    one = ShadowCounts(100, 110, {"compared": 2}, {}, 6, 3, Moments(1, 0.5, 0.25), 2.0, Moments(), Moments(1, 1, 1))
+    other = ShadowCounts(90, 105, {"compared": 1, "model_failed": 1}, {"rows": 1}, largest=5.0)
+    replicas = [
+        Statistics(requests=2, faults=1, replicas=1, variant=variant, shadows={"1": one}),
+        Statistics(requests=3, failures=4, replicas=1, variant=VariantCounts(95, 99), shadows={"1": other, "3": one}),
+        Statistics(replicas=1),
+    ]
+    summed = sum(pickle.loads(pickle.dumps(replicas)), Statistics())
+    assert (summed.requests, summed.failures, summed.faults, summed.replicas) == (5, 4, 1, 3)
+    assert summed.variant == VariantCounts(95, 110, 1, Moments(2, 2.0, 2.5), Moments(1, 10.0, 100.0))
+    both = summed.shadows["1"]
+    assert (both.since, both.until, both.outcomes) == (90, 110, {"compared": 3, "model_failed": 1})
+    assert (both.dropped, both.rows, both.largest) == ({"rows": 1}, 6, 5.0)
+    assert summed.shadows["3"] == one
