@@ -173,7 +173,8 @@ def test_what_is_typed_wrong_is_a_usage_error(run: Shell, words: tuple[str, ...]
 
 
 def test_status_shows_parts_replicas_and_models(run: Shell, fakes: Fakes) -> None:
-    fakes.manager.replicas.append({**POOL, "evictions": 1})
+    counts = {"hits": 4, "downloads": 2, "downloaded_bytes": 3_400_000, "download_seconds": 0.5, "evictions": 1}
+    fakes.manager.replicas.append({**POOL, "evictions": 1, "artifact_cache": {**counts, "damaged": 1}})
     fakes.manager.parts["registry"] = {"status": "unavailable", "reason": "it does not answer"}
     fakes.manager.parts["models"] = {"status": "degraded", "failed": ["x/versions/1: broken"]}
     run("load", "sum")
@@ -183,7 +184,8 @@ def test_status_shows_parts_replicas_and_models(run: Shell, fakes: Fakes) -> Non
     assert ["registry", "unavailable", "it", "does", "not", "answer"] in rows(result)
     assert ["models", "degraded", "failed:", "x/versions/1:", "broken"] in rows(result)
     assert ["Gateway", "g1", "150"] in rows(result)
-    assert ["Pool", "p1", "512", "2", "3.4", "1"] in rows(result)
+    downloads = ["2", "(3.4", "MB),", "4", "cached,", "1", "damaged"]
+    assert ["Pool", "p1", "512", "2", "3.4", "1", *downloads] in rows(result)
     assert "models: 3 registered, 1 ready, 1 with a failed version" in result.stdout
 
 

@@ -74,7 +74,7 @@ def parts_table(health: Health) -> Table:
 
 def replicas_table(replicas: Sequence[ReplicaUsage]) -> Table:
     """A row for each replica; memory in MB, a million bytes."""
-    table = _table("deployment", "replica", "RSS MB", "models", "models MB", "evictions", numbers=4)
+    table = _table("deployment", "replica", "RSS MB", "models", "models MB", "evictions", "downloads", numbers=5)
     for usage in sorted(replicas, key=lambda usage: (usage.deployment, usage.replica)):
         table.add_row(
             usage.deployment,
@@ -83,8 +83,16 @@ def replicas_table(replicas: Sequence[ReplicaUsage]) -> Table:
             _number(usage.models),
             "" if usage.model_bytes is None else megabytes(usage.model_bytes),
             _number(usage.evictions),
+            "" if usage.artifact_cache is None else _downloads(usage.artifact_cache),
         )
     return table
+
+
+def _downloads(counts: Mapping[str, float]) -> str:
+    """Artifacts fetched by a replica, and how often they were on its node's disk already."""
+    fetched = f"{counts['downloads']:.0f} ({megabytes(int(counts['downloaded_bytes']))} MB)"
+    damaged = f", {counts['damaged']:.0f} damaged" if counts["damaged"] else ""
+    return f"{fetched}, {counts['hits']:.0f} cached{damaged}"
 
 
 def checks_table(checks: Iterable[Check]) -> Table:

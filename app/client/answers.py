@@ -149,6 +149,9 @@ class ReplicaUsage:
     models: int | None = None
     model_bytes: int | None = None
     evictions: int | None = None
+    artifact_cache: Mapping[str, float] | None = None
+    """What it has done with the node's cache of artifacts since it started: ``hits``, ``downloads``,
+    ``downloaded_bytes``, ``download_seconds``, ``evictions`` and ``damaged``."""
 
 
 def models(body: Json) -> list[Model]:
@@ -227,6 +230,7 @@ def replicas(body: Json) -> list[ReplicaUsage]:
             models=item.get("models"),
             model_bytes=item.get("model_bytes"),
             evictions=item.get("evictions"),
+            artifact_cache=item.get("artifact_cache"),
         )
         for item in body["replicas"]
     ]

@@ -114,7 +114,11 @@ class Gateway:
         own = {"replica": self._replica_id, "deployment": GATEWAY, "rss_bytes": memory_bytes()}
         inside = [member.usage() for member in self._members]
         figures = ("models", "model_bytes", "evictions") if inside else ()
-        return {**own, **{figure: sum(usage[figure] for usage in inside) for figure in figures}}
+        usage = {**own, **{figure: sum(member[figure] for member in inside) for figure in figures}}
+        if inside:
+            counts = [member["artifact_cache"] for member in inside]
+            usage["artifact_cache"] = {count: sum(each[count] for each in counts) for count in counts[0]}
+        return usage
 
     async def __del__(self) -> None:
         """Called by Serve when the replica ends in an orderly way, after its last call."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import asdict
 from typing import Any
 
 from app.deployments.calls import Handle, answer
@@ -61,8 +62,9 @@ class PoolMember:
         self._waiting = Waiting(time.monotonic)
         self._meter = BusyMeter(time.monotonic)
         self._scaling_sample = BusySample(self._meter, time.monotonic)
+        self._loader = ModelLoader(MlflowRegistry(settings), settings.cache_folder, settings.model_cache_bytes)
         self._host = ModelHost(
-            ModelLoader(MlflowRegistry(settings), settings.cache_folder),
+            self._loader,
             budget_bytes=pool.model_bytes,
             predict_threads=pool.predict_threads,
             load_threads=pool.load_threads,
@@ -136,6 +138,7 @@ class PoolMember:
             "models": len(self._host.states()),
             "model_bytes": self._host.resident_bytes,
             "evictions": self._host.evictions,
+            "artifact_cache": asdict(self._loader.cache_counts),
         }
 
     def check(self) -> None:
