@@ -45,8 +45,9 @@ def disagreement(mine: Output, base: Output) -> Disagreement | None:
         difference, scale = _differences(one, other)
         is_known = np.isfinite(difference)
         mismatched |= _by_row(~is_known)
-        absolute.append(difference[is_known])
-        relative.append(np.divide(difference, scale, out=np.zeros_like(difference), where=scale > 0)[is_known])
+        difference, scale = difference[is_known], scale[is_known]
+        absolute.append(difference)
+        relative.append(np.divide(difference, scale, out=np.zeros_like(difference), where=scale > 0))
     numbers = np.concatenate(absolute) if absolute else np.empty(0)
     if not numbers.size:
         return Disagreement(base.count, int(mismatched.sum()))
