@@ -13,13 +13,13 @@ from functools import partial
 
 from app.deployments.registry_reader import RegistryReader
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, ServingError
-from app.serving.live import BARE, LIVE_TAG, PROMOTED, ROLLED_BACK, Live
+from app.serving.live import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.model_ref import ModelVersion
+from app.serving.model_tags import FORCE_TAG, LIVE_TAG
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import Switch
 from app.serving.single_flight import SingleFlight
-from app.serving.switching import FORCE_TAG
 from app.serving.traffic import TrafficPlan
 
 log = logging.getLogger(__name__)

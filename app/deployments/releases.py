@@ -219,7 +219,7 @@ class Releases:
 
     def _pool_of(self, version: ModelVersion) -> str:
         """The pool that hosts a version. Raises `ModelUnavailable` where it is not configured."""
-        pool = self._book.pool_of(self._book.models[version.name])
+        pool = self._book.tags(version.name).pool
         if pool not in self._settings.pools:
             pools = ", ".join(self._settings.pools)
             raise ModelUnavailable(

@@ -89,7 +89,7 @@ class RollbackWatch:
                     await self._roll_back(name, alias, live, reason)
 
     def _rules(self) -> dict[str, RollbackRule]:
-        found = {name: rollback_rule.read_tags(model.tags)[0] for name, model in self._book.models.items()}
+        found = {name: self._book.tags(name).rollback for name in self._book.models}
         return {name: rule for name, rule in found.items() if rule is not None}
 
     def _aliases(self, name: str) -> dict[str, Live]:

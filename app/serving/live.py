@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-LIVE_TAG = "serving.live"
 BARE = ""
 """The key under which the bare name stands among the aliases."""
 

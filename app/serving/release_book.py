@@ -21,20 +21,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from app.serving import batch_limits, rollback_rule, traffic
-from app.serving.live import BARE, LIVE_TAG, Live, LiveVersions
-from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.live import BARE, Live, LiveVersions
+from app.serving.model_ref import ModelVersion
+from app.serving.model_tags import NO_TAGS, ModelTags, read_tags
 from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_table import Release, ReleaseTable, State
-from app.serving.switching import FORCE_TAG, Switches
+from app.serving.residency import Residency
+from app.serving.switching import Switches
 from app.serving.traffic import NO_TRAFFIC, Traffic
 from app.serving.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
-POOL_TAG = "serving.pool"
-DEFAULT_POOL = "default"
 _MODEL_FIELDS = tuple(field.name for field in fields(RegisteredModel))
 
 
@@ -76,16 +75,15 @@ class ReleaseBook:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.default_alias = default_alias
-        self._preload_all = "*" in preload
-        self._preload = [parse_ref(reference) for reference in preload if reference != "*"]
+        self._residency = Residency(preload, default_alias=default_alias, keep_previous_s=keep_previous_s, wall=wall)
         self._pools = dict(pools)
-        self._keep_previous_s = keep_previous_s
         self._grace_s = grace_s
         self._grace_until: float | None = None
         self._is_restored = False
         self._in_grace = False
         self._wall = wall
         self._models: dict[str, RegisteredModel] = {}
+        self._tags: dict[str, ModelTags] = {}
         self.live = LiveVersions()
         self._followed: dict[str, _Followed] = {}
         self._adopted: set[str] = set()
@@ -105,6 +103,7 @@ class ReleaseBook:
         for model in models:
             self._enter(model)
         self._models = {model.name: model for model in models}
+        self._tags = {name: tags for name, tags in self._tags.items() if name in self._models}
         self._adopted &= self._models.keys()
         self.has_registry = True
         self._wishes.keep_only(self._models)
@@ -118,7 +117,7 @@ class ReleaseBook:
         """The registry has taken these aliases and tags of a model; a tag that is None was deleted."""
         model = self._models[name]
         kept = {tag: value for tag, value in {**model.tags, **tags}.items() if value is not None}
-        self._models[name] = replace(model, aliases={**model.aliases, **(aliases or {})}, tags=kept)
+        self.model_read(replace(model, aliases={**model.aliases, **(aliases or {})}, tags=kept))
 
     def pin(self, version: ModelVersion) -> None:
         """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
@@ -150,8 +149,9 @@ class ReleaseBook:
         self._is_restored = True
         self._wishes.restore(snapshot)
         self.stale_since = snapshot.get("stale_since") or self._wall()
-        for model in snapshot.get("models", []):
-            self._models[model["name"]] = RegisteredModel(**model)
+        for facts in snapshot.get("models", []):
+            model = RegisteredModel(**facts)
+            self._models[model.name], self._tags[model.name] = model, read_tags(model.tags)
             self.has_registry = True  # as good as read: with the registry down, a restart serves from this
 
     # What comes out
@@ -218,21 +218,17 @@ class ReleaseBook:
             wanted[BARE] = default
         return wanted
 
-    def pool_of(self, model: RegisteredModel) -> str:
-        return model.tags.get(POOL_TAG, DEFAULT_POOL)
+    def tags(self, name: str) -> ModelTags:
+        """How a model's tags want it served."""
+        return self._tags.get(name, NO_TAGS)
 
     def state(self, version: ModelVersion) -> State | None:
         """One word for all members: ready where each has it that should hold it, failed where one failed."""
         return self.members.state(version)
 
     def problems(self, model: RegisteredModel) -> tuple[str, ...]:
-        """A sentence for each of its tags that cannot be followed."""
-        plan, problems = traffic.read_tags(model.tags)
-        missing = (
-            f"traffic names alias '{alias}', which the model does not have: its share goes to the default"
-            for alias in sorted(plan.aliases - model.aliases.keys())
-        )
-        return (*batch_limits.read_tags(model.tags)[1], *problems, *missing, *rollback_rule.read_tags(model.tags)[1])
+        """A sentence for each of a model's tags that cannot be followed."""
+        return _problems(self.tags(model.name), model.aliases)
 
     def _try_again(self, version: ModelVersion) -> None:
         """Have pools try what has failed."""
@@ -245,18 +241,20 @@ class ReleaseBook:
         before = self._models.get(model.name)
         if before is None or before.tags != model.tags or before.aliases != model.aliases:
             known = self.problems(before) if before is not None else ()
-            for problem in set(self.problems(model)) - set(known):
-                log.warning("model '%s': %s", model.name, problem)
+            tags = self._tags[model.name] = read_tags(model.tags)
+            for problem in _problems(tags, model.aliases):
+                if problem not in known:
+                    log.warning("model '%s': %s", model.name, problem)
         if before is not None and before.created != model.created:
             self.live.forget(model.name)
             self.switches.forget(model.name)
+            self._adopted.discard(model.name)
         if model.name not in self._adopted:
             self._adopted.add(model.name)
-            self.live.adopt(model.name, model.tags.get(LIVE_TAG), self.default_alias)
+            self.live.adopt(model.name, self.tags(model.name).live, self.default_alias)
 
     def _pool_of(self, version: ModelVersion) -> str:
-        model = self._models.get(version.name)
-        return self.pool_of(model) if model is not None else DEFAULT_POOL
+        return self.tags(version.name).pool
 
     def _copies(self, resident: Mapping[str, tuple[ModelVersion, ...]]) -> dict[ModelVersion, int]:
         copies = {
@@ -271,7 +269,7 @@ class ReleaseBook:
         """Take each alias of a model one step further."""
         followed = _Followed()
         before = self.live.of(model.name)
-        asleep = self.members.is_asleep(self.pool_of(model))
+        asleep = self.members.is_asleep(self.tags(model.name).pool)
         for alias, version in self.desired(model).items():
             step = self.switches.step(
                 alias,
@@ -292,7 +290,7 @@ class ReleaseBook:
 
     def _is_forced(self, model: RegisteredModel, alias: str, version: str) -> bool:
         """Whether an alias shall follow whatever speaks against it: by tag, or as a caller loaded that very version."""
-        return model.tags.get(FORCE_TAG) == version or (
+        return self.tags(model.name).forced == version or (
             alias == BARE and self._wishes.chosen.get(model.name) == version and self.default_alias not in model.aliases
         )
 
@@ -302,40 +300,32 @@ class ReleaseBook:
             model.name,
             live[BARE].version if BARE in live else None,
             {alias: one.version for alias, one in live.items() if alias != BARE},
-            self.pool_of(model),
+            self.tags(model.name).pool,
             model.created,
-            batch_limits.read_tags(model.tags)[0],
-            self._traffic(model, live),
+            self.tags(model.name).batch,
+            self._traffic(model.name, live),
             self._followed[model.name].blocked,
         )
 
-    def _traffic(self, model: RegisteredModel, live: Mapping[str, Live]) -> Traffic | None:
-        """What of the model's traffic can be in force."""
-        plan, _ = traffic.read_tags(model.tags)
+    def _traffic(self, name: str, live: Mapping[str, Live]) -> Traffic | None:
+        """What of a model's traffic can be in force."""
+        plan = self.tags(name).traffic
         if plan is NO_TRAFFIC or BARE not in live:
             return None
-        warm = {alias: live[alias].version for alias in plan.aliases & live.keys() if self._is_warm(model, live[alias])}
+        warm = {alias: live[alias].version for alias in plan.aliases & live.keys() if self._is_warm(name, live[alias])}
         return plan.in_force(warm, default=live[BARE].version, first=self.default_alias)
 
-    def _is_warm(self, model: RegisteredModel, live: Live) -> bool:
-        version = ModelVersion(model.name, live.version)
-        if self.members.holds(version) or self.members.is_asleep(self.pool_of(model)):
+    def _is_warm(self, name: str, live: Live) -> bool:
+        version = ModelVersion(name, live.version)
+        if self.members.holds(version) or self.members.is_asleep(self.tags(name).pool):
             return True
         return self._in_grace and live.proven and self.state(version) != "failed"
 
     def _resident(self, moving: set[ModelVersion]) -> dict[str, tuple[ModelVersion, ...]]:
-        wanted = self._wishes.resident | moving
-        kept_since = self._wall() - self._keep_previous_s
-        for model in self._models.values():
-            name, live = model.name, self.live.of(model.name)
-            if self._preload_all and self.default_alias in model.aliases and BARE in live:
-                wanted.add(ModelVersion(name, live[BARE].version))
-            for one in live.values():
-                if one.previous is not None and one.since > kept_since:
-                    wanted |= {ModelVersion(name, one.previous), ModelVersion(name, one.version)}
-            for alias in traffic.read_tags(model.tags)[0].aliases & live.keys():
-                wanted.add(ModelVersion(name, live[alias].version))
-        wanted |= {version for ref in self._preload if (version := self._meaning(ref)) is not None}
+        wanted = self._wishes.resident | moving | self._residency.of_references(self.live)
+        for name, model in self._models.items():
+            numbers = self._residency.of_model(model, self.tags(name).traffic, self.live)
+            wanted |= {ModelVersion(name, number) for number in numbers}
         resident: dict[str, list[ModelVersion]] = {pool: [] for pool in sorted(self._pools)}
         for version in sorted(wanted - self._wishes.let_go):
             pool = self._pool_of(version)
@@ -343,6 +333,10 @@ class ReleaseBook:
                 resident[pool].append(version)
         return {pool: tuple(versions) for pool, versions in resident.items()}
 
-    def _meaning(self, ref: ModelRef) -> ModelVersion | None:
-        version = ref.version or self.live.version(ref.name, ref.alias or BARE)
-        return ModelVersion(ref.name, version) if version is not None else None
+
+def _problems(tags: ModelTags, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    missing = (
+        f"traffic names alias '{alias}', which the model does not have: its share goes to the default"
+        for alias in sorted(tags.traffic.aliases - aliases.keys())
+    )
+    return (*tags.problems, *missing)

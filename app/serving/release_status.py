@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from app.serving import traffic
 from app.serving.live import BARE
 from app.serving.model_ref import ModelVersion
 from app.serving.release_book import ReleaseBook
@@ -37,19 +36,19 @@ def status_of(book: ReleaseBook, name: str) -> ModelStatus:
             "load_ms": max((state.load_ms for state in states), default=0.0),
             "error": book.members.error(version),
         }
-    plan, _ = traffic.read_tags(model.tags)
+    tags = book.tags(name)
     return ModelStatus(
         name=name,
         default=book.live.version(name, BARE),
         aliases={alias: one.version for alias, one in live.items() if alias != BARE},
         desired={alias: version for alias, version in desired.items() if alias != BARE},
-        pool=book.pool_of(model),
+        pool=tags.pool,
         versions=versions,
         problems=book.problems(model),
         live={alias: one.shown() for alias, one in live.items() if alias != BARE or book.default_alias not in live},
         blocked=dict(book.blocked(name)),
-        traffic=dict(plan.weights),
-        shadow=plan.shadow,
+        traffic=dict(tags.traffic.weights),
+        shadow=tags.traffic.shadow,
     )
 
 

@@ -14,9 +14,6 @@ from app.serving.live import FIRST, MOVED, Live
 from app.serving.model_ref import ModelVersion
 from app.serving.pool_members import PoolMembers
 
-FORCE_TAG = "serving.force"
-"""Names a version that an alias may switch to although its inputs differ or its own example fails."""
-
 Inputs = Sequence[Mapping[str, Any]] | None
 """The inputs of a signature, as in `ModelSpec`."""
 

@@ -18,8 +18,8 @@ with warnings.catch_warnings():
 
 from app.adapters.mlflow_registry import configure
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
-from app.serving.live import LIVE_TAG
 from app.serving.model_ref import ModelRef, ModelVersion
+from app.serving.model_tags import LIVE_TAG
 from app.serving.release_table import ReleaseTable, Switch, VersionState
 from app.serving.traffic import make_plan
 from app.settings import Settings

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from app.serving.live import LIVE_TAG
 from app.serving.model_ref import ModelVersion, parse_ref
+from app.serving.model_tags import LIVE_TAG
 from app.serving.pool_members import PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
