@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -24,18 +26,20 @@ class Platform:
     Args:
         home: folder of the embedded state.
         log: file that gets what `make serve` prints.
+        settings: further variables of its environment.
     """
 
-    def __init__(self, home: Path, log: Path) -> None:
+    def __init__(self, home: Path, log: Path, settings: Mapping[str, str] = MappingProxyType({})) -> None:
         self.home = home
         self.log = log
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, command: str = "make serve") -> None:
         """Run `command` and return once it says that it is ready."""
         # MLflow leaves its addresses in the environment of the process that used it: here, the tests'.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment.update(ML_SERVE_HOME=str(self.home), ML_SERVE_REGISTRY_POLL_S="1")
+        environment.update({"ML_SERVE_HOME": str(self.home), "ML_SERVE_REGISTRY_POLL_S": "1", **self._settings})
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 ["sh", "-c", f"exec {command}"],
@@ -74,11 +78,34 @@ class Platform:
         """The process of `ml-serve up` under make."""
         assert self._process is not None
         below = psutil.Process(self._process.pid).children(recursive=True)
-        return next(process for process in below if process.cmdline()[-1:] == ["up"])
+        return next(process for process in below if "up" in process.cmdline())
+
+    def kill(self) -> None:
+        """`kill -9` of everything at once: `ml-serve`, Ray and its load balancer."""
+        command = self.command()
+        everything = [command, *command.children(recursive=True)]
+        for process in everything:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(everything, timeout=_STOP_S)
+        assert self._process is not None
+        self._process.wait(_STOP_S)
+        self._process = None
+
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """Processes of a deployment's replicas."""
+        title = f"ray::ServeReplica:ml-serve:{deployment}"
+        return [process for process in psutil.process_iter() if _title(process).startswith(title)]
 
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return next(iter(process.cmdline()), "")
+    return ""
 
 
 def leftovers() -> list[str]:

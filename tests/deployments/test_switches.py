@@ -1,0 +1,194 @@
+"""Versions are switched under load, again and again: nobody loses a request, and nobody waits for a load."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from mlflow import MlflowClient
+
+from tests import numbered
+from tests.platform import URL, Platform
+from tests.registered import registry, tracking
+from tests.steady_load import Outcome, SteadyLoad, told
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+NAME = "switching"
+OTHER = f"{NAME}@challenger"
+GOOD = ["1", "2", "3", "4", "5", "6"]
+BROKEN, ANOTHER_INPUT = "7", "8"
+MOVES = 50
+LOAD_S = 0.3
+WITHIN_S = 60
+
+
+@pytest.fixture(scope="module")
+def mlflow(platform: Platform) -> MlflowClient:
+    """The registry with the model in it: versions that may be switched to, and two that may not."""
+    from mlflow import get_logged_model
+
+    client = registry(platform.home)
+    client.create_registered_model(NAME)
+    with tracking(platform.home), warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        for version in [*GOOD, BROKEN]:
+            client.create_model_version(NAME, numbered.log(int(version), load_s=LOAD_S))
+        client.create_model_version(NAME, numbered.log(int(ANOTHER_INPUT), further="another"))
+        uri = client.get_model_version(NAME, BROKEN).source
+        folder = urlsplit(get_logged_model(uri.rpartition("/")[2]).artifact_location).path
+        (Path(folder) / "python_model.pkl").write_bytes(b"no pickle")
+    for alias in ("champion", "challenger"):
+        client.set_registered_model_alias(NAME, alias, "1")
+    return client
+
+
+@dataclass
+class Move:
+    """A reference began to mean a version at some time between these."""
+
+    version: str
+    begun: float
+    done: float
+
+
+class Mover:
+    """Moves the aliases of the model, in every way there is, and writes down when."""
+
+    def __init__(self, mlflow: MlflowClient, http: httpx.AsyncClient, load: SteadyLoad) -> None:
+        self._mlflow = mlflow
+        self._http = http
+        self._load = load
+        self.moves = {ref: [Move("1", -math.inf, -math.inf)] for ref in (NAME, OTHER)}
+        self.took_s: dict[str, list[float]] = {}
+
+    def now(self, ref: str) -> str:
+        """The version that the reference means."""
+        return self.moves[ref][-1].version
+
+    async def promote(self, ref: str, version: str) -> None:
+        begun = time.monotonic()
+        response = await self.ask("promote", version=version, **_alias(ref))
+        assert response.status_code == 200, response.text
+        self._moved("promote", ref, version, begun)
+
+    async def rollback(self, ref: str) -> None:
+        version, begun = self.moves[ref][-2].version, time.monotonic()
+        response = await self.ask("rollback", **_alias(ref))
+        assert response.status_code == 200, response.text
+        self._moved("rollback", ref, version, begun)
+
+    async def in_mlflow(self, ref: str, version: str) -> None:
+        begun = time.monotonic()
+        await self.set_alias(ref, version)
+        await self._load.until(ref, version, within_s=WITHIN_S)
+        self._moved("alias moved in MLflow", ref, version, begun)
+
+    async def set_alias(self, ref: str, version: str) -> None:
+        alias = _alias(ref).get("alias", "champion")
+        await asyncio.to_thread(self._mlflow.set_registered_model_alias, NAME, alias, version)
+
+    async def unload(self, version: str) -> None:
+        response = await self._http.post(f"/v1/models/{NAME}/versions/{version}:unload")
+        assert response.status_code == 200, response.text
+
+    async def ask(self, verb: str, **body: str) -> httpx.Response:
+        return await self._http.post(f"/v1/models/{NAME}:{verb}", json=body)
+
+    async def until_blocked(self, alias: str, version: str) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                status = (await self._http.get(f"/v1/models/{NAME}")).json()["model"]
+                if status["desired"].get(alias) == version and alias in status["blocked"]:
+                    return
+                await asyncio.sleep(0.2)
+
+    def may_answer(self, outcome: Outcome) -> bool:
+        """Whether the version that answered was in force at some time while the request was under way."""
+        moves = self.moves[outcome.ref]
+        ends = [move.done for move in moves[1:]] + [math.inf]
+        return any(
+            move.version == outcome.version and move.begun <= outcome.done and outcome.sent <= end
+            for move, end in zip(moves, ends, strict=True)
+        )
+
+    def _moved(self, how: str, ref: str, version: str, begun: float) -> None:
+        done = time.monotonic()
+        self.moves[ref].append(Move(version, begun, done))
+        self.took_s.setdefault(how, []).append(done - begun)
+
+
+def _alias(ref: str) -> dict[str, str]:
+    alias = ref.partition("@")[2]
+    return {"alias": alias} if alias else {}
+
+
+async def test_fifty_switches_under_load_lose_no_request_and_let_nobody_wait(
+    platform: Platform, mlflow: MlflowClient
+) -> None:
+    rng = random.Random(50)
+    async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http, SteadyLoad([NAME, OTHER]) as load:
+        mover = Mover(mlflow, http, load)
+        for ref in (NAME, OTHER):
+            await load.until(ref, "1", within_s=WITHIN_S)
+        warm_from = time.monotonic()  # the first calls of all had nobody to wait for them
+        while sum(map(len, mover.took_s.values())) < MOVES:
+            number = sum(map(len, mover.took_s.values()))
+            ref = OTHER if number % 5 == 4 else NAME
+            version = rng.choice([version for version in GOOD if version not in (mover.now(NAME), mover.now(OTHER))])
+            if number % 2:
+                await mover.unload(version)  # so that it must be loaded again
+            if number % 5 == 2:
+                await mover.rollback(ref)
+            elif number % 5 == 3:
+                await mover.in_mlflow(ref, version)
+            else:
+                await mover.promote(ref, version)
+            if number == MOVES // 2:
+                await _what_cannot_be_switched_to(mover)
+        await load.until(NAME, mover.now(NAME), within_s=WITHIN_S)
+    _report(mover.took_s, load.outcomes)
+    assert told(load.outcomes) == {}
+    outcomes = [outcome for outcome in load.outcomes if outcome.sent > warm_from]
+    assert {outcome.version for outcome in outcomes} == set(GOOD)
+    for outcome in outcomes:
+        assert outcome.said is not None
+        assert outcome.said.version == outcome.version, outcome
+        assert not outcome.said.unwarmed, outcome
+        assert not outcome.said.awaited, outcome
+        assert mover.may_answer(outcome), (outcome, mover.moves[outcome.ref])
+
+
+async def _what_cannot_be_switched_to(mover: Mover) -> None:
+    """Tried by call and by alias, and called off by a promote and by a rollback: what answers stays the same."""
+    before = mover.now(NAME)
+    refused = {version: await mover.ask("promote", version=version) for version in (BROKEN, ANOTHER_INPUT)}
+    assert (refused[BROKEN].status_code, refused[BROKEN].json()["code"]) == (503, "model_unavailable")
+    assert refused[ANOTHER_INPUT].status_code == 409
+    assert "another" in refused[ANOTHER_INPUT].text
+    await mover.set_alias(NAME, BROKEN)
+    await mover.until_blocked("champion", BROKEN)
+    await mover.set_alias(NAME, ANOTHER_INPUT)
+    await mover.until_blocked("champion", ANOTHER_INPUT)
+    called_off = await mover.ask("rollback")
+    assert (called_off.status_code, called_off.json()["model_version"]) == (200, before), called_off.text
+
+
+def _report(took_s: dict[str, list[float]], outcomes: Sequence[Outcome]) -> None:
+    for how, seconds in took_s.items():
+        p50, most = statistics.median(seconds), max(seconds)
+        print(f"{len(seconds)} × {how}: p50 {p50:.2f} s, at most {most:.2f} s")  # noqa: T201 - shown by `pytest -s`
+    took = sorted(outcome.done - outcome.sent for outcome in outcomes)
+    p50, p99, most = (took[int(share * (len(took) - 1))] * 1000 for share in (0.5, 0.99, 1))
+    beside = f"{len(took)} requests beside them: p50 {p50:.0f} ms, p99 {p99:.0f} ms, at most {most:.0f} ms"
+    print(beside)  # noqa: T201 - shown by `pytest -s`

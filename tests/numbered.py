@@ -1,0 +1,69 @@
+"""Models whose answers say which version gave them, and whether it was ready for its callers."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import NamedTuple
+
+STEP = 1000
+"""The first version answers its input plus so much, the second plus twice as much."""
+
+_UNWARMED = 0.5
+_AWAITED = 0.25
+
+
+class Said(NamedTuple):
+    """What an answer says of the version that gave it.
+
+    Attributes:
+        version: its number.
+        unwarmed: it was the first prediction since the version was loaded: nobody had warmed it.
+        awaited: the request was sent before the version's load began: its caller had to wait for that.
+    """
+
+    version: str
+    unwarmed: bool
+    awaited: bool
+
+
+def decode(answer: float, x: float) -> Said:
+    """What the answer to an `x` below `STEP` says."""
+    number, rest = divmod(answer - x, STEP)
+    return Said(str(math.floor(number)), rest % 1 >= _UNWARMED, rest % _UNWARMED >= _AWAITED)
+
+
+def log(number: int, *, load_s: float = 0.0, further: str | None = None) -> str:
+    """Log the model of one version; its URI.
+
+    Its inputs are `x`, a whole number below `STEP`, and `sent`, when the request was sent in seconds since 1970.
+
+    Args:
+        load_s: seconds that a load takes.
+        further: a further input, which its callers must send.
+    """
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+
+    class Model(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
+        def load_context(self, context):  # type: ignore[no-untyped-def]
+            self.began = time.time()
+            self.is_fresh = True
+            time.sleep(load_s)
+
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            unwarmed, self.is_fresh = self.is_fresh, False
+            awaited = (model_input["sent"] < self.began).to_numpy()
+            return model_input["x"].to_numpy() + STEP * number + _UNWARMED * unwarmed + _AWAITED * awaited
+
+    columns = ["x", "sent", *([further] if further else [])]
+    info = mlflow.pyfunc.log_model(
+        name="python",
+        python_model=Model(),
+        signature=ModelSignature(Schema([ColSpec(DataType.double, column) for column in columns])),
+        input_example=pd.DataFrame({column: [1.0] for column in columns}),
+        pip_requirements=[],
+    )
+    return str(info.model_uri)
