@@ -3,6 +3,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from app import __version__
 from app.cli import cli
 from app.cli.failures import EPILOG, FAILED, NO_ANSWER, OK, REFUSED, USAGE
 from app.errors import ModelUnavailable
+from app.serving.intervals import Moments
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import Statistics
+from app.serving.tally import ShadowCounts, VariantCounts
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 
@@ -170,6 +175,61 @@ def test_what_is_typed_wrong_is_a_usage_error(run: Shell, words: tuple[str, ...]
 
 
 # Status
+
+
+def compared(fakes: Fakes) -> None:
+    """Two versions that differ in their errors, one of which got copies."""
+    variant = VariantCounts(0, 60, 1, Moments(100, 2.0, 0.05), Moments(100, 500, 2600))
+    copies = ShadowCounts(
+        0,
+        60,
+        {"compared": 40, "model_failed": 2},
+        {"rows": 1},
+        80,
+        4,
+        Moments(40, 20.0, 11.0),
+        3.0,
+        Moments(40, 4.0, 0.5),
+        Moments(40, 0.4, 0.005),
+    )
+    fakes.manager.counted_of = {
+        ModelVersion("sum", "1"): Statistics(variant=variant),
+        ModelVersion("sum", "2"): Statistics(variant=replace(variant, faults=30), shadows={"1": copies}),
+    }
+
+
+def test_two_versions_are_compared_side_by_side(run: Shell, fakes: Fakes) -> None:
+    compared(fakes)
+    shown = run("compare", "sum", "champion", "2").stdout.splitlines()
+    assert shown[0] == "sum: calls of the bare name, dealt to the versions by chance"
+    assert shown[1] == "counted from 1970-01-01T00:00:00+00:00 to 1970-01-01T00:01:00+00:00; intervals at 95 %"
+    text = "\n".join(" ".join(line.split()) for line in shown)
+    assert "champion v1 v2 difference" in text
+    assert "requests 101 130" in text
+    assert "requests 40 with 80 rows" in text
+    assert "error rate 0.99 % (0.17 % … 5.40 %) 23.08 % (16.67 % … 31.03 %) +22.09 %" in text
+    assert "more errors" in text
+    assert "latency 20.00 ms (18.03 ms … 21.97 ms) 20.00 ms (18.03 ms … 21.97 ms) 0.00 ms (-2.79 ms … +2.79 ms)" in text
+    assert "no difference can be told yet" in text
+    assert "copies of champion v1's requests for v2" in text
+    assert "other label or form 5.00 % (1.96 % … 12.16 %) of the rows" in text
+    assert "difference 0.5 (0.4504 … 0.5496) at most 3, 10.00 % on average" in text
+    assert "2 model_failed" in text
+    assert "not sent 1 1 by the bound on rows" in text
+
+
+def test_a_comparison_is_json_for_scripts(run: Shell, fakes: Fakes) -> None:
+    compared(fakes)
+    found = run.json("compare", "sum", "champion", "2")
+    assert (found["model"], found["error_rate"]["verdict"]) == ("sum", "more errors")
+
+
+def test_a_comparison_of_versions_that_nobody_called_says_so(run: Shell) -> None:
+    shown = run("compare", "sum", "1", "2").stdout
+    assert "since the gateway started" in shown
+    assert "copies" not in shown
+    assert rows(run("compare", "sum", "1", "2"))[-1][0] == "prediction"
+    run("compare", "sum", "champion", "1", code=REFUSED)
 
 
 def test_status_shows_parts_replicas_and_models(run: Shell, fakes: Fakes) -> None:

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from app import __version__
+from app.api.comparing import ComparingEndpoint
 from app.api.departures import Departures
 from app.api.docs import DocsPages
 from app.api.errors import encoder_of
@@ -84,6 +85,7 @@ def create_app(
     )
     dialects = (
         LegacyDialect(service, manager),
+        ComparingEndpoint(service, manager),  # before what takes the rest of a path for a reference
         V1Dialect(service, manager),
         OipDialect(InferenceService(service, manager)),
         MlflowDialect(service, manager, limits.body_bytes, default_model),

@@ -42,7 +42,7 @@ def print_prediction(prediction: Prediction) -> None:
 
 def models_table(models: Sequence[Model]) -> Table:
     """A row for each model."""
-    table = _table("model", "default", "aliases", "pool", "versions", "last error")
+    table = empty_table("model", "default", "aliases", "pool", "versions", "last error")
     for model in models:
         errors = [f"{number}: {version.error}" for number, version in model.versions.items() if version.error]
         table.add_row(
@@ -66,7 +66,7 @@ def models_summary(models: Sequence[Model]) -> str:
 
 def parts_table(health: Health) -> Table:
     """A row for each part of the platform."""
-    table = _table("part", "state", "details")
+    table = empty_table("part", "state", "details")
     for name, part in health.parts.items():
         table.add_row(name.replace("_", " "), _state(part.status), "\n".join(_facts(part.details)))
     return table
@@ -74,7 +74,7 @@ def parts_table(health: Health) -> Table:
 
 def replicas_table(replicas: Sequence[ReplicaUsage]) -> Table:
     """A row for each replica; memory in MB, a million bytes."""
-    table = _table("deployment", "replica", "RSS MB", "models", "models MB", "evictions", "downloads", numbers=5)
+    table = empty_table("deployment", "replica", "RSS MB", "models", "models MB", "evictions", "downloads", numbers=5)
     for usage in sorted(replicas, key=lambda usage: (usage.deployment, usage.replica)):
         table.add_row(
             usage.deployment,
@@ -97,7 +97,7 @@ def _downloads(counts: Mapping[str, float]) -> str:
 
 def checks_table(checks: Iterable[Check]) -> Table:
     """A row for each check."""
-    table = _table("", "check", "result")
+    table = empty_table("", "check", "result")
     for check in checks:
         table.add_row(Text("✓", "green") if check.ok else Text("✗", "red"), check.name, check.message)
     return table
@@ -109,7 +109,7 @@ def megabytes(nbytes: int) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _table(*headings: str, numbers: int = 0) -> Table:
+def empty_table(*headings: str, numbers: int = 0) -> Table:
     """An empty table, the last `numbers` columns to the right. Long cells are folded: nothing is cut off."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):

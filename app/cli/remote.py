@@ -33,7 +33,7 @@ Timeout = Annotated[
 
 def models(url: Url = None, as_json: Json = False) -> None:
     """List the registered models and their versions."""
-    with _connect(url) as client:
+    with connect(url) as client:
         found = client.models()
     from app.cli import output
 
@@ -47,13 +47,13 @@ def models(url: Url = None, as_json: Json = False) -> None:
 
 def load(ref: Ref, url: Url = None, timeout: Timeout = None, as_json: Json = False) -> None:
     """Load a model version on every replica of its pool."""
-    with _connect(url) as client:
+    with connect(url) as client:
         _tell(client.load(ref, timeout=timeout), as_json)
 
 
 def unload(ref: Ref, url: Url = None, as_json: Json = False) -> None:
     """Let a model version go from memory."""
-    with _connect(url) as client:
+    with connect(url) as client:
         _tell(client.unload(ref), as_json)
 
 
@@ -90,7 +90,7 @@ def predict(
     if bool(entity) != bool(feature_service or feature_view):
         raise typer.BadParameter("--entity goes with --feature-service or --feature-view, and they with it")
     params = dict(map(inputs.read_pair, param)) if param else None
-    with _connect(url) as client:
+    with connect(url) as client:
         if entity:
             prediction = client.predict_entities(
                 ref,
@@ -113,7 +113,7 @@ def predict(
 
 def status(url: Url = None, as_json: Json = False) -> None:
     """Show the state of the platform and what it takes."""
-    with _connect(url) as client:
+    with connect(url) as client:
         health = client.health()
         replicas, no_replicas = _try(client.status)
         found, no_models = _try(client.models)
@@ -139,7 +139,8 @@ def status(url: Url = None, as_json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _connect(url: str | None) -> Client:
+def connect(url: str | None) -> Client:
+    """A client of the gateway at `url`, or where it is by default."""
     from app.client import Client
 
     try:

@@ -24,6 +24,7 @@ from app.client.answers import (
     Version,
 )
 from app.client.clients import DEFAULT_URL, AsyncClient, Client
+from app.client.comparisons import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
 from app.client.errors import ApiError, ClientError, ConnectionFailed, NoAnswer
 from app.client.predictions import Prediction, TensorPrediction
 from app.client.retry import Retry
@@ -34,7 +35,11 @@ __all__ = [
     "AsyncClient",
     "Client",
     "ClientError",
+    "ComparedVersion",
+    "Comparison",
     "ConnectionFailed",
+    "Difference",
+    "Estimate",
     "FeatureSource",
     "Health",
     "Loaded",
@@ -47,6 +52,7 @@ __all__ = [
     "ReplicaUsage",
     "Retry",
     "Schema",
+    "ShadowComparison",
     "Statistics",
     "TensorMetadata",
     "TensorPrediction",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+from urllib.parse import urlencode
 
 import httpx
 
@@ -24,6 +25,7 @@ from app.client.answers import (
     Statistics,
 )
 from app.client.call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
+from app.client.comparisons import Comparison, comparison
 from app.client.predictions import Prediction, TensorPrediction, prediction
 
 if TYPE_CHECKING:
@@ -218,6 +220,18 @@ def statistics(ref: str) -> Call[Statistics]:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
     return Call("GET", path(ref, verb="/stats", root=_V2), reads(answers.statistics))
+
+
+def compare(name: str, base: str | int, other: str | int) -> Call[Comparison]:
+    """Two versions of a model, compared by what the gateway has counted for them.
+
+    Args:
+        name: a registered model's name.
+        base: alias or number of the version to compare with.
+        other: alias or number of the version that is compared.
+    """
+    query = urlencode({"base": base, "other": other})
+    return Call("GET", f"{path(name, verb='/compare')}?{query}", reads(comparison))
 
 
 def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:

@@ -19,7 +19,10 @@ from app.client import (
     Statistics,
     TensorMetadata,
 )
+from app.serving.intervals import Moments
+from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics as Counted
+from app.serving.tally import ShadowCounts, VariantCounts
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 
@@ -82,6 +85,32 @@ async def test_statistics_are_what_was_counted(client: AsyncClient, fakes: Fakes
     )
 
 
+async def test_two_versions_are_compared(client: AsyncClient, fakes: Fakes) -> None:
+    counted = {
+        "1": Counted(variant=VariantCounts(0, 60, 1, Moments(100, 2.0, 0.05))),
+        "2": Counted(
+            variant=VariantCounts(0, 60, 30, Moments(100, 2.0, 0.05)),
+            shadows={"1": ShadowCounts(0, 60, {"compared": 40, "model_failed": 2}, {"rows": 1}, 80, 4)},
+        ),
+    }
+    fakes.manager.counted_of = {ModelVersion("a sum", version): one for version, one in counted.items()}
+    found = await client.compare("a sum", "champion", 2)
+    assert (found.model, found.level, found.counted) == ("a sum", 0.95, "divided")
+    assert (found.base.reference, found.base.version, found.other.reference) == ("champion", "1", "2")
+    assert found.error_rate is not None
+    assert found.error_rate.verdict == "more errors"
+    assert found.prediction is None
+    assert found.shadow is not None
+    assert (found.shadow.requests, found.shadow.errors, found.shadow.dropped) == (40, {"model_failed": 2}, {"rows": 1})
+    assert found.shadow.mismatch_rate is not None
+    assert found.shadow.mismatch_rate.value == 0.05
+    fakes.manager.counted_of = {}
+    assert (await client.compare("a sum", 1, "challenger")).shadow is None
+    with pytest.raises(ApiError) as caught:
+        await client.compare("a sum", "champion", 1)
+    assert caught.value.status == 409
+
+
 async def test_a_feature_service_and_a_feature_view_tell_their_keys(client: AsyncClient) -> None:
     expected = FeatureSource("daily_service", "feature_service", ("id",), ("a", "b"))
     assert await client.features("daily_service") == expected
@@ -128,6 +157,7 @@ def test_the_client_that_blocks_does_the_same(server: Server) -> None:
         assert client.metadata("a sum").platform == "fake_mlflow"
         assert client.schema("a sum").version == "1"
         assert client.statistics("a sum").rows == 0
+        assert client.compare("a sum", "champion", "challenger").counted == "all"
         assert client.features("a view").features == ("a", "b")
         assert client.promote("a sum", "2").default == "2"
         assert client.predict_inputs("plain", [[1, 2]]).predictions == [3]

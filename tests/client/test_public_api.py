@@ -17,7 +17,18 @@ import pytest
 
 import app.client
 from app.api.v1 import V1Dialect
-from app.client import AsyncClient, Client, Prediction, TensorPrediction, answers, clients, errors, predictions, retry
+from app.client import (
+    AsyncClient,
+    Client,
+    Prediction,
+    TensorPrediction,
+    answers,
+    clients,
+    comparisons,
+    errors,
+    predictions,
+    retry,
+)
 from tests.fakes import make_fakes
 from tests.platform import ROOT
 
@@ -27,7 +38,7 @@ METHODS = sorted(name for name in vars(Client) if not name.startswith("_"))
 
 
 def test_every_class_that_methods_return_raise_or_take_is_exported() -> None:
-    for module in (answers, predictions, errors, retry, clients):
+    for module in (answers, comparisons, predictions, errors, retry, clients):
         for name, member in vars(module).items():
             if inspect.isclass(member) and member.__module__ == module.__name__ and not name.startswith("_"):
                 assert name in app.client.__all__ or name == "Budget", name
