@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
 
 from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,29 @@ async def gather(handle: Handle, method: str, *args: Any) -> Sequence[Any]:
         log.warning("a deployment does not tell its figures", exc_info=True)
         return ()
     return results
+
+
+def returns_errors(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ServingError]]:
+    """Have a deployment's method return our errors: Serve writes a traceback into the log for what a replica raises.
+
+    The caller's side is `raised`.
+    """
+
+    @wraps(method)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T | ServingError:
+        try:
+            return await method(*args, **kwargs)
+        except ServingError as error:
+            return copy.copy(error)  # without the frames that it has come through
+
+    return wrapper
+
+
+def raised(found: T | ServingError) -> T:
+    """What a method of `returns_errors` has returned, or raised again."""
+    if isinstance(found, ServingError):
+        raise found
+    return found
 
 
 def _own(error: Any) -> Exception:

@@ -14,8 +14,8 @@ from typing import Any
 from cachetools import LRUCache, TTLCache
 from ray import serve
 
-from app.deployments.calls import Handle, answer, gather
-from app.errors import ModelNotFound, ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
+from app.deployments.calls import Handle, answer, gather, raised
+from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog, CallNote
@@ -165,10 +165,7 @@ class ReleaseFollower:
         return self._table.resolve(ref)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        found = await self._ask("resolve", ref)
-        if isinstance(found, ModelNotFound):
-            raise found
-        version = ModelVersion(*found)
+        version = ModelVersion(*await self._ask("resolve", ref))
         if ref.version is not None:
             self._pinned[version] = version
         return version
@@ -219,10 +216,8 @@ class ReleaseFollower:
         return models
 
     async def model(self, name: str) -> ModelStatus:
-        found: ModelStatus | ModelNotFound = await self._ask("model", name)
-        if isinstance(found, ModelNotFound):
-            raise found
-        return found
+        status: ModelStatus = await self._ask("model", name)
+        return status
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
@@ -251,7 +246,7 @@ class ReleaseFollower:
 
     async def _ask(self, method: str, *args: Any) -> Any:
         try:
-            return await answer(getattr(self._releases, method).remote(*args), "the release table")
+            return raised(await answer(getattr(self._releases, method).remote(*args), "the release table"))
         except (PoolUnavailable, ReplicaDied) as error:
             raise Unavailable(error.message) from error
 

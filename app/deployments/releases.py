@@ -15,7 +15,7 @@ from typing import Any
 
 from ray import serve
 
-from app.deployments.calls import answer, gather
+from app.deployments.calls import answer, gather, returns_errors
 from app.deployments.gateway_epochs import GatewayEpochs
 from app.deployments.handles import GATEWAY
 from app.deployments.process import configure_logging, memory_bytes
@@ -24,7 +24,7 @@ from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
 from app.deployments.rollback_watch import RollbackWatch
 from app.deployments.snapshot import Snapshot
-from app.errors import ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
+from app.errors import ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
 from app.serving.live import BARE
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import CallNote
@@ -174,17 +174,14 @@ class Releases:
         """A gateway replica ends: nobody waits for it any more."""
         self._gateways.left(gateway_id)
 
-    async def resolve(self, ref: ModelRef) -> ModelVersion | ModelNotFound:
-        """The version that a reference means, asked of the registry where neither table nor pools know it.
+    # What callers ask for returns our errors, and does not raise them.
 
-        What does not exist is remembered until the next poll, so that asking for it again and again costs nothing. It
-        is returned and not raised: Serve writes a traceback into the log for whatever a replica raises.
-        """
-        try:
-            return await self._resolver.resolve(ModelRef(*ref))
-        except ModelNotFound as error:
-            return ModelNotFound(error.message, error.details)
+    @returns_errors
+    async def resolve(self, ref: ModelRef) -> ModelVersion:
+        """The version that a reference means, asked of the registry where neither table nor pools know it."""
+        return await self._resolver.resolve(ModelRef(*ref))
 
+    @returns_errors
     async def load(self, ref: ModelRef) -> ModelVersion:
         """Make a version resident; returns when every member of its pool has it that should hold it.
 
@@ -251,6 +248,7 @@ class Releases:
         except (TimeoutError, ServingError) as error:
             log.warning("pool '%s' does not wake up with %s: %s", pool, version, error)
 
+    @returns_errors
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Let a version go on all replicas."""
         ref = ModelRef(*ref)
@@ -261,14 +259,17 @@ class Releases:
         await self._publish()
         return version
 
+    @returns_errors
     async def promote(self, version: ModelVersion, alias: str | None, force: bool) -> Switch:
         """Move an alias to a version, as `ModelManager.promote` says."""
         return await self._writer.promote(ModelVersion(*version), alias or self._settings.default_alias, force=force)
 
+    @returns_errors
     async def rollback(self, name: str, alias: str | None) -> Switch:
         """Move an alias back, as `ModelManager.rollback` says."""
         return await self._writer.rollback(name, alias or self._settings.default_alias)
 
+    @returns_errors
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
         """Divide the calls to a bare name, as `ModelManager.set_traffic` says."""
         await self._writer.set_traffic(name, plan)
@@ -279,12 +280,11 @@ class Releases:
         self._start()
         return every_status(self._book)
 
-    async def model(self, name: str) -> ModelStatus | ModelNotFound:
-        """One registered model. What does not exist is returned, as by `resolve`."""
+    @returns_errors
+    async def model(self, name: str) -> ModelStatus:
+        """One registered model."""
         if name not in self._book.models:
-            found = await self.resolve(ModelRef(name))  # it may have been registered since
-            if isinstance(found, ModelNotFound):
-                return found
+            await self._resolver.resolve(ModelRef(name))  # it may have been registered since
         return status_of(self._book, name)
 
     async def health(self) -> dict[str, Any]:
