@@ -13,7 +13,8 @@ from app.serving.enrichment import FeatureRequest
 from app.serving.json_values import predictions
 from app.serving.model_ref import ModelRef, make_ref, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
-from app.serving.service import Payload, PredictionRequest, PredictionService
+from app.serving.prediction import Payload, PredictionRequest
+from app.serving.service import PredictionService
 
 
 class LegacyDialect:

@@ -20,7 +20,8 @@ from app.serving.json_values import predictions
 from app.serving.misfit import short
 from app.serving.model_ref import ModelRef, parse_ref
 from app.serving.ports import ModelManager
-from app.serving.service import Payload, PayloadReader, PredictionRequest, PredictionService
+from app.serving.prediction import Payload, PayloadReader, PredictionRequest
+from app.serving.service import PredictionService
 from app.serving.signature import Signature
 
 CSV = "text/csv"

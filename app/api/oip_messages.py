@@ -17,7 +17,7 @@ from app.oip.binary import decode, encode
 from app.serving.inference import Inference
 from app.serving.json_tensors import read
 from app.serving.output_tensors import OutputTensor
-from app.serving.service import PayloadReader
+from app.serving.prediction import PayloadReader
 from app.serving.tables import Array
 
 HEADER_LENGTH = b"inference-header-content-length"

@@ -20,7 +20,8 @@ from app.serving.json_schema import request_schema, response_schema
 from app.serving.model_ref import ModelRef
 from app.serving.ports import ModelManager
 from app.serving.release_table import ModelStatus
-from app.serving.service import PredictionService, ServedModel
+from app.serving.served_model import ServedModel
+from app.serving.service import PredictionService
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from app.serving.json_schema import DIALECT, request_schema, response_schema
 from app.serving.json_values import plain, predictions
 from app.serving.model_ref import ModelRef, make_ref, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
-from app.serving.service import Payload, PredictionRequest, PredictionService
+from app.serving.prediction import Payload, PredictionRequest
+from app.serving.service import PredictionService
 
 PREFIX = "/v1/models/"
 FEATURES = "/v1/features/"

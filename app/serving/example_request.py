@@ -9,7 +9,8 @@ from typing import Any
 from app.errors import ServingError
 from app.serving.json_schema import Schema, request_schema, response_schema
 from app.serving.ports import ModelSpec
-from app.serving.service import Payload, ServedModel
+from app.serving.prediction import Payload
+from app.serving.served_model import ServedModel
 
 Body = dict[str, Any]
 

@@ -17,7 +17,8 @@ from app.serving.misfit import listed
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.output_tensors import OutputTensor, output_tensors
 from app.serving.ports import ModelManager, Statistics
-from app.serving.service import Payload, PayloadReader, PredictionRequest, PredictionService
+from app.serving.prediction import Payload, PayloadReader, PredictionRequest
+from app.serving.service import PredictionService
 from app.serving.signature import Signature
 from app.serving.tables import Array
 from app.serving.tensor_metadata import TensorMetadata, input_metadata, output_metadata

@@ -8,77 +8,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from app.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed, ServingError, TooLarge
 from app.serving.admission import Admission, AdmissionLimits
 from app.serving.batch_limits import BatchLimits
 from app.serving.batching import Batcher
 from app.serving.disagreement import mean_prediction
-from app.serving.enrichment import Enriched, Enrichment, FeatureRequest
+from app.serving.enrichment import Enriched, Enrichment
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import Backlog
-from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, ModelSpec, Recorder
+from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, Recorder
+from app.serving.prediction import Payload, Prediction, PredictionRequest
+from app.serving.served_model import ServedModel
 from app.serving.shadowing import Shadowing, ShadowLimits
-from app.serving.signature import Signature
 from app.serving.single_flight import SingleFlight
-from app.serving.splitting import Piece, SplitRequest, pieces
+from app.serving.splitting import SplitRequest
 from app.serving.tables import Output, Rows, join, stack
 from app.serving.tally import ShadowPair
 from app.serving.traffic import Traffic
 
 log = logging.getLogger(__name__)
-
-
-class Payload(NamedTuple):
-    """Rows as a caller wrote them.
-
-    ``records``: a list of objects, one per row. ``columns``: an object of lists. ``instances`` and ``inputs``: as
-    TensorFlow Serving's REST format defines them, row-wise and column-wise. ``tensors``: an array per name.
-    """
-
-    form: Literal["records", "columns", "instances", "inputs", "tensors"]
-    value: Any
-
-
-PayloadReader = Callable[[Signature], Awaitable[Payload]]
-"""Reads rows whose meaning depends on what the model takes, as that of text in a CSV does."""
-
-
-@dataclass(slots=True)
-class PredictionRequest:
-    """What a caller wants. Either `payload` or `features` is set; `deadline` is event loop time.
-
-    `lenient`: a model that takes no parameters is given none of `params`, where the protocol lets callers send others.
-    `session` reads what the caller names its session, by which it stays with one variant; it is called where there are
-    variants.
-    """
-
-    ref: ModelRef
-    deadline: float
-    payload: Payload | PayloadReader | None = None
-    features: FeatureRequest | None = None
-    params: Mapping[str, Any] | None = None
-    lenient: bool = False
-    session: Callable[[], str | None] | None = None
-
-
-@dataclass(slots=True)
-class Prediction:
-    """The answer, the version that gave it, and that version's signature.
-
-    Where the feature store was read, `features` holds the columns that the model was given, overrides included, and
-    `enriched` all that was read.
-    """
-
-    version: ModelVersion
-    output: Output
-    signature: Signature
-    features: Mapping[str, Sequence[Any]] | None = None
-    enriched: Enriched | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,44 +43,6 @@ class ServiceLimits:
     admission: AdmissionLimits
     batch: BatchLimits
     shadow: ShadowLimits
-
-
-class ServedModel:
-    """A version as a gateway replica knows it: its spec, its compiled signature, its batcher."""
-
-    def __init__(self, spec: ModelSpec, batcher: Batcher[Rows, Output]) -> None:
-        self.spec = spec
-        self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
-        self.batcher = batcher
-        # A signature tells that a model answers row by row. Without one, or with a fixed number of rows, a request may
-        # mean something only as a whole.
-        signature = self.signature
-        self._by_row = signature.fixed_rows is None and (bool(signature.columns) or signature.tensor is not None)
-
-    def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
-        """Validate the payload. Raises `InvalidInput`."""
-        signature = self.signature
-        if payload.form == "records":
-            return signature.rows_from_records(payload.value, params)
-        if payload.form == "columns":
-            return signature.rows_from_columns(payload.value, params)
-        if payload.form == "instances":
-            return signature.rows_from_instances(payload.value, params)
-        if payload.form == "tensors":
-            return signature.rows_from_tensors(payload.value, params)
-        return signature.rows_from_inputs(payload.value, params)
-
-    def cuts(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
-        """The pieces to send it in; None where it goes whole, as it does when it fits a batch.
-
-        It also does where each request is a batch of its own: such a model may look at the rows together.
-        """
-        batcher = self.batcher
-        if rows.count <= batcher.max_rows and nbytes <= batcher.max_bytes:
-            return None
-        if not self._by_row or rows.count == 1 or batcher.max_rows == 1:
-            return None
-        return pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
 
 
 class PredictionService:
@@ -277,7 +192,7 @@ class PredictionService:
         return output
 
     def _follow_up(self, request: PredictionRequest, traffic: Traffic, prediction: Prediction, seconds: float) -> None:
-        """Count an answer for the comparison of variants, and copy its request. Never raises: the caller has its answer."""
+        """Count an answer for the comparison of variants, and copy its request. Never raises: the caller is answered."""
         version, output = prediction.version, prediction.output
         try:
             self._recorder.divided(version, traffic, seconds, mean_prediction(output))

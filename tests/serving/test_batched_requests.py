@@ -12,7 +12,7 @@ import pytest
 from app.errors import DeadlineExceeded, ModelFailed
 from app.serving.batch_limits import BatchLimits, BatchOverrides
 from app.serving.model_ref import parse_ref
-from app.serving.service import Payload, Prediction, PredictionRequest
+from app.serving.prediction import Payload, Prediction, PredictionRequest
 from app.serving.tables import Batch, Output
 from tests.fakes import LIMITS, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.virtual_time import run
@@ -160,7 +160,7 @@ def test_the_pool_is_told_what_waits_here() -> None:
         told: list[Any] = []
         predict_there = fakes.runner.predict
 
-        async def predict_and_note(version: Any, batch: Any, backlog: Any, *, again: bool) -> Any:
+        async def predict_and_note(version: Any, batch: Any, backlog: Any, *, again: bool = True) -> Any:
             told.append(tuple(backlog))
             return await predict_there(version, batch, backlog, again=again)
 

@@ -17,7 +17,7 @@ from app.errors import InvalidInput
 from app.serving.example_request import example_request, example_response, sample
 from app.serving.json_schema import notes, request_schema, response_schema
 from app.serving.ports import ModelSpec
-from app.serving.service import ServedModel
+from app.serving.served_model import ServedModel
 from app.serving.signature import Signature
 
 SCALARS = ["boolean", "integer", "long", "float", "double", "string", "binary", "datetime"]

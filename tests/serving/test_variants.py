@@ -17,7 +17,7 @@ from app.serving.enrichment import FeatureRequest
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_load import Backlog
 from app.serving.ports import FeatureQuery
-from app.serving.service import Payload, PredictionRequest
+from app.serving.prediction import Payload, PredictionRequest
 from app.serving.shadowing import ShadowLimits
 from app.serving.signature import Signature
 from app.serving.tables import Batch, Output
