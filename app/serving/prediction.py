@@ -1,4 +1,4 @@
-"""What callers of every dialect ask for and what they get: requests and predictions, as `app.serving.service` knows them."""
+"""What callers of every dialect ask for and what they get, as `app.serving.service` knows it."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ class PredictionService:
         return output
 
     def _follow_up(self, request: PredictionRequest, traffic: Traffic, prediction: Prediction, seconds: float) -> None:
-        """Count an answer for the comparison of variants, and copy its request. Never raises: the caller is answered."""
+        """Count an answer for the comparison of variants, and copy its request. Never raises: it is answered."""
         version, output = prediction.version, prediction.output
         try:
             self._recorder.divided(version, traffic, seconds, mean_prediction(output))
