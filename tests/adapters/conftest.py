@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -123,56 +114,3 @@ def materialise(folder: Path, views: list[str]) -> None:
     FeatureStore(str(folder)).materialize(
         DATA_ENDS - timedelta(days=30), DATA_ENDS + timedelta(days=1), feature_views=views
     )
-
-
-@pytest.fixture(scope="session")
-def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
-    """A real `mlflow server` that also hands out its artifacts; it takes more than ten seconds to answer."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
-    address = f"http://127.0.0.1:{free_port()}"
-    options = {
-        "--backend-store-uri": f"sqlite:///{folder}/mlflow.db",
-        "--artifacts-destination": str(folder / "artifacts"),
-        "--host": "127.0.0.1",
-        "--port": address.rpartition(":")[2],
-        "--workers": "1",
-    }
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *(part for option in options.items() for part in option)],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,  # it has workers, which end with it
-        )
-    try:
-        yield address, server, folder / "log"
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(starting_server: tuple[str, subprocess.Popen[bytes], Path]) -> str:
-    """Address of the server, which answers."""
-    address, server, log = starting_server
-    _wait_until_up(f"{address}/health", server, log)
-    return address
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _wait_until_up(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(address, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    pytest.fail(f"the MLflow server did not start:\n{log.read_text()[-2000:]}")

@@ -16,7 +16,8 @@ from app.adapters import feast_store
 from app.adapters.feast_store import FeastStore
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, InvalidInput, StartupError
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
-from tests.adapters.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, free_port, materialise
+from tests.adapters.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, materialise
+from tests.mlflow_server import free_port
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning"),

@@ -31,8 +31,8 @@ from app.errors import (
 from app.serving.model_ref import ModelVersion
 from app.settings import Settings
 from tests.adapters.between import Between
-from tests.adapters.conftest import free_port
 from tests.conftest import environment_of_nobody
+from tests.mlflow_server import free_port
 from tests.server import Server
 
 pytestmark = [
