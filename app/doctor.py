@@ -22,6 +22,9 @@ from app.errors import ServingError
 from app.settings import Settings
 from app.settings.model import PREFIX
 
+REGISTRY = "registry"
+"""Name of the check whether the model registry answers."""
+
 _CHECK_S = 30.0
 """Seconds that a check may take: importing MLflow and Feast alone takes several on a busy machine."""
 _LONGEST_COMMAND = 80
@@ -71,7 +74,7 @@ def examine_machine(settings: Settings, *, ports: bool = True) -> list[Check]:
 def examine_servers(settings: Settings) -> list[Check]:
     """What takes seconds: to import the clients of registry and feature store, and to be answered."""
     return [
-        _bounded("registry", lambda: _registry(settings)),
+        _bounded(REGISTRY, lambda: _registry(settings)),
         _bounded("feature store", lambda: _features(settings)),
     ]
 

@@ -20,7 +20,7 @@ from rich.panel import Panel
 
 from app.demo import COLUMNS, EXAMPLE, MODEL, seed
 from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
-from app.doctor import Check, examine_machine, examine_servers, without_password
+from app.doctor import REGISTRY, Check, examine_machine, examine_servers, without_password
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -107,10 +107,24 @@ def _require(checks: list[Check]) -> None:
 def _prepare(settings: Settings, demo: bool) -> list[str]:
     logging.disable()  # MLflow's and Feast's chatter is not the operator's; what matters is in the checks' messages
     lines: list[str] = []
-    _require(examine_servers(settings))
+    checks = examine_servers(settings)
+    down = next((check for check in checks if check.name == REGISTRY and not check.ok), None)
+    if down is not None and _was_serving(settings):
+        lines.append(f"{down.message}: until it does, what was served before is served from {settings.cache_folder}")
+        checks.remove(down)
+        demo = False
+    _require(checks)
     if demo:
         seed(settings, lines.append)
     return lines
+
+
+def _was_serving(settings: Settings) -> bool:
+    """Whether an earlier run has left word of what it served."""
+    try:
+        return bool(json.loads(settings.snapshot_file.read_bytes())["models"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _wait(runtime: Runtime, console: Console) -> int:

@@ -216,6 +216,11 @@ class Settings(BaseSettings):
         return self.model_cache or self.home / "models"
 
     @property
+    def snapshot_file(self) -> Path:
+        """What is served, for a start without the registry."""
+        return self.cache_folder / "releases.json"
+
+    @property
     def demo_feast_repo(self) -> Path:
         return self.home / "feast"
 

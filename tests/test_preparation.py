@@ -1,0 +1,35 @@
+"""What `ml-serve up` looks at before it starts, where the registry does not answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from app.errors import StartupError
+from app.settings import Settings
+from app.up import preparation
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:1")
+
+
+def test_who_has_served_before_starts_without_the_registry_and_says_so(settings: Settings) -> None:
+    settings.cache_folder.mkdir(parents=True)
+    settings.snapshot_file.write_text(json.dumps({"models": [{"name": "prices"}]}))
+    with preparation(settings, demo=True) as prepared:
+        (line,) = prepared.result()
+    assert "does not answer" in line
+    assert f"what was served before is served from {settings.cache_folder}" in line
+
+
+@pytest.mark.parametrize("snapshot", [None, "", "[]", '{"models": []}'])
+def test_who_has_not_does_not_start(settings: Settings, snapshot: str | None) -> None:
+    if snapshot is not None:
+        settings.cache_folder.mkdir(parents=True)
+        settings.snapshot_file.write_text(snapshot)
+    with pytest.raises(StartupError, match="does not answer"), preparation(settings, demo=False) as prepared:
+        prepared.result()
