@@ -27,12 +27,15 @@ from app.errors import (
     FeatureSourceNotFound,
     ModelNotFound,
     ModelUnavailable,
+    RegistryReadOnly,
     RegistryUnavailable,
     ServingError,
 )
 from app.serving.admission import AdmissionLimits
 from app.serving.batch_limits import NO_OVERRIDES, BatchLimits, BatchOverrides
 from app.serving.batching import AnsweredBatch
+from app.serving.compatibility import incompatibilities
+from app.serving.live import PROMOTED, ROLLED_BACK, Live
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.pool_load import Backlog
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
@@ -173,16 +176,18 @@ class FakeDirectory:
 class FakeManager:
     """A `ModelManager`.
 
-    `ready`, `parts` (of the health), `replicas` (their usage), `counted` and `counted_of` (of single versions) may be
-    changed at any time.
+    `ready`, `parts` (of the health), `replicas` (their usage), `counted` and `counted_of` (of single versions),
+    `desired` and `blocked` (of a model) and `read_only` may be changed at any time.
     """
 
     def __init__(self, directory: FakeDirectory) -> None:
         self._directory = directory
         self._states: dict[ModelVersion, dict[str, Any]] = {}
         self.desired: dict[str, dict[str, str]] = {}
+        self.blocked: dict[str, dict[str, str]] = {}
         self.plans: dict[str, TrafficPlan] = {}
-        self._before: dict[tuple[str, str], str | None] = {}
+        self.read_only = False
+        self._live: dict[tuple[str, str], Live] = {}
         self.ready = True
         self.parts: dict[str, dict[str, Any]] = {
             "registry": {"status": "ok"},
@@ -203,7 +208,7 @@ class FakeManager:
             raise ModelUnavailable(error.message, error.details) from error
         self._states[version] = _facts("ready", replicas=1, nbytes=spec.nbytes, load_ms=spec.load_ms)
         if promote:
-            self._directory.aliases.setdefault(version.name, {})[DEFAULT_ALIAS] = version.version
+            await self.promote(version)
         return version
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
@@ -212,29 +217,54 @@ class FakeManager:
         return version
 
     async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
+        self._refuse_read_only()
         await self.load(ModelRef(version.name, version=version.version), promote=False)
-        aliases = self._directory.aliases.setdefault(version.name, {})
         alias = alias or DEFAULT_ALIAS
-        before = aliases.get(alias)
-        if before != version.version:
-            self._before[version.name, alias] = before
-            aliases[alias] = version.version
-        return Switch(version, alias, before, before != version.version)
+        live = self._live_of(version.name, alias)
+        before = ModelVersion(version.name, live.version) if live is not None else None
+        if before == version:
+            return Switch(version, alias, live.previous if live is not None else None, changed=False)
+        runner = self._directory.runner(version.name)
+        old, new = await runner.describe(before or version), await runner.describe(version)
+        differences = incompatibilities(old.inputs, new.inputs)
+        if differences and not force:
+            raise Conflict(f"version {version.version} takes other inputs", {"differences": differences})
+        return self._move(version, alias, live, PROMOTED)
 
     async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
+        self._refuse_read_only()
         await self._directory.resolve(ModelRef(name))
         alias = alias or DEFAULT_ALIAS
-        before = self._before.get((name, alias))
-        if before is None:
-            raise Conflict(f"nothing is known of an earlier version of '{name}@{alias}'")
-        return await self.promote(ModelVersion(name, before), alias=alias)
+        live = self._live_of(name, alias)
+        if live is None:
+            raise ModelNotFound(f"model '{name}' has no alias '{alias}'")
+        if live.back:
+            return Switch(ModelVersion(name, live.version), alias, live.previous, changed=False)
+        if live.previous is None:
+            raise Conflict(f"nothing is known of a version that '{name}@{alias}' answered before {live.version}")
+        return self._move(ModelVersion(name, live.previous), alias, live, ROLLED_BACK, back=True)
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
+        self._refuse_read_only()
         await self._directory.resolve(ModelRef(name))
         for alias in sorted(plan.aliases - self._directory.aliases.get(name, {}).keys()):
             raise ModelNotFound(f"model '{name}' has no alias '{alias}'")
         self.plans[name] = plan
         return self._status(name)
+
+    def _refuse_read_only(self) -> None:
+        if self.read_only:
+            raise RegistryReadOnly("the model registry is not written to from here")
+
+    def _live_of(self, name: str, alias: str) -> Live | None:
+        version = self._directory.aliases.get(name, {}).get(alias)
+        return self._live.get((name, alias), Live(version)) if version is not None else None
+
+    def _move(self, version: ModelVersion, alias: str, live: Live | None, why: str, *, back: bool = False) -> Switch:
+        before = live.version if live is not None else None
+        self._directory.aliases.setdefault(version.name, {})[alias] = version.version
+        self._live[version.name, alias] = Live(version.version, before, why=why, back=back)
+        return Switch(version, alias, before, changed=True)
 
     async def status(self) -> Sequence[ModelStatus]:
         return [self._status(name) for name in self._directory.names()]
@@ -260,6 +290,8 @@ class FakeManager:
             default=default.version if default is not None else None,
             aliases=aliases,
             desired=self.desired.get(name, aliases),
+            live={alias: live.shown() for alias in aliases if (live := self._live_of(name, alias)) is not None},
+            blocked=self.blocked.get(name, {}),
             pool="default",
             versions={v.version: self._states.get(v, _facts("cold")) for v in self._directory.versions(name)},
             traffic=dict(self.plans[name].weights) if name in self.plans else {},

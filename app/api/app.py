@@ -24,6 +24,7 @@ from app.api.legacy import LegacyDialect
 from app.api.mlflow import MlflowDialect
 from app.api.oip import OipDialect
 from app.api.openapi import OpenApi
+from app.api.releases import ReleaseEndpoints
 from app.api.routing import APP_NAME, Endpoint
 from app.api.system import SystemEndpoints
 from app.api.v1 import V1Dialect
@@ -85,8 +86,9 @@ def create_app(
     )
     dialects = (
         LegacyDialect(service, manager),
-        ComparingEndpoint(service, manager),  # before what takes the rest of a path for a reference
         V1Dialect(service, manager),
+        ReleaseEndpoints(manager),
+        ComparingEndpoint(service, manager),
         OipDialect(InferenceService(service, manager)),
         MlflowDialect(service, manager, limits.body_bytes, default_model),
         SystemEndpoints(manager),
@@ -95,7 +97,8 @@ def create_app(
     )
     departures = Departures()
     endpoints = [Endpoint(route, limits, departures) for dialect in dialects for route in dialect.routes()]
-    for endpoint in endpoints:
+    # What ends in a parameter takes any path, so it is asked last.
+    for endpoint in sorted(endpoints, key=lambda endpoint: endpoint.route.path.endswith("}")):
         _add(app, endpoint)
     app.add_api_route(
         "/metrics",

@@ -33,7 +33,8 @@ class Body(BaseModel):
             if not isinstance(value, dict):
                 raise MalformedBody("the body must be a JSON object") from None
             text = "; ".join(f"'{fault['where']}': {fault['what']}" for fault in faults)
-            raise MalformedBody(text, {"faults": faults, "allowed": list(cls.model_fields)}) from None
+            allowed = [field.alias or name for name, field in cls.model_fields.items()]
+            raise MalformedBody(text, {"faults": faults, "allowed": allowed}) from None
 
 
 def _plain(fault: Any) -> str:
@@ -177,25 +178,6 @@ class SchemaResponse(BaseModel):
     model_version: str
     request: dict[str, Any]
     response: dict[str, Any]
-
-
-class PromoteRequest(Body):
-    """The body of ``POST /v1/models/{name}:promote``."""
-
-    version: str | int = Field(examples=["2"])
-    """Version that the default alias shall mean."""
-
-
-class PromoteResponse(BaseModel):
-    """The answer of ``POST /v1/models/{name}:promote``."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    model_name: str
-    model_version: str
-    default_version: str | None
-    """What the bare name answers now."""
-    state: Literal["ready"]
 
 
 class FeatureSourceResponse(BaseModel):

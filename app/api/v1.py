@@ -8,19 +8,17 @@ from app.api.bodies import (
     FeatureSourceResponse,
     PredictRequest,
     PredictResponse,
-    PromoteRequest,
-    PromoteResponse,
     SchemaResponse,
     V1Error,
 )
 from app.api.errors import v1_error
 from app.api.exchange import Exchange, Handler, Reply, dump
 from app.api.routing import Route
-from app.errors import FeatureSourceNotFound, InvalidReference, MalformedBody, NotFound
+from app.errors import FeatureSourceNotFound, MalformedBody, NotFound
 from app.serving.enrichment import FeatureRequest
 from app.serving.json_schema import DIALECT, request_schema, response_schema
 from app.serving.json_values import plain, predictions
-from app.serving.model_ref import ModelRef, make_ref, parse_ref
+from app.serving.model_ref import ModelRef, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
 from app.serving.prediction import Payload, PredictionRequest
 from app.serving.service import PredictionService
@@ -55,9 +53,6 @@ class V1Dialect:
             route("POST", ref + ":predict", self.predict, body=PredictRequest, answer=PredictResponse, hot=True),
             route("GET", "/v1/models", self.models),
             route("GET", "/v1/status", self.status),
-            route("POST", ref + ":load", self.load),
-            route("POST", ref + ":unload", self.unload),
-            route("POST", ref + ":promote", self.promote, body=PromoteRequest, answer=PromoteResponse),
             route(
                 "GET", FEATURES + "{source:path}", self.features, answer=FeatureSourceResponse, parameters=(_SOURCE,)
             ),
@@ -131,31 +126,6 @@ class V1Dialect:
             "response": {"$schema": DIALECT, **response_schema(model.spec)},
         }
         return Reply(dump(answer), headers=((b"x-model-version", model.spec.version.encode()),))
-
-    async def load(self, exchange: Exchange) -> Reply:
-        """Load a version on every replica of its pool."""
-        version = await exchange.in_time(self._manager.load(reference(exchange, ":load"), promote=False))
-        return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "ready"}))
-
-    async def unload(self, exchange: Exchange) -> Reply:
-        """Unload a version."""
-        version = await exchange.in_time(self._manager.unload(reference(exchange, ":unload")))
-        return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "unloaded"}))
-
-    async def promote(self, exchange: Exchange) -> Reply:
-        """Load a version, then move the default alias to it.
-
-        ``POST /v1/models/{name}:promote``. Callers of the bare name get it once it is warm.
-        """
-        ref = reference(exchange, ":promote")
-        if ref != ModelRef(ref.name):
-            raise InvalidReference("promote a model by its name, with the version in the body", {"reference": str(ref)})
-        body = PromoteRequest.read(await exchange.json())
-        wanted = make_ref(ref.name, version=str(body.version))
-        version = await exchange.in_time(self._manager.load(wanted, promote=True))
-        default = (await self._manager.model(ref.name)).default
-        answer = {"model_name": version.name, "model_version": version.version, "default_version": default}
-        return Reply(dump({**answer, "state": "ready"}))
 
     async def features(self, exchange: Exchange) -> Reply:
         """Show what a feature service, or else a feature view of that name, needs and gives.

@@ -87,7 +87,7 @@ async def test_the_schema_says_what_a_prediction_takes_and_how_it_may_fail(conne
     operation = (await connect(make_fakes({})).get("/openapi.json")).json()["paths"][path]["post"]
     assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
     headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
-    assert headers == {"x-request-id", "x-request-timeout-seconds"}
+    assert headers == {"x-request-id", "x-request-timeout-seconds", "x-session-id"}
     assert [one["name"] for one in operation["parameters"] if one["in"] == "path"] == re.findall(r"{(\w+)}", path)
 
 

@@ -285,3 +285,18 @@ async def test_good_and_bad_requests_at_once_do_not_touch_each_other(connect: Co
         else:
             assert answer.json()["prediction"] == [n + 1]
     assert sum(batch.count for _, batch in fakes.runner.batches) == 40
+
+
+async def test_a_promotion_that_is_refused_is_a_409_with_the_differences(connect: Connect) -> None:
+    models = {"prices": total("oil", "gas"), "prices/versions/2": total("oil", "coal")}
+    fakes = make_fakes(models, aliases={"prices": {"champion": "1"}})
+    body = {"model_name": "prices", "action": "load", "model_version": "2", "promote": True}
+    answer = await connect(fakes).post("/serve", json=body)
+    assert answer.status_code == 409, answer.text
+    fault = answer.json()
+    assert (fault["status"], fault["error"]["code"]) == ("error", "conflict")
+    assert len(fault["error"]["details"]["differences"]) == 2
+    fakes.manager.read_only = True
+    assert (await connect(fakes).post("/serve", json=body)).json()["error"]["code"] == "registry_read_only"
+    loaded = await connect(fakes).post("/serve", json={**body, "promote": False})
+    assert (loaded.status_code, loaded.json()["default_version"]) == (200, "1")

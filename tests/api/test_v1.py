@@ -128,33 +128,6 @@ async def test_a_model_whose_signature_fixes_the_rows_is_called_once_per_request
     assert [batch.count for _, batch in fakes.runner.batches] == [2] * 10
 
 
-async def test_a_version_is_promoted_by_its_number(connect: Connect) -> None:
-    models = {"prices": total("oil", "gas"), "prices/versions/2": total("oil", "gas", offset=1.0)}
-    client = connect(make_fakes(models, aliases={"prices": {"champion": "1"}}))
-    answer = await client.post("/v1/models/prices:promote", json={"version": "2"})
-    expected = {"model_name": "prices", "model_version": "2", "default_version": "2", "state": "ready"}
-    assert (answer.status_code, answer.json()) == (200, expected)
-    assert (await client.post("/v1/models/prices:predict", json={"instances": [ROW]})).json()["predictions"] == [79.7]
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "status", "words"),
-    [
-        ("prices", {}, 400, "'version': is missing"),
-        ("prices", {"version": "latest"}, 400, "not a model version"),
-        ("prices", {"version": 7}, 404, "prices"),
-        ("prices@champion", {"version": 1}, 400, "by its name"),
-        ("nope", {"version": 1}, 404, "nope"),
-    ],
-)
-async def test_a_promotion_that_cannot_be_is_refused(
-    connect: Connect, path: str, body: Any, status: int, words: str
-) -> None:
-    client = connect(make_fakes({"prices": total("oil", "gas")}, aliases={"prices": {"champion": "1"}}))
-    answer = await client.post(f"/v1/models/{path}:promote", json=body)
-    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
-
-
 @pytest.mark.parametrize(("name", "kind"), [("service", "feature_service"), ("view", "feature_view")])
 async def test_a_feature_source_tells_what_it_needs_and_gives(connect: Connect, name: str, kind: str) -> None:
     store = FakeFeatureStore(STORE, services={"service": "view"})

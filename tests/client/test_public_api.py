@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 import app.client
+from app.api.releases import ReleaseEndpoints
 from app.api.v1 import V1Dialect
 from app.client import (
     AsyncClient,
@@ -72,7 +73,7 @@ def test_the_page_has_every_name(name: str) -> None:
 def test_every_endpoint_of_v1_has_a_method() -> None:
     fakes = make_fakes({})
     source = (ROOT / "app" / "client" / "calls.py").read_text()
-    for route in V1Dialect(fakes.service, fakes.manager).routes():
+    for route in [*V1Dialect(fakes.service, fakes.manager).routes(), *ReleaseEndpoints(fakes.manager).routes()]:
         assert (route.suffix or route.prefix.rstrip("/")) in source or route.path == "/v1/models/{ref:path}", route.path
 
 
