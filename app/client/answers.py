@@ -6,7 +6,7 @@ Keys that are not known here are ignored, so that a client can talk to a newer g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -27,11 +27,23 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """The version that an alias answers, the one before, since when (ISO 8601), and why, in a sentence."""
+
+    version: str
+    previous: str | None
+    since: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A registered model.
 
     `default` is what the bare name answers and `aliases` what each alias answers. `desired` holds the aliases of the
-    registry, which differ from `aliases` while a version warms up or when it failed to.
+    registry, which differ from `aliases` while a version warms up and where it is held up; `blocked` says why, per
+    alias. `live` tells since when each alias answers what it does. `traffic` is percent per alias of the calls to the
+    bare name, `shadow` the alias that gets copies of them; `problems` are tags of the model that cannot be followed.
     """
 
     name: str
@@ -40,6 +52,11 @@ class Model:
     desired: Mapping[str, str]
     pool: str
     versions: Mapping[str, Version]
+    live: Mapping[str, Live] = field(default_factory=dict)
+    blocked: Mapping[str, str] = field(default_factory=dict)
+    traffic: Mapping[str, float] = field(default_factory=dict)
+    shadow: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +69,32 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Promoted(Loaded):
-    """A version that was loaded and made the default; `default` is what the bare name answers now."""
+class Switched(Loaded):
+    """What a promotion or a rollback has come to: `alias` answers the version, and answered `previous` before.
 
+    `changed` is False where it was so already. `default` is what the bare name answers now.
+    """
+
+    alias: str
+    previous: str | None
+    changed: bool
     default: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """How the calls to a model's bare name are divided and copied.
+
+    `weights` is percent per alias, empty where all calls go to what the bare name means; `shadow` is the alias that
+    gets a copy of each call. `versions` holds what each of these aliases answers now, None where it answers nothing
+    yet; `problems` are tags of the model that cannot be followed.
+    """
+
+    model: str
+    weights: Mapping[str, float]
+    shadow: str | None
+    versions: Mapping[str, str | None]
+    problems: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +208,28 @@ def loaded(body: Json) -> Loaded:
     return Loaded(body["model_name"], body["model_version"], body["state"])
 
 
-def promoted(body: Json) -> Promoted:
-    """Read the answer to ``:promote``."""
-    return Promoted(body["model_name"], body["model_version"], body["state"], body["default_version"])
+def switched(body: Json) -> Switched:
+    """Read the answer to ``:promote`` and ``:rollback``."""
+    return Switched(
+        model=body["model_name"],
+        version=body["model_version"],
+        state=body["state"],
+        alias=body["alias"],
+        previous=body["previous_version"],
+        changed=body["changed"],
+        default=body["default_version"],
+    )
+
+
+def traffic(body: Json) -> Traffic:
+    """Read the answer of ``GET`` and ``PUT /v1/models/{name}/traffic``."""
+    return Traffic(
+        model=body["model_name"],
+        weights=dict(body["traffic"]),
+        shadow=body["shadow"],
+        versions=dict(body["versions"]),
+        problems=tuple(body["problems"]),
+    )
 
 
 def metadata(body: Json) -> ModelMetadata:
@@ -247,6 +305,14 @@ def _model(item: Json) -> Model:
             number: Version(facts["state"], facts["replicas"], facts["bytes"], facts["load_ms"], facts.get("error"))
             for number, facts in item["versions"].items()
         },
+        live={
+            alias: Live(one["version"], one["previous"], one["since"], one["why"])
+            for alias, one in item.get("live", {}).items()
+        },
+        blocked=dict(item.get("blocked", {})),
+        traffic=dict(item.get("traffic", {})),
+        shadow=item.get("shadow"),
+        problems=tuple(item.get("problems", ())),
     )
 
 

@@ -77,14 +77,16 @@ def json_call(
     body: Mapping[str, Any],
     deadline: float | None,
     wait: float | None = None,
+    *,
+    method: str = "POST",
 ) -> Call[T]:
-    """A POST of JSON; keys whose value is None are left out.
+    """A request with JSON; keys whose value is None are left out.
 
     Raises:
         ValueError, TypeError: a value cannot be written as JSON, NaN among them.
     """
     content = to_json({key: value for key, value in body.items() if value is not None})
-    return Call("POST", path, read, content, {"content-type": "application/json"}, deadline, wait)
+    return Call(method, path, read, content, {"content-type": "application/json"}, deadline, wait)
 
 
 def path(

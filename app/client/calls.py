@@ -19,10 +19,11 @@ from app.client.answers import (
     Loaded,
     Model,
     ModelMetadata,
-    Promoted,
     ReplicaUsage,
     Schema,
     Statistics,
+    Switched,
+    Traffic,
 )
 from app.client.call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
 from app.client.comparisons import Comparison, comparison
@@ -244,17 +245,64 @@ def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:
     return Call("POST", path(ref, verb=":load"), reads(answers.loaded), deadline=timeout, wait=LOAD_WAIT_S)
 
 
-def promote(name: str, version: str | int, *, timeout: float | None = None) -> Call[Promoted]:
-    """Load a version as `load` does, then move the default alias to it: it is what the bare name answers.
+def promote(
+    name: str,
+    version: str | int | None = None,
+    *,
+    from_alias: str | None = None,
+    alias: str | None = None,
+    force: bool = False,
+    timeout: float | None = None,
+) -> Call[Switched]:
+    """Warm a version, then move an alias to it in the registry; returns once every gateway replica answers with it.
 
     Args:
         name: a registered model's name.
-        version: its version that callers of the name shall get.
+        version, from_alias: one of them: the version, or another alias whose version it shall be.
+        alias: the alias that is moved; the default one, which is what the bare name means, where it is left out.
+        force: move it although the version takes other inputs than the one before, or fails its own example.
         timeout: seconds until the gateway gives up, retries included.
     """
-    return json_call(
-        path(name, verb=":promote"), reads(answers.promoted), {"version": str(version)}, timeout, wait=LOAD_WAIT_S
-    )
+    body = {
+        "version": None if version is None else str(version),
+        "from": from_alias,
+        "alias": alias,
+        "force": force or None,
+    }
+    return json_call(path(name, verb=":promote"), reads(answers.switched), body, timeout, wait=LOAD_WAIT_S)
+
+
+def rollback(name: str, *, alias: str | None = None, timeout: float | None = None) -> Call[Switched]:
+    """Move an alias back to the version that it answered before; a second time changes nothing.
+
+    Args:
+        name: a registered model's name.
+        alias: the alias that is moved back; the default one where it is left out.
+        timeout: seconds until the gateway gives up, retries included.
+    """
+    return json_call(path(name, verb=":rollback"), reads(answers.switched), {"alias": alias}, timeout, wait=LOAD_WAIT_S)
+
+
+def traffic(name: str) -> Call[Traffic]:
+    """How the calls to a model's bare name are divided among its aliases, and copied to one."""
+    return Call("GET", path(name, verb="/traffic"), reads(answers.traffic))
+
+
+def set_traffic(name: str, weights: Mapping[str, float], *, shadow: str | None = None) -> Call[Traffic]:
+    """Divide the calls to a model's bare name; it replaces what was there.
+
+    Args:
+        name: a registered model's name.
+        weights: percent per alias, 100 together; empty to send all calls to what the bare name means.
+        shadow: the alias that gets a copy of each call; none where it is left out.
+
+    Raises:
+        ValueError: an alias is called ``shadow``: its weight cannot be told from the alias of the copies.
+    """
+    if "shadow" in weights:
+        raise ValueError("an alias that is called 'shadow' cannot have a weight")
+    body = {**weights, "shadow": shadow}
+    return json_call(path(name, verb="/traffic"), reads(answers.traffic), body, None, method="PUT")
 
 
 def unload(ref: str) -> Call[Loaded]:

@@ -28,8 +28,8 @@ class Retry:
 
     That is an answer of 429 or 503, but for a model that cannot be loaded and a replica that died of the request; a
     connection that cannot be made; and one that broke, since every call of a client may be repeated: predictions change
-    nothing, and a load, a promotion or an unload done twice is as one. An answer that is late is not asked for again.
-    ``Retry-After`` is kept; where it would take longer than the call has time, the error is raised at once.
+    nothing, and a load, a promotion, a rollback or an unload done twice is as one. An answer that is late is not asked
+    for again. ``Retry-After`` is kept; where it would take longer than the call has time, the error is raised at once.
 
     Args:
         attempts: most attempts of one call; 1 sends nothing twice.

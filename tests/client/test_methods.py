@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import httpx
@@ -15,9 +16,10 @@ from app.client import (
     Client,
     FeatureSource,
     ModelMetadata,
-    Promoted,
     Statistics,
+    Switched,
     TensorMetadata,
+    Traffic,
 )
 from app.serving.intervals import Moments
 from app.serving.model_ref import ModelVersion
@@ -37,6 +39,7 @@ def fakes() -> Fakes:
         {
             "a sum": summed,
             "a sum/versions/2": total("a", "b", offset=100),
+            "a sum/versions/3": total("a", "b", "c"),
             "plain": FakeModel(lambda batch: tensor(batch.arrays[0].sum(axis=1))),
         },
         aliases={"a sum": {"champion": "1", "challenger": "2"}},
@@ -51,7 +54,7 @@ def client(fakes: Fakes) -> AsyncClient:
 
 async def test_metadata_names_the_tensors(client: AsyncClient) -> None:
     a, b = (TensorMetadata(name, "FP64", (-1,)) for name in "ab")
-    expected = ModelMetadata("a sum", ("1", "2"), "fake_mlflow", (a, b), (TensorMetadata("total", "FP64", (-1,)),))
+    expected = ModelMetadata("a sum", ("1", "2", "3"), "fake_mlflow", (a, b), (TensorMetadata("total", "FP64", (-1,)),))
     assert await client.metadata("a sum") == expected
     assert (await client.metadata("a sum@challenger")).versions == ("2",)
     assert (await client.metadata("plain")).inputs == ()
@@ -120,14 +123,29 @@ async def test_a_feature_service_and_a_feature_view_tell_their_keys(client: Asyn
     assert caught.value.code == "feature_source_not_found"
 
 
-async def test_a_promotion_moves_what_the_bare_name_means(client: AsyncClient) -> None:
+async def test_a_promotion_moves_what_the_bare_name_means_and_a_rollback_moves_it_back(client: AsyncClient) -> None:
     assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "1"
-    assert await client.promote("a sum", 2, timeout=5) == Promoted("a sum", "2", "ready", "2")
+    promoted = Switched("a sum", "2", "ready", alias="champion", previous="1", changed=True, default="2")
+    assert await client.promote("a sum", 2, timeout=5) == promoted
+    assert await client.promote("a sum", "2") == dataclasses.replace(promoted, changed=False)
     assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "2"
-    assert (await client.model("a sum")).default == "2"
+    model = await client.model("a sum")
+    assert (model.default, model.live["champion"].previous) == ("2", "1")
+    back = await client.rollback("a sum", timeout=5)
+    assert back == dataclasses.replace(promoted, version="1", previous="2", default="1")
+    assert not (await client.rollback("a sum")).changed
 
 
-@pytest.mark.parametrize(("name", "version", "status"), [("a sum", "9", 404), ("a sum@champion", "1", 400)])
+async def test_another_alias_is_moved_and_may_be_where_the_version_comes_from(client: AsyncClient) -> None:
+    moved = await client.promote("a sum", 1, alias="challenger")
+    assert (moved.alias, moved.version, moved.default) == ("challenger", "1", "1")
+    assert (await client.rollback("a sum", alias="challenger")).version == "2"
+    assert (await client.promote("a sum", from_alias="challenger")).default == "2"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "status"), [("a sum", "9", 404), ("a sum@champion", "1", 400), ("a sum", "3", 409)]
+)
 async def test_a_promotion_that_cannot_be_changes_nothing(
     client: AsyncClient, name: str, version: str, status: int
 ) -> None:
@@ -135,6 +153,35 @@ async def test_a_promotion_that_cannot_be_changes_nothing(
         await client.promote(name, version)
     assert caught.value.status == status
     assert (await client.model("a sum")).default == "1"
+
+
+async def test_what_takes_other_inputs_is_promoted_by_force(client: AsyncClient) -> None:
+    with pytest.raises(ApiError) as caught:
+        await client.promote("a sum", 3)
+    assert caught.value.details["differences"] == ["column 'c' (double) is new and required"]
+    assert (await client.promote("a sum", 3, force=True)).version == "3"
+
+
+async def test_calls_are_divided_and_copied(client: AsyncClient) -> None:
+    weights = {"champion": 90.0, "challenger": 10.0}
+    divided = Traffic("a sum", weights, "challenger", {"champion": "1", "challenger": "2"}, ())
+    assert await client.set_traffic("a sum", weights, shadow="challenger") == divided
+    assert await client.traffic("a sum") == divided
+    model = await client.model("a sum")
+    assert (model.traffic, model.shadow) == (weights, "challenger")
+    assert await client.set_traffic("a sum", {}) == Traffic("a sum", {}, None, {}, ())
+    with pytest.raises(ApiError, match="sum up to 110"):
+        await client.set_traffic("a sum", {"champion": 90, "challenger": 20})
+    with pytest.raises(ValueError, match="'shadow' cannot have a weight"):
+        await client.set_traffic("a sum", {"shadow": 100})
+
+
+async def test_a_model_tells_what_is_held_up(client: AsyncClient, fakes: Fakes) -> None:
+    fakes.manager.desired["a sum"] = {"champion": "3", "challenger": "2"}
+    fakes.manager.blocked["a sum"] = {"champion": "it takes other inputs"}
+    model = await client.model("a sum")
+    assert (model.desired["champion"], model.aliases["champion"]) == ("3", "1")
+    assert model.blocked == {"champion": "it takes other inputs"}
 
 
 async def test_inputs_are_columns_or_a_tensor(client: AsyncClient) -> None:
@@ -160,6 +207,8 @@ def test_the_client_that_blocks_does_the_same(server: Server) -> None:
         assert client.compare("a sum", "champion", "challenger").counted == "all"
         assert client.features("a view").features == ("a", "b")
         assert client.promote("a sum", "2").default == "2"
+        assert client.rollback("a sum").default == "1"
+        assert client.set_traffic("a sum", {"champion": 100}) == client.traffic("a sum")
         assert client.predict_inputs("plain", [[1, 2]]).predictions == [3]
         answer = client.infer("a sum", {"a": np.arange(1000.0), "b": np.ones(1000)}, version=1)
         assert np.array_equal(answer.outputs["total"], np.arange(1.0, 1001))
