@@ -48,7 +48,6 @@ _REUNION_S = 3.0
 """Seconds after a restart in which those who have lived through it go on by their last table. Until pool members have
 reported, each of them would take itself for the only one, and begin to load all there is."""
 _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
-_SNAPSHOT = "releases.json"
 _ACKNOWLEDGED_S = 5.0
 
 
@@ -90,7 +89,7 @@ class Releases:
             keep_previous_s=settings.keep_previous_s,
             term=time.time_ns(),
         )
-        self._snapshot = Snapshot(settings.cache_folder / _SNAPSHOT)
+        self._snapshot = Snapshot(settings.snapshot_file)
         try:
             self._book.restore(self._snapshot.content)
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -141,6 +140,12 @@ class Releases:
         except TimeoutError:
             if not self._book.has_registry:
                 raise RegistryUnavailable("the model registry has not been read yet") from None
+        except asyncio.CancelledError:  # who asked has died: no switch waits for it. Where it lives it reports again
+            if member_id is not None:
+                await self.left(member_id)
+            if gateway_id is not None:
+                await self.gateway_left(gateway_id)
+            raise
         return self._book.table
 
     async def report(
@@ -173,6 +178,8 @@ class Releases:
     async def gateway_left(self, gateway_id: str) -> None:
         """A gateway replica ends: nobody waits for it any more."""
         self._gateways.left(gateway_id)
+        async with self._news:
+            self._news.notify_all()
 
     # What callers ask for returns our errors, and does not raise them.
 

@@ -370,6 +370,27 @@ async def test_members_that_live_through_a_restart_have_reported_before_they_are
     assert [one.members for one in told] == [{"default": ("r1", "r2")}] * 2
 
 
+async def test_who_dies_while_it_asks_holds_up_no_switch(settings: Settings) -> None:
+    """Serve cancels a call whose caller's connection has ended."""
+    releases = Releases(settings)
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1)
+    await releases.report("r2", "default", {V1: READY})
+    table = releases._book.table
+    assert table.members == {"default": ("r1", "r2")}
+    dying = [
+        asyncio.create_task(releases.watch(table.term, table.epoch, "r2")),
+        asyncio.create_task(releases.watch(table.term, table.epoch, gateway_id="g1")),
+    ]
+    await asyncio.sleep(0)
+    assert not releases._gateways.have_reached(table.epoch + 1)
+    for task in dying:
+        task.cancel()
+    await asyncio.wait(dying)
+    assert releases._book.table.members == {"default": ("r1",)}
+    assert releases._gateways.have_reached(table.epoch + 1)
+
+
 async def test_a_restart_without_a_registry_goes_on_with_the_snapshot(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
