@@ -21,6 +21,9 @@ from app.settings import Settings
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
 _PROXY_BUFFER_BYTES = 64 * 1024
 _TERMINATE_S = 5.0
+_RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "1"}
+"""A request whose gateway replica has died without a byte of an answer goes to another one, once: see
+`docs/operations.md`. Not where models live in the gateways: what has killed one would kill two."""
 
 
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
@@ -56,6 +59,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(_free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(settings.drain_s),
+        **({} if settings.gateway_pools else _RESEND),
         **quiet_environment(),
         **settings.storage_environment(),
     }

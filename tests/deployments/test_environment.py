@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
-from app.settings import Settings
+from app.settings import PoolSettings, Settings
 
 
 def test_what_the_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,6 +15,16 @@ def test_what_the_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     apply(ray_environment(Settings(), Path("/tmp/run")))
     assert os.environ["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] == "7"
     assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+def test_a_request_is_sent_again_only_where_no_model_can_kill_a_gateway() -> None:
+    resent = ray_environment(Settings(), Path("/tmp/run"))
+    assert (resent["RAY_SERVE_HAPROXY_RETRY_ON"], resent["RAY_SERVE_HAPROXY_RETRIES"]) == (
+        "conn-failure empty-response",
+        "1",
+    )
+    inside = Settings(pools={"inside": PoolSettings(placement="gateway")})
+    assert not any("RETR" in name for name in ray_environment(inside, Path("/tmp/run")))
 
 
 def test_nothing_of_ours_tells_anybody_about_its_use() -> None:

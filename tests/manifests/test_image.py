@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def test_the_image_sets_what_ray_must_find_on_every_node() -> None:
         Path("/run/other"),
     )
     fixed = {name: value for name, value in one.items() if other[name] == value and "FALLBACK" not in name}
-    in_image = dict(assignment.split("=", 1) for line in instructions("ENV") for assignment in line.split())
+    in_image = dict(assignment.split("=", 1) for line in instructions("ENV") for assignment in shlex.split(line))
     assert {name: in_image.get(name) for name in fixed} == fixed
     ours = {name for name in in_image if name not in fixed and name != "PATH"}
     assert ours <= {name for name, _ in environment_names()}
