@@ -147,6 +147,8 @@ class ReleaseWriter:
             raise ModelNotFound(f"model '{name}' has no alias '{alias[:80]}'", {"model": name, "alias": alias[:80]})
         if named != live.version:  # a switch is under way, or held up: it is called off
             await self._move(name, alias, live.version, why, back=True)
+            self._book.live.stop_going_back(name, self._known_as(alias))  # the same call again goes no further
+            await self._published()
             return Switch(ModelVersion(name, live.version), alias, named, changed=True)
         if live.back:
             return Switch(ModelVersion(name, live.version), alias, live.previous, changed=False)
@@ -168,11 +170,14 @@ class ReleaseWriter:
 
     async def _move(self, name: str, alias: str, version: str, why: str, *, back: bool) -> None:
         """Write the alias: from here on it is so, whoever dies."""
-        for known_as in (alias, BARE) if alias == self._book.default_alias else (alias,):
+        for known_as in self._known_as(alias):
             self._book.switches.explain(name, known_as, version, why, back=back)
         await self._reader.write(lambda registry: registry.set_alias(name, alias, version))
         self._book.written(name, aliases={alias: version}, tags={})
         await self._published()
+
+    def _known_as(self, alias: str) -> tuple[str, ...]:
+        return (alias, BARE) if alias == self._book.default_alias else (alias,)
 
     async def _write_tag(self, model: RegisteredModel, tag: str, value: str | None) -> None:
         if model.tags.get(tag) == value:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,6 +68,11 @@ class LiveVersions:
     def set(self, name: str, live: dict[str, Live]) -> None:
         """Replace what is known of a model."""
         self._models[name] = live
+
+    def stop_going_back(self, name: str, aliases: Iterable[str]) -> None:
+        """What these aliases answer is what somebody has gone back to."""
+        live = self.of(name)
+        live.update({alias: replace(live[alias], back=True) for alias in aliases if alias in live})
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget all other models."""

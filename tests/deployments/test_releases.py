@@ -257,16 +257,20 @@ async def test_a_version_that_cannot_be_loaded_is_not_promoted(settings: Setting
 
 
 async def test_a_switch_that_is_held_up_is_called_off_by_a_rollback(settings: Settings) -> None:
+    registry(settings).create_model_version("prices", f"{settings.home}/artifacts")
+    v3 = ModelVersion("prices", "3")
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
-    await ready(releases, V1)
+    await ready(releases, V1, v3)
+    await asyncio.wait_for(releases.promote(v3, None, False), 20)
     registry(settings).set_registered_model_alias("prices", "champion", "2")
     await until(releases, lambda table: V2 in table.resident["default"])
-    await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "it is broken")}, {})
+    await releases.report("r1", "default", {V1: READY, v3: READY, V2: VersionState("failed", "it is broken")}, {})
     assert releases._book.table.releases["prices"].blocked == {"champion": "it is broken"}
-    assert await releases.rollback("prices", None) == Switch(V1, "champion", "2", changed=True)
+    assert await releases.rollback("prices", None) == Switch(v3, "champion", "2", changed=True)
     assert not releases._book.table.releases["prices"].blocked
-    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+    assert await releases.rollback("prices", None) == Switch(v3, "champion", "1", changed=False), "not a step further"
+    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "3"
 
 
 async def test_promote_and_rollback_refuse_what_does_not_exist(settings: Settings) -> None:
