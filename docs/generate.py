@@ -49,7 +49,7 @@ def settings() -> str:
         "A model goes to the pool that its registry tag `serving.pool` names, else to `default`.",
         "",
         "Options of `ml-serve up` win over the environment. `ML_SERVE_URL` tells the client commands (`models`, "
-        "`load`, `unload`, `predict`, `status`) where the gateway is.",
+        "`predict`, `load`, `unload`, `promote`, `rollback`, `traffic`, `compare`, `status`) where the gateway is.",
         "",
     ]
     return "\n".join(lines)

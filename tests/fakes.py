@@ -177,7 +177,7 @@ class FakeManager:
     """A `ModelManager`.
 
     `ready`, `parts` (of the health), `replicas` (their usage), `counted` and `counted_of` (of single versions),
-    `desired` and `blocked` (of a model) and `read_only` may be changed at any time.
+    `desired`, `blocked` and `problems` (of a model) and `read_only` may be changed at any time.
     """
 
     def __init__(self, directory: FakeDirectory) -> None:
@@ -185,6 +185,7 @@ class FakeManager:
         self._states: dict[ModelVersion, dict[str, Any]] = {}
         self.desired: dict[str, dict[str, str]] = {}
         self.blocked: dict[str, dict[str, str]] = {}
+        self.problems: dict[str, list[str]] = {}
         self.plans: dict[str, TrafficPlan] = {}
         self.read_only = False
         self._live: dict[tuple[str, str], Live] = {}
@@ -292,6 +293,7 @@ class FakeManager:
             desired=self.desired.get(name, aliases),
             live={alias: live.shown() for alias in aliases if (live := self._live_of(name, alias)) is not None},
             blocked=self.blocked.get(name, {}),
+            problems=self.problems.get(name, []),
             pool="default",
             versions={v.version: self._states.get(v, _facts("cold")) for v in self._directory.versions(name)},
             traffic=dict(self.plans[name].weights) if name in self.plans else {},

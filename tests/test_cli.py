@@ -18,6 +18,7 @@ from app.serving.intervals import Moments
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
 from app.serving.tally import ShadowCounts, VariantCounts
+from app.serving.traffic import TrafficPlan
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 
@@ -39,7 +40,13 @@ def fakes(server: Server) -> Fakes:
         params=[{"name": "by", "type": "double", "default": 1.0, "shape": None}],
     )
     fakes = make_fakes(
-        {"sum": total("a", "b"), "sum/versions/2": total("a", "b", offset=100), "scaled": scaled, "[bold]": BROKEN},
+        {
+            "sum": total("a", "b"),
+            "sum/versions/2": total("a", "b", offset=100),
+            "sum/versions/3": total("a", "b", "c"),
+            "scaled": scaled,
+            "[bold]": BROKEN,
+        },
         aliases={"sum": {"champion": "1"}},
         features=FakeFeatureStore({"daily": {"oil": {"a": 1.0, "b": 2.0}, 7: {"a": 3.0, "b": 4.0}}}),
     )
@@ -82,12 +89,12 @@ def test_models_are_a_table(run: Shell, fakes: Fakes) -> None:
     run("load", "sum")
     run("load", "[bold]", code=FAILED)
     shown = run("models").stdout
-    assert rows(run("models"))[0] == ["model", "default", "aliases", "pool", "versions", "last", "error"]
+    assert rows(run("models"))[0] == ["model", "default", "aliases", "pool", "versions", "problems"]
     assert "champion v1 → v2" in shown
     assert "v1 ready ×1, 1.0 MB" in shown
     assert "v2 cold" in shown
     assert "v1 failed" in shown
-    assert "1: its library is missing" in shown
+    assert "v1: its library is missing" in shown
     assert "[bold]" in shown
 
 
@@ -171,6 +178,95 @@ def test_parameters_are_json_values(run: Shell) -> None:
 def test_what_is_typed_wrong_is_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
     result = run("predict", "sum", *words, code=USAGE)
     assert message in result.stderr
+    assert result.stdout == ""
+
+
+# Releases
+
+
+def test_an_alias_that_is_held_up_is_told_with_the_reason(run: Shell, fakes: Fakes) -> None:
+    fakes.manager.desired["sum"] = {"champion": "2", "next": "3"}
+    fakes.manager.blocked["sum"] = {"champion": "version 2 takes other inputs", "next": "it cannot be loaded"}
+    shown = run("models").stdout
+    assert "champion v1 → v2" in shown
+    assert "champion stays at v1: version 2 takes other inputs" in shown
+    assert "next answers nothing: it cannot be loaded" in shown
+    assert "1 with an alias that is held up" in run("status").stdout
+
+
+def test_a_version_is_promoted_and_rolled_back(run: Shell) -> None:
+    assert run("promote", "sum", "2").stdout == "sum@champion answers v2, and v1 before\n"
+    assert run("promote", "sum", "2").stdout == "sum@champion answers v2 already, and v1 before\n"
+    assert run("predict", "sum", '{"a": 1, "b": 2}').stdout == "sum v2\n103.0\n"
+    assert run("rollback", "sum").stdout == "sum@champion answers v1, and v2 before\n"
+    assert run.json("rollback", "sum", "--timeout", "5") == {
+        "model": "sum", "version": "1", "state": "ready", "alias": "champion", "previous": "2", "changed": False,
+        "default": "1",
+    }  # fmt: skip
+
+
+def test_another_alias_is_promoted_and_from_another_alias(run: Shell) -> None:
+    assert run("promote", "sum", "2", "--alias", "challenger").stdout == "sum@challenger answers v2\n"
+    assert run.json("promote", "sum", "--from", "challenger")["default"] == "2"
+    assert "nothing is known" in error_line(run("rollback", "sum", "--alias", "challenger", code=REFUSED))
+
+
+def test_what_takes_other_inputs_is_promoted_by_force_only(run: Shell) -> None:
+    assert "takes other inputs" in error_line(run("promote", "sum", "3", code=REFUSED))
+    assert run.json("promote", "sum", "3", "--force")["version"] == "3"
+
+
+@pytest.mark.parametrize("words", [("promote", "sum", "2"), ("rollback", "sum"), ("traffic", "sum", "champion=100")])
+def test_a_registry_that_cannot_be_written_to_is_one_line(run: Shell, fakes: Fakes, words: tuple[str, ...]) -> None:
+    fakes.manager.read_only = True
+    assert "not written to" in error_line(run(*words, code=REFUSED))
+
+
+def test_traffic_is_shown_divided_copied_and_cleared(run: Shell) -> None:
+    assert run("traffic", "sum").stdout == "sum: calls are not divided\n"
+    run("promote", "sum", "2", "--alias", "challenger")
+    divided = run("traffic", "sum", "champion=90", "challenger=10")
+    assert rows(divided) == [["alias", "version", "percent"], ["champion", "v1", "90"], ["challenger", "v2", "10"]]
+    assert "copies go to challenger, v2" in run("traffic", "sum", "--shadow", "challenger").stdout
+    kept = run.json("traffic", "sum", "champion=95", "challenger=5")
+    assert (kept["weights"], kept["shadow"]) == ({"champion": 95.0, "challenger": 5.0}, "challenger")
+    bare = run.json("traffic", "sum", "--no-shadow")
+    assert (bare["weights"], bare["shadow"]) == ({"champion": 95.0, "challenger": 5.0}, None)
+    assert run.json("traffic", "sum") == bare
+    assert run("traffic", "sum", "--clear").stdout == "sum: calls are not divided\n"
+
+
+def test_traffic_shows_tags_that_are_ignored_and_aliases_without_an_answer(run: Shell, fakes: Fakes) -> None:
+    fakes.manager.plans["sum"] = TrafficPlan((("champion", 90.0), ("next", 10.0)), "later")
+    fakes.manager.problems["sum"] = ["tag serving.traffic is ignored: it is not JSON"]
+    shown = run("traffic", "sum")
+    assert ["next", "-", "10"] in rows(shown)
+    assert "copies go to later, which answers nothing yet" in shown.stdout
+    assert "it is not JSON" in shown.stdout
+    assert "it is not JSON" in run("models").stdout
+
+
+def test_traffic_that_cannot_be_is_refused(run: Shell) -> None:
+    assert "sum up to 110" in error_line(run("traffic", "sum", "champion=90", "challenger=20", code=REFUSED))
+    assert "no alias 'nobody'" in error_line(run("traffic", "sum", "--shadow", "nobody", code=REFUSED))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("promote", "sum"), "give a VERSION, or --from"),
+        (("promote", "sum", "2", "--from", "challenger"), "and not both"),
+        (("traffic", "sum", "champion"), "'champion' is not of the form"),
+        (("traffic", "sum", "champion=most"), "such as challenger=10"),
+        (("traffic", "sum", "champion=1e999"), "such as challenger=10"),
+        (("traffic", "sum", "champion=50", "champion=50"), "give each alias once"),
+        (("traffic", "sum", "--shadow", "a", "--no-shadow"), "not both"),
+        (("traffic", "sum", "champion=100", "--clear"), "--clear takes everything away"),
+    ],
+)
+def test_releases_typed_wrong_are_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
+    result = run(*words, code=USAGE)
+    assert message in " ".join(result.stderr.replace("│", " ").split())
     assert result.stdout == ""
 
 

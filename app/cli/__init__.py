@@ -1,7 +1,8 @@
 """``ml-serve``, the command line: `main` is the console script.
 
-`app.cli.remote` and `app.cli.comparing` have the commands that call a gateway, `app.cli.local` those that run on this
-machine. What is heavy is imported by the command that needs it, so that help and the small commands answer at once.
+`app.cli.remote`, `app.cli.releasing` and `app.cli.comparing` have the commands that call a gateway, `app.cli.local`
+those that run on this machine. What is heavy is imported by the command that needs it, so that help and the small
+commands answer at once.
 """
 
 from __future__ import annotations
@@ -12,10 +13,20 @@ import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import comparing, local, remote
+from app.cli import comparing, local, releasing, remote
 from app.cli.failures import EPILOG, report
 
-_REMOTE = (remote.models, remote.predict, remote.load, remote.unload, comparing.compare, remote.status)
+_REMOTE = (
+    remote.models,
+    remote.predict,
+    remote.load,
+    remote.unload,
+    releasing.promote,
+    releasing.rollback,
+    releasing.traffic,
+    comparing.compare,
+    remote.status,
+)
 _LOCAL = (local.up, local.demo, local.doctor)
 
 

@@ -42,16 +42,15 @@ def print_prediction(prediction: Prediction) -> None:
 
 def models_table(models: Sequence[Model]) -> Table:
     """A row for each model."""
-    table = empty_table("model", "default", "aliases", "pool", "versions", "last error")
+    table = empty_table("model", "default", "aliases", "pool", "versions", "problems")
     for model in models:
-        errors = [f"{number}: {version.error}" for number, version in model.versions.items() if version.error]
         table.add_row(
             model.name,
             model.default or "-",
             "\n".join(_aliases(model)) or "-",
             model.pool,
             Text("\n").join(_version(number, version) for number, version in model.versions.items()),
-            errors[-1] if errors else "",
+            "\n".join(_problems(model)),
         )
     return table
 
@@ -60,8 +59,10 @@ def models_summary(models: Sequence[Model]) -> str:
     """How many models there are and how many of them are ready to answer by their bare name."""
     ready = sum(1 for model in models if (v := model.versions.get(model.default or "")) and v.state == "ready")
     failed = sum(1 for model in models if any(version.state == "failed" for version in model.versions.values()))
+    blocked = sum(1 for model in models if model.blocked)
     text = f"models: {len(models)} registered, {ready} ready"
-    return f"{text}, {failed} with a failed version" if failed else text
+    text += f", {failed} with a failed version" if failed else ""
+    return f"{text}, {blocked} with an alias that is held up" if blocked else text
 
 
 def parts_table(health: Health) -> Table:
@@ -124,6 +125,18 @@ def _aliases(model: Model) -> Iterable[str]:
         live, wanted = model.aliases.get(alias), model.desired.get(alias)
         shown = f"{alias} v{live}" if live is not None else alias
         yield shown if wanted == live else f"{shown} → {f'v{wanted}' if wanted is not None else 'removed'}"
+
+
+def _problems(model: Model) -> Iterable[str]:
+    """Why aliases do not answer what the registry says, what else failed to load, and tags that are ignored."""
+    for alias, why in sorted(model.blocked.items()):
+        live = model.aliases.get(alias)
+        yield f"{alias} {f'stays at v{live}' if live is not None else 'answers nothing'}: {why}"
+    held_up = [model.desired.get(alias) for alias in model.blocked]
+    for number, version in model.versions.items():
+        if version.error and number not in held_up:
+            yield f"v{number}: {version.error}"
+    yield from model.problems
 
 
 def _version(number: str, version: Version) -> Text:
