@@ -28,10 +28,12 @@ _STATUSES = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "RESOURCE_DOES_NOT_EXIST",
+    409: "RESOURCE_CONFLICT",
     429: "RESOURCE_EXHAUSTED",
     503: "TEMPORARILY_UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+_OPTIONS = {"promote": "true or false", "force": "true or false", "alias": "an alias", "timeout": "seconds"}
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -51,7 +53,9 @@ name/versions/N too.
   delete   lets every version of the model go from memory; it stays registered, and comes back when it is called
 
 Config:
-  promote  true or false: whether the default alias is moved to the version; create: false, update: true
+  promote  true or false: whether an alias is moved to the version; create: false, update: true
+  alias    the alias that is moved, instead of the default one
+  force    true: move it although the version takes other inputs than the one before, or fails its own example
   timeout  seconds that a load may take
 """
 
@@ -92,7 +96,8 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
             name: the registered model's name.
             model_uri: ``models:/name/3`` or ``models:/name@alias``.
             config: ``promote``: whether callers of the bare name get this version from now on, which is not so by
-                default; ``timeout``: seconds that the load may take.
+                default, or those of the alias ``alias``; ``force``: also where it takes other inputs than the version
+                before, or fails its own example; ``timeout``: seconds that the load may take.
 
         Returns:
             What `get_deployment` does, and the version loaded.
@@ -190,11 +195,13 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         _check(endpoint=endpoint, flavor=flavor)
         ref = _reference(name, model_uri)
         options = _options(config)
-        timeout = options.get("timeout")
+        timeout, alias, force = options.get("timeout"), options.get("alias"), options.get("force", False)
+        if not options.get("promote", promote) and (alias or force):
+            _refuse("config 'alias' and 'force' go with 'promote': without it nothing is moved")
         with self._calling() as client:
             loaded = client.load(ref, timeout=timeout)
             if options.get("promote", promote):
-                client.promote(name, loaded.version, timeout=timeout)
+                client.promote(name, loaded.version, alias=alias, force=force, timeout=timeout)
             return {**_described(client.model(name)), "version": loaded.version}
 
     @contextmanager
@@ -232,14 +239,16 @@ def _options(config: Mapping[str, Any] | None) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in (config or {}).items():
         text = str(value).lower()
-        if key == "promote" and text in _TRUTH:
+        if key in ("promote", "force") and text in _TRUTH:
             options[key] = _TRUTH[text]
+        elif key == "alias" and isinstance(value, str) and value:
+            options[key] = value
         elif key == "timeout" and re.fullmatch(r"\d+(\.\d+)?", text) and float(text) > 0:
             options[key] = float(text)
-        elif key in ("promote", "timeout"):
-            _refuse(f"config '{key}' is '{value}', expected {'true or false' if key == 'promote' else 'seconds'}")
+        elif key in _OPTIONS:
+            _refuse(f"config '{key}' is '{value}', expected {_OPTIONS[key]}")
         else:
-            _refuse(f"config '{key}' is not known; there are 'promote' and 'timeout'")
+            _refuse(f"config '{key}' is not known; there are {', '.join(_OPTIONS)}")
     return options
 
 

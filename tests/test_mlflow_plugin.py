@@ -34,6 +34,7 @@ def fakes() -> Fakes:
             f"{MODEL}/versions/2": prices(1),
             "sum": total("a", "b"),
             "sum/versions/2": total("a", "b", offset=100),
+            "sum/versions/3": total("a", "b", "c"),
             "words": FakeModel(lambda batch: tensor(np.array([w or "none" for w in batch.arrays[1]])), times),
             "free": FakeModel(lambda batch: tensor(batch.arrays[0].sum(axis=1))),
             "unloadable": FakeModel(
@@ -71,7 +72,7 @@ def test_mlflow_finds_the_plugin_by_its_entry_point() -> None:
 def test_a_new_deployment_is_warm_and_does_not_change_what_the_name_means(client: Any) -> None:
     made = client.create_deployment("sum", "models:/sum/2")
     assert (made["name"], made["flavor"], made["version"], made["default"]) == ("sum", "python_function", "2", "1")
-    assert states(client) == {"1": "cold", "2": "ready"}
+    assert states(client) == {"1": "cold", "2": "ready", "3": "cold"}
     assert client.create_deployment("sum", "models:/sum@challenger", "python_function")["version"] == "2"
     assert json.loads(json.dumps(made)) == made
 
@@ -87,19 +88,32 @@ def test_an_update_is_what_callers_get(client: Any) -> None:
     assert client.update_deployment("sum", "models:/sum@challenger")["default"] == "2"
     assert client.predict("sum", {"a": [1], "b": [2]})["predictions"] == [103]
     assert client.update_deployment("sum", "models:/sum/1", config={"promote": "false"})["default"] == "2"
-    assert states(client) == {"1": "ready", "2": "ready"}
+    assert states(client) == {"1": "ready", "2": "ready", "3": "cold"}
+
+
+def test_another_alias_may_be_moved(client: Any) -> None:
+    moved = client.update_deployment("sum", "models:/sum/1", config={"alias": "challenger"})
+    assert (moved["default"], moved["aliases"]["challenger"]) == ("1", "1")
+
+
+def test_what_takes_other_inputs_is_an_update_by_force_only(client: Any) -> None:
+    with pytest.raises(MlflowException, match="takes other inputs") as caught:
+        client.update_deployment("sum", "models:/sum/3")
+    assert caught.value.error_code == "RESOURCE_CONFLICT"
+    assert client.get_deployment("sum")["default"] == "1"
+    assert client.update_deployment("sum", "models:/sum/3", config={"force": "true"})["default"] == "3"
 
 
 def test_a_deletion_lets_every_version_go_and_may_be_repeated(client: Any) -> None:
     client.create_deployment("sum", "models:/sum/1")
     client.create_deployment("sum", "models:/sum/2")
     client.delete_deployment("sum@challenger")
-    assert states(client) == {"1": "ready", "2": "cold"}
+    assert states(client) == {"1": "ready", "2": "cold", "3": "cold"}
     client.create_deployment("sum", "models:/sum/2")
     client.delete_deployment("sum")
     client.delete_deployment("sum")
     client.delete_deployment("nope")
-    assert states(client) == {"1": "cold", "2": "cold"}
+    assert states(client) == {"1": "cold", "2": "cold", "3": "cold"}
 
 
 def test_deployments_are_the_registered_models(client: Any) -> None:
@@ -135,6 +149,10 @@ def test_a_model_uri_that_cannot_be_served_is_refused(client: Any, name: str, ur
         ({"flavor": "sklearn"}, "flavor 'sklearn' cannot be chosen"),
         ({"endpoint": "e"}, "no endpoints"),
         ({"config": {"promote": "perhaps"}}, "'promote' is 'perhaps', expected true or false"),
+        ({"config": {"promote": True, "force": "perhaps"}}, "'force' is 'perhaps', expected true or false"),
+        ({"config": {"promote": True, "alias": ""}}, "'alias' is '', expected an alias"),
+        ({"config": {"force": True}}, "go with 'promote'"),
+        ({"config": {"alias": "challenger"}}, "go with 'promote'"),
         ({"config": {"timeout": "0"}}, "'timeout' is '0', expected seconds"),
         ({"config": {"replicas": 2}}, "'replicas' is not known"),
     ],
@@ -143,7 +161,7 @@ def test_what_is_not_offered_is_refused(client: Any, options: dict[str, Any], me
     with pytest.raises(MlflowException, match=message) as caught:
         client.create_deployment("sum", "models:/sum/1", **options)
     assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
-    assert states(client) == {"1": "cold", "2": "cold"}
+    assert states(client) == {"1": "cold", "2": "cold", "3": "cold"}
 
 
 def test_run_local_deploys_to_the_gateway_of_this_machine(
