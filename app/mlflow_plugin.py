@@ -260,7 +260,7 @@ def _check(*, endpoint: str | None, flavor: str | None = None) -> None:
 
 
 def _described(model: Model) -> dict[str, Any]:
-    return {"name": model.name, "flavor": FLAVOR, **asdict(model)}
+    return {"name": model.name, "flavor": FLAVOR, **asdict(model), "problems": list(model.problems)}
 
 
 def _json_values(inputs: Any) -> Any:
