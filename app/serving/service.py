@@ -33,6 +33,9 @@ from app.serving.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
+_MOST_VERSIONS = 4096
+"""Versions that a replica remembers. Each switch adds one, and the oldest one is described anew when it is called."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServiceLimits:
@@ -236,6 +239,10 @@ class PredictionService:
             return await self._call(version, parts, again=True)
 
         batcher = Batcher(call, partial(self._batch_limits, version.name), partial(self._recorder.called, version))
+        if len(self._models) >= _MOST_VERSIONS:
+            oldest = next(iter(self._models))
+            self._models.pop(oldest)
+            self._shadows.pop(oldest, None)
         model = self._models[version] = ServedModel(spec, batcher)
         return model
 
