@@ -38,8 +38,9 @@ def test_python_prints_what_stands_beside_it(page: Path) -> None:
     assert len(expected) == code.count("print(")
 
 
-def test_commands_print_what_stands_under_them(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```console\n(.*?)```", PLUGIN.read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", [ROOT / "docs" / "releases.md", PLUGIN], ids=lambda page: page.name)
+def test_commands_print_what_stands_under_them(page: Path, tmp_path: Path) -> None:
+    (block,) = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
     commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
     assert len(commands) == block.count("$ ") > 0
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -50,4 +51,4 @@ def test_commands_print_what_stands_under_them(tmp_path: Path) -> None:
             line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout.strip() == shown.strip()
+        assert [text.rstrip() for text in done.stdout.splitlines()] == shown.splitlines()

@@ -30,6 +30,14 @@ from app.serving.traffic import make_plan
 SHADOW = "shadow"
 """Key of the alias that gets copies, among the aliases and their weights."""
 
+_NAME = {
+    "name": "name",
+    "in": "path",
+    "required": True,
+    "description": "A registered model.",
+    "schema": {"type": "string"},
+}
+
 
 class ReleaseEndpoints:
     """Handlers that change what is served."""
@@ -40,18 +48,19 @@ class ReleaseEndpoints:
     def routes(self) -> list[Route]:
         """Every endpoint."""
 
-        def route(method: str, suffix: str, handler: Handler, **further: Any) -> Route:
-            return Route(method, PREFIX + "{ref:path}" + suffix, handler, "v1", v1_error, V1Error, **further)
+        def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
+            return Route(method, PREFIX + path, handler, "v1", v1_error, V1Error, **further)
 
-        switch: dict[str, Any] = {"answer": SwitchResponse, "statuses": (409,)}
-        traffic: dict[str, Any] = {"body": TrafficRequest, "answer": TrafficResponse, "statuses": (409,)}
+        named: dict[str, Any] = {"parameters": (_NAME,)}
+        switch: dict[str, Any] = {**named, "answer": SwitchResponse, "statuses": (409,)}
+        divide: dict[str, Any] = {**named, "body": TrafficRequest, "answer": TrafficResponse, "statuses": (409,)}
         return [
-            route("POST", ":load", self.load, answer=LoadResponse),
-            route("POST", ":unload", self.unload, answer=LoadResponse),
-            route("POST", ":promote", self.promote, body=PromoteRequest, **switch),
-            route("POST", ":rollback", self.rollback, body=RollbackRequest, body_required=False, **switch),
-            route("PUT", "/traffic", self.set_traffic, **traffic),
-            route("GET", "/traffic", self.traffic, answer=TrafficResponse),
+            route("POST", "{ref:path}:load", self.load, answer=LoadResponse),
+            route("POST", "{ref:path}:unload", self.unload, answer=LoadResponse),
+            route("POST", "{name:path}:promote", self.promote, body=PromoteRequest, **switch),
+            route("POST", "{name:path}:rollback", self.rollback, body=RollbackRequest, body_required=False, **switch),
+            route("PUT", "{name:path}/traffic", self.set_traffic, **divide),
+            route("GET", "{name:path}/traffic", self.traffic, answer=TrafficResponse, **named),
         ]
 
     async def load(self, exchange: Exchange) -> Reply:
