@@ -220,6 +220,10 @@ class MlflowRegistry:
         except RegistryUnavailable as error:
             if code_of(error.__cause__) == "FEATURE_DISABLED":
                 raise StartupError("the registry's URI is of a kind in which MLflow keeps no models") from error
+            if isinstance(error.__cause__, ModuleNotFoundError):
+                raise StartupError(
+                    f"the model registry needs the library '{error.__cause__.name}', which is not installed here"
+                ) from error
             if "out-of-date database schema" in str(error.__cause__):
                 raise StartupError(
                     "the MLflow database was made by another release of MLflow: run 'mlflow db upgrade' on it"

@@ -475,6 +475,15 @@ def test_a_registry_of_an_unknown_kind_stops_the_start(tmp_path: Path) -> None:
         MlflowRegistry(settings).check()
 
 
+def test_a_database_whose_driver_is_not_installed_stops_the_start(tmp_path: Path) -> None:
+    with OneAnswer(200, "") as address:
+        port = address.rpartition(":")[2]
+        settings = settings_for(tmp_path, f"mysql+mysqlconnector://user:secret@127.0.0.1:{port}/mlflow")
+        configure(settings)
+        with pytest.raises(StartupError, match="needs the library 'mysql', which is not installed"):
+            MlflowRegistry(settings).check()
+
+
 def test_configure_hands_over_the_storage_and_keeps_what_the_operator_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

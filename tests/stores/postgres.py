@@ -1,0 +1,81 @@
+"""A real PostgreSQL, made for the test in a folder of its own. Debian has it: ``apt-get install postgresql``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+
+from tests.stores.processes import Processes, free_port, is_listening, need
+
+_PASSWORD = "passwordofthetests"
+
+
+@dataclass
+class Postgres:
+    """A server with an empty database `mlflow`; it can be stopped and started."""
+
+    port: int
+    command: list[str]
+    user: str | None
+    processes: Processes
+    process: Popen[bytes] | None = None
+
+    def uri(self, user: str = "mlflow", password: str = _PASSWORD) -> str:
+        """MLflow's URI of a database. The driver is named, for which one `postgresql:` means depends on SQLAlchemy."""
+        return f"postgresql+psycopg2://{user}:{password}@127.0.0.1:{self.port}/mlflow"
+
+    def start(self) -> None:
+        self.process = self.processes.start(
+            "postgres",
+            self.command,
+            lambda: is_listening(self.port),
+            user=self.user,
+            ends_on=signal.SIGINT,  # does not wait until all clients have left
+        )
+
+    def kill(self) -> None:
+        """As a crash would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def run(self, *statements: str, database: str = "mlflow") -> None:
+        """Run SQL as the owner of the databases."""
+        import psycopg2
+
+        connection = psycopg2.connect(
+            host="127.0.0.1", port=self.port, user="mlflow", password=_PASSWORD, dbname=database
+        )
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Postgres]:
+    """The server, while entered. `folder` can be reached by everybody: PostgreSQL does not run as root."""
+    binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    need("initdb", "postgres", package="postgresql", folders=[str(path) for path in binaries])
+    path = os.pathsep.join([*map(str, reversed(binaries)), os.environ.get("PATH", "")])
+    initdb, server = (shutil.which(program, path=path) or program for program in ("initdb", "postgres"))
+    user = "postgres" if os.geteuid() == 0 else None
+    port, data, secret = free_port(), folder / "data", folder / "password"
+    secret.write_text(_PASSWORD)
+    if user is not None:
+        for owned in (folder, secret):
+            shutil.chown(owned, user, user)
+    command = [server, "-D", str(data), "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
+    with Processes(folder) as processes:
+        how = ["--auth=scram-sha-256", f"--pwfile={secret}", "--username=mlflow", "--encoding=UTF8", "--locale=C"]
+        processes.run(initdb, "-D", str(data), *how, user=user)
+        postgres = Postgres(port, command, user, processes)
+        postgres.start()
+        postgres.run("CREATE DATABASE mlflow", database="postgres")
+        yield postgres
