@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -35,29 +36,24 @@ def disagreement(mine: Output, base: Output) -> Disagreement | None:
         return None
     if any(one.shape != other.shape for one, other in zip(mine.arrays, base.arrays, strict=True)):
         return None
-    mismatched = np.zeros(base.count, dtype=bool)
+    mismatched: Array | None = None
     absolute: list[Array] = []
     relative: list[Array] = []
     for one, other in zip(mine.arrays, base.arrays, strict=True):
-        if not _are_numbers(one, other):
-            mismatched |= _by_row(_labels_differ(one, other))
-            continue
-        difference, scale = _differences(one, other)
-        is_known = np.isfinite(difference)
-        mismatched |= _by_row(~is_known)
-        difference, scale = difference[is_known], scale[is_known]
-        absolute.append(difference)
-        relative.append(np.divide(difference, scale, out=np.zeros_like(difference), where=scale > 0))
-    numbers = np.concatenate(absolute) if absolute else np.empty(0)
+        if _are_numbers(one, other):
+            difference, ratio, differ = _differences(one, other)
+            absolute.append(difference)
+            relative.append(ratio)
+        else:
+            differ = _labels_differ(one, other)
+        if differ is not None:
+            by_row = np.asarray(differ.any(axis=tuple(range(1, differ.ndim))))
+            mismatched = by_row if mismatched is None else np.logical_or(mismatched, by_row)
+    rows = 0 if mismatched is None else int(np.count_nonzero(mismatched))
+    numbers = _joined(absolute)
     if not numbers.size:
-        return Disagreement(base.count, int(mismatched.sum()))
-    return Disagreement(
-        base.count,
-        int(mismatched.sum()),
-        float(numbers.mean()),
-        float(numbers.max()),
-        float(np.concatenate(relative).mean()),
-    )
+        return Disagreement(base.count, rows)
+    return Disagreement(base.count, rows, float(numbers.mean()), float(numbers.max()), float(_joined(relative).mean()))
 
 
 def mean_prediction(output: Output) -> float | None:
@@ -78,17 +74,24 @@ def _are_numbers(one: Array, other: Array) -> bool:
     return bool(kinds & _NUMBERS) and kinds <= _NUMBERS | _LABELS
 
 
-def _differences(one: Array, other: Array) -> tuple[Array, Array]:
-    """Absolute differences and the greater magnitudes; NaN where only one of the two is a finite number."""
+def _differences(one: Array, other: Array) -> tuple[Array, Array, Array | None]:
+    """Differences of the numbers, absolute and relative to the greater of both, and the cells that cannot have any.
+
+    These are where only one of the two is a finite number; None where both always are, which is the usual case.
+    """
     wide = np.complex128 if "c" in (one.dtype.kind, other.dtype.kind) else np.float64
-    mine, base = one.astype(wide), other.astype(wide)
+    mine, base = one.astype(wide, copy=False), other.astype(wide, copy=False)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(mine - base)
-        scale = np.maximum(np.abs(mine), np.abs(base))
-    same = (mine == base) | (np.isnan(mine) & np.isnan(base))
-    difference[same] = 0.0
-    scale[same] = 0.0
-    return difference, scale
+    scale = np.maximum(np.abs(mine), np.abs(base))
+    differ = None
+    if difference.size and not isfinite(difference.max()):  # which a NaN goes through
+        same = (mine == base) | (np.isnan(mine) & np.isnan(base))
+        difference[same] = scale[same] = 0.0
+        known = np.isfinite(difference)
+        difference, scale, differ = difference[known], scale[known], ~known
+    scale[scale == 0.0] = 1.0  # both are zero: they differ by nothing
+    return difference, difference / scale, differ
 
 
 def _labels_differ(one: Array, other: Array) -> Array:
@@ -112,6 +115,7 @@ def _is_same(mine: Any, base: Any) -> bool:
         return repr(mine) == repr(base)
 
 
-def _by_row(cells: Array) -> Array:
-    """Which rows have a true cell."""
-    return np.asarray(cells.reshape(len(cells), -1).any(axis=1)) if cells.ndim > 1 else cells
+def _joined(parts: list[Array]) -> Array:
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([part.ravel() for part in parts]) if parts else np.empty(0)

@@ -70,6 +70,19 @@ def test_a_number_where_the_other_has_none_is_a_mismatch_and_no_difference() -> 
     assert disagreement(output(np.array([NAN])), output(np.array([1.0]))) == Disagreement(1, 1)
 
 
+def test_numbers_of_several_columns_and_shapes_are_taken_together() -> None:
+    names = ("a", "b")
+    one = output(np.array([1.0, 2.0]), np.array([[1.0, 2.0], [3.0, NAN]]), names=names)
+    other = output(np.array([1.0, 3.0]), np.array([[1.0, 2.0], [4.0, 5.0]]), names=names)
+    found = disagreement(one, other)
+    assert found == Disagreement(2, 1, close(2 / 5), 1.0, close((1 / 3 + 1 / 4) / 5))
+
+
+def test_complex_numbers_are_numbers() -> None:
+    found = disagreement(output(np.array([3 + 4j, NAN])), output(np.array([0j, NAN])))
+    assert found == Disagreement(2, 0, 2.5, 5.0, 0.5)
+
+
 def test_a_row_with_several_cells_mismatches_once() -> None:
     one, other = np.array([[1, 2], [3, 4], [5, 6]]), np.array([[0, 0], [3, 4], [5, 0]])
     assert disagreement(output(one), output(other)) == Disagreement(3, 2)
@@ -100,6 +113,8 @@ def test_answers_of_another_form_cannot_be_compared(other: Output) -> None:
 
 def test_no_rows_differ_in_nothing() -> None:
     assert disagreement(output(np.zeros(0)), output(np.zeros(0))) == Disagreement(0, 0)
+    none = output(np.zeros((0, 2), dtype=int))
+    assert disagreement(none, none) == Disagreement(0, 0)
 
 
 def test_the_mean_is_of_all_numbers_that_are_finite() -> None:
