@@ -20,10 +20,6 @@ class ServedModel:
         self.spec = spec
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
         self.batcher = batcher
-        # A signature tells that a model answers row by row. Without one, or with a fixed number of rows, a request may
-        # mean something only as a whole.
-        signature = self.signature
-        self._by_row = signature.fixed_rows is None and (bool(signature.columns) or signature.tensor is not None)
 
     def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
         """Validate the payload. Raises `InvalidInput`."""
@@ -46,6 +42,6 @@ class ServedModel:
         batcher = self.batcher
         if rows.count <= batcher.max_rows and nbytes <= batcher.max_bytes:
             return None
-        if not self._by_row or rows.count == 1 or batcher.max_rows == 1:
+        if not self.signature.by_row or rows.count == 1 or batcher.max_rows == 1:
             return None
         return pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)

@@ -83,6 +83,14 @@ class Signature:
         except (KeyError, TypeError) as error:
             raise ModelUnavailable(f"the model's signature is not understood: {error}") from error
 
+    @property
+    def by_row(self) -> bool:
+        """Whether the model answers row by row, so that requests may be cut and batches merged.
+
+        Without a signature, or with a fixed number of rows, a request may mean something only as a whole.
+        """
+        return self.fixed_rows is None and (bool(self.columns) or self.tensor is not None)
+
     def rows_from_records(self, records: list[Any], params: Mapping[str, Any] | None = None) -> Rows:
         """Rows as objects of column name and value."""
         _check_list(records)

@@ -76,6 +76,13 @@ class TestColumns:
         assert not signature.is_tensor
         assert signature.outputs == ({"type": "double", "required": True},)
 
+    def test_a_model_answers_row_by_row_unless_its_signature_is_missing_or_fixes_the_rows(self) -> None:
+        assert one("double").by_row
+        assert Signature.compile([tensor("float64", -1, 3)]).by_row
+        assert Signature.compile([tensor("float64", -1, 3, name="x")]).by_row
+        assert not Signature.compile(None).by_row
+        assert not Signature.compile([tensor("float64", 1, 3)]).by_row
+
     @pytest.mark.parametrize("kind", ["vector", "complex"])
     def test_an_unknown_type_is_an_unavailable_model(self, kind: str) -> None:
         with pytest.raises(ModelUnavailable):
