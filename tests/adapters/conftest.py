@@ -1,8 +1,10 @@
-"""Real stores for the adapters' tests: a Feast repository and an MLflow server, each made once."""
+"""Real stores for the adapters' tests: a Feast repository, made once, and a disk that is soon full."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -114,3 +116,17 @@ def materialise(folder: Path, views: list[str]) -> None:
     FeatureStore(str(folder)).materialize(
         DATA_ENDS - timedelta(days=30), DATA_ENDS + timedelta(days=1), feature_views=views
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here, which takes root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

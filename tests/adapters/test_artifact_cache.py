@@ -329,20 +329,6 @@ def test_processes_that_download_and_evict_at_random_never_read_what_is_not_whol
 # A full disk.
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here, which takes root")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_version_that_is_larger_than_the_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
     cache = ArtifactCache(small_disk, Store(3_000_000).download)
     with pytest.raises(OSError, match="no room for m/versions/1") as caught:

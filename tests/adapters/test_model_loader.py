@@ -202,6 +202,12 @@ def test_artifacts_stay_on_disk_for_as_long_as_their_model_is_in_memory(settings
     assert not (tmp_path / "forest" / "1").exists()
 
 
+def test_a_full_disk_is_told_as_such(settings: Settings, small_disk: Path) -> None:
+    (small_disk / "filling").write_bytes(b"x" * 990_000)
+    with pytest.raises(ModelUnavailable, match="the disk of the artifact cache is full"):
+        loader(settings, small_disk / "cache").load(FOREST)
+
+
 def test_the_registry_is_asked_again_only_for_a_name_that_means_another_model(
     settings: Settings, tmp_path: Path
 ) -> None:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.stores.processes import Processes, free_port, is_answering, is_listening, need
+from tests.mlflow_server import free_port
+from tests.stores.processes import Processes, is_answering, is_listening, need
 
 _CONFIGURATION = """\
 [global]

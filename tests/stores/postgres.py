@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from tests.stores.processes import Processes, free_port, is_listening, need
+from tests.mlflow_server import free_port
+from tests.stores.processes import Processes, is_listening, need
 
 _PASSWORD = "passwordofthetests"
 

@@ -34,12 +34,6 @@ def need(*programs: str, package: str, folders: Sequence[str] = ()) -> None:
     pytest.skip(reason)
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def is_listening(port: int) -> bool:
     """Whether a server on this machine accepts connections."""
     with socket.socket() as client:

@@ -23,9 +23,10 @@ from app.serving.model_ref import ModelVersion
 from app.serving.tables import Batch, Layout
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
+from tests.mlflow_server import free_port
 from tests.stores.ceph import S3
 from tests.stores.postgres import Postgres
-from tests.stores.processes import Processes, free_port, is_answering
+from tests.stores.processes import Processes, is_answering
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
