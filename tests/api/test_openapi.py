@@ -95,7 +95,11 @@ async def test_types_units_errors_and_headers(connect: Connect) -> None:
     general = found["paths"]["/v1/models/{ref}:predict"]["post"]
     assert operation["responses"].keys() == general["responses"].keys()
     assert operation["responses"]["400"] == general["responses"]["400"]
-    assert [one["name"] for one in operation["parameters"]] == ["x-request-id", "x-request-timeout-seconds", "x-session-id"]
+    assert [one["name"] for one in operation["parameters"]] == [
+        "x-request-id",
+        "x-request-timeout-seconds",
+        "x-session-id",
+    ]
 
 
 async def test_every_example_is_answered_as_the_schema_says(connect: Connect) -> None:
