@@ -51,4 +51,4 @@ def test_commands_print_what_stands_under_them(page: Path, tmp_path: Path) -> No
             line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == 0, done.stderr
-        assert [text.rstrip() for text in done.stdout.splitlines()] == shown.splitlines()
+        assert [text.rstrip() for text in done.stdout.strip().splitlines()] == shown.splitlines()
