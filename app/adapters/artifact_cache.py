@@ -43,6 +43,7 @@ _ARTIFACTS = "artifacts"
 _MANIFEST = "manifest.json"
 _USED = "used"
 _EVICTING = "eviction.lock"
+_LOOK_S = 0.1  # between two looks whether another process is done
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -85,9 +86,18 @@ class ArtifactCache:
         download: fetches a version's artifacts into a folder that exists and is empty.
         max_bytes: of all versions together; after a download the least recently used ones leave, but none that a
             process has. 0: no bound.
+        wait_s: seconds to wait for another process that sees to the same version: one that hangs must not take all
+            others with it.
     """
 
-    def __init__(self, folder: Path, download: Callable[[ModelVersion, Path], None], max_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        download: Callable[[ModelVersion, Path], None],
+        max_bytes: int = 0,
+        wait_s: float = 300.0,
+    ) -> None:
+        self._wait_s = wait_s
         self._folder = folder
         self._download = download
         self._max_bytes = max_bytes
@@ -104,6 +114,7 @@ class ArtifactCache:
 
         Raises:
             OSError: they cannot be downloaded; with the number `ENOSPC` where the disk is full.
+            TimeoutError: another process has been at it for too long.
         """
         place = self._place(version)
         with self._alone(version, place):
@@ -137,9 +148,15 @@ class ArtifactCache:
 
     def _alone(self, version: ModelVersion, place: Path) -> HeldLock:
         held = try_lock(_lock_of(place))
-        if held is None:
-            log.info("%s is being downloaded or checked by another process or thread: it is waited for", version)
-            held = lock(_lock_of(place))
+        if held is not None:
+            return held
+        log.info("%s is being downloaded or checked by another process or thread: it is waited for", version)
+        deadline = time.monotonic() + self._wait_s
+        while held is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{version} was being downloaded by another process for {self._wait_s:g} s")
+            time.sleep(_LOOK_S)
+            held = try_lock(_lock_of(place))
         return held
 
     def _held(self, place: Path) -> CachedArtifacts:

@@ -72,8 +72,10 @@ class LoadedModel:
 class ModelLoader:
     """Downloads, loads and warms model versions; every method blocks and may be called from many threads."""
 
-    def __init__(self, registry: MlflowRegistry, cache_folder: Path, cache_bytes: int = 0) -> None:
-        self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes)
+    def __init__(
+        self, registry: MlflowRegistry, cache_folder: Path, cache_bytes: int = 0, load_timeout_s: float = 300.0
+    ) -> None:
+        self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
         self._identities = Identities(registry.identity)
         self._growth = MemoryGrowth()
         sys.dont_write_bytecode = True  # beside the code that a model brings it would look like damage

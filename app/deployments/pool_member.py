@@ -67,7 +67,9 @@ class PoolMember:
         self._waiting = Waiting(time.monotonic)
         self._meter = BusyMeter(time.monotonic)
         self._scaling_sample = BusySample(self._meter, time.monotonic)
-        self._loader = ModelLoader(MlflowRegistry(settings), settings.cache_folder, settings.model_cache_bytes)
+        self._loader = ModelLoader(
+            MlflowRegistry(settings), settings.cache_folder, settings.model_cache_bytes, settings.load_timeout_s
+        )
         self._host = ModelHost(
             self._loader,
             budget_bytes=pool.model_bytes,

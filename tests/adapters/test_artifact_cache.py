@@ -276,6 +276,15 @@ def ended_well(process: subprocess.Popen[str]) -> bool:
     return True
 
 
+def test_a_process_that_hangs_is_not_waited_for_for_ever(processes: Processes) -> None:
+    hanging = processes.start(1, pause=60)
+    wait_for(hanging, "downloading")
+    cache = ArtifactCache(processes.folder, Store().download, wait_s=0.3)
+    with pytest.raises(TimeoutError, match="m/versions/1 was being downloaded by another process"):
+        cache.use(number(1), "a")
+    folder_of(cache, number(2))
+
+
 def test_two_processes_that_want_one_version_download_it_once(processes: Processes) -> None:
     both = [processes.start(1, 2, pause=0.3) for _ in range(3)]
     assert all(ended_well(process) for process in both)
