@@ -61,10 +61,11 @@ class CacheCounts:
 
 
 class CachedArtifacts:
-    """A version's artifacts in `folder`, which stays until they are released or the process ends."""
+    """A version's artifacts in `folder`, which stays until they are released or the process ends; whose they are."""
 
-    def __init__(self, folder: Path, held: HeldLock) -> None:
+    def __init__(self, folder: Path, identity: str, held: HeldLock) -> None:
         self.folder = folder
+        self.identity = identity
         self._held = held
 
     def release(self) -> None:
@@ -118,11 +119,11 @@ class ArtifactCache:
         """
         place = self._place(version)
         with self._alone(version, place):
-            if self._is_good(place, identity):
+            if self._good(place, identity) is not None:
                 self._count(hits=1)
-                return self._held(place)
+                return self._held(place, identity)
             self._fetch(version, place, identity)
-            held = self._held(place)
+            held = self._held(place, identity)
         self._make_room()
         return held
 
@@ -136,10 +137,11 @@ class ArtifactCache:
         if not place.is_dir():
             return None
         with self._alone(version, place):
-            if not self._is_good(place, identity):
+            found = self._good(place, identity)
+            if found is None:
                 return None
             self._count(hits=1)
-            return self._held(place)
+            return self._held(place, found)
 
     def _place(self, version: ModelVersion) -> Path:
         # '..' is a name that the registry accepts.
@@ -159,28 +161,30 @@ class ArtifactCache:
             held = try_lock(_lock_of(place))
         return held
 
-    def _held(self, place: Path) -> CachedArtifacts:
+    def _held(self, place: Path, identity: str) -> CachedArtifacts:
         held = lock(place / _USED, shared=True)
         os.utime(place / _USED)
-        return CachedArtifacts(place / _ARTIFACTS, held)
+        return CachedArtifacts(place / _ARTIFACTS, identity, held)
 
-    def _is_good(self, place: Path, identity: str | None) -> bool:
+    def _good(self, place: Path, identity: str | None) -> str | None:
+        """Identity of the intact copy that is here, None where there is none of the wanted identity."""
         if not place.is_dir():
-            return False
+            return None
         manifest = _manifest(place)
         if manifest is not None:
-            if identity is not None and manifest["identity"] != identity:
+            found = str(manifest["identity"])
+            if identity is not None and found != identity:
                 log.warning("%s was registered anew: its cached artifacts are of no use", place)
-                return False
+                return None
             stats = file_stats(place / _ARTIFACTS)
             if self._checked.get(place) == stats:  # read once by this process, and not written since
-                return True
+                return found
             if file_digests(place / _ARTIFACTS) == manifest["files"]:
                 self._checked[place] = stats
-                return True
+                return found
         log.warning("%s is damaged", place)
         self._count(damaged=1)
-        return False
+        return None
 
     def _fetch(self, version: ModelVersion, place: Path, identity: str) -> None:
         """Download into place; nothing is left where that fails. Called with the version's lock."""

@@ -70,6 +70,12 @@ def configure(settings: Settings) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def registered_ms(identity: str) -> int:
+    """When the version was registered that an identity of `MlflowRegistry` means, in milliseconds; 0 if unknown."""
+    stamp = identity.partition(" ")[0]
+    return int(stamp) if stamp.isdigit() else 0
+
+
 class MlflowRegistry:
     """`ModelRegistry` on an MLflow server or database. Nothing is connected to before the first call.
 

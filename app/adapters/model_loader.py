@@ -25,7 +25,7 @@ from app.adapters.artifact_cache import ArtifactCache, CacheCounts, CachedArtifa
 from app.adapters.enforcement import leave_out_enforcement
 from app.adapters.identities import Identities
 from app.adapters.memory_growth import MemoryGrowth
-from app.adapters.mlflow_registry import MlflowRegistry
+from app.adapters.mlflow_registry import MlflowRegistry, registered_ms
 from app.adapters.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
@@ -77,6 +77,7 @@ class ModelLoader:
     ) -> None:
         self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
         self._identities = Identities(registry.identity)
+        self._created: Mapping[str, int] = {}
         self._growth = MemoryGrowth()
         sys.dont_write_bytecode = True  # beside the code that a model brings it would look like damage
 
@@ -84,6 +85,10 @@ class ModelLoader:
     def cache_counts(self) -> CacheCounts:
         """What this process has done with the artifact cache."""
         return self._cache.counts
+
+    def expect(self, created: Mapping[str, int]) -> None:
+        """When each model was registered, in milliseconds: a copy of a version from before is of another model."""
+        self._created = created
 
     def forget(self, name: str) -> None:
         """The name means another model now: what is known of its versions is asked for again."""
@@ -163,7 +168,11 @@ class ModelLoader:
         """An intact copy of what the version is known to be; of one that was never asked about, any."""
         if self._identities.is_doubtful(version):
             return None
-        return self._cache.find(version, self._identities.last(version))
+        cached = self._cache.find(version, self._identities.last(version))
+        if cached is not None and registered_ms(cached.identity) < self._created.get(version.name, 0):
+            cached.release()
+            return None
+        return cached
 
 
 def _signature(model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:

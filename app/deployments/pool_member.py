@@ -189,6 +189,7 @@ class PoolMember:
                 before = table
                 table = await answer(self._releases.watch.remote(table.term, table.epoch, self.member_id), "releases")
                 self._table = table
+                self._loader.expect({name: release.created for name, release in table.releases.items()})
                 self._obey(table, before)
                 # Not awaited: a slow load must not keep the replica from hearing what comes next.
                 share = table.share(self.name, self.member_id)

@@ -189,6 +189,20 @@ def test_while_the_registry_does_not_answer_a_copy_of_a_model_that_is_gone_is_no
     models.load(FOREST)
 
 
+def test_without_the_registry_a_copy_from_before_its_model_was_registered_is_not_loaded(
+    settings: Settings, tmp_path: Path
+) -> None:
+    registry = MlflowRegistry(settings)
+    ModelLoader(registry, tmp_path).load(FOREST)
+    created = registry.model("forest").created
+    gone = loader(Settings(home=settings.home, mlflow_tracking_uri="http://127.0.0.1:1"), tmp_path)
+    gone.expect({"forest": created})
+    gone.load(FOREST)
+    gone.expect({"forest": created + 86_400_000})
+    with pytest.raises(RegistryUnavailable, match="not cached"):
+        gone.load(FOREST)
+
+
 def test_artifacts_stay_on_disk_for_as_long_as_their_model_is_in_memory(settings: Settings, tmp_path: Path) -> None:
     model: LoadedModel | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
     other = ModelLoader(MlflowRegistry(settings), tmp_path, 1)
