@@ -200,7 +200,7 @@ class FakeManager:
         self.counted_of: dict[ModelVersion, Statistics] = {}
         self.replicas: list[dict[str, Any]] = [{"replica": "g1", "deployment": "Gateway", "rss_bytes": 150_000_000}]
 
-    async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
+    async def load(self, ref: ModelRef) -> ModelVersion:
         version = await self._directory.resolve(ref)
         try:
             spec = await self._directory.runner(version.name).describe(version)
@@ -208,8 +208,6 @@ class FakeManager:
             self._states[version] = _facts("failed", error=error.message)
             raise ModelUnavailable(error.message, error.details) from error
         self._states[version] = _facts("ready", replicas=1, nbytes=spec.nbytes, load_ms=spec.load_ms)
-        if promote:
-            await self.promote(version)
         return version
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
@@ -219,7 +217,7 @@ class FakeManager:
 
     async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
         self._refuse_read_only()
-        await self.load(ModelRef(version.name, version=version.version), promote=False)
+        await self.load(ModelRef(version.name, version=version.version))
         alias = alias or DEFAULT_ALIAS
         live = self._live_of(version.name, alias)
         before = ModelVersion(version.name, live.version) if live is not None else None

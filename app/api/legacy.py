@@ -74,7 +74,10 @@ class LegacyDialect:
     async def _manage(self, body: ServeRequest, ref: ModelRef, exchange: Exchange) -> Reply:
         answer: dict[str, Any] = {"status": "success", "action": body.action, "model_name": ref.name}
         if body.action == "load":
-            answer["model_version"] = (await exchange.in_time(self._manager.load(ref, promote=body.promote))).version
+            version = await exchange.in_time(self._manager.load(ref))
+            if body.promote:
+                await exchange.in_time(self._manager.promote(version))
+            answer["model_version"] = version.version
             answer["default_version"] = await self._default(ref.name)
         elif body.action == "unload":
             answer["model_version"] = (await exchange.in_time(self._manager.unload(ref))).version

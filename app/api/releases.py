@@ -65,7 +65,7 @@ class ReleaseEndpoints:
 
     async def load(self, exchange: Exchange) -> Reply:
         """Load a version on every replica of its pool."""
-        version = await exchange.in_time(self._manager.load(reference(exchange, ":load"), promote=False))
+        version = await exchange.in_time(self._manager.load(reference(exchange, ":load")))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "ready"}))
 
     async def unload(self, exchange: Exchange) -> Reply:

@@ -190,11 +190,8 @@ class ReleaseFollower:
             )
         return runner
 
-    async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
-        version = ModelVersion(*await self._ask("load", ref))
-        if promote:
-            await self.promote(version)
-        return version
+    async def load(self, ref: ModelRef) -> ModelVersion:
+        return ModelVersion(*await self._ask("load", ref))
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
         return ModelVersion(*await self._ask("unload", ref))

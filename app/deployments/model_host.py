@@ -10,10 +10,10 @@ import copy
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from app.errors import ModelUnavailable, ServingError
 from app.serving.model_ref import ModelVersion
@@ -21,6 +21,7 @@ from app.serving.pool_load import BusyMeter
 from app.serving.ports import ModelSpec
 from app.serving.release_table import VersionState
 from app.serving.single_flight import SingleFlight
+from app.serving.switching import Contract
 from app.serving.tables import Batch, Output
 
 log = logging.getLogger(__name__)
@@ -157,9 +158,10 @@ class ModelHost:
             if not self._in_use[version]:
                 del self._in_use[version]
 
-    def inputs(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Sequence[Mapping[str, Any]] | None]:
-        """The inputs of those versions that are in memory, as in `ModelSpec`."""
-        return {version: self._models[version].spec.inputs for version in versions if version in self._models}
+    def contracts(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Contract]:
+        """What those of the versions take that are in memory."""
+        specs = {version: self._models[version].spec for version in versions if version in self._models}
+        return {version: Contract(spec.inputs, spec.params) for version, spec in specs.items()}
 
     async def keep(self, versions: Iterable[ModelVersion], hot: Iterable[ModelVersion] = ()) -> None:
         """Hold these versions: load what is missing, now or again when its failure may be retried.

@@ -252,9 +252,9 @@ class PoolMember:
             try:
                 states = self._host.states()
                 # Once for each version that may take part in a switch: others need not be compared.
-                inputs = self._host.inputs(self._resident - self._described)
-                await answer(self._releases.report.remote(self.member_id, self.name, states, inputs), "releases")
-                self._described |= inputs.keys()
+                contracts = self._host.contracts(self._resident - self._described)
+                await answer(self._releases.report.remote(self.member_id, self.name, states, contracts), "releases")
+                self._described |= contracts.keys()
             except Exception as error:
                 log.warning("the releases were not told what is loaded: %s", error)
                 self._changed.set()

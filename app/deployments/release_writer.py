@@ -113,6 +113,7 @@ class ReleaseWriter:
                 model, ModelVersion(name, before) if before is not None else None, version, force=force
             )
             await self._move(name, alias, version.version, PROMOTED, back=False)
+            self._book.unpin(version)  # from here on the alias keeps it
         finally:
             for one in (version, *compared):
                 self._book.no_longer_want(one)

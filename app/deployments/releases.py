@@ -34,7 +34,7 @@ from app.serving.release_book import ReleaseBook
 from app.serving.release_status import every_status, release_health, status_of
 from app.serving.release_table import ModelStatus, ReleaseTable, Switch, VersionState
 from app.serving.single_flight import SingleFlight
-from app.serving.switching import Inputs
+from app.serving.switching import Contract
 from app.serving.traffic import TrafficPlan
 from app.settings import PoolSettings, Settings
 
@@ -153,15 +153,15 @@ class Releases:
         member_id: str,
         pool: str,
         states: Mapping[ModelVersion, VersionState],
-        inputs: Mapping[ModelVersion, Inputs] = MappingProxyType({}),
+        contracts: Mapping[ModelVersion, Contract] = MappingProxyType({}),
     ) -> None:
         """What a pool member holds now.
 
         Args:
-            inputs: of versions that should be resident, each told once.
+            contracts: of versions that should be resident, each told once.
         """
-        for version, given in inputs.items():
-            self._book.switches.described(ModelVersion(*version), given)
+        for version, contract in contracts.items():
+            self._book.switches.described(ModelVersion(*version), Contract(*contract))
         named = {ModelVersion(*version): state for version, state in states.items()}
         self._book.members.reported(member_id, pool, named, time.monotonic())
         await self._settle()

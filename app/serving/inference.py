@@ -130,7 +130,7 @@ class InferenceService:
 
     async def load(self, ref: ModelRef) -> ModelVersion:
         """Make a version resident and warm."""
-        return await self._manager.load(ref, promote=False)
+        return await self._manager.load(ref)
 
     async def unload(self, ref: ModelRef) -> None:
         """Let a version go, and every loaded version of the model where the reference is a bare name."""

@@ -198,7 +198,7 @@ class ModelManager(Protocol):
     def ready(self) -> bool:
         """Whether everything that should be resident is loaded, or known to have failed."""
 
-    async def load(self, ref: ModelRef, *, promote: bool) -> ModelVersion:
+    async def load(self, ref: ModelRef) -> ModelVersion:
         """Returns once the version is warm on every replica of its pool.
 
         Raises `ModelNotFound`, `ModelUnavailable` with the cause, or `RegistryUnavailable`.

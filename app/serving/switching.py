@@ -9,13 +9,25 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from cachetools import LRUCache
+
 from app.serving.compatibility import incompatibilities
 from app.serving.live import FIRST, MOVED, Live
 from app.serving.model_ref import ModelVersion
 from app.serving.pool_members import PoolMembers
 
-Inputs = Sequence[Mapping[str, Any]] | None
-"""The inputs of a signature, as in `ModelSpec`."""
+Specs = Sequence[Mapping[str, Any]] | None
+
+
+class Contract(NamedTuple):
+    """What a version takes: inputs and parameters of its signature, as in `ModelSpec`."""
+
+    inputs: Specs
+    params: Specs = None
+
+
+_COMPARISONS = 1024
+"""Comparisons that are remembered: versions do not change, and an alias that is held up asks again and again."""
 
 
 class Step(NamedTuple):
@@ -43,17 +55,19 @@ class Switches:
     def __init__(self, members: PoolMembers, wall: Callable[[], float]) -> None:
         self._members = members
         self._wall = wall
-        self._inputs: dict[ModelVersion, Inputs] = {}
+        self._contracts: dict[ModelVersion, Contract] = {}
+        self._compared: LRUCache[tuple[ModelVersion, ModelVersion], list[str]] = LRUCache(_COMPARISONS)
         self._reasons: dict[tuple[str, str], _Reason] = {}
 
-    def described(self, version: ModelVersion, inputs: Inputs) -> None:
-        """A pool member has loaded the version, and these are its inputs."""
-        self._inputs[version] = inputs
+    def described(self, version: ModelVersion, contract: Contract) -> None:
+        """A pool member has loaded the version, and this is what it takes."""
+        self._contracts[version] = contract
 
     def forget(self, name: str) -> None:
         """The name means another model now."""
-        for version in [version for version in self._inputs if version.name == name]:
-            del self._inputs[version]
+        for version in [version for version in self._contracts if version.name == name]:
+            del self._contracts[version]
+        self._compared.clear()
 
     def explain(self, name: str, alias: str, version: str, why: str, *, back: bool = False) -> None:
         """The next switch of the alias to this version happens for that reason."""
@@ -102,7 +116,7 @@ class Switches:
             return False, cause if state == "failed" else None
         if not compare:
             return True, None
-        if before not in self._inputs and can_load and self._members.state(before) != "failed":
+        if before not in self._contracts and can_load and self._members.state(before) != "failed":
             return False, None  # it is loaded again, to be compared
         objection = self.objection(before, after)
         return objection is None, objection
@@ -120,9 +134,14 @@ class Switches:
 
     def differences(self, before: ModelVersion | None, after: ModelVersion) -> list[str]:
         """What callers of the one would stumble over with the other, a sentence each."""
-        if before is None or before not in self._inputs or after not in self._inputs:
+        if before is None or before not in self._contracts or after not in self._contracts:
             return []
-        return incompatibilities(self._inputs[before], self._inputs[after])
+        found: list[str] | None = self._compared.get((before, after))
+        if found is None:
+            old, new = self._contracts[before], self._contracts[after]
+            found = incompatibilities(old.inputs, new.inputs, (old.params, new.params))
+            self._compared[before, after] = found
+        return found
 
     def _switch(self, alias: str, wanted: ModelVersion, current: Live | None) -> Live:
         reason = self._reasons.pop((wanted.name, alias), None)

@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 def server() -> Iterator[Server]:
     fakes = make_fakes({MODEL: FORMULA, "odd {name} ä?": FORMULA})
     for name in fakes.directory.names():
-        asyncio.run(fakes.manager.load(ModelRef(name), promote=False))
+        asyncio.run(fakes.manager.load(ModelRef(name)))
     with Server(fakes.app) as server:
         yield server
 
@@ -89,7 +89,7 @@ def test_what_a_model_says_of_itself_runs_no_script(browser: Browser) -> None:
     name = "<img src=x onerror=document.title=1>"
     hostile = {"columns": {"x": {"description": f"{name}<script>document.title=1</script>"}}}
     fakes = make_fakes({name: FakeModel(FORMULA.predict, columns("x"), metadata=hostile)})
-    asyncio.run(fakes.manager.load(ModelRef(name), promote=False))
+    asyncio.run(fakes.manager.load(ModelRef(name)))
     with Server(fakes.app) as server:
         for page in ("docs", "redoc"):
             browser.open(f"{server.url}/{page}")

@@ -48,7 +48,7 @@ MODELS = {
 
 async def load(fakes: Fakes, *names: str) -> Fakes:
     for name in names or fakes.directory.names():
-        await fakes.manager.load(parse_ref(name), promote=False)
+        await fakes.manager.load(parse_ref(name))
     return fakes
 
 

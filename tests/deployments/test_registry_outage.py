@@ -20,6 +20,7 @@ from app.adapters.mlflow_registry import configure
 from app.errors import RegistryUnavailable
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.release_table import ReleaseTable, VersionState
+from app.serving.switching import Contract
 from app.settings import Settings
 from tests.adapters.between import Between, pass_on
 from tests.conftest import environment_of_nobody
@@ -34,7 +35,7 @@ pytestmark = [
 
 NAME = "outage-prices"
 V1, V2 = ModelVersion(NAME, "1"), ModelVersion(NAME, "2")
-INPUTS = [{"name": "oil", "type": "double", "required": True}]
+INPUTS = Contract([{"name": "oil", "type": "double", "required": True}])
 READY = VersionState("ready", None, 100, 5.0)
 
 

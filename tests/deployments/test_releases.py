@@ -22,6 +22,7 @@ from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOn
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.model_tags import LIVE_TAG
 from app.serving.release_table import ReleaseTable, Switch, VersionState
+from app.serving.switching import Contract
 from app.serving.traffic import make_plan
 from app.settings import Settings
 
@@ -71,7 +72,7 @@ async def newer(releases: Any, table: ReleaseTable) -> ReleaseTable:
     return found
 
 
-INPUTS = [{"name": "oil", "type": "double", "required": True}]
+INPUTS = Contract([{"name": "oil", "type": "double", "required": True}])
 
 
 async def ready(releases: Any, *versions: ModelVersion, inputs: Any = INPUTS) -> None:
@@ -228,7 +229,7 @@ async def test_another_alias_is_promoted_with_the_same_care(settings: Settings) 
 async def test_what_takes_other_inputs_is_promoted_by_force_only(settings: Settings) -> None:
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
-    other = [*INPUTS, {"name": "gas", "type": "double", "required": True}]
+    other = Contract([*(INPUTS.inputs or ()), {"name": "gas", "type": "double", "required": True}])
     with pytest.raises(Conflict, match="'gas'") as caught:
         await promoted(releases, inputs=other)
     assert caught.value.details["differences"]
@@ -345,9 +346,8 @@ async def test_what_answers_is_told_to_the_registry_and_outlives_the_disk(settin
     await until(again, lambda table: "prices" in table.releases)
     assert again._book.table.releases["prices"].default == "2"
     await ready(again, V1, V2)
+    assert again._book.live.of("prices")["champion"].previous == "1"
     assert (await again.rollback("prices", None)).version == V2, "the switch to version 3 is called off"
-    assert (await again.rollback("prices", None)).changed is True
-    assert again._book.table.releases["prices"].default == "1"
 
 
 async def test_a_model_that_is_unknown_to_the_pools_settings_is_told(settings: Settings) -> None:

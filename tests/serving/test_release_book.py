@@ -7,6 +7,7 @@ from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_status import every_status, status_of
 from app.serving.release_table import VersionState
+from app.serving.switching import Contract
 
 READY = VersionState("ready", None, 100, 5.0)
 FAILED = VersionState("failed", "it is broken")
@@ -18,7 +19,7 @@ def book(*, preload: tuple[str, ...] = ("*",), pools: tuple[str, ...] = ("defaul
         default_alias="champion", preload=preload, pools=dict.fromkeys(pools, PoolPlan()), keep_previous_s=0
     )
     for version in (V1, V2, V3):
-        b.switches.described(version, None)
+        b.switches.described(version, Contract(None))
     return b
 
 

@@ -15,6 +15,7 @@ from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_status import release_health, status_of
 from app.serving.release_table import VersionState
+from app.serving.switching import Contract
 from app.serving.traffic import Traffic, Variant
 
 READY = VersionState("ready", None, 100, 5.0)
@@ -53,7 +54,7 @@ class World:
         """What the pool holds, and the inputs of what is ready: `inputs`, else those given by ``v1=``."""
         for version, state in states.items():
             if state.state == "ready":
-                self.book.switches.described(version, of.get(f"v{version.version}", inputs))
+                self.book.switches.described(version, Contract(of.get(f"v{version.version}", inputs)))
         self.book.members.reported("r1", "default", states, self.now)
         self.settle()
 
