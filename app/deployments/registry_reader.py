@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from app.adapters.mlflow_registry import MlflowRegistry
@@ -102,9 +102,8 @@ class RegistryReader:
 
     async def _poll_once(self) -> None:
         changes = self._changes
-        models = await self._answer(lambda registry: registry.models())
-        for name in self._book.models.keys() - {model.name for model in models}:
-            await self._answer(lambda registry, name=name: _confirm_gone(registry, name))  # type: ignore[misc]
+        known = frozenset(self._book.models)
+        models = await self._answer(lambda registry: _all_models(registry, known))
         if changes == self._changes:  # else something was read or written meanwhile that this answer may not have
             self._book.registry_read(models)
 
@@ -151,10 +150,13 @@ class RegistryReader:
         return min(self._poll_s * 2.0 ** min(self._failures, 10), max(_LONGEST_PAUSE_S, self._poll_s))
 
 
-def _confirm_gone(registry: MlflowRegistry, name: str) -> None:
-    """Raises `RegistryUnavailable` where the registry still has a model that its own list lacked."""
-    try:
-        registry.model(name)
-    except ModelNotFound:
-        return
-    raise RegistryUnavailable(f"the model registry's list lacks models that it has, '{name}' among them")
+def _all_models(registry: MlflowRegistry, known: frozenset[str]) -> Sequence[RegisteredModel]:
+    """Every model. Raises `RegistryUnavailable` where the list lacks one of the `known` that the registry still has."""
+    models = registry.models()
+    for name in known - {model.name for model in models}:
+        try:
+            registry.model(name)
+        except ModelNotFound:
+            continue
+        raise RegistryUnavailable(f"the model registry's list lacks models that it has, '{name}' among them")
+    return models
