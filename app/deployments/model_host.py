@@ -140,12 +140,8 @@ class ModelHost:
         """
         return (await self._get(version)).spec
 
-    async def predict(self, version: ModelVersion, batch: Batch | Callable[[], Batch]) -> Output:
-        """Predict a batch in a thread. Raises as `describe`, and `ModelFailed`.
-
-        Args:
-            batch: may be a function that gives it, once a thread is there for it.
-        """
+    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+        """Predict a batch in a thread. Raises as `describe`, and `ModelFailed`."""
         self._in_use[version] = self._in_use.get(version, 0) + 1  # from here on, so that it is not evicted at once
         try:
             model = await self._get(version)
@@ -203,9 +199,9 @@ class ModelHost:
         self._load_threads.shutdown(cancel_futures=True)
         self._predict_threads.shutdown()
 
-    def _run(self, version: ModelVersion, model: Model, batch: Batch | Callable[[], Batch]) -> Output:
+    def _run(self, version: ModelVersion, model: Model, batch: Batch) -> Output:
         with self._meter.working(version):
-            return model.predict(batch() if callable(batch) else batch)
+            return model.predict(batch)
 
     async def _try(self, version: ModelVersion) -> None:
         try:

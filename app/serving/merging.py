@@ -1,4 +1,4 @@
-"""Merging in a pool: batches for one version that wait for a thread are predicted together, in one call.
+"""Merging in a pool: batches for one version that come while its threads are busy leave together as one call.
 
 Each gateway replica forms batches of its own, which are the smaller the more replicas there are, and many a model costs
 the same for one row as for a hundred. `app.deployments.pool_member` merges what they send; what it brings is told in
@@ -8,8 +8,9 @@ the same for one row as for a hundred. `app.deployments.pool_member` merges what
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
-import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import NamedTuple
@@ -32,42 +33,28 @@ class _Waiting(NamedTuple):
     answer: asyncio.Future[Output]
 
 
-class _AllGone(Exception):
-    """Nobody waits any more for what a thread was to predict."""
-
-
 class _Lane:
-    """One version: how many calls are under way, and what waits for the next.
+    """One version: how many calls are under way, and what waits for the next."""
 
-    `waiting` and `has_next` are shared with the threads, under `lock`. `has_next` tells that a call is on its way to a
-    thread which will take what waits then.
-    """
-
-    __slots__ = ("has_next", "lock", "most_rows", "under_way", "waiting")
+    __slots__ = ("under_way", "waiting")
 
     def __init__(self) -> None:
         self.under_way = 0
-        self.most_rows = 0
-        self.lock = threading.Lock()
-        self.waiting: list[_Waiting] = []
-        self.has_next = False
+        self.waiting: deque[_Waiting] = deque()
 
 
 class Merger:
     """Calls a model, with several batches at once where they would have to wait. Lives on one event loop.
 
     While fewer than `most_calls` of a version are under way a batch is called as it is, in its caller's own task: no
-    wait, and next to nothing is done for it. Else it waits together with others, and all that fit go as one call. What
-    that holds is decided by the thread that predicts it, when it begins: till then batches join, and the thread finds
-    its next work without the event loop, which may be late where models hold the GIL.
-
-    A merged call belongs to nobody: it runs in an empty context, so that no caller's cancellation reaches the others,
-    and who has gone by then is left out. Where it fails, each of its batches is called apart, so that only those at
-    fault fail.
+    wait, and nothing is built for it. Else it waits, and goes with all that fit it as soon as one of them ends. A
+    merged call belongs to nobody: it runs in an empty context, so that no caller's cancellation reaches the others, and
+    who has gone by then is left out. Where it fails, each of its batches is called apart, so that only those at fault
+    fail.
 
     Args:
-        call: predicts a batch, or what a function returns, which it calls once, in the thread that predicts.
-        most_calls: calls of one version that have threads at the same time.
+        call: predicts a batch.
+        most_calls: of one version at a time: there is no use in more than there are threads.
         most_rows: how many rows a call of the version may have; 0 where batches must not be merged. Asked only when one
             would have to wait.
         max_bytes: most bytes of a merged batch.
@@ -75,7 +62,7 @@ class Merger:
 
     def __init__(
         self,
-        call: Callable[[ModelVersion, Batch | Callable[[], Batch]], Awaitable[Output]],
+        call: Callable[[ModelVersion, Batch], Awaitable[Output]],
         *,
         most_calls: int,
         most_rows: Callable[[ModelVersion], int],
@@ -94,101 +81,75 @@ class Merger:
         lane = self._lanes.get(version)
         if lane is None:
             lane = self._lanes[version] = _Lane()
-        if lane.under_way < self._most_calls:
+        if lane.under_way < self._most_calls:  # then nothing waits
             lane.under_way += 1
             try:
                 return await self._call(version, batch)
             finally:
                 self._ended(version, lane)
         nbytes = batch.nbytes
-        most_rows = self._most_rows(version)
-        if batch.count >= most_rows or nbytes >= min(_LARGE_BYTES, self._max_bytes):
+        if batch.count >= self._most_rows(version) or nbytes >= min(_LARGE_BYTES, self._max_bytes):
             return await self._call(version, batch)
         answer: asyncio.Future[Output] = self._loop.create_future()
-        with lane.lock:
-            lane.most_rows = most_rows
-            lane.waiting.append(_Waiting(batch, nbytes, answer))
-            joins, lane.has_next = lane.has_next, True
-        if not joins:
-            self._start(version, lane)
+        lane.waiting.append(_Waiting(batch, nbytes, answer))
         return await answer
-
-    def _start(self, version: ModelVersion, lane: _Lane) -> None:
-        lane.under_way += 1
-        task = self._loop.create_task(self._run(version, lane), context=Context())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _ended(self, version: ModelVersion, lane: _Lane) -> None:
         lane.under_way -= 1
-        if not lane.under_way and not lane.waiting:
-            self._lanes.pop(version, None)
+        while lane.waiting and lane.under_way < self._most_calls:
+            parts = self._take(version, lane)
+            if parts:
+                lane.under_way += 1
+                task = self._loop.create_task(self._run(version, lane, parts), context=Context())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        if not lane.under_way:
+            del self._lanes[version]
 
     def _take(self, version: ModelVersion, lane: _Lane) -> list[_Waiting]:
-        """What has waited longest, and all that may go with it; the rest keeps its order. Called in any thread."""
-        with lane.lock:
-            taken: list[_Waiting] = []
-            rest: list[_Waiting] = []
-            rows = nbytes = 0
-            for one in lane.waiting:
-                batch = one.batch
-                if one.answer.done():
-                    continue
-                fits = rows + batch.count <= lane.most_rows and nbytes + one.nbytes <= self._max_bytes
-                if not taken or (fits and batch.layout == taken[0].batch.layout):
-                    taken.append(one)
-                    rows += batch.count
-                    nbytes += one.nbytes
-                else:
-                    rest.append(one)
-            lane.waiting = rest
-            lane.has_next = bool(rest)
-        if rest:
-            self._loop.call_soon_threadsafe(self._start, version, lane)
+        """What has waited longest, and all that may go with it; the rest keeps its order."""
+        waiting = [one for one in lane.waiting if not one.answer.done()]
+        lane.waiting.clear()
+        if len(waiting) < 2:
+            return waiting
+        most_rows = self._most_rows(version)  # a tag may have changed meanwhile
+        layout, rows, nbytes = waiting[0].batch.layout, 0, 0
+        taken: list[_Waiting] = []
+        for one in waiting:
+            batch = one.batch
+            fits = rows + batch.count <= most_rows and nbytes + one.nbytes <= self._max_bytes
+            if not taken or (fits and batch.layout == layout):
+                taken.append(one)
+                rows += batch.count
+                nbytes += one.nbytes
+            else:
+                lane.waiting.append(one)
         return taken
 
-    async def _run(self, version: ModelVersion, lane: _Lane) -> None:
-        parts: list[_Waiting] = []
-
-        def take() -> Batch:
-            parts.extend(self._take(version, lane))
-            if not parts:
-                raise _AllGone
-            return merge([part.batch for part in parts])
-
+    async def _run(self, version: ModelVersion, lane: _Lane, parts: Sequence[_Waiting]) -> None:
         try:
-            output = await self._call(version, take)
-            _answer(parts, output)
-        except _AllGone:
-            pass
-        except Exception as error:
-            if len(parts) == 1:
-                _fail(parts[0], error)
-                return
-            if not isinstance(error, ServingError):
-                log.exception("%d merged batches of %s failed; they are called apart", len(parts), version)
-            for part in parts or self._take(version, lane):  # it may have failed on its way to a thread
-                if not part.answer.done():
-                    await self._call_alone(version, part)
+            await self._answer(version, parts)
         finally:
             self._ended(version, lane)
 
-    async def _call_alone(self, version: ModelVersion, part: _Waiting) -> None:
+    async def _answer(self, version: ModelVersion, parts: Sequence[_Waiting]) -> None:
         try:
-            _answer([part], await self._call(version, part.batch))
+            output = await self._call(version, merge([part.batch for part in parts]))
+            outputs = output.split([part.batch.count for part in parts])
         except Exception as error:
-            _fail(part, error)
-
-
-def _answer(parts: Sequence[_Waiting], output: Output) -> None:
-    for part, its_output in zip(parts, output.split([part.batch.count for part in parts]), strict=True):
-        if not part.answer.done():
-            part.answer.set_result(its_output)
-
-
-def _fail(part: _Waiting, error: Exception) -> None:
-    if not part.answer.done():
-        part.answer.set_exception(error)
+            if len(parts) == 1:
+                if not parts[0].answer.done():
+                    parts[0].answer.set_exception(copy.copy(error))
+                return
+            if not isinstance(error, ServingError):
+                log.exception("%d merged batches of %s failed; they are called apart", len(parts), version)
+            for part in parts:
+                if not part.answer.done():
+                    await self._answer(version, [part])
+            return
+        for part, its_output in zip(parts, outputs, strict=True):
+            if not part.answer.done():
+                part.answer.set_result(its_output)
 
 
 def merge(batches: Sequence[Batch]) -> Batch:

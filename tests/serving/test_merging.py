@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import ModelFailed, ModelUnavailable, WrongRowCount
+from app.errors import ModelFailed, WrongRowCount
 from app.serving.merging import Merger, merge
 from app.serving.model_ref import ModelVersion
 from app.serving.tables import Batch, Layout, Output, Rows, stack
@@ -27,29 +26,22 @@ def batch(*values: float, layout: Layout = LAYOUT) -> Batch:
 
 
 class Model:
-    """Adds the columns, with a thread or two; each call waits until it is let go. Fails where a value is negative."""
+    """Adds the columns; each call waits until it is let go. Fails where a value is negative."""
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self) -> None:
         self.calls: list[list[float]] = []
         self.callers: list[str] = []
         self.rows_too_many = 0
-        self.unavailable = 0
-        """So many calls fail before they have a thread."""
-        self._threads = asyncio.Semaphore(threads)
-        self._open = asyncio.Event()
+        self._gates: list[asyncio.Event] = []
+        self.open = False
 
-    async def __call__(self, version: ModelVersion, batch: Batch | Callable[[], Batch]) -> Output:
-        if self.unavailable and callable(batch):
-            self.unavailable -= 1
-            raise ModelUnavailable("it is not here any more")
-        async with self._threads:
-            given = batch() if callable(batch) else batch
-            self.calls.append(given.arrays[0].tolist())
-            self.callers.append(CALLER.get())
-            await self._open.wait()
-            return self.answer(given)
-
-    def answer(self, given: Batch) -> Output:
+    async def __call__(self, version: ModelVersion, given: Batch) -> Output:
+        self.calls.append(given.arrays[0].tolist())
+        self.callers.append(CALLER.get())
+        gate = asyncio.Event()
+        if not self.open:
+            self._gates.append(gate)
+            await gate.wait()
         if (given.arrays[0] < 0).any():
             raise ModelFailed("a negative price", {"rows": given.count})
         answer = given.arrays[0] + given.arrays[1]
@@ -59,7 +51,9 @@ class Model:
 
     async def let_go(self) -> None:
         """End all calls, those that follow too."""
-        self._open.set()
+        self.open = True
+        for gate in self._gates:
+            gate.set()
         await asyncio.sleep(0)
 
 
@@ -79,7 +73,7 @@ def values(output: Output) -> list[Any]:
 
 
 async def test_a_version_with_a_free_thread_is_called_at_once_with_each_batch_as_it_is() -> None:
-    model = Model(2)
+    model = Model()
     merger = make(model, most_calls=2)
     first = batch(1)
     tasks = await start(merger, first, batch(2))
@@ -89,7 +83,7 @@ async def test_a_version_with_a_free_thread_is_called_at_once_with_each_batch_as
 
 
 async def test_what_comes_while_all_threads_are_busy_leaves_as_one_call_and_is_cut_apart() -> None:
-    model = Model(2)
+    model = Model()
     merger = make(model, most_calls=2)
     tasks = await start(merger, batch(1), batch(2), batch(3, 4), batch(5), batch(6))
     assert model.calls == [[1], [2]]
@@ -99,7 +93,7 @@ async def test_what_comes_while_all_threads_are_busy_leaves_as_one_call_and_is_c
 
 
 async def test_one_version_does_not_wait_for_another() -> None:
-    model = Model(2)
+    model = Model()
     merger = make(model)
     await start(merger, batch(1))
     await start(merger, batch(2), version=OTHER)
@@ -132,18 +126,17 @@ async def test_a_model_whose_requests_stay_whole_is_called_with_each_batch_as_it
     model = Model()
     merger = make(model, most_rows=most_rows)
     tasks = await start(merger, batch(1), batch(2), batch(3, 4))
+    assert model.calls == [[1], [2], [3, 4]]
     await model.let_go()
     assert [values(await task) for task in tasks] == [[11], [22], [33, 44]]
-    assert model.calls == [[1], [2], [3, 4]]
 
 
 async def test_a_large_batch_is_called_as_it_is() -> None:
     model = Model()
     merger = make(model, most_rows=10**9, max_bytes=10**9)
-    tasks = await start(merger, batch(1), batch(*range(2 * 1024**2 // 16)), batch(2), batch(3))
+    await start(merger, batch(1), batch(*range(2 * 1024**2 // 16)))
+    assert len(model.calls) == 2
     await model.let_go()
-    await asyncio.gather(*tasks)
-    assert sorted(map(len, model.calls)) == [1, 2, 2 * 1024**2 // 16]
 
 
 async def test_a_batch_at_fault_fails_alone() -> None:
@@ -198,20 +191,6 @@ async def test_who_leaves_is_left_out_and_disturbs_nobody() -> None:
     assert model.calls == [[1], [3]]
 
 
-async def test_who_leaves_a_merged_call_under_way_disturbs_nobody() -> None:
-    model = Model()
-    merger = make(model)
-    first, gone, stays = await start(merger, batch(1), batch(2), batch(3))
-    first.cancel()
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert model.calls == [[1], [2, 3]]
-    gone.cancel()
-    await asyncio.sleep(0)
-    await model.let_go()
-    assert values(await stays) == [33]
-
-
 async def test_when_all_have_left_the_model_is_not_called_for_them() -> None:
     model = Model()
     merger = make(model)
@@ -220,31 +199,22 @@ async def test_when_all_have_left_the_model_is_not_called_for_them() -> None:
         task.cancel()
     await model.let_go()
     assert values(await running) == [11]
-    for _ in range(5):
-        await asyncio.sleep(0)
     assert values(await merger.predict(VERSION, batch(4))) == [44]
     assert model.calls == [[1], [4]]
 
 
-async def test_what_comes_until_a_thread_begins_joins() -> None:
+async def test_who_leaves_a_merged_call_under_way_disturbs_nobody() -> None:
     model = Model()
     merger = make(model)
-    tasks = await start(merger, batch(1), batch(2))
-    for _ in range(5):
+    first, gone, stays = await start(merger, batch(1), batch(2), batch(3))
+    first.cancel()
+    for _ in range(3):
         await asyncio.sleep(0)
-    tasks += await start(merger, batch(3))
-    await model.let_go()
-    assert [values(await task) for task in tasks] == [[11], [22], [33]]
     assert model.calls == [[1], [2, 3]]
-
-
-async def test_a_merged_call_that_fails_on_its_way_to_a_thread_is_made_apart() -> None:
-    model = Model()
-    model.unavailable = 1
-    merger = make(model)
-    tasks = await start(merger, batch(1), batch(2), batch(3), batch(4, layout=LAYOUT._replace(params="{}")))
+    gone.cancel()
+    await asyncio.sleep(0)
     await model.let_go()
-    assert [values(await task) for task in tasks] == [[11], [22], [33], [44]]
+    assert values(await stays) == [33]
 
 
 async def test_a_merged_call_belongs_to_none_of_its_callers() -> None:
@@ -311,11 +281,12 @@ def test_merged_batches_are_what_one_batcher_would_have_stacked(drawn: list[list
 @given(st.lists(st.lists(st.floats(0, 1e6), min_size=1, max_size=4), min_size=1, max_size=12), st.integers(1, 3))
 def test_answers_are_those_of_calls_without_merging(drawn: list[list[float]], most_calls: int) -> None:
     async def run() -> None:
-        model, alone = Model(most_calls), Model()
+        model, alone = Model(), Model()
+        alone.open = True
         merger = make(model, most_calls=most_calls)
         tasks = await start(merger, *(batch(*one) for one in drawn))
         await model.let_go()
-        assert [values(await task) for task in tasks] == [values(alone.answer(batch(*one))) for one in drawn]
+        assert [values(await task) for task in tasks] == [values(await alone(VERSION, batch(*one))) for one in drawn]
         assert len(model.calls) <= most_calls + 1
 
     asyncio.run(run())
@@ -324,9 +295,8 @@ def test_answers_are_those_of_calls_without_merging(drawn: list[list[float]], mo
 async def test_a_lone_batch_with_a_wrong_number_of_rows_is_the_models_error() -> None:
     """`ModelHost` gives what the model answered; a batch that waited alone is checked like merged ones."""
 
-    async def call(version: ModelVersion, batch: Batch | Callable[[], Batch]) -> Output:
+    async def call(version: ModelVersion, given: Batch) -> Output:
         await asyncio.sleep(0)
-        given = batch() if callable(batch) else batch
         return Output("tensor", (), (np.zeros(given.count + given.arrays[0][0].astype(int)),), given.count)
 
     merger = Merger(call, most_calls=1, most_rows=lambda _: 100, max_bytes=10**6)
