@@ -34,7 +34,7 @@ def decode(answer: float, x: float) -> Said:
 
 
 def log(number: int, *, load_s: float = 0.0, further: str | None = None) -> str:
-    """Log the model of one version; its URI.
+    """Log the model of one version, in the run under way if there is one; its model id.
 
     Its inputs are `x`, a whole number below `STEP`, and `sent`, when the request was sent in seconds since 1970.
 
@@ -66,4 +66,4 @@ def log(number: int, *, load_s: float = 0.0, further: str | None = None) -> str:
         input_example=pd.DataFrame({column: [1.0] for column in columns}),
         pip_requirements=[],
     )
-    return str(info.model_uri)
+    return str(info.model_id)

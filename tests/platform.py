@@ -78,7 +78,7 @@ class Platform:
         """The process of `ml-serve up` under make."""
         assert self._process is not None
         below = psutil.Process(self._process.pid).children(recursive=True)
-        return next(process for process in below if "up" in process.cmdline())
+        return next(process for process in below if process.cmdline()[-1:] == ["up"])
 
     def kill(self) -> None:
         """`kill -9` of everything at once: `ml-serve`, Ray and its load balancer."""

@@ -53,15 +53,16 @@ class _Streak:
 
     def __init__(self) -> None:
         self.version: str | None = None
-        self.sent: list[float] = []
+        self.since = 0.0
+        self._count = 0
 
     def add(self, outcome: Outcome) -> None:
         if outcome.version != self.version:
-            self.version, self.sent = outcome.version, []
-        self.sent.append(outcome.sent)
+            self.version, self.since, self._count = outcome.version, outcome.done, 0
+        self._count += 1
 
     def count(self, version: str) -> int:
-        return len(self.sent) if self.version == version else 0
+        return self._count if self.version == version else 0
 
 
 class SteadyLoad:
@@ -113,10 +114,10 @@ class SteadyLoad:
         return [outcome for outcome in self.outcomes if outcome.error is not None]
 
     async def until(self, ref: str, version: str, *, within_s: float) -> float:
-        """Return once a reference is answered by a version and nothing else, for a while; since when that is so."""
+        """Return once a version and nothing else has answered a reference for a while; when the first answer came."""
         async with asyncio.timeout(within_s), self._answered:
             await self._answered.wait_for(lambda: self._lately[ref].count(version) >= _ENOUGH)
-        return min(self._lately[ref].sent[:_ENOUGH])
+        return self._lately[ref].since
 
     async def _call(self) -> None:
         number = 0

@@ -34,19 +34,20 @@ WITHIN_S = 60
 
 
 @pytest.fixture(scope="module")
-def mlflow(platform: Platform) -> MlflowClient:
+def moved(platform: Platform) -> MlflowClient:
     """The registry with the model in it: versions that may be switched to, and two that may not."""
-    from mlflow import get_logged_model
+    import mlflow
 
     client = registry(platform.home)
     client.create_registered_model(NAME)
     with tracking(platform.home), warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        for version in [*GOOD, BROKEN]:
-            client.create_model_version(NAME, numbered.log(int(version), load_s=LOAD_S))
-        client.create_model_version(NAME, numbered.log(int(ANOTHER_INPUT), further="another"))
-        uri = client.get_model_version(NAME, BROKEN).source
-        folder = urlsplit(get_logged_model(uri.rpartition("/")[2]).artifact_location).path
+        with mlflow.start_run(experiment_id=client.get_experiment_by_name("tests").experiment_id):
+            models = [numbered.log(int(version), load_s=LOAD_S) for version in [*GOOD, BROKEN]]
+            models.append(numbered.log(int(ANOTHER_INPUT), further="another"))
+        for model_id in models:
+            client.create_model_version(NAME, f"models:/{model_id}", model_id=model_id)
+        folder = urlsplit(mlflow.get_logged_model(models[int(BROKEN) - 1]).artifact_location).path
         (Path(folder) / "python_model.pkl").write_bytes(b"no pickle")
     for alias in ("champion", "challenger"):
         client.set_registered_model_alias(NAME, alias, "1")
@@ -134,11 +135,11 @@ def _alias(ref: str) -> dict[str, str]:
 
 
 async def test_fifty_switches_under_load_lose_no_request_and_let_nobody_wait(
-    platform: Platform, mlflow: MlflowClient
+    platform: Platform, moved: MlflowClient
 ) -> None:
     rng = random.Random(50)
     async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http, SteadyLoad([NAME, OTHER]) as load:
-        mover = Mover(mlflow, http, load)
+        mover = Mover(moved, http, load)
         for ref in (NAME, OTHER):
             await load.until(ref, "1", within_s=WITHIN_S)
         warm_from = time.monotonic()  # the first calls of all had nobody to wait for them

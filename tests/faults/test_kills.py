@@ -1,0 +1,252 @@
+"""`kill -9` of each part, in the middle of a promote and under load: who loses a request, and where it all ends.
+
+A platform of its own: two replicas of gateway and pool, and an MLflow server as registry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from tests import numbered
+from tests.conftest import environment_of_nobody
+from tests.faults.registry_server import RegistryServer
+from tests.numbered import Said
+from tests.platform import URL, Platform
+from tests.steady_load import Outcome, SteadyLoad, told
+
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
+
+NAME = "steady"
+DIVIDED = "divided"
+LOAD_S = 1.0
+"""Seconds that a version takes to load: what is killed meanwhile is killed during a promote."""
+WITHIN_S = 90
+SESSIONS = 60
+REPLICAS = {"Gateway": 2, "ModelPool": 2, "Releases": 1}
+
+
+def until(condition: Callable[[], bool]) -> float:
+    """Wait for a condition; how long that took, in seconds."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() < began + WITHIN_S
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+class Faulty:
+    """The platform under test and its registry."""
+
+    def __init__(self, platform: Platform, server: RegistryServer) -> None:
+        self.platform = platform
+        self.server = server
+        self.mlflow = MlflowClient(server.uri, server.uri)
+
+    def wait_until_whole(self) -> None:
+        """Return once every replica runs, and both of the pool have what is called."""
+        until(lambda: all(len(self.platform.replicas(name)) == count for name, count in REPLICAS.items()))
+        until(self._is_warm)
+
+    def _is_warm(self) -> bool:
+        response = httpx.get(f"{URL}/v1/models/{NAME}", timeout=WITHIN_S)
+        if response.status_code == 503:  # where `Releases` have just been started again
+            return False
+        model = response.json()["model"]
+        return bool(model["versions"][model["default"]]["replicas"] == REPLICAS["ModelPool"])
+
+    def register(self, name: str, *model_ids: str) -> None:
+        self.mlflow.create_registered_model(name)
+        for model_id in model_ids:
+            self.mlflow.create_model_version(name, f"models:/{model_id}", model_id=model_id)
+
+
+@pytest.fixture(scope="module")
+def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
+    """Instead of the session's platform, which is started again afterwards."""
+    import mlflow
+
+    folder = tmp_path_factory.mktemp("faults")
+    if platform.running:
+        platform.stop()
+    server = RegistryServer(folder)
+    settings = {
+        "MLFLOW_TRACKING_URI": server.uri,
+        "ML_SERVE_GATEWAY__MIN_REPLICAS": "2",
+        "ML_SERVE_POOLS__DEFAULT__MIN_REPLICAS": "2",
+        "ML_SERVE_FAILED_LOAD_RETRY_S": "1",
+    }
+    faulty = Faulty(Platform(folder / "home", folder / "platform.log", settings), server)
+    try:
+        server.start()
+        with environment_of_nobody(), warnings.catch_warnings(record=True):
+            warnings.simplefilter("always")
+            before = mlflow.get_tracking_uri()
+            mlflow.set_tracking_uri(server.uri)
+            models = [numbered.log(number, load_s=LOAD_S) for number in range(1, 7)]
+            mlflow.set_tracking_uri(before)
+        *good, broken = models
+        server.damage(broken)
+        faulty.register(NAME, *good)
+        faulty.register(DIVIDED, *good[:2], broken)
+        for name, alias, version in ((NAME, "champion", 1), (DIVIDED, "champion", 1), (DIVIDED, "challenger", 2)):
+            faulty.mlflow.set_registered_model_alias(name, alias, str(version))
+        faulty.platform.start()
+        yield faulty
+    finally:
+        if faulty.platform.running:
+            faulty.platform.stop()
+        server.kill()
+        platform.start()
+
+
+@dataclass
+class Killed:
+    """What came of a kill during a promote.
+
+    Attributes:
+        failed: requests that failed.
+        in_flight: requests that were under way when it happened.
+    """
+
+    failed: list[Outcome]
+    in_flight: list[Outcome]
+
+
+async def promote(version: str) -> str | None:
+    """Promote; why it failed, if it did."""
+    async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http:
+        try:
+            response = await http.post(f"/v1/models/{NAME}:promote", json={"version": version})
+        except httpx.TransportError as error:
+            return repr(error)
+    return None if response.status_code == 200 else f"{response.status_code} {response.text[:200]}"
+
+
+async def promote_and_kill(
+    faulty: Faulty, version: str, kill: Callable[[], None], revive: Callable[[], None] = lambda: None
+) -> Killed:
+    """Under load: a kill while the version loads, then promotes until one succeeds.
+
+    A promote that failed has done nothing or all: the registry says which, and what answers follows the registry.
+    """
+    async with SteadyLoad([NAME]) as load:
+        before = faulty.mlflow.get_registered_model(NAME).aliases["champion"]
+        await load.until(NAME, before, within_s=WITHIN_S)
+        promoting = asyncio.create_task(promote(version))
+        await asyncio.sleep(LOAD_S / 2)
+        kill()
+        killed = time.monotonic()
+        first = failure = await promoting
+        answered, again = time.monotonic(), 0
+        await asyncio.to_thread(revive)
+        committed = faulty.mlflow.get_registered_model(NAME).aliases["champion"] == version
+        async with asyncio.timeout(WITHIN_S):
+            while failure is not None and (failure := await promote(version)) is not None:
+                again += 1
+                await asyncio.sleep(0.5)
+        since = await load.until(NAME, version, within_s=WITHIN_S)
+        await asyncio.to_thread(faulty.wait_until_whole)
+        whole = time.monotonic()
+        await asyncio.sleep(1)  # what replaces the dead takes its share
+    in_flight = [outcome for outcome in load.outcomes if outcome.sent <= killed <= outcome.done]
+    slowest = max(outcome.done - outcome.sent for outcome in load.outcomes)
+    lines = (
+        f"the promote: {first or 'done'}, {answered - killed:.1f} s after the kill; {again} more failed",
+        f"the alias was {'moved' if committed else 'not moved'} by then; it answers after {since - killed:.1f} s",
+        f"all replicas are back and warm after {whole - killed:.1f} s",
+        f"of {len(load.outcomes)} requests {len(in_flight)} were under way, the slowest took {slowest:.2f} s",
+        f"failed: {dict(told(load.failed)) or 'none'}",
+    )
+    print("", *lines, sep="\n  ")  # noqa: T201 - shown by `pytest -s`
+    assert faulty.mlflow.get_registered_model(NAME).aliases["champion"] == version
+    assert {outcome.version for outcome in load.outcomes if outcome.version} == {before, version}
+    for outcome in load.outcomes:
+        if outcome.said is not None:
+            assert outcome.said == Said(outcome.version or "", unwarmed=False, awaited=False)
+    return Killed(load.failed, in_flight)
+
+
+def one_of(faulty: Faulty, deployment: str) -> psutil.Process:
+    """A replica, to be killed."""
+    faulty.wait_until_whole()
+    return faulty.platform.replicas(deployment)[0]
+
+
+async def test_a_pool_replica_that_is_killed_during_a_promote_costs_no_request(faulty: Faulty) -> None:
+    assert (await promote_and_kill(faulty, "2", one_of(faulty, "ModelPool").kill)).failed == []
+
+
+async def test_a_gateway_replica_that_is_killed_during_a_promote_costs_at_most_what_it_held(faulty: Faulty) -> None:
+    killed = await promote_and_kill(faulty, "3", one_of(faulty, "Gateway").kill)
+    assert all(outcome in killed.in_flight for outcome in killed.failed)
+
+
+async def test_releases_that_are_killed_during_a_promote_cost_no_request(faulty: Faulty) -> None:
+    assert (await promote_and_kill(faulty, "4", one_of(faulty, "Releases").kill)).failed == []
+
+
+async def test_a_registry_that_is_killed_during_a_promote_costs_no_request(faulty: Faulty) -> None:
+    killed = await promote_and_kill(faulty, "5", faulty.server.kill, faulty.server.start)
+    assert killed.failed == []
+
+
+def answered_by() -> dict[str, str]:
+    """Per session the version that answers its calls of the bare name."""
+    found = {}
+    with httpx.Client(base_url=URL, timeout=WITHIN_S) as http:
+        for session in map(str, range(SESSIONS)):
+            body = {"instances": [{"x": 0.0, "sent": time.time()}]}
+            response = http.post(f"/v1/models/{DIVIDED}:predict", json=body, headers={"x-session-id": session})
+            assert response.status_code == 200, response.text
+            found[session] = response.headers["x-model-version"]
+            said = numbered.decode(response.json()["predictions"][0], 0.0)
+            assert said == numbered.Said(found[session], unwarmed=False, awaited=False)
+    return found
+
+
+def part(name: str) -> dict[str, Any]:
+    """One part of `/health`."""
+    found: dict[str, Any] = httpx.get(f"{URL}/health", timeout=WITHIN_S).json()["parts"][name]
+    return found
+
+
+def test_everything_killed_and_started_without_the_registry_serves_what_it_did(faulty: Faulty) -> None:
+    """Also where an alias names a version that cannot be loaded, and what answers is another one."""
+    shares = {"champion": 50, "challenger": 50}
+    httpx.put(f"{URL}/v1/models/{DIVIDED}/traffic", json=shares, timeout=WITHIN_S).raise_for_status()
+    faulty.mlflow.set_registered_model_alias(DIVIDED, "champion", "3")
+    until(lambda: any(text.startswith(f"{DIVIDED}@champion stays") for text in part("models").get("blocked", ())))
+    before = answered_by()
+    assert set(before.values()) == {"1", "2"}
+
+    faulty.server.kill()
+    faulty.platform.kill()
+    started = time.monotonic()
+    faulty.platform.start()
+    ready_s = time.monotonic() - started
+    assert answered_by() == before
+    assert part("registry")["status"] == "unavailable"
+    assert part("registry")["stale_since"]
+    model = httpx.get(f"{URL}/v1/models/{DIVIDED}", timeout=WITHIN_S).json()["model"]
+    assert (model["aliases"], model["traffic"]) == ({"champion": "1", "challenger": "2"}, shares)
+    assert httpx.post(f"{URL}/v1/models/{DIVIDED}:rollback", timeout=WITHIN_S).status_code == 503
+
+    faulty.server.start()
+    back_s = until(lambda: part("registry") == {"status": "ok"})
+    assert answered_by() == before
+    httpx.post(f"{URL}/v1/models/{DIVIDED}:rollback", timeout=WITHIN_S).raise_for_status()
+    assert faulty.mlflow.get_registered_model(DIVIDED).aliases["champion"] == "1"
+    assert answered_by() == before
+    print(  # noqa: T201 - shown by `pytest -s`
+        f"\nready after {ready_s:.1f} s without the registry; it is read again {back_s:.1f} s after it is back"
+    )
