@@ -28,7 +28,7 @@ check: $(VENV)/.dev ## Format, lint, types, floors, generated files and the quic
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
-	$(BIN)/pytest -m "not ray" $(ARGS)
+	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure side by side with the peers; W=WORKLOADS, S=SYSTEMS (comma-separated) and ROUNDS=N narrow it

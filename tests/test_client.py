@@ -19,6 +19,7 @@ from app.client import (
     Client,
     ClientError,
     ConnectionFailed,
+    Live,
     Loaded,
     Model,
     NoAnswer,
@@ -217,6 +218,10 @@ async def test_models_are_listed(client: AsyncClient, fakes: Fakes) -> None:
         desired={"champion": "2"},
         pool="default",
         versions={"1": cold, "2": cold},
+        live={
+            alias: Live(version, None, "1970-01-01T00:00:00.000+00:00", "it was the first that was known")
+            for alias, version in (("champion", "1"), ("challenger", "2"))
+        },
     )
     assert await client.model("sum") == found["sum"]
 
