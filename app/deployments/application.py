@@ -12,7 +12,8 @@ from app.deployments.gateway import Gateway, default_model
 from app.deployments.model_pool import ModelPool
 from app.deployments.pool_router import AffinityRouter
 from app.deployments.pool_scaling import PoolScalingPolicy
-from app.deployments.releases import Releases, pool_deployment
+from app.deployments.pools import pool_deployment
+from app.deployments.releases import Releases
 from app.settings import PoolSettings, RequestScaling, Scaling, Settings
 
 APPLICATION = "ml-serve"

@@ -18,6 +18,7 @@ from ray import serve
 from app.deployments.calls import answer, gather, returns_errors
 from app.deployments.gateway_epochs import GatewayEpochs
 from app.deployments.handles import GATEWAY
+from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.reference_resolver import ReferenceResolver
 from app.deployments.registry_reader import RegistryReader
@@ -28,7 +29,6 @@ from app.errors import ModelUnavailable, RegistryUnavailable, ServingError, Unav
 from app.serving.live import BARE
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import CallNote
-from app.serving.pool_members import EVERYWHERE, PoolPlan
 from app.serving.ports import Statistics
 from app.serving.release_book import ReleaseBook
 from app.serving.release_status import every_status, release_health, status_of
@@ -36,7 +36,7 @@ from app.serving.release_table import ModelStatus, ReleaseTable, Switch, Version
 from app.serving.single_flight import SingleFlight
 from app.serving.switching import Contract
 from app.serving.traffic import TrafficPlan
-from app.settings import PoolSettings, Settings
+from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,22 +49,6 @@ _REUNION_S = 3.0
 reported, each of them would take itself for the only one, and begin to load all there is."""
 _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
 _ACKNOWLEDGED_S = 5.0
-
-
-def pool_deployment(pool: str) -> str:
-    """Name of the deployment of a pool."""
-    return f"ModelPool-{pool}"
-
-
-def pool_plan(settings: Settings, pool: PoolSettings) -> PoolPlan:
-    """What the release book must know of a pool."""
-    if pool.placement == "gateway":
-        return PoolPlan(copies=EVERYWHERE)
-    return PoolPlan(
-        copies=pool.copies,
-        busy_per_copy=pool.target_busy * pool.predict_threads,
-        cold=settings.replicas(pool)[0] == 0,
-    )
 
 
 @serve.deployment
