@@ -33,13 +33,14 @@ def decode(answer: float, x: float) -> Said:
     return Said(str(math.floor(number)), rest % 1 >= _UNWARMED, rest % _UNWARMED >= _AWAITED)
 
 
-def log(number: int, *, load_s: float = 0.0, further: str | None = None) -> str:
+def log(number: int, *, load_s: float = 0.0, predict_s: float = 0.0, further: str | None = None) -> str:
     """Log the model of one version, in the run under way if there is one; its model id.
 
     Its inputs are `x`, a whole number below `STEP`, and `sent`, when the request was sent in seconds since 1970.
 
     Args:
         load_s: seconds that a load takes.
+        predict_s: seconds that a prediction takes, of any number of rows.
         further: a further input, which its callers must send.
     """
     import mlflow
@@ -55,6 +56,7 @@ def log(number: int, *, load_s: float = 0.0, further: str | None = None) -> str:
 
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
             unwarmed, self.is_fresh = self.is_fresh, False
+            time.sleep(predict_s)
             awaited = (model_input["sent"] < self.began).to_numpy()
             return model_input["x"].to_numpy() + STEP * number + _UNWARMED * unwarmed + _AWAITED * awaited
 

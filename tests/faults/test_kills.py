@@ -9,6 +9,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,8 @@ NAME = "steady"
 DIVIDED = "divided"
 LOAD_S = 1.0
 """Seconds that a version takes to load: what is killed meanwhile is killed during a promote."""
+PREDICT_S = 0.03
+"""At a hundred requests a second some are on each replica at any time."""
 WITHIN_S = 90
 SESSIONS = 60
 REPLICAS = {"Gateway": 2, "ModelPool": 2, "Releases": 1}
@@ -92,7 +95,7 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
             warnings.simplefilter("always")
             before = mlflow.get_tracking_uri()
             mlflow.set_tracking_uri(server.uri)
-            models = [numbered.log(number, load_s=LOAD_S) for number in range(1, 7)]
+            models = [numbered.log(number, load_s=LOAD_S, predict_s=PREDICT_S) for number in range(1, 7)]
             mlflow.set_tracking_uri(before)
         *good, broken = models
         server.damage(broken)
@@ -115,7 +118,7 @@ class Killed:
 
     Attributes:
         failed: requests that failed.
-        in_flight: requests that were under way when it happened.
+        in_flight: requests that were under way when it happened, or sent before it was done.
     """
 
     failed: list[Outcome]
@@ -144,8 +147,9 @@ async def promote_and_kill(
         await load.until(NAME, before, within_s=WITHIN_S)
         promoting = asyncio.create_task(promote(version))
         await asyncio.sleep(LOAD_S / 2)
-        kill()
         killed = time.monotonic()
+        await asyncio.to_thread(kill)
+        dead = time.monotonic()
         first = failure = await promoting
         answered, again = time.monotonic(), 0
         await asyncio.to_thread(revive)
@@ -158,7 +162,7 @@ async def promote_and_kill(
         await asyncio.to_thread(faulty.wait_until_whole)
         whole = time.monotonic()
         await asyncio.sleep(1)  # what replaces the dead takes its share
-    in_flight = [outcome for outcome in load.outcomes if outcome.sent <= killed <= outcome.done]
+    in_flight = [outcome for outcome in load.outcomes if outcome.sent <= dead and outcome.done >= killed]
     slowest = max(outcome.done - outcome.sent for outcome in load.outcomes)
     lines = (
         f"the promote: {first or 'done'}, {answered - killed:.1f} s after the kill; {again} more failed",
@@ -176,23 +180,31 @@ async def promote_and_kill(
     return Killed(load.failed, in_flight)
 
 
-def one_of(faulty: Faulty, deployment: str) -> psutil.Process:
-    """A replica, to be killed."""
+def killing(faulty: Faulty, deployment: str) -> Callable[[], None]:
+    """Kills a replica; returns once it is dead, for until its connections are closed they are written to."""
     faulty.wait_until_whole()
-    return faulty.platform.replicas(deployment)[0]
+    victim = faulty.platform.replicas(deployment)[0]
+
+    def kill() -> None:
+        victim.kill()
+        with suppress(psutil.NoSuchProcess):
+            while victim.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.001)
+
+    return kill
 
 
 async def test_a_pool_replica_that_is_killed_during_a_promote_costs_no_request(faulty: Faulty) -> None:
-    assert (await promote_and_kill(faulty, "2", one_of(faulty, "ModelPool").kill)).failed == []
+    assert (await promote_and_kill(faulty, "2", killing(faulty, "ModelPool"))).failed == []
 
 
 async def test_a_gateway_replica_that_is_killed_during_a_promote_costs_at_most_what_it_held(faulty: Faulty) -> None:
-    killed = await promote_and_kill(faulty, "3", one_of(faulty, "Gateway").kill)
+    killed = await promote_and_kill(faulty, "3", killing(faulty, "Gateway"))
     assert all(outcome in killed.in_flight for outcome in killed.failed)
 
 
 async def test_releases_that_are_killed_during_a_promote_cost_no_request(faulty: Faulty) -> None:
-    assert (await promote_and_kill(faulty, "4", one_of(faulty, "Releases").kill)).failed == []
+    assert (await promote_and_kill(faulty, "4", killing(faulty, "Releases"))).failed == []
 
 
 async def test_a_registry_that_is_killed_during_a_promote_costs_no_request(faulty: Faulty) -> None:
