@@ -251,8 +251,9 @@ def test_nothing_is_written_where_the_settings_forbid_it(
 
 
 def test_a_database_that_is_read_only_is_read_and_says_so_when_it_is_written_to(
-    embedded: Settings, client: MlflowClient, tmp_path: Path
+    embedded: Settings, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # of an address with `file:` MLflow makes a folder of that name
     client.create_registered_model("prices", tags={"serving.live": "{1}"})
     for _ in range(2):
         add_version(client, "prices", tmp_path)
