@@ -13,7 +13,7 @@ BODY = orjson.dumps({"model_name": "prices", "data": {"oil": 75.5, "gas": 3.2}})
 
 
 @pytest.mark.parametrize(
-    ("encoding", "body"), [("gzip", gzip.compress(BODY), mtime=0), ("deflate", zlib.compress(BODY)), ("identity", BODY)]
+    ("encoding", "body"), [("gzip", gzip.compress(BODY, mtime=0)), ("deflate", zlib.compress(BODY)), ("identity", BODY)]
 )
 async def test_compressed_bodies_are_read(connect: Connect, encoding: str, body: bytes) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
