@@ -48,7 +48,8 @@ CONTAINERS: dict[str, Object] = {role: pod["spec"]["containers"][0] for role, po
 def pins(name: str) -> dict[str, set[str]]:
     """Versions that `requirements/<name>.txt` locks; more than one where they differ by Python version."""
     versions: dict[str, set[str]] = {}
-    for package, version in re.findall(r"^([\w.\-]+)==(\S+)", (ROOT / f"requirements/{name}.txt").read_text(), re.M):
+    locked = (ROOT / f"requirements/{name}.txt").read_text()
+    for package, version in re.findall(r"^([\w.\-]+)(?:\[.*\])?==(\S+)", locked, re.M):
         versions.setdefault(package, set()).add(version)
     return versions
 
