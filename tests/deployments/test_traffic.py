@@ -33,12 +33,16 @@ WITHIN_S = 60.0
 @pytest.fixture(scope="module")
 def model(platform: Platform) -> Iterator[Any]:
     """A registered model with two versions, whose first is the champion."""
+    import mlflow
+
     client = registry(platform.home)
     client.create_registered_model(NAME)
     with tracking(platform.home), warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
-        for number in (1, 2):
-            client.create_model_version(NAME, numbered.log(number))
+        with mlflow.start_run(experiment_id=client.get_experiment_by_name("tests").experiment_id):
+            models = [numbered.log(number) for number in (1, 2)]
+        for model_id in models:
+            client.create_model_version(NAME, f"models:/{model_id}", model_id=model_id)
     client.set_registered_model_alias(NAME, "champion", "1")
     client.set_registered_model_alias(NAME, "challenger", "2")
     client.set_registered_model_tag(NAME, "serving.shadow", "challenger")
