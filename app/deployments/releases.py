@@ -310,17 +310,21 @@ class Releases:
 
     async def _publish(self) -> None:
         """After the book has changed."""
-        await self._settle()
+        await self._work_out_table()
         await self._snapshot.write(self._book.snapshot())
 
     async def _settle(self) -> None:
         """After a member's state has changed, of which the snapshot holds only what follows from it."""
+        if await self._work_out_table():
+            await self._snapshot.write(self._book.snapshot())
+
+    async def _work_out_table(self) -> bool:
+        """Whether it is another one now; who waits for it, or for a state, is told."""
         changed = self._book.settle(time.monotonic())
         self._switched.set()
         async with self._news:  # also when the table has not changed: `load` waits for states
             self._news.notify_all()
-        if changed:
-            await self._snapshot.write(self._book.snapshot())
+        return changed
 
     async def _tell_everywhere(self) -> None:
         """Publish, and return once every gateway answers by it, or one has not been heard of for too long."""

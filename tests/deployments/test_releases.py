@@ -300,6 +300,10 @@ async def test_a_registry_that_is_read_only_by_setting_is_not_written_to(setting
     ):
         with pytest.raises(RegistryReadOnly):
             await order
+    assert await releases.load(ModelRef("prices", None, "1")) == V1
+    assert await releases.unload(ModelRef("prices", None, "1")) == V1
+    assert releases._book.table.unloads == {V1: 1}
+    await ready(releases, V1)
     await asyncio.sleep(0.5)
     assert LIVE_TAG not in registry(settings).get_registered_model("prices").tags
     registry(settings).set_registered_model_alias("prices", "champion", "2")
