@@ -217,9 +217,7 @@ class ReleaseFollower:
         return status
 
     async def statistics(self, version: ModelVersion) -> Statistics:
-        gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
-        found = await gather(gateway, "statistics", version)
-        return sum((one for one in found if isinstance(one, Statistics)), Statistics())
+        return await statistics(version)
 
     async def health(self) -> Mapping[str, Any]:
         states = [_state(self._releases.health.remote(), "the release table")]
@@ -269,6 +267,13 @@ class ReleaseFollower:
         for version in [version for version in self._pinned if version.name == name]:
             del self._pinned[version]
         self._renewed(name)
+
+
+async def statistics(version: ModelVersion) -> Statistics:
+    """What all gateway replicas have counted for a version; those that do not answer are left out."""
+    gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
+    found = await gather(gateway, "statistics", version)
+    return sum((one for one in found if isinstance(one, Statistics)), Statistics())
 
 
 async def _state(response: Any, part: str) -> dict[str, Any]:

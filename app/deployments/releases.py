@@ -15,9 +15,9 @@ from typing import Any
 
 from ray import serve
 
-from app.deployments.calls import answer, gather, returns_errors
+from app.deployments.calls import answer, returns_errors
 from app.deployments.gateway_epochs import GatewayEpochs
-from app.deployments.handles import GATEWAY
+from app.deployments.handles import statistics
 from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.reference_resolver import ReferenceResolver
@@ -29,7 +29,6 @@ from app.errors import ModelUnavailable, RegistryUnavailable, ServingError, Unav
 from app.serving.live import BARE
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.pool_load import CallNote
-from app.serving.ports import Statistics
 from app.serving.release_book import ReleaseBook
 from app.serving.release_status import every_status, release_health, status_of
 from app.serving.release_table import ModelStatus, ReleaseTable, Switch, VersionState
@@ -87,7 +86,7 @@ class Releases:
             warm=self._wait_until_loaded,
             published=self._tell_everywhere,
         )
-        self._rollbacks = RollbackWatch(self._book, self._writer, self._statistics, watched_s=settings.keep_previous_s)
+        self._rollbacks = RollbackWatch(self._book, self._writer, statistics, watched_s=settings.keep_previous_s)
         self._news = asyncio.Condition()
         self._switched = asyncio.Event()
         self._gateways = GatewayEpochs(1.5 * WATCH_S)
@@ -301,12 +300,6 @@ class Releases:
             if not self._settings.registry_read_only:
                 work.append(self._rollbacks.run())
             self._tasks = [asyncio.create_task(one) for one in work]
-
-    async def _statistics(self, version: ModelVersion) -> Statistics:
-        """What all gateway replicas have counted for a version."""
-        handle = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
-        found = await gather(handle, "statistics", version)
-        return sum((one for one in found if isinstance(one, Statistics)), Statistics())
 
     async def _publish(self) -> None:
         """After the book has changed."""
