@@ -12,7 +12,7 @@ import pytest
 
 from app.settings import environment_names
 from tests.mlflow_server import mlflow_server, starting_server
-from tests.platform import Platform, leftovers
+from tests.platform import DEMO, URL, Platform, leftovers
 
 __all__ = ["mlflow_server", "starting_server"]  # fixtures of all tests
 
@@ -61,3 +61,17 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     yield platform
     if platform.running:
         platform.stop()
+
+
+@pytest.fixture
+def demo_as_before(platform: Platform) -> Iterator[None]:
+    """For tests that move the demo's aliases or divide its calls: all others know what it answers."""
+    from app.client import Client
+
+    yield
+    with Client(URL) as client:
+        client.set_traffic(DEMO, {}, shadow=None)
+        client.promote(DEMO, 1)
+        client.promote(DEMO, 2, alias="challenger")
+        model = client.model(DEMO)
+    assert (model.aliases["champion"], model.aliases["challenger"], model.traffic, model.shadow) == ("1", "2", {}, None)

@@ -15,6 +15,7 @@ import psutil
 
 ROOT = Path(__file__).parent.parent
 URL = "http://127.0.0.1:8000"
+DEMO = "commodity_price_predictor"
 PORTS = (8000, 8404, 9000, 9101)
 _START_S = 240.0
 _STOP_S = 90.0

@@ -6,26 +6,15 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.client import Client
-from tests.platform import ROOT, URL, Platform
+from tests.platform import ROOT
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("demo_as_before")]
 
-MODEL = "commodity_price_predictor"
 PLUGIN = ROOT / "docs" / "mlflow-plugin.md"
-
-
-@pytest.fixture(autouse=True)
-def _as_before(platform: Platform) -> Iterator[None]:
-    """The examples promote versions, and other tests know what the demo's model answers."""
-    yield
-    with Client(URL) as client:
-        client.promote(MODEL, 1)
 
 
 @pytest.mark.parametrize("page", [ROOT / "docs" / "client.md", PLUGIN], ids=lambda page: page.name)

@@ -16,12 +16,11 @@ import pytest
 
 from app.client import Client
 from tests.adapters.test_model_parity import CASES, Case, as_json, exact
-from tests.platform import URL, Platform
+from tests.platform import DEMO, URL, Platform
 from tests.registered import SLOW_S, name_of, registry, tracking
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
-DEMO = "commodity_price_predictor"
 ROW = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.platform import ROOT, URL, Platform
+from tests.platform import DEMO, ROOT, URL, Platform
 
 pytestmark = pytest.mark.ray
 
@@ -18,6 +18,7 @@ CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,re
 OTHERS = r"^/v1/models/(?!commodity_price_predictor:|\{)"
 
 
+@pytest.mark.usefixtures("demo_as_before")
 def test_no_request_makes_a_server_error_or_an_answer_that_is_not_documented(
     platform: Platform, tmp_path: Path
 ) -> None:
@@ -34,6 +35,5 @@ def test_no_request_makes_a_server_error_or_an_answer_that_is_not_documented(
     )
     assert done.returncode == 0, done.stdout[-12_000:] + done.stderr
     assert (
-        "commodity_price_predictor"
-        in subprocess.run(["curl", "-s", f"{URL}/openapi.json"], capture_output=True, text=True, check=True).stdout
+        DEMO in subprocess.run(["curl", "-s", f"{URL}/openapi.json"], capture_output=True, text=True, check=True).stdout
     )
