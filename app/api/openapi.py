@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from app.api.bodies import ServeError
@@ -33,8 +33,15 @@ _LONGEST_PREFIX = 200
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
+class Described(NamedTuple):
+    """A model's default version, and a sentence on how its calls are divided; None where that version has them all."""
+
+    model: ServedModel
+    divided: str | None = None
+
+
 class OpenApi:
-    """The document and its handler. It is built anew only when other models are served than before.
+    """The document and its handler. It is built anew only when other models are served than before, or otherwise.
 
     Args:
         routes: the schema of the routes; asked for when the document is built, and not written into.
@@ -44,7 +51,7 @@ class OpenApi:
         self._service = service
         self._manager = manager
         self._base = routes
-        self._served: list[ServedModel] | None = None
+        self._served: list[Described] | None = None
         self._document: dict[str, Any] = {}
 
     def routes(self) -> list[Route]:
@@ -63,7 +70,7 @@ class OpenApi:
             document = {**document, "servers": [{"url": prefix}]}
         return Reply(dump(document), headers=((b"cache-control", b"no-cache"), (b"vary", b"x-forwarded-prefix")))
 
-    async def _models(self) -> list[ServedModel]:
+    async def _models(self) -> list[Described]:
         deadline = asyncio.get_running_loop().time() + _PATIENCE_S
         try:
             async with asyncio.timeout_at(deadline):
@@ -73,10 +80,11 @@ class OpenApi:
             return []
         gate = asyncio.Semaphore(_ASKED_AT_ONCE)
 
-        async def described(status: ModelStatus) -> ServedModel | None:
+        async def described(status: ModelStatus) -> Described | None:
             try:
                 async with gate, asyncio.timeout_at(deadline):
-                    return await self._service.model(ModelRef(status.name, version=status.default))
+                    model = await self._service.model(ModelRef(status.name, version=status.default))
+                return Described(model, _divided(status))
             except Exception as error:  # the others are to be shown whatever one of them raises
                 log.warning("the document is without model %s: %s: %s", status.name, type(error).__name__, error)
                 return None
@@ -84,22 +92,23 @@ class OpenApi:
         # Only what is loaded already: looking at the documentation shall load nothing.
         loaded = [one for one in statuses if one.versions.get(one.default or "", {}).get("state") == "ready"]
         found = await asyncio.gather(*map(described, sorted(loaded, key=lambda one: one.name)))
-        return [model for model in found if model is not None]
+        return [one for one in found if one is not None]
 
 
-def build(base: Mapping[str, Any], served: Sequence[ServedModel]) -> dict[str, Any]:
+def build(base: Mapping[str, Any], served: Sequence[Described]) -> dict[str, Any]:
     """The document: the schema of the routes with an operation and a tag for each model that can be described."""
     paths = dict(base["paths"])
     template = paths[PREFIX + "{ref}:predict"]["post"]
     tags = []
-    for model in served:
+    for model, divided in served:
         try:
-            operation = _operation(model, template)
+            operation = _operation(model, divided, template)
         except Exception:  # the others are to be shown whatever is wrong with one of them
             log.exception("the document is without model %s", model.spec.name)
             continue
         paths[f"{PREFIX}{quote(model.spec.name, safe='')}:predict"] = {"post": operation}
-        tags.append({"name": model.spec.name, "description": f"Version {model.spec.version}, {model.spec.flavor}."})
+        told = f"Version {model.spec.version}, {model.spec.flavor}."
+        tags.append({"name": model.spec.name, "description": f"{told} {divided}" if divided else told})
     return {**base, "paths": paths, "tags": tags}
 
 
@@ -112,16 +121,30 @@ def forwarded_prefix(headers: Mapping[bytes, bytes]) -> str:
     return given if len(given) <= _LONGEST_PREFIX and _PREFIX.fullmatch(given) else ""
 
 
-def _operation(model: ServedModel, template: Mapping[str, Any]) -> dict[str, Any]:
+def _divided(status: ModelStatus) -> str | None:
+    """How the calls to a bare name are divided, as far as they do not all go to the default version."""
+    shares = [
+        (alias, status.aliases.get(alias, status.default), percent)
+        for alias, percent in sorted(status.traffic.items(), key=lambda item: -item[1])
+        if percent
+    ]
+    if all(version == status.default for _, version, _ in shares):
+        return None
+    told = ", ".join(f"{percent:g} % to version {version} ({alias})" for alias, version, percent in shares)
+    return f"Calls are divided: {told}."
+
+
+def _operation(model: ServedModel, divided: str | None, template: Mapping[str, Any]) -> dict[str, Any]:
     """The operation of any model, narrowed to one: headers and errors stay."""
     spec = model.spec
+    answers = f"{divided} Described is version {spec.version}." if divided else f"Version {spec.version} answers."
     request = {"schema": request_schema(spec), "example": example_request(model) or {"instances": []}}
     response = {"schema": response_schema(spec), "example": example_response(spec)}
     return {
         **template,
         "tags": [spec.name],
         "summary": f"Predict with {spec.name}.",
-        "description": f"Version {spec.version} answers. `POST {PREFIX}{{ref}}:predict` shows every form of the body.",
+        "description": f"{answers} `POST {PREFIX}{{ref}}:predict` shows every form of the body.",
         "operationId": f"predict_{quote(spec.name, safe='')}",
         "parameters": [one for one in template["parameters"] if one["in"] != "path"],
         "requestBody": {"required": True, "content": {JSON: request}},

@@ -11,6 +11,7 @@ from app.api import openapi
 from app.errors import ModelUnavailable, Unavailable
 from app.serving.model_ref import ModelRef, parse_ref
 from app.serving.release_table import ModelStatus
+from app.serving.traffic import make_plan
 from tests.api.conftest import Connect
 from tests.fakes import FakeManager, FakeModel, Fakes, columns, make_fakes, tensor, total
 
@@ -155,6 +156,33 @@ async def test_models_come_and_go(connect: Connect) -> None:
     assert tags(await document(connect, fakes)) == ["other"]
 
 
+async def test_a_model_whose_calls_are_divided_says_how(connect: Connect) -> None:
+    fakes = await load(
+        make_fakes(
+            {"prices": OIL_AND_GAS, "prices/versions/2": total("gas")},
+            aliases={"prices": {"champion": "1", "challenger": "2", "same": "1"}},
+        ),
+        "prices@champion",
+    )
+
+    async def told() -> tuple[str, str]:
+        found = await document(connect, fakes)
+        (tag,) = found["tags"]
+        text = found["paths"]["/v1/models/prices:predict"]["post"]["description"]
+        return text.partition(" `")[0], tag["description"]
+
+    undivided = ("Version 1 answers.", "Version 1, fake.")
+    assert await told() == undivided
+    fakes.manager.plans["prices"] = make_plan({"challenger": 9.5, "champion": 90.5, "same": 0})
+    divided = "Calls are divided: 90.5 % to version 1 (champion), 9.5 % to version 2 (challenger)."
+    assert await told() == (f"{divided} Described is version 1.", f"Version 1, fake. {divided}")
+    fakes.manager.plans["prices"] = make_plan({"challenger": 100})
+    assert (await told())[0] == "Calls are divided: 100 % to version 2 (challenger). Described is version 1."
+    for plan in (make_plan({"same": 50, "champion": 50}), make_plan({"champion": 100}, "challenger"), make_plan({})):
+        fakes.manager.plans["prices"] = plan
+        assert await told() == undivided
+
+
 async def test_a_name_that_is_registered_anew_is_described_anew(connect: Connect) -> None:
     fakes = await load(make_fakes({"prices": OIL_AND_GAS}))
     await document(connect, fakes)
@@ -171,7 +199,7 @@ async def test_the_document_is_built_once_while_the_same_is_served(
     build = openapi.build
 
     def counted(base: Any, served: Sequence[Any]) -> dict[str, Any]:
-        builds.append([model.spec.name for model in served])
+        builds.append([one.model.spec.name for one in served])
         return build(base, served)
 
     monkeypatch.setattr(openapi, "build", counted)
