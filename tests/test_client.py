@@ -27,6 +27,7 @@ from app.client import (
     Version,
 )
 from app.errors import ModelUnavailable
+from app.serving.traffic import Traffic, Variant
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.server import Server
 
@@ -165,6 +166,37 @@ async def test_what_json_cannot_hold_is_refused_before_it_is_sent(client: AsyncC
 
 async def test_parameters_reach_the_model(client: AsyncClient) -> None:
     assert (await client.predict("scaled", {"a": 2}, params={"factor": 10})).predictions == [20]
+
+
+async def test_a_session_stays_with_one_of_the_versions_that_share_the_calls(client: AsyncClient, fakes: Fakes) -> None:
+    split = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
+    fakes.directory.traffics["sum"] = split
+    row, columns, entities = {"a": 1, "b": 2}, {"a": [1], "b": [2]}, [{"id": "oil"}]
+    array = np.array([[1.0, 2.0]])
+    for n in range(8):
+        session = f"user {n}"
+        answers = [
+            await client.predict("sum", row, session=session),
+            await client.predict_inputs("sum", columns, session=session),
+            await client.predict_entities("sum", entities, feature_view="daily", session=session),
+            await client.predict("sum", array, session=session),
+            await client.infer("sum", columns, session=session),
+            await client.infer("sum", columns, session=session, binary=False),
+        ]
+        assert {answer.version for answer in answers} == {split.choose("sum", session)}
+    with pytest.raises(ApiError) as caught:
+        await client.predict("sum", {"a": "x"}, session="user 1")
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("session", ["", " ", " a", "a\n", "a\r\nx-admin: 1", "é", "a\tb"])
+def test_a_session_that_no_header_carries_as_it_is_is_refused(session: str) -> None:
+    client, requests = sent()
+    with pytest.raises(ValueError, match="the session"):
+        client.predict("m", {}, session=session)
+    with pytest.raises(ValueError, match="the session"):
+        client.infer("m", {"a": [1.0]}, session=session)
+    assert not requests
 
 
 async def test_entities_are_predicted_with_the_columns_of_the_feature_store(client: AsyncClient) -> None:

@@ -79,14 +79,25 @@ def json_call(
     wait: float | None = None,
     *,
     method: str = "POST",
+    session: str | None = None,
 ) -> Call[T]:
     """A request with JSON; keys whose value is None are left out.
 
     Raises:
-        ValueError, TypeError: a value cannot be written as JSON, NaN among them.
+        ValueError, TypeError: a value cannot be written as JSON, NaN among them; or the session cannot be sent.
     """
     content = to_json({key: value for key, value in body.items() if value is not None})
-    return Call(method, path, read, content, {"content-type": "application/json"}, deadline, wait)
+    headers = {"content-type": "application/json", **session_headers(session)}
+    return Call(method, path, read, content, headers, deadline, wait)
+
+
+def session_headers(session: str | None) -> dict[str, str]:
+    """What keeps a caller with one version of a model. Raises `ValueError` for what no header carries as it is."""
+    if session is None:
+        return {}
+    if not session or not session.isascii() or not session.isprintable() or session != session.strip():
+        raise ValueError(f"the session {session!r} is not printable ASCII without spaces around it")
+    return {"x-session-id": session}
 
 
 def path(

@@ -1,16 +1,12 @@
 """What each method of a client sends and how its answer is read: one function per method, shared by both clients.
 
-The signatures and docstrings here are those of the methods.
+Those that predict are in `app.client.prediction_calls`. The signatures and docstrings here are those of the methods.
 """
-# ruff: noqa: PLC0415 - numpy is imported where arrays are sent: rows and everything else need none
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
+from collections.abc import Mapping
 from urllib.parse import urlencode
-
-import httpx
 
 from app.client import answers
 from app.client.answers import (
@@ -27,158 +23,8 @@ from app.client.answers import (
 )
 from app.client.call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
 from app.client.comparisons import Comparison, comparison
-from app.client.predictions import Prediction, TensorPrediction, prediction
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import ArrayLike
-
-    Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-
-Row: TypeAlias = Mapping[str, Any] | Sequence[Any]
-"""An object of columns, or a list of values for a model that takes an array or has no signature."""
 _V2 = "/v2/models/"
-
-
-@overload
-def predict(
-    model: str,
-    data: pd.DataFrame | Array,
-    *,
-    version: str | int | None = None,
-    alias: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-) -> Call[TensorPrediction]: ...
-
-
-@overload
-def predict(
-    model: str,
-    data: Mapping[str, Any] | Iterable[Row],
-    *,
-    version: str | int | None = None,
-    alias: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-) -> Call[Prediction]: ...
-
-
-def predict(
-    model: str,
-    data: Mapping[str, Any] | Iterable[Row] | pd.DataFrame | Array,
-    *,
-    version: str | int | None = None,
-    alias: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-) -> Call[Prediction] | Call[TensorPrediction]:
-    """Predict rows.
-
-    Args:
-        model: a registered model's name, or a reference: ``name@alias``, ``name/versions/N``.
-        data: one row as an object of columns, or several rows. Values may also be numpy's, dates and bytes. A DataFrame
-            or an array is given to `infer`, and answered as there.
-        version, alias: one of them, instead of writing a reference.
-        params: inference parameters, where the model has them.
-        timeout: seconds until the gateway gives up, retries included.
-
-    Raises:
-        ValueError, TypeError: a value cannot be sent, NaN in a row among them.
-    """
-    if hasattr(data, "__array__"):
-        arrays = cast("Array", data)
-        return infer(model, arrays, version=version, alias=alias, params=params, timeout=timeout)
-    instances = [data] if isinstance(data, Mapping) else list(data)
-    body = {"instances": instances, "parameters": params}
-    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout)
-
-
-def predict_inputs(
-    model: str,
-    inputs: Any,
-    *,
-    version: str | int | None = None,
-    alias: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-) -> Call[Prediction]:
-    """Predict columns or tensors written as JSON, as ``inputs`` are in TensorFlow Serving and MLflow.
-
-    `infer` does the same in binary, which is faster; here null is a value.
-
-    Args:
-        inputs: an object with a list of values, nested for a tensor, for each column or tensor; or the only tensor.
-
-    The others are those of `predict`.
-    """
-    body = {"inputs": inputs, "parameters": params}
-    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout)
-
-
-def predict_entities(
-    model: str,
-    entities: Sequence[Mapping[str, Any]],
-    *,
-    feature_service: str | None = None,
-    feature_view: str | None = None,
-    overrides: Mapping[str, Any] | None = None,
-    version: str | int | None = None,
-    alias: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-) -> Call[Prediction]:
-    """Predict entities, whose columns the gateway reads from the feature store.
-
-    Args:
-        entities: one object of join keys per row.
-        feature_service, feature_view: one of them: where the columns are read.
-        overrides: columns that replace or add to the store's: one value for all entities, or a list with one each.
-
-    The others are those of `predict`.
-    """
-    body = {
-        "entities": list(entities),
-        "feature_service": feature_service,
-        "feature_view": feature_view,
-        "overrides": overrides,
-        "parameters": params,
-    }
-    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout)
-
-
-def infer(
-    model: str,
-    data: pd.DataFrame | Array | Mapping[str, ArrayLike],
-    *,
-    outputs: Sequence[str] | None = None,
-    version: str | int | None = None,
-    alias: str | None = None,
-    params: Mapping[str, Any] | None = None,
-    timeout: float | None = None,
-    binary: bool = True,
-) -> Call[TensorPrediction]:
-    """Predict arrays, over the Open Inference Protocol.
-
-    Args:
-        data: a DataFrame, whose index is ignored; or an array per column or tensor, by name; or one array, which is the
-            model's only tensor where that has no name, or has the model's columns in their order. The first dimension
-            is the rows. Numbers and truth values keep their type, text and bytes are BYTES, times are sent as ISO 8601,
-            lists and objects as JSON.
-        outputs: names of the outputs that are wanted, in this order; all of them where it is left out.
-        binary: send and receive numbers as they are in memory; else as JSON.
-
-    The others are those of `predict`.
-
-    Raises:
-        ValueError: a column is of a type that no tensor holds, or its text or times have missing values.
-        TypeError: `data` is none of these.
-    """
-    from app.client import tensors
-
-    content, headers = tensors.request(data, outputs, params, binary)
-    return Call("POST", path(model, version, alias, "/infer", root=_V2), tensors.prediction, content, headers, timeout)
 
 
 def models() -> Call[list[Model]]:
@@ -327,7 +173,3 @@ def ready() -> Call[bool]:
 def status() -> Call[list[ReplicaUsage]]:
     """What every replica takes."""
     return Call("GET", "/v1/status", reads(answers.replicas))
-
-
-def _prediction(response: httpx.Response) -> Prediction:
-    return prediction(json_of(response), response.headers.get("x-request-id"))

@@ -1,4 +1,4 @@
-"""The two clients: what a call is, `app.client.calls` says; here it is sent, blocking or awaited."""
+"""The two clients: what a call is, `calls` and `prediction_calls` say; here it is sent, blocking or awaited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from tenacity import AsyncRetrying, Retrying
 
-from app.client import calls
+from app.client import calls, prediction_calls
 from app.client import retry as retries
 from app.client.call import Call, shown
 from app.client.errors import ConnectionFailed, NoAnswer
@@ -85,10 +85,10 @@ class Client:
         self._retry = retry
         self._http = httpx.Client(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
-    predict = _sync(calls.predict)
-    predict_inputs = _sync(calls.predict_inputs)
-    predict_entities = _sync(calls.predict_entities)
-    infer = _sync(calls.infer)
+    predict = _sync(prediction_calls.predict)
+    predict_inputs = _sync(prediction_calls.predict_inputs)
+    predict_entities = _sync(prediction_calls.predict_entities)
+    infer = _sync(prediction_calls.infer)
     models = _sync(calls.models)
     model = _sync(calls.model)
     metadata = _sync(calls.metadata)
@@ -149,10 +149,10 @@ class AsyncClient:
         self._retry = retry
         self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
-    predict = _async(calls.predict)
-    predict_inputs = _async(calls.predict_inputs)
-    predict_entities = _async(calls.predict_entities)
-    infer = _async(calls.infer)
+    predict = _async(prediction_calls.predict)
+    predict_inputs = _async(prediction_calls.predict_inputs)
+    predict_entities = _async(prediction_calls.predict_entities)
+    infer = _async(prediction_calls.infer)
     models = _async(calls.models)
     model = _async(calls.model)
     metadata = _async(calls.metadata)

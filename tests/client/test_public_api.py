@@ -72,7 +72,7 @@ def test_the_page_has_every_name(name: str) -> None:
 
 def test_every_endpoint_of_v1_has_a_method() -> None:
     fakes = make_fakes({})
-    source = (ROOT / "app" / "client" / "calls.py").read_text()
+    source = "".join((ROOT / "app" / "client" / name).read_text() for name in ("calls.py", "prediction_calls.py"))
     for route in [*V1Dialect(fakes.service, fakes.manager).routes(), *ReleaseEndpoints(fakes.manager).routes()]:
         assert (route.suffix or route.prefix.rstrip("/")) in source or route.path == "/v1/models/{ref:path}", route.path
 
