@@ -389,7 +389,7 @@ LIMITS = ServiceLimits(
     columns=100,
     admission=AdmissionLimits(requests=64, requests_per_model=64, rows=10_000, nbytes=10_000_000),
     batch=BatchLimits(max_rows=100, max_bytes=1_000_000, max_in_flight=1),
-    shadow=ShadowLimits(requests=4, rows=1000, timeout_s=10.0),
+    shadow=ShadowLimits(requests=4, rows=1000, nbytes=1_000_000, timeout_s=10.0),
 )
 HTTP_LIMITS = HttpLimits(body_bytes=1_000_000, json_depth=16, timeout_s=10.0)
 

@@ -151,5 +151,5 @@ def service_limits(settings: Settings) -> ServiceLimits:
             nbytes=limits.queued_bytes,
         ),
         batch=BatchLimits(batch.max_rows, batch.max_bytes, batch.max_in_flight, batch.wait_ms / 1000),
-        shadow=ShadowLimits(shadow.max_requests, shadow.max_rows, shadow.timeout_s),
+        shadow=ShadowLimits(shadow.max_requests, shadow.max_rows, shadow.max_bytes, shadow.timeout_s),
     )

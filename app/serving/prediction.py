@@ -49,12 +49,13 @@ class PredictionRequest:
 class Prediction:
     """The answer, the version that gave it, and that version's signature.
 
-    Where the feature store was read, `features` holds the columns that the model was given, overrides included, and
-    `enriched` all that was read.
+    `nbytes` is of the input. Where the feature store was read, `features` holds the columns that the model was given,
+    overrides included, and `enriched` all that was read.
     """
 
     version: ModelVersion
     output: Output
     signature: Signature
+    nbytes: int
     features: Mapping[str, Sequence[Any]] | None = None
     enriched: Enriched | None = None

@@ -24,7 +24,7 @@ from app.serving.pool_load import Backlog
 from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, Recorder
 from app.serving.prediction import Payload, Prediction, PredictionRequest
 from app.serving.served_model import ServedModel
-from app.serving.shadowing import Shadowing, ShadowLimits
+from app.serving.shadowing import Original, Shadowing, ShadowLimits
 from app.serving.single_flight import SingleFlight
 from app.serving.splitting import SplitRequest
 from app.serving.tables import Output, Rows, join, stack
@@ -153,7 +153,7 @@ class PredictionService:
         finally:
             self.admission.release(version, count, nbytes)
         features = payload.value if enriched is not None else None
-        return Prediction(version, output, model.signature, features, enriched)
+        return Prediction(version, output, model.signature, nbytes, features, enriched)
 
     async def _read(self, request: PredictionRequest, model: ServedModel) -> tuple[Payload, Enriched | None]:
         """The rows as they are written, and what was read where the feature store is."""
@@ -203,12 +203,13 @@ class PredictionService:
             if shadow is None or shadow.version == version.version:
                 return
             enriched = prediction.enriched
+            if enriched is not None:
+                seconds -= enriched.seconds
             self._shadowing.send(
                 ShadowPair(version.name, version.version, shadow.version),
                 traffic,
                 partial(self._copied, ModelVersion(version.name, shadow.version), request, enriched),
-                output,
-                seconds - enriched.seconds if enriched is not None else seconds,
+                Original(output, seconds, prediction.nbytes + output.nbytes),
             )
         except Exception:
             log.exception("an answer of %s is not compared", version)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from app.errors import DeadlineExceeded, ServingError
 from app.serving.disagreement import disagreement
@@ -24,16 +25,29 @@ log = logging.getLogger(__name__)
 
 TOO_MANY_REQUESTS = "requests"
 TOO_MANY_ROWS = "rows"
+TOO_MANY_BYTES = "bytes"
 """Causes for which a copy is not sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowLimits:
-    """Bounds on the copies under way in one gateway replica, and the seconds that one may take."""
+    """Bounds on the copies under way in one gateway replica, and the seconds that one may take.
+
+    `nbytes` is of their input and of the answers that they are compared with.
+    """
 
     requests: int
     rows: int
+    nbytes: int
     timeout_s: float
+
+
+class Original(NamedTuple):
+    """What a caller got, after `seconds`; `nbytes` is what a copy keeps in memory, this answer included."""
+
+    output: Output
+    seconds: float
+    nbytes: int
 
 
 class Shadowing:
@@ -44,6 +58,7 @@ class Shadowing:
         self._recorder = recorder
         self._tasks: set[asyncio.Task[None]] = set()
         self.rows = 0
+        self.nbytes = 0
 
     @property
     def requests(self) -> int:
@@ -55,26 +70,28 @@ class Shadowing:
         pair: ShadowPair,
         traffic: Traffic,
         predict: Callable[[float], Awaitable[Output]],
-        base: Output,
-        base_s: float,
+        base: Original,
     ) -> None:
         """Start a copy, or drop it where too much is under way.
 
         Args:
             predict: answers the request with the shadow's version by a deadline in event loop time.
-            base: the caller's answer, given after `base_s` seconds.
+            base: the caller's answer.
         """
         if len(self._tasks) >= self._limits.requests:
             self._recorder.shadow_dropped(pair, traffic, TOO_MANY_REQUESTS)
             return
-        if self.rows + base.count > self._limits.rows:
+        rows = base.output.count
+        if self.rows + rows > self._limits.rows:
             self._recorder.shadow_dropped(pair, traffic, TOO_MANY_ROWS)
             return
-        self.rows += base.count
+        if self.nbytes + base.nbytes > self._limits.nbytes:
+            self._recorder.shadow_dropped(pair, traffic, TOO_MANY_BYTES)
+            return
+        self.rows += rows
+        self.nbytes += base.nbytes
         # Serve cancels what a request began, found by context variables, when its caller goes away.
-        task = asyncio.get_running_loop().create_task(
-            self._run(pair, traffic, predict, base, base_s), context=Context()
-        )
+        task = asyncio.get_running_loop().create_task(self._run(pair, traffic, predict, base), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -83,8 +100,7 @@ class Shadowing:
         pair: ShadowPair,
         traffic: Traffic,
         predict: Callable[[float], Awaitable[Output]],
-        base: Output,
-        base_s: float,
+        base: Original,
     ) -> None:
         started = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + self._limits.timeout_s
@@ -93,14 +109,17 @@ class Shadowing:
             async with asyncio.timeout_at(deadline):
                 output = await predict(deadline)
             seconds = time.perf_counter() - started
-            difference = disagreement(output, base)
+            difference = disagreement(output, base.output)
             outcome = COMPARED if difference is not None else INCOMPARABLE
         except Exception as error:
             seconds = time.perf_counter() - started
             outcome = _code(pair, error)
         finally:
-            self.rows -= base.count
-        self._recorder.shadowed(pair, traffic, ShadowResult(outcome, seconds, base_s, base.count, difference))
+            self.rows -= base.output.count
+            self.nbytes -= base.nbytes
+        self._recorder.shadowed(
+            pair, traffic, ShadowResult(outcome, seconds, base.seconds, base.output.count, difference)
+        )
 
 
 def _code(pair: ShadowPair, error: Exception) -> str:

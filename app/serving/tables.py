@@ -7,7 +7,7 @@ between deployments and free of pandas, which only the process that hosts a mode
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -58,7 +58,7 @@ class Rows:
             if isinstance(values, np.ndarray) and not values.dtype.hasobject:
                 total += values.nbytes
             elif dtype == "object":
-                total += sum(64 + len(value) if isinstance(value, str | bytes) else 64 for value in values)
+                total += _objects_bytes(values)
             else:
                 total += len(values) * np.dtype(dtype).itemsize
         return total
@@ -66,6 +66,11 @@ class Rows:
     def cut(self, start: int, stop: int) -> Rows:
         """The rows from `start` to `stop`, that one left out. Arrays are not copied."""
         return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
+
+
+def _objects_bytes(values: Iterable[Any]) -> int:
+    """Bytes of objects, estimated."""
+    return sum(64 + len(value) if isinstance(value, str | bytes) else 64 for value in values)
 
 
 @lru_cache(maxsize=1024)
@@ -151,6 +156,11 @@ class Output:
     names: tuple[str, ...]
     arrays: tuple[Array, ...]
     count: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, estimated where they are objects, as in `Rows`."""
+        return sum(_objects_bytes(array.flat) if array.dtype.hasobject else array.nbytes for array in self.arrays)
 
     def split(self, counts: Sequence[int]) -> list[Output]:
         """Cut into consecutive outputs of so many rows each.

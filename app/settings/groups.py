@@ -153,5 +153,9 @@ class ShadowSettings(_Group):
     max_rows: PositiveInt = 8192
     """Most rows in the copies under way in one gateway replica; a call with more of them is never copied."""
 
+    max_bytes: PositiveInt = 64 * 1024**2
+    """Most bytes of input and output in the copies under way in one gateway replica; a call with more of them is never
+    copied. What is sent as JSON takes several times as much memory as it has bytes as arrays, which are counted."""
+
     timeout_s: Annotated[float, Field(gt=0)] = 10
     """Seconds that a copy may take, whatever deadline its caller had."""

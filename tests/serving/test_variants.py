@@ -311,7 +311,7 @@ def test_one_copy_that_makes_the_shadow_fail_fails_alone() -> None:
 
 def test_copies_have_a_deadline_of_their_own() -> None:
     async def main() -> None:
-        limits = replace(LIMITS, shadow=ShadowLimits(requests=4, rows=100, timeout_s=2.0))
+        limits = replace(LIMITS, shadow=ShadowLimits(requests=4, rows=100, nbytes=1000, timeout_s=2.0))
         fakes = fakes_of(total("a", "b"), limits=limits)
         await ask(fakes)
         await settled(fakes)
@@ -325,7 +325,7 @@ def test_copies_have_a_deadline_of_their_own() -> None:
 
 def test_copies_are_bounded_in_requests_and_in_rows() -> None:
     async def main() -> None:
-        limits = replace(LIMITS, shadow=ShadowLimits(requests=2, rows=10, timeout_s=10.0))
+        limits = replace(LIMITS, shadow=ShadowLimits(requests=2, rows=10, nbytes=1000, timeout_s=10.0))
         fakes = fakes_of(total("a", "b"), limits=limits)
         rows = {count: Payload("columns", {"a": [1.0] * count, "b": [1.0] * count}) for count in (1, 6, 11)}
         await ask(fakes, payload=rows[11])
@@ -342,9 +342,44 @@ def test_copies_are_bounded_in_requests_and_in_rows() -> None:
     run(main())
 
 
+def test_copies_are_bounded_in_bytes_of_input_and_output() -> None:
+    async def main() -> None:
+        limits = replace(LIMITS, shadow=ShadowLimits(requests=9, rows=99, nbytes=240, timeout_s=10.0))
+        fakes = fakes_of(total("a", "b"), limits=limits)
+        rows = {count: Payload("columns", {"a": [1.0] * count, "b": [1.0] * count}) for count in (1, 5, 10, 11)}
+        await ask(fakes, payload=rows[11])  # of 24 bytes each, the prediction included
+        assert [cause for _, cause in fakes.recorder.drops] == ["bytes"]
+        await ask(fakes, payload=rows[10])
+        await ask(fakes, payload=rows[1])
+        assert [cause for _, cause in fakes.recorder.drops] == ["bytes", "bytes"]
+        await settled(fakes)
+        assert fakes.service._shadowing.nbytes == 0
+        await ask(fakes, payload=rows[5])
+        await ask(fakes, payload=rows[5])
+        assert fakes.service._shadowing.nbytes == 240
+        await settled(fakes)
+        assert len(fakes.recorder.shadows) == 3
+        assert len(fakes.recorder.drops) == 2
+
+    run(main())
+
+
+def test_long_texts_count_as_bytes_of_a_copy() -> None:
+    async def main() -> None:
+        texts = FakeModel(lambda batch: tensor(np.array(["x" * 900] * batch.count, dtype=object)), columns("a", "b"))
+        limits = replace(LIMITS, shadow=ShadowLimits(requests=9, rows=99, nbytes=1000, timeout_s=10.0))
+        fakes = fakes_of(texts, Traffic((Variant("challenger", "2", 100.0),), Variant("other", "3")), limits=limits)
+        await ask(fakes)
+        await ask(fakes)
+        assert [cause for _, cause in fakes.recorder.drops] == ["bytes"]
+        await settled(fakes)
+
+    run(main())
+
+
 def test_no_copies_are_sent_where_none_are_allowed() -> None:
     async def main() -> None:
-        fakes = fakes_of(total("a", "b"), limits=replace(LIMITS, shadow=ShadowLimits(0, 10, 10.0)))
+        fakes = fakes_of(total("a", "b"), limits=replace(LIMITS, shadow=ShadowLimits(0, 10, 1000, 10.0)))
         await ask(fakes)
         assert [cause for _, cause in fakes.recorder.drops] == ["requests"]
 
