@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -373,6 +374,36 @@ def test_long_texts_count_as_bytes_of_a_copy() -> None:
         await ask(fakes)
         assert [cause for _, cause in fakes.recorder.drops] == ["bytes"]
         await settled(fakes)
+
+    run(main())
+
+
+def test_large_answers_are_compared_beside_the_event_loop_that_answers_callers() -> None:
+    class Spy:
+        threads: set[int] = set()  # noqa: RUF012
+
+        def __eq__(self, other: object) -> bool:
+            self.threads.add(threading.get_ident())
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    def spies(batch: Batch) -> Output:
+        return Output("columns", ("spy",), (np.fromiter((Spy() for _ in range(batch.count)), object),), batch.count)
+
+    async def main() -> None:
+        limits = replace(
+            LIMITS, rows=9000, shadow=ShadowLimits(requests=1, rows=9000, nbytes=10_000_000, timeout_s=10.0)
+        )
+        fakes = fakes_of(FakeModel(spies, columns("a", "b")), limits=limits)
+        models: Any = fakes.runner._models
+        models[V1] = models[V2]
+        for count, is_beside in ((1, False), (9000, True)):
+            Spy.threads.clear()
+            await ask(fakes, payload=Payload("columns", {"a": [1.0] * count, "b": [1.0] * count}))
+            await settled(fakes)
+            assert (threading.get_ident() not in Spy.threads) is is_beside
+        assert [result.outcome for _, result in fakes.recorder.shadows] == ["compared", "compared"]
 
     run(main())
 
