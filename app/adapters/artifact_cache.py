@@ -20,6 +20,7 @@ With the registry down, what is cached is used as it is.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -44,6 +45,8 @@ _MANIFEST = "manifest.json"
 _USED = "used"
 _EVICTING = "eviction.lock"
 _LOOK_S = 0.1  # between two looks whether another process is done
+_LONGEST_NAME = 240
+"""Bytes. File systems take 255; a name of 29 letters that are not Latin ones can have more when it is quoted."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -144,9 +147,7 @@ class ArtifactCache:
             return self._held(place, found)
 
     def _place(self, version: ModelVersion) -> Path:
-        # '..' is a name that the registry accepts.
-        name, number = (quote(part, safe="").replace(".", "%2E") for part in version)
-        return self._folder / name / number
+        return self._folder / _folder_name(version.name) / _folder_name(version.version)
 
     def _alone(self, version: ModelVersion, place: Path) -> HeldLock:
         held = try_lock(_lock_of(place))
@@ -290,6 +291,15 @@ class ArtifactCache:
         with self._counting:
             for name, number in more.items():
                 setattr(self.counts, name, getattr(self.counts, name) + number)
+
+
+def _folder_name(part: str) -> str:
+    """A part of a version as the name of a folder, its own whatever it consists of, and however long it is."""
+    name = quote(part, safe="").replace(".", "%2E")  # '..' is a name that the registry accepts
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(part.encode()).hexdigest()
+    return f"{name[: _LONGEST_NAME - len(digest) - 1]}.{digest}"  # no other name has a dot
 
 
 def _lock_of(place: Path) -> Path:

@@ -151,6 +151,18 @@ def test_a_name_never_leaves_the_cache_folder(tmp_path: Path, version: ModelVers
     assert len(folder.resolve().relative_to(tmp_path / "cache").parts) == 3
 
 
+@pytest.mark.parametrize("name", ["価" * 29, "a" * 256, "/" * 256])
+def test_a_name_that_is_too_long_for_a_folder_is_cached_apart_from_others_that_begin_alike(
+    tmp_path: Path, name: str
+) -> None:
+    store = Store()
+    cache = ArtifactCache(tmp_path, store.download)
+    one, other = (ModelVersion(name + end, "1") for end in ("", "b"))
+    folders = {folder_of(cache, version) for version in (one, other, one)}
+    assert len(folders) == store.downloads == 2
+    assert {(folder / "MLmodel").read_text() for folder in folders} == {f"{one} 1", f"{other} 2"}
+
+
 def test_what_was_used_longest_ago_leaves_when_a_download_goes_over_the_bound(tmp_path: Path) -> None:
     store = Store(100_000)
     cache = ArtifactCache(tmp_path, store.download, max_bytes=350_000)
