@@ -12,6 +12,8 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 BARE = ""
 """The key under which the bare name stands among the aliases."""
 
@@ -123,12 +125,24 @@ def _read(tag: str | None) -> dict[str, Live]:
     """What a tag says; nothing where it is no tag of ours, for it can be written by anybody."""
     found = {}
     try:
-        for alias, one in json.loads(tag or "{}").items():
-            version, previous = one["version"], one.get("previous")
-            since = datetime.fromisoformat(one["since"]).timestamp()
-            if not isinstance(version, str) or not isinstance(previous, str | None):
-                continue
-            found[str(alias)] = Live(version, previous, since, str(one.get("why", "")), proven=True)
-    except (ValueError, TypeError, KeyError, AttributeError):
+        for alias, one in orjson.loads(tag or "{}").items():
+            previous = one.get("previous")
+            live = Live(
+                _number(one["version"]),
+                _number(previous) if previous is not None else None,
+                datetime.fromisoformat(one["since"]).timestamp(),
+                str(one.get("why", ""))[:_WHY_LENGTH],
+                proven=True,
+            )
+            live.shown()  # not every time can be told in UTC
+            found[str(alias)] = live
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return {}
     return found
+
+
+def _number(version: str) -> str:
+    """A version's number as the registry writes it. Raises `ValueError`, `TypeError`."""
+    if not (version.isascii() and version.isdigit()):
+        raise ValueError("versions are whole numbers")
+    return str(int(version))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import orjson
+
 from app.serving.intervals import rate_difference
 
 ROLLBACK_TAG = "serving.rollback"
@@ -79,7 +81,7 @@ def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, 
     if text is None:
         return None, ()
     try:
-        given = json.loads(text)
+        given = orjson.loads(text)
     except ValueError:
         return None, (_ignored("it is not JSON"),)
     if not isinstance(given, dict):
@@ -177,7 +179,8 @@ def _problem(key: str, value: Any) -> str | None:
     fits, expected = _EXPECTED[key]
     if isinstance(value, int | float) and not isinstance(value, bool) and fits(value):
         return None
-    return f"'{key}' is {json.dumps(value)[:40]}, expected {expected}"
+    shown = json.dumps(value)[:40] if not isinstance(value, dict | list) else "no number"  # it may be nested too deeply
+    return f"'{key}' is {shown}, expected {expected}"
 
 
 def _ignored(problem: str) -> str:

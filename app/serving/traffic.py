@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+import orjson
+
 from app.errors import InvalidRequest
 
 TRAFFIC_TAG = "serving.traffic"
@@ -83,11 +85,11 @@ def read_tags(tags: Mapping[str, str]) -> tuple[TrafficPlan, tuple[str, ...]]:
     if text is None:
         return (TrafficPlan((), shadow) if shadow else NO_TRAFFIC), ()
     try:
-        weights = json.loads(text)
+        weights = orjson.loads(text)
         if not isinstance(weights, dict):
             raise InvalidRequest("it is no JSON object of aliases and percent")  # noqa: TRY301
         return make_plan(weights, shadow), ()
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = "it is not JSON"
     except InvalidRequest as error:
         problem = error.message

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
 import pytest
 
 from app.serving.model_ref import ModelVersion, parse_ref
@@ -241,11 +242,55 @@ def test_the_later_of_snapshot_and_tag_counts(world: World) -> None:
     assert again.answers("m@champion") == "3"
 
 
-@pytest.mark.parametrize("tag", ["", "no json", "[]", '"x"', '{"champion": 1}', '{"champion": {"version": 2}}', "{}"])
+def told(version: str = "2", since: str = "2026-01-01T00:00:00Z", **more: str) -> str:
+    """A tag of which each part can be wrong."""
+    return json.dumps({"champion": {"version": version, "since": since, **more}})
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "",
+        "no json",
+        "[]",
+        '"x"',
+        '{"champion": 1}',
+        '{"champion": {"version": 2}}',
+        "{}",
+        "[" * 5000,
+        told("two"),
+        told(previous="one"),
+        told(since="yesterday"),
+        told(since="0001-01-01T00:00:00+14:00"),
+        told(since="9999-12-31T23:59:59-14:00"),
+        told(why="\ud800"),
+    ],
+)
 def test_a_tag_that_somebody_else_wrote_is_no_tag(tag: str) -> None:
     world = World()
     world.registry({LIVE_TAG: tag}, champion="1")
     assert world.answers() == "1"
+    assert status_of(world.book, "m").default == "1"
+    orjson.dumps(world.book.snapshot())
+
+
+def test_a_tag_that_can_be_understood_is_taken_over() -> None:
+    world = World()
+    world.registry({LIVE_TAG: told(previous="3", why="it was promoted")}, champion="1")
+    assert world.answers() == "2"
+
+
+NESTED = f'{{"%s": {"[" * 1000}{"]" * 1000}}}'
+
+
+@pytest.mark.parametrize("tag", ["serving.traffic", "serving.rollback"])
+@pytest.mark.parametrize("text", ["[" * 5000, NESTED % "champion", NESTED % "error_rate", '{"\\ud800": 100}'])
+def test_no_tag_keeps_the_registry_from_being_read(tag: str, text: str) -> None:
+    world = World()
+    world.registry({tag: text}, champion="1")
+    (problem,) = status_of(world.book, "m").problems
+    assert problem.startswith(f"tag {tag} is ignored: ")
+    problem.encode()
 
 
 def test_the_tag_tells_only_of_versions_that_were_warm() -> None:
