@@ -100,11 +100,11 @@ class ReleaseBook:
 
     def registry_read(self, models: Sequence[RegisteredModel]) -> None:
         """The registry as it is now, whole. A model that is gone is forgotten."""
+        for name in self._models.keys() - {model.name for model in models}:
+            self._forget(name)
         for model in models:
             self._enter(model)
         self._models = {model.name: model for model in models}
-        self._tags = {name: tags for name, tags in self._tags.items() if name in self._models}
-        self._adopted &= self._models.keys()
         self.has_registry = True
         self._wishes.keep_only(self._models)
 
@@ -239,19 +239,26 @@ class ReleaseBook:
     def _enter(self, model: RegisteredModel) -> None:
         """Take notice of a model before it replaces what is known of it."""
         before = self._models.get(model.name)
+        if before is not None and before.created != model.created:
+            self._forget(model.name)
+            before = None
         if before is None or before.tags != model.tags or before.aliases != model.aliases:
             known = self.problems(before) if before is not None else ()
             tags = self._tags[model.name] = read_tags(model.tags)
             for problem in _problems(tags, model.aliases):
                 if problem not in known:
                     log.warning("model '%s': %s", model.name, problem)
-        if before is not None and before.created != model.created:
-            self.live.forget(model.name)
-            self.switches.forget(model.name)
-            self._adopted.discard(model.name)
         if model.name not in self._adopted:
             self._adopted.add(model.name)
             self.live.adopt(model.name, self.tags(model.name).live, self.default_alias)
+
+    def _forget(self, name: str) -> None:
+        """The name means another model now, or none."""
+        self.live.forget(name)
+        self.switches.forget(name)
+        self._wishes.forget(name)
+        self._adopted.discard(name)
+        self._tags.pop(name, None)
 
     def _pool_of(self, version: ModelVersion) -> str:
         return self.tags(version.name).pool

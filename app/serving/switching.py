@@ -64,9 +64,11 @@ class Switches:
         self._contracts[version] = contract
 
     def forget(self, name: str) -> None:
-        """The name means another model now."""
+        """The name means another model now, or none."""
         for version in [version for version in self._contracts if version.name == name]:
             del self._contracts[version]
+        for key in [key for key in self._reasons if key[0] == name]:
+            del self._reasons[key]
         self._compared.clear()
 
     def explain(self, name: str, alias: str, version: str, why: str, *, back: bool = False) -> None:

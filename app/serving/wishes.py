@@ -71,12 +71,19 @@ class Wishes:
 
     def keep_only(self, names: Container[str]) -> None:
         """Forget what was asked for other models."""
+        asked = {*self.pinned, *self.let_go, *self.retries, *self.unloads}
+        for name in {version.name for version in asked} | self.chosen.keys():
+            if name not in names:
+                self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """The name means another model now, or none."""
         for versions in (self.pinned, self.let_go):
-            versions.intersection_update({version for version in versions if version.name in names})
+            versions.difference_update({version for version in versions if version.name == name})
         for counts in (self.retries, self.unloads):
-            for version in [version for version in counts if version.name not in names]:
+            for version in [version for version in counts if version.name == name]:
                 del counts[version]
-        self.chosen = {name: version for name, version in self.chosen.items() if name in names}
+        self.chosen.pop(name, None)
 
     def snapshot(self) -> dict[str, Any]:
         """What outlives a restart, as JSON values."""

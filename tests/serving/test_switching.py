@@ -370,3 +370,29 @@ def test_a_split_survives_a_restart_while_the_pools_have_not_reported_yet(world:
     again.now += 16
     again.settle()
     assert again.traffic != in_force, "nobody has said for long that version 2 is warm"
+
+
+@pytest.mark.parametrize("between", [[], None], ids=["seen without it", "never seen without it"])
+def test_nothing_of_a_deleted_model_is_remembered_of_the_one_that_takes_its_name(
+    between: list[RegisteredModel] | None,
+) -> None:
+    world = World()
+    world.registry(challenger="1")
+    world.book.pin(V3)  # what the bare name means until there is a default alias
+    world.pool({V1: READY, V2: READY, V3: READY}, OTHER, v1=SAME)
+    world.registry(challenger="2")
+    assert world.book.blocked("m")
+    world.book.let_go(V2)
+    world.settle()
+    if between is not None:
+        world.book.registry_read(between)
+        world.settle()
+    world.book.members.left("r1")
+    world.book.registry_read([RegisteredModel("m", {"challenger": "1"}, {}, "2", 8)])
+    world.settle()
+    assert world.answers() == "2"
+    world.book.registry_read([RegisteredModel("m", {"challenger": "2"}, {}, "2", 8)])
+    world.settle()
+    assert {V1, V2} <= world.resident  # to be compared
+    world.pool({V1: READY, V2: READY}, SAME)
+    assert world.answers("m@challenger") == "2"
