@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -55,7 +56,11 @@ class RegistryReader:
         self._failures = 0
         self._asked_last = 0.0
         self._read_last: float | None = None
-        self._changes = 0
+        self._writing: Counter[str] = Counter()
+        self._touched: set[str] = set()
+        """Models that were read or written by themselves since the reading of all began: it may be older."""
+        self._overtaken: set[str] = set()
+        """Models that were written since the question about them that is under way: its answer may be older."""
         self._models: SingleFlight[str, RegisteredModel] = SingleFlight()
         self.error: str | None = "not read yet"
         """Why the registry is not read; None while it is."""
@@ -88,28 +93,36 @@ class RegistryReader:
         self._fail_fast()
         return await self._answer(question)
 
-    async def write(self, order: Callable[[MlflowRegistry], None]) -> None:
-        """Write to the registry. Raises what `order` raises.
+    async def write(self, name: str, order: Callable[[MlflowRegistry], None]) -> None:
+        """Write to the registry what is of one model. Raises what `order` raises.
 
         The caller enters in the book what was written: an answer that is under way may be older, and is left aside.
         """
         self._fail_fast()
-        self._changes += 1
+        self._writing[name] += 1
         try:
             await self._answer(order)
         finally:
-            self._changes += 1
+            self._writing -= Counter([name])
+            self._touched.add(name)
+            if name in self._models:
+                self._overtaken.add(name)
 
     async def _poll_once(self) -> None:
-        changes = self._changes
+        self._touched.clear()
         known = frozenset(self._book.models)
-        models = await self._answer(lambda registry: _all_models(registry, known))
-        if changes == self._changes:  # else something was read or written meanwhile that this answer may not have
-            self._book.registry_read(models)
+        models = {model.name: model for model in await self._answer(lambda registry: _all_models(registry, known))}
+        newer = self._touched | self._writing.keys()
+        models |= {name: self._book.models[name] for name in newer & self._book.models.keys()}
+        self._book.registry_read(list(models.values()))
 
     async def _read_model(self, name: str) -> RegisteredModel:
-        model = await self._answer(lambda registry: registry.model(name))
-        self._changes += 1
+        while True:
+            self._overtaken.discard(name)
+            model = await self._answer(lambda registry: registry.model(name))
+            if name not in self._overtaken:
+                break
+        self._touched.add(name)
         self._book.model_read(model)
         await self._changed()
         return model

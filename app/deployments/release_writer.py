@@ -173,7 +173,7 @@ class ReleaseWriter:
         """Write the alias: from here on it is so, whoever dies."""
         for known_as in self._known_as(alias):
             self._book.switches.explain(name, known_as, version, why, back=back)
-        await self._reader.write(lambda registry: registry.set_alias(name, alias, version))
+        await self._reader.write(name, lambda registry: registry.set_alias(name, alias, version))
         self._book.written(name, aliases={alias: version}, tags={})
         await self._published()
 
@@ -184,9 +184,9 @@ class ReleaseWriter:
         if model.tags.get(tag) == value:
             return
         if value is None:
-            await self._reader.write(lambda registry: registry.delete_tag(model.name, tag))
+            await self._reader.write(model.name, lambda registry: registry.delete_tag(model.name, tag))
         else:
-            await self._reader.write(lambda registry: registry.set_tag(model.name, tag, value))
+            await self._reader.write(model.name, lambda registry: registry.set_tag(model.name, tag, value))
         self._book.written(model.name, tags={tag: value})
 
     async def _try_to_warm(self, version: ModelVersion) -> None:
