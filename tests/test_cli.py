@@ -275,7 +275,7 @@ def test_releases_typed_wrong_are_a_usage_error(run: Shell, words: tuple[str, ..
 
 def compared(fakes: Fakes) -> None:
     """Two versions that differ in their errors, one of which got copies."""
-    variant = VariantCounts(0, 60, 1, Moments(100, 2.0, 0.05), Moments(100, 500, 2600))
+    variant = VariantCounts(0, 60, 1, Moments(100, 0.02, 0.01), Moments(100, 5.0, 100.0))
     copies = ShadowCounts(
         0,
         60,
@@ -283,10 +283,10 @@ def compared(fakes: Fakes) -> None:
         {"rows": 1},
         80,
         4,
-        Moments(40, 20.0, 11.0),
+        Moments(40, 0.5, 1.0),
         3.0,
-        Moments(40, 4.0, 0.5),
-        Moments(40, 0.4, 0.005),
+        Moments(40, 0.1, 0.1),
+        Moments(40, 0.01, 0.001),
     )
     fakes.manager.counted_of = {
         ModelVersion("sum", "1"): Statistics(variant=variant),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from app.serving import intervals
@@ -153,7 +154,10 @@ def _rates(mine: Side, base: Side) -> Difference | None:
 def _means(mine: Moments, base: Moments, more: str, less: str) -> Difference | None:
     if not mine.count or not base.count:
         return None
-    return _told(intervals.mean_difference(mine, base), more, less, enough=min(mine.count, base.count) >= FEWEST)
+    found = intervals.mean_difference(mine, base)
+    if not isfinite(found.high - found.low):  # numbers too large to be squared
+        return None
+    return _told(found, more, less, enough=min(mine.count, base.count) >= FEWEST)
 
 
 def _told(found: Interval, more: str, less: str, *, enough: bool) -> Difference:
@@ -171,12 +175,12 @@ def _rate(hits: int, count: int) -> Estimate | None:
 
 
 def _mean(numbers: Moments) -> Estimate | None:
-    """A mean; its interval only where the numbers suffice for one."""
+    """A mean; its interval only where the numbers suffice for one and are not too large to be squared."""
     if not numbers.count:
         return None
-    if numbers.count < FEWEST:
-        return Estimate(numbers.mean, None, None)
     found = intervals.mean(numbers)
+    if numbers.count < FEWEST or not isfinite(found.high - found.low):
+        return Estimate(numbers.mean, None, None)
     return Estimate(found.value, found.low, found.high)
 
 

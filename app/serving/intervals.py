@@ -30,25 +30,30 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, sum and sum of squares of some numbers: enough for their mean and its error."""
+    """Count and mean of some numbers, and the sum of the squares of their deviations from it.
+
+    Of sums alone, large numbers with a small spread would leave nothing but the errors of rounding, and these would
+    pass for a difference. `deviations` is infinite for numbers that are too large to be squared.
+    """
 
     count: int = 0
-    total: float = 0.0
-    squares: float = 0.0
+    mean: float = 0.0
+    deviations: float = 0.0
 
     def __add__(self, other: Moments) -> Moments:
-        return Moments(self.count + other.count, self.total + other.total, self.squares + other.squares)
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count if self.count else 0.0
+        """Of all numbers together (Chan, Golub and LeVeque)."""
+        if not self.count or not other.count:
+            return self if self.count else other
+        count, apart = self.count + other.count, other.mean - self.mean
+        between = apart * apart * self.count * (other.count / count)
+        return Moments(count, self.mean + apart * (other.count / count), self.deviations + other.deviations + between)
 
     @property
     def variance(self) -> float:
         """Of the numbers, by one degree of freedom less; 0 where there are fewer than two."""
         if self.count < 2:
             return 0.0
-        return max(0.0, (self.squares - self.total * self.total / self.count) / (self.count - 1))
+        return self.deviations / (self.count - 1)
 
 
 NO_NUMBERS = Moments()

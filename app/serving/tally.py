@@ -217,23 +217,24 @@ class TrafficTally:
         return model
 
 
-class _Sums:
-    """`Moments` that grow."""
+class _Numbers:
+    """`Moments` that grow (Welford)."""
 
-    __slots__ = ("count", "squares", "total")
+    __slots__ = ("count", "deviations", "mean")
 
     def __init__(self) -> None:
         self.count = 0
-        self.total = 0.0
-        self.squares = 0.0
+        self.mean = 0.0
+        self.deviations = 0.0
 
     def add(self, number: float) -> None:
         self.count += 1
-        self.total += number
-        self.squares += number * number
+        apart = number - self.mean
+        self.mean += apart / self.count
+        self.deviations += apart * (number - self.mean)
 
     def moments(self) -> Moments:
-        return Moments(self.count, self.total, self.squares)
+        return Moments(self.count, self.mean, self.deviations)
 
 
 class _VariantTally:
@@ -241,8 +242,8 @@ class _VariantTally:
 
     def __init__(self) -> None:
         self.faults = 0
-        self.seconds = _Sums()
-        self.predictions = _Sums()
+        self.seconds = _Numbers()
+        self.predictions = _Numbers()
 
 
 class _ShadowTally:
@@ -255,10 +256,10 @@ class _ShadowTally:
         self.dropped: Counter[str] = Counter()
         self.rows = 0
         self.mismatched_rows = 0
-        self.differences = _Sums()
+        self.differences = _Numbers()
         self.largest = 0.0
-        self.relative = _Sums()
-        self.slower = _Sums()
+        self.relative = _Numbers()
+        self.slower = _Numbers()
 
 
 class _ModelTally:

@@ -23,11 +23,11 @@ ALIASES = {"a sum": {"champion": "1", "challenger": "2", "same": "1"}}
 @pytest.fixture
 def fakes() -> Fakes:
     fakes = make_fakes({"a sum": total("a"), "a sum/versions/2": total("a")}, aliases=ALIASES)
-    seconds = Moments(100, 2.0, 0.05)
+    seconds = Moments(100, 0.02, 0.01)
     fakes.manager.counted_of = {
-        ModelVersion("a sum", "1"): Statistics(variant=VariantCounts(0, 60, 1, seconds, Moments(100, 500, 2600))),
+        ModelVersion("a sum", "1"): Statistics(variant=VariantCounts(0, 60, 1, seconds, Moments(100, 5.0, 100.0))),
         ModelVersion("a sum", "2"): Statistics(
-            variant=VariantCounts(0, 60, 30, seconds, Moments(100, 500, 2600)),
+            variant=VariantCounts(0, 60, 30, seconds, Moments(100, 5.0, 100.0)),
             shadows={"1": ShadowCounts(0, 60, {"compared": 40, "model_failed": 2}, {"rows": 1}, 80, 4)},
         ),
     }

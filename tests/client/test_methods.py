@@ -90,9 +90,9 @@ async def test_statistics_are_what_was_counted(client: AsyncClient, fakes: Fakes
 
 async def test_two_versions_are_compared(client: AsyncClient, fakes: Fakes) -> None:
     counted = {
-        "1": Counted(variant=VariantCounts(0, 60, 1, Moments(100, 2.0, 0.05))),
+        "1": Counted(variant=VariantCounts(0, 60, 1, Moments(100, 0.02, 0.01))),
         "2": Counted(
-            variant=VariantCounts(0, 60, 30, Moments(100, 2.0, 0.05)),
+            variant=VariantCounts(0, 60, 30, Moments(100, 0.02, 0.01)),
             shadows={"1": ShadowCounts(0, 60, {"compared": 40, "model_failed": 2}, {"rows": 1}, 80, 4)},
         ),
     }

@@ -56,7 +56,7 @@ def test_variants_have_counts_sums_and_sums_of_squares(
         "faults_total": 1,
     }
     variant = recorder.statistics(V1).variant
-    assert (variant.faults, variant.seconds) == (1, Moments(2, 2.0, 2.5))
+    assert (variant.faults, variant.seconds) == (1, Moments(2, 1.0, 0.5))
     assert recorder.statistics(V2).variant.seconds == Moments()
 
 

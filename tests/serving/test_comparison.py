@@ -7,21 +7,24 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
-from app.serving.comparison import FEWEST, NOTHING_YET, Comparison, Difference, compare
+from app.serving.comparison import FEWEST, NOTHING_YET, Comparison, Difference, Estimate, compare
 from app.serving.intervals import Moments
+from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
-from app.serving.tally import ShadowCounts, VariantCounts
+from app.serving.tally import ShadowCounts, TrafficTally, VariantCounts
+from app.serving.traffic import Traffic, Variant
 
 RUNS = 600
+TRAFFIC = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
 
 
 def moments(numbers: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Moments:
-    return Moments(len(numbers), float(numbers.sum()), float((numbers**2).sum()))
+    return Moments(len(numbers), float(numbers.mean()), float(((numbers - numbers.mean()) ** 2).sum()))
 
 
 def even(count: int, mean: float, spread: float = 0.1) -> Moments:
     """Numbers half of which lie above the mean and half below."""
-    return Moments(count, count * mean, count * (mean * mean + spread * spread))
+    return Moments(count, mean, count * spread * spread)
 
 
 def divided(count: int, faults: int = 0, mean_s: float = 0.02, prediction: float = 5.0) -> Statistics:
@@ -65,6 +68,17 @@ def test_a_few_requests_tell_nothing_of_means_however_far_apart_they_are() -> No
     assert found.base.latency_s.value == pytest.approx(0.02)
     assert found.base.latency_s.low is None
     assert verdict(compared(divided(FEWEST, mean_s=0.02), divided(10_000, mean_s=2.0)).latency_s) == "slower"
+
+
+def test_numbers_too_large_to_be_squared_have_no_interval() -> None:
+    replica = TrafficTally(lambda _: TRAFFIC)
+    for number in range(60):
+        replica.answered(ModelVersion("m", "1"), TRAFFIC, 0.02, 1e200 * (number % 2))
+    huge = Statistics(variant=replica.variant(ModelVersion("m", "1")))
+    found = compared(divided(100), huge)
+    assert found.other.prediction == Estimate(5e199, None, None)
+    assert found.prediction is None
+    assert verdict(found.error_rate) == NOTHING_YET
 
 
 def test_a_few_requests_can_tell_of_errors_since_their_interval_holds_for_few() -> None:

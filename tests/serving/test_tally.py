@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import astuple
+
+import numpy as np
+import pytest
 
 from app.serving.disagreement import Disagreement
-from app.serving.intervals import Moments
+from app.serving.intervals import Moments, mean_difference
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
 from app.serving.tally import ShadowCounts, ShadowPair, ShadowResult, TrafficTally, VariantCounts
@@ -28,7 +32,7 @@ class Replica:
         self.tally = TrafficTally(lambda _: self.traffic, lambda: self.now)
 
 
-def test_answers_are_counted_by_version_with_their_squares() -> None:
+def test_answers_are_counted_by_version_with_their_spread() -> None:
     replica = Replica()
     for seconds, prediction in ((0.5, 10.0), (1.5, None)):
         replica.tally.answered(V1, traffic(), seconds, prediction)
@@ -36,8 +40,8 @@ def test_answers_are_counted_by_version_with_their_squares() -> None:
     replica.tally.failed(V1, traffic(), "model_failed")
     replica.tally.failed(V1, traffic(), "invalid_input")
     replica.tally.answered(V2, traffic(), 4.0, 1.0)
-    assert replica.tally.variant(V1) == VariantCounts(100, 102, 1, Moments(2, 2.0, 2.5), Moments(1, 10.0, 100.0))
-    assert replica.tally.variant(V2).seconds == Moments(1, 4.0, 16.0)
+    assert replica.tally.variant(V1) == VariantCounts(100, 102, 1, Moments(2, 1.0, 0.5), Moments(1, 10.0))
+    assert replica.tally.variant(V2).seconds == Moments(1, 4.0)
     assert replica.tally.variant(ModelVersion("gold", "1")) == VariantCounts()
 
 
@@ -51,7 +55,7 @@ def test_copies_are_counted_by_the_two_versions() -> None:
     counted = tally.shadows(V2)["1"]
     assert counted.outcomes == {"compared": 1, "incomparable": 1, "model_failed": 1}
     assert (counted.rows, counted.mismatched_rows, counted.dropped) == (6, 3, {"rows": 1})
-    assert (counted.differences, counted.largest) == (Moments(1, 0.5, 0.25), 2.0)
+    assert (counted.differences, counted.largest) == (Moments(1, 0.5), 2.0)
     assert counted.slower.count == 2
     assert tally.shadows(V1) == {}
 
@@ -61,7 +65,7 @@ def test_counting_begins_anew_when_the_traffic_changes() -> None:
     replica.tally.answered(V1, traffic(), 0.5, None)
     replica.now, replica.traffic = 200.0, traffic(50)
     replica.tally.answered(V1, traffic(50), 1.0, None)
-    assert replica.tally.variant(V1) == VariantCounts(200, 200, 0, Moments(1, 1.0, 1.0))
+    assert replica.tally.variant(V1) == VariantCounts(200, 200, 0, Moments(1, 1.0))
 
 
 def test_a_new_table_with_the_same_traffic_changes_nothing() -> None:
@@ -83,7 +87,7 @@ def test_calls_that_began_under_another_traffic_are_not_counted() -> None:
     replica.tally.shadowed(PAIR, traffic(), ShadowResult("incomparable", 0.3, 0.1, 2))
     replica.tally.dropped(PAIR, traffic(), "rows")
     replica.tally.failed(V1, traffic(), "model_failed")
-    assert replica.tally.variant(V1) == VariantCounts(100, 100, 0, Moments(1, 0.5, 0.25))
+    assert replica.tally.variant(V1) == VariantCounts(100, 100, 0, Moments(1, 0.5))
     assert replica.tally.shadows(V2) == {}
 
 
@@ -95,9 +99,34 @@ def test_what_was_counted_stays_when_the_traffic_ends() -> None:
     assert replica.tally.variant(V1).seconds.count == 1
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 3.3, 78.29983968464778, 1000000.1])
+def test_the_same_prediction_for_every_caller_is_no_difference_between_versions(value: float) -> None:
+    counted = []
+    for version, calls in ((V1, (1000, 37)), (V2, (900, 50))):
+        replicas = [Replica(), Replica()]
+        for replica, count in zip(replicas, calls, strict=True):
+            for _ in range(count):
+                replica.tally.answered(version, traffic(), 0.02, value)
+        counted.append(sum([replica.tally.variant(version) for replica in replicas], VariantCounts()))
+    difference = mean_difference(counted[0].predictions, counted[1].predictions)
+    assert astuple(difference) == (0.0, 0.0, 0.0)
+
+
+def test_a_small_spread_of_large_numbers_is_not_lost() -> None:
+    numbers = np.random.default_rng(1).normal(1.7e9, 1.0, 2000)
+    one, other = Replica(), Replica()
+    for number in numbers[:500]:
+        one.tally.answered(V1, traffic(), 0.02, float(number))
+    for number in numbers[500:]:
+        other.tally.answered(V1, traffic(), 0.02, float(number))
+    both = (one.tally.variant(V1) + other.tally.variant(V1)).predictions
+    assert both.variance == pytest.approx(numbers.var(ddof=1), rel=1e-6)
+    assert both.mean == pytest.approx(numbers.mean(), rel=1e-12)
+
+
 def test_statistics_of_replicas_add_up_and_survive_pickling() -> None:
-    variant = VariantCounts(100, 110, 1, Moments(2, 2.0, 2.5), Moments(1, 10.0, 100.0))
-    one = ShadowCounts(100, 110, {"compared": 2}, {}, 6, 3, Moments(1, 0.5, 0.25), 2.0, Moments(), Moments(1, 1, 1))
+    variant = VariantCounts(100, 110, 1, Moments(2, 1.0, 0.5), Moments(1, 10.0))
+    one = ShadowCounts(100, 110, {"compared": 2}, {}, 6, 3, Moments(1, 0.5), 2.0, Moments(), Moments(1, 1.0))
     other = ShadowCounts(90, 105, {"compared": 1, "model_failed": 1}, {"rows": 1}, largest=5.0)
     replicas = [
         Statistics(requests=2, faults=1, replicas=1, variant=variant, shadows={"1": one}),
@@ -106,7 +135,7 @@ def test_statistics_of_replicas_add_up_and_survive_pickling() -> None:
     ]
     summed = sum(pickle.loads(pickle.dumps(replicas)), Statistics())
     assert (summed.requests, summed.failures, summed.faults, summed.replicas) == (5, 4, 1, 3)
-    assert summed.variant == VariantCounts(95, 110, 1, Moments(2, 2.0, 2.5), Moments(1, 10.0, 100.0))
+    assert summed.variant == VariantCounts(95, 110, 1, Moments(2, 1.0, 0.5), Moments(1, 10.0))
     both = summed.shadows["1"]
     assert (both.since, both.until, both.outcomes) == (90, 110, {"compared": 3, "model_failed": 1})
     assert (both.dropped, both.rows, both.largest) == ({"rows": 1}, 6, 5.0)
