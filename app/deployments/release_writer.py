@@ -64,12 +64,20 @@ class ReleaseWriter:
         self._refuse_read_only()
         return await self._switching.do((version, alias, force), partial(self._promote, version, alias, force))
 
-    async def rollback(self, name: str, alias: str, why: str = ROLLED_BACK) -> Switch:
+    async def rollback(self, name: str, alias: str, why: str = ROLLED_BACK, *, leaving: str | None = None) -> Switch:
         """Move an alias back to what it answered before, or call off a switch that is under way or held up.
+
+        Args:
+            leaving: the only version to go back from: nothing is done where the alias names or answers another one by
+                now.
 
         Raises as `ModelManager.rollback`.
         """
         self._refuse_read_only()
+        if leaving is not None:
+            named = (await self._reader.model(name)).aliases.get(alias)
+            if not named == leaving == self._book.live.version(name, alias):
+                return Switch(ModelVersion(name, leaving), alias, None, changed=False)
         return await self._switching.do((name, alias), partial(self._rollback, name, alias, why))
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> None:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from app.deployments.release_writer import ReleaseWriter
 from app.errors import ServingError
@@ -32,6 +33,14 @@ _SHORTEST_PERIOD_S = 0.5
 _PERIODS_PER_WINDOW = 20
 _WINDOWS_KEPT = 3
 """The one since the switch, one before it, and some to spare."""
+
+
+_Switch: TypeAlias = tuple[str, str, str, float]
+"""Model, alias, the version that it was switched to, and when by the clock of `Live`."""
+
+
+def _switch(name: str, alias: str, live: Live) -> _Switch:
+    return name, alias, live.version, live.since
 
 
 class RollbackWatch:
@@ -57,6 +66,7 @@ class RollbackWatch:
         self._count = count
         self._watched_s = watched_s
         self._samples: dict[ModelVersion, deque[Sample]] = {}
+        self._switches: dict[_Switch, float] = {}
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -72,6 +82,12 @@ class RollbackWatch:
         """Sample once, and roll back what has to be."""
         rules = self._rules()
         watched = {name: self._aliases(name) for name in rules}
+        now = time.monotonic()
+        self._switches = {
+            switch: self._switches.get(switch, now)
+            for name, aliases in watched.items()
+            for switch in (_switch(name, alias, live) for alias, live in aliases.items())
+        }
         versions = {
             ModelVersion(name, number)
             for name, aliases in watched.items()
@@ -84,7 +100,7 @@ class RollbackWatch:
             await self._sample(version, keep_s=_WINDOWS_KEPT * rules[version.name].window_s)
         for name, aliases in watched.items():
             for alias, live in aliases.items():
-                reason = self._reason(name, live, rules[name])
+                reason = self._reason(name, alias, live, rules[name])
                 if reason is not None:
                     await self._roll_back(name, alias, live, reason)
 
@@ -109,15 +125,19 @@ class RollbackWatch:
         while samples[0].time < sample.time - keep_s:
             samples.popleft()
 
-    def _reason(self, name: str, live: Live, rule: RollbackRule) -> str | None:
-        """Why to go back; None also where there is nothing to go back to, or the switch is an old story."""
+    def _reason(self, name: str, alias: str, live: Live, rule: RollbackRule) -> str | None:
+        """Why to go back; None also where there is nothing to go back to, or the switch is an old story.
+
+        What the new version did before the switch, as another alias or when it was tried before, does not count.
+        """
         if live.previous is None or live.back or time.time() - live.since > max(self._watched_s, 2 * rule.window_s):
             return None
-        new, old = (list(self._samples[ModelVersion(name, number)]) for number in (live.version, live.previous))
-        return rollback_rule.reason(rule, new, old, old_version=live.previous, now=time.monotonic())
+        new, old = (self._samples[ModelVersion(name, number)] for number in (live.version, live.previous))
+        switched = self._switches[_switch(name, alias, live)]
+        since = [sample for sample in new if sample.time >= switched]
+        return rollback_rule.reason(rule, since, list(old), old_version=live.previous, now=time.monotonic())
 
     async def _roll_back(self, name: str, alias: str, live: Live, reason: str) -> None:
-        log.warning("'%s@%s' goes back from version %s to %s: %s", name, alias, live.version, live.previous, reason)
         record = {
             "alias": alias,
             "from": live.version,
@@ -126,8 +146,11 @@ class RollbackWatch:
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            switch = await self._writer.rollback(name, alias, f"rolled back by rule: {reason}")
-            if switch.changed:
-                await self._writer.tell(name, LAST_TAG, json.dumps(record))
+            switch = await self._writer.rollback(name, alias, f"rolled back by rule: {reason}", leaving=live.version)
+            if not switch.changed:
+                log.warning("'%s@%s' does not go back: it is on the way to another version: %s", name, alias, reason)
+                return
+            log.warning("'%s@%s' went back from version %s to %s: %s", name, alias, live.version, live.previous, reason)
+            await self._writer.tell(name, LAST_TAG, json.dumps(record))
         except ServingError as error:
             log.warning("'%s@%s' is not moved back now: %s", name, alias, error.message)

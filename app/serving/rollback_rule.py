@@ -104,7 +104,8 @@ def reason(
     had any there is nothing to compare with.
 
     Args:
-        new, old: samples of the two versions, oldest first, from before the switch on.
+        new: samples of the new version since the switch, oldest first.
+        old: those of the old one, from before the switch on.
         old_version: its number, for the sentence.
     """
     mine = _within(new, now - rule.window_s)

@@ -86,6 +86,53 @@ async def test_a_version_that_does_well_stays(settings: Settings) -> None:
     assert named(settings) == "2"
 
 
+async def test_a_version_that_is_promoted_again_is_not_judged_by_what_it_did_before(settings: Settings) -> None:
+    releases, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
+    counted.add(V2, requests=60, faults=40)
+    await watch.look()
+    assert named(settings) == "1"
+    await promoted(releases)  # whatever made it fail has been mended
+    await watch.look()
+    assert named(settings) == "2"
+    counted.add(V2, requests=60)
+    await watch.look()
+    assert named(settings) == "2"
+    counted.add(V2, requests=20, faults=40)
+    await watch.look()
+    assert named(settings) == "1"
+
+
+async def test_a_version_is_not_judged_by_what_it_did_as_another_alias(settings: Settings) -> None:
+    registry(settings).set_registered_model_alias("prices", "challenger", "2")
+    registry(settings).set_registered_model_tag("prices", "serving.rollback", RULE)
+    releases = Releases(settings)
+    counted = Counted()
+    watch = RollbackWatch(releases._book, releases._writer, counted, watched_s=600)
+    await until(releases, lambda table: "prices" in table.releases)
+    await ready(releases, V1, V2)
+    await watch.look()
+    counted.add(V1, requests=200)
+    counted.add(V2, requests=60, faults=40)
+    await watch.look()
+    await promoted(releases)
+    await watch.look()
+    assert named(settings) == "2"
+
+
+async def test_a_switch_to_yet_another_version_is_not_called_off(settings: Settings) -> None:
+    registry(settings).create_model_version("prices", f"{settings.home}/artifacts")
+    releases, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
+    counted.add(V2, requests=60, faults=40)
+    registry(settings).set_registered_model_alias("prices", "champion", "3")  # what fails has been mended in this one
+    await watch.look()
+    assert named(settings) == "3"
+    assert LAST_TAG not in registry(settings).get_registered_model("prices").tags
+    await ready(releases, V1, V2, ModelVersion("prices", "3"))
+    await until(releases, lambda table: table.releases["prices"].default == "3")
+    await watch.look()
+    assert named(settings) == "3"
+
+
 @pytest.mark.parametrize("tags", [{}, {"serving.rollback": "soon"}])
 async def test_without_a_rule_that_can_be_followed_nothing_goes_back(settings: Settings, tags: dict[str, str]) -> None:
     _, watch, counted = await after_a_promotion(settings, tags)
