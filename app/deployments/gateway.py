@@ -24,6 +24,7 @@ from app.serving.batch_limits import BatchLimits
 from app.serving.inference import InferenceService
 from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
 from app.serving.ports import Statistics
+from app.serving.release_table import ReleaseTable
 from app.serving.service import PredictionService, ServiceLimits
 from app.serving.shadowing import ShadowLimits
 from app.settings import Settings
@@ -44,7 +45,8 @@ class Gateway:
             PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
         ]
         own = {member.name: MemberRunner(member) for member in self._members}
-        self._follower = ReleaseFollower(releases, pools, features, own, ReleaseMetrics().observe)
+        self._metrics = ReleaseMetrics()
+        self._follower = ReleaseFollower(releases, pools, features, own, self._followed)
         store = HandleFeatureStore(features) if features is not None else None
         self._recorder = PrometheusRecorder(traffic=self._follower.traffic)
         self._service = PredictionService(self._follower, store, self._recorder, service_limits(settings))
@@ -61,6 +63,10 @@ class Gateway:
             HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
             default_model=default_model(self._settings),
         )
+
+    def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
+        self._metrics.observe(before, table)
+        self._recorder.follow(before, table)
 
     async def check_health(self) -> None:
         """Called by Serve every few seconds."""

@@ -12,6 +12,7 @@ from app.serving.batching import AnsweredBatch
 from app.serving.faults import is_fault
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
+from app.serving.release_table import ReleaseTable
 from app.serving.tally import ShadowPair, ShadowResult, TrafficTally
 from app.serving.traffic import Traffic
 
@@ -116,6 +117,10 @@ class PrometheusRecorder:
     def shadow_dropped(self, pair: ShadowPair, traffic: Traffic, cause: str) -> None:
         self._tally.dropped(pair, traffic, cause)
         self._traffic.dropped(pair, cause)
+
+    def follow(self, before: ReleaseTable, table: ReleaseTable) -> None:
+        """Another release table is in force."""
+        self._tally.follow(before, table)
 
     def statistics(self, version: ModelVersion) -> Statistics:
         """What this replica has counted, read from the metrics: nothing for a model that is counted as ``other``."""

@@ -17,6 +17,7 @@ from app.serving.disagreement import Disagreement
 from app.serving.faults import is_fault
 from app.serving.intervals import NO_NUMBERS, Moments
 from app.serving.model_ref import ModelVersion
+from app.serving.release_table import ReleaseTable
 from app.serving.traffic import Traffic
 
 COMPARED = "compared"
@@ -130,6 +131,19 @@ class TrafficTally:
         self._traffic = traffic
         self._wall = wall
         self._models: dict[str, _ModelTally] = {}
+
+    def follow(self, before: ReleaseTable, table: ReleaseTable) -> None:
+        """Another table is in force: begin anew where traffic has changed, also for replicas that no call tells so.
+
+        What was counted stays when a model's traffic ends, until there is some again.
+        """
+        for name in table.renewed(before):
+            self._models.pop(name, None)
+        for name in list(self._models):
+            old, new = before.releases.get(name), table.releases.get(name)
+            traffic = new.traffic if new is not None else None
+            if traffic is not None and (old is None or old.traffic != traffic):
+                del self._models[name]
 
     def answered(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
         """A call of the bare name was answered; `prediction` is the mean of the numbers in the answer."""

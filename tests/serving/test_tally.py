@@ -12,6 +12,7 @@ from app.serving.disagreement import Disagreement
 from app.serving.intervals import Moments, mean_difference
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
+from app.serving.release_table import Release, ReleaseTable
 from app.serving.tally import ShadowCounts, ShadowPair, ShadowResult, TrafficTally, VariantCounts
 from app.serving.traffic import Traffic, Variant
 
@@ -23,6 +24,12 @@ def traffic(weight: float = 90.0) -> Traffic:
     return Traffic((Variant("champion", "1", weight), Variant("challenger", "2", 100 - weight)), Variant("next", "2"))
 
 
+def table(traffic: Traffic | None, *, created: int | None = 1) -> ReleaseTable:
+    if created is None:
+        return ReleaseTable()
+    return ReleaseTable(releases={"prices": Release("prices", "1", {}, "default", created, traffic=traffic)})
+
+
 class Replica:
     """A tally, its clock and the traffic in force."""
 
@@ -30,6 +37,13 @@ class Replica:
         self.now = 100.0
         self.traffic: Traffic | None = traffic()
         self.tally = TrafficTally(lambda _: self.traffic, lambda: self.now)
+        self.table = table(self.traffic)
+
+    def follow(self, traffic: Traffic | None, *, created: int | None = 1) -> None:
+        """A new release table; without the model where `created` is None."""
+        before, self.table = self.table, table(traffic, created=created)
+        self.traffic = traffic
+        self.tally.follow(before, self.table)
 
 
 def test_answers_are_counted_by_version_with_their_spread() -> None:
@@ -89,6 +103,43 @@ def test_calls_that_began_under_another_traffic_are_not_counted() -> None:
     replica.tally.failed(V1, traffic(), "model_failed")
     assert replica.tally.variant(V1) == VariantCounts(100, 100, 0, Moments(1, 0.5))
     assert replica.tally.shadows(V2) == {}
+
+
+def test_a_replica_that_gets_no_calls_does_not_keep_what_it_counted_under_another_traffic() -> None:
+    replica = Replica()
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    replica.follow(traffic(50))
+    assert replica.tally.variant(V1) == VariantCounts()
+
+
+def test_the_same_traffic_at_another_time_begins_anew() -> None:
+    replica = Replica()
+    for between in (None, traffic(50)):
+        replica.tally.answered(V1, traffic(), 0.5, None)
+        replica.follow(between)
+        replica.now += 100
+        replica.follow(traffic())
+        replica.tally.answered(V1, traffic(), 0.5, None)
+        assert replica.tally.variant(V1) == VariantCounts(replica.now, replica.now, 0, Moments(1, 0.5))
+
+
+@pytest.mark.parametrize("created", [None, 2])
+def test_a_model_that_is_deleted_or_registered_anew_leaves_no_counts(created: int | None) -> None:
+    replica = Replica()
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    replica.tally.dropped(PAIR, traffic(), "rows")
+    replica.follow(traffic(), created=created)
+    assert replica.tally.variant(V1) == VariantCounts()
+    assert replica.tally.shadows(V2) == {}
+
+
+def test_another_table_changes_nothing_for_a_model_whose_traffic_is_the_same() -> None:
+    replica = Replica()
+    replica.tally.answered(V1, traffic(), 0.5, None)
+    replica.follow(traffic())
+    assert replica.tally.variant(V1).seconds.count == 1
+    replica.follow(None)
+    assert replica.tally.variant(V1).seconds.count == 1, "and stays when the traffic ends"
 
 
 def test_what_was_counted_stays_when_the_traffic_ends() -> None:
