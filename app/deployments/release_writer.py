@@ -10,9 +10,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
 
 from app.deployments.registry_reader import RegistryReader
-from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, ServingError
+from app.errors import Conflict, InvalidRequest, ModelNotFound, ModelUnavailable, RegistryReadOnly, ServingError
 from app.serving.live import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.model_ref import ModelVersion
 from app.serving.model_tags import FORCE_TAG, LIVE_TAG
@@ -53,8 +55,10 @@ class ReleaseWriter:
         self._warm = warm
         self._published = published
         self._switching: SingleFlight[tuple[object, ...], Switch] = SingleFlight()
+        self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._shown: dict[str, Mapping[str, Live]] = {}
         self._written: dict[str, str] = {}
+        self._untold: set[str] = set()
 
     async def promote(self, version: ModelVersion, alias: str, *, force: bool) -> Switch:
         """Warm a version, then move an alias to it. The work is done whether or not the caller waits for it.
@@ -83,15 +87,16 @@ class ReleaseWriter:
     async def set_traffic(self, name: str, plan: TrafficPlan) -> None:
         """Divide the calls to the bare name. Raises as `ModelManager.set_traffic`."""
         self._refuse_read_only()
-        model = await self._reader.model(name)
-        for alias in sorted(plan.aliases - model.aliases.keys()):
-            raise ModelNotFound(
-                f"model '{name}' has no alias '{alias[:80]}'; it has: {', '.join(sorted(model.aliases)) or 'none'}",
-                {"model": name, "aliases": dict(model.aliases)},
-            )
-        for tag, value in plan.tags().items():
-            await self._write_tag(model, tag, value)
-        await self._published()
+        async with self._alone(name):
+            model = await self._reader.model(name)
+            for alias in sorted(plan.aliases - model.aliases.keys()):
+                raise ModelNotFound(
+                    f"model '{name}' has no alias '{alias[:80]}'; it has: {', '.join(sorted(model.aliases)) or 'none'}",
+                    {"model": name, "aliases": dict(model.aliases)},
+                )
+            for tag, value in plan.tags().items():
+                await self._write_tag(model, tag, value)
+            await self._published()
 
     async def tell(self, name: str, tag: str, value: str) -> None:
         """Write a tag of a model. Raises `RegistryReadOnly`, `RegistryUnavailable`."""
@@ -101,15 +106,15 @@ class ReleaseWriter:
         name = version.name
         model = await self._reader.model(name)
         live = self._book.live.of(name).get(alias)
-        before = live.version if live is not None else None
-        if model.aliases.get(alias) == version.version == before:
-            return Switch(version, alias, live.previous if live is not None else None, changed=False)
+        follow = self._to_follow(version, alias)
+        if live is not None and not follow and model.aliases.get(alias) == version.version:
+            return Switch(version, alias, live.previous, changed=False)
         if not await self._reader.ask(lambda registry: registry.has_version(version)):
             raise ModelNotFound(
                 f"model '{name}' has no version {version.version} that is ready",
                 {"model": name, "version": version.version},
             )
-        compared = [ModelVersion(name, before)] if before is not None and before != version.version else []
+        compared = {ModelVersion(name, one.version) for one in follow}
         for one in (version, *compared):
             self._book.want(one)
         try:
@@ -117,36 +122,45 @@ class ReleaseWriter:
             await self._warm(version)
             for one in compared:
                 await self._try_to_warm(one)
-            await self._overcome(
-                model, ModelVersion(name, before) if before is not None else None, version, force=force
-            )
-            await self._move(name, alias, version.version, PROMOTED, back=False)
+            async with self._alone(name):
+                await self._overcome(version, alias, force=force)
+                await self._move(name, alias, version.version, PROMOTED, back=False)
             self._book.unpin(version)  # from here on the alias keeps it
         finally:
             for one in (version, *compared):
                 self._book.no_longer_want(one)
-        return Switch(version, alias, before, changed=True)
+        return Switch(version, alias, live.version if live is not None else None, changed=True)
 
-    async def _overcome(
-        self, model: RegisteredModel, before: ModelVersion | None, after: ModelVersion, *, force: bool
-    ) -> None:
+    def _to_follow(self, version: ModelVersion, alias: str) -> list[Live]:
+        """What answers now where the version would: for the alias, and for the bare name where it follows that."""
+        live = self._book.live.of(version.name)
+        answering = [live[known_as] for known_as in self._known_as(alias) if known_as in live]
+        return [one for one in answering if one.version != version.version]
+
+    async def _overcome(self, version: ModelVersion, alias: str, *, force: bool) -> None:
         """Raises `Conflict` where something speaks against the version; with `force` the registry is told otherwise."""
-        live = [one for one in self._book.live.of(after.name).values() if before and one.version == before.version]
-        if any(one.previous == after.version for one in live):
-            return  # it has answered just before
-        objection = self._book.switches.objection(before, after)
-        if objection is None:
-            return
-        if not force:
-            raise Conflict(
-                f"{objection}. Promote it with force if callers are ready for it",
-                {
-                    "model": after.name,
-                    "version": after.version,
-                    "differences": self._book.switches.differences(before, after),
-                },
-            )
-        await self._write_tag(model, FORCE_TAG, after.version)
+        name = version.name
+        follow = self._to_follow(version, alias)
+        # What has answered just before may come back.
+        before: list[ModelVersion | None] = [
+            ModelVersion(name, one.version) for one in follow if one.previous != version.version
+        ]
+        if not before and alias not in self._book.live.of(name):
+            before = [None]
+        for one in before:
+            objection = self._book.switches.objection(one, version)
+            if objection is None:
+                continue
+            if not force:
+                raise Conflict(
+                    f"{objection}. Promote it with force if callers are ready for it",
+                    {
+                        "model": name,
+                        "version": version.version,
+                        "differences": self._book.switches.differences(one, version),
+                    },
+                )
+            await self._write_tag(await self._reader.model(name), FORCE_TAG, version.version)
 
     async def _rollback(self, name: str, alias: str, why: str) -> Switch:
         model = await self._reader.model(name)
@@ -155,9 +169,11 @@ class ReleaseWriter:
         if live is None or named is None:
             raise ModelNotFound(f"model '{name}' has no alias '{alias[:80]}'", {"model": name, "alias": alias[:80]})
         if named != live.version:  # a switch is under way, or held up: it is called off
-            await self._move(name, alias, live.version, why, back=True)
-            self._book.live.stop_going_back(name, self._known_as(alias))  # the same call again goes no further
-            await self._published()
+            async with self._alone(name):
+                self._require_unmoved(name, alias, live)
+                await self._move(name, alias, live.version, why, back=True)
+                self._book.live.stop_going_back(name, self._known_as(alias))  # the same call again goes no further
+                await self._published()
             return Switch(ModelVersion(name, live.version), alias, named, changed=True)
         if live.back:
             return Switch(ModelVersion(name, live.version), alias, live.previous, changed=False)
@@ -172,10 +188,25 @@ class ReleaseWriter:
         try:
             await self._published()
             await self._warm(version)
-            await self._move(name, alias, version.version, why, back=True)
+            async with self._alone(name):
+                self._require_unmoved(name, alias, live)
+                await self._move(name, alias, version.version, why, back=True)
         finally:
             self._book.no_longer_want(version)
         return Switch(version, alias, live.version, changed=True)
+
+    def _require_unmoved(self, name: str, alias: str, live: Live) -> None:
+        """Raises `Conflict` where an alias answers another version than it did."""
+        now = self._book.live.version(name, alias)
+        if now != live.version:
+            raise Conflict(
+                f"'{name}@{alias}' has been moved meanwhile, from version {live.version} to {now or 'none'}: it stays",
+                {"model": name, "alias": alias, "version": now},
+            )
+
+    def _alone(self, name: str) -> asyncio.Lock:
+        """Held while what is so of a model is looked at, and written: not for as long as a version loads."""
+        return self._writing.setdefault(name, asyncio.Lock())
 
     async def _move(self, name: str, alias: str, version: str, why: str, *, back: bool) -> None:
         """Write the alias: from here on it is so, whoever dies."""
@@ -223,19 +254,31 @@ class ReleaseWriter:
         while not self._read_only:
             await changed.wait()
             changed.clear()
+            self._forget_deleted()
             for name in list(self._book.models):
                 try:
                     await self._write_live_of(name)
                 except ModelNotFound:
                     continue  # deleted meanwhile
-                except RegistryReadOnly as error:
-                    log.warning("what is served is remembered beside the artifact cache only: %s", error.message)
-                    return
+                except (RegistryReadOnly, InvalidRequest) as error:  # until it answers something else
+                    self._shown[name] = self._book.live.of(name)
+                    if name not in self._untold:
+                        self._untold.add(name)
+                        log.warning(
+                            "what '%s' answers is remembered beside the artifact cache only: %s", name, error.message
+                        )
                 except ServingError as error:
                     log.warning("what is served is not told to the registry now: %s", error.message)
                     await asyncio.sleep(_AGAIN_S)
                     changed.set()
                     break
+
+    def _forget_deleted(self) -> None:
+        known: dict[str, Any]
+        for known in (self._shown, self._written):
+            for name in known.keys() - self._book.models.keys():
+                del known[name]
+        self._untold &= self._book.models.keys()
 
     async def _write_live_of(self, name: str) -> None:
         live = self._book.live.of(name)

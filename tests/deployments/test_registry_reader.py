@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -12,59 +11,19 @@ import pytest
 
 from app.deployments.registry_reader import RegistryReader
 from app.serving.pool_members import PoolPlan
-from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
+from tests.deployments.registry_in_memory import Model, RegistryInMemory
 
 
 async def nothing() -> None:
     """Nobody is told."""
 
 
-class Registry:
-    """Models in memory. An answer is what was so when the question came, and is held back while `slow` names it."""
-
-    def __init__(self) -> None:
-        self.aliases = {"a": "1", "b": "1"}
-        self.slow: set[str] = set()
-        self.go_on = threading.Event()
-        self._asked: list[str] = []
-        self._news = threading.Condition()
-
-    def models(self) -> Sequence[RegisteredModel]:
-        found = [self._model(name) for name in sorted(self.aliases)]
-        self._hold_back("models")
-        return found
-
-    def model(self, name: str) -> RegisteredModel:
-        found = self._model(name)
-        self._hold_back(name)
-        return found
-
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        assert alias == "champion"
-        self.aliases[name] = version
-
-    def _model(self, name: str) -> RegisteredModel:
-        return RegisteredModel(name, {"champion": self.aliases[name]}, {}, "2")
-
-    def wait_until_asked(self, question: str, times: int) -> None:
-        """Return once it was asked about a model, or for all ``models``, so many times."""
-        with self._news:
-            assert self._news.wait_for(lambda: self._asked.count(question) >= times, 20)
-
-    def _hold_back(self, question: str) -> None:
-        with self._news:
-            self._asked.append(question)
-            self._news.notify_all()
-        if question in self.slow:
-            assert self.go_on.wait(20)
-
-
 class World:
     """A reader of such a registry, with its book."""
 
     def __init__(self, poll_s: float = 0.01) -> None:
-        self.registry = Registry()
+        self.registry = RegistryInMemory(a=Model({"champion": "1"}), b=Model({"champion": "1"}))
         self.book = ReleaseBook(default_alias="champion", preload=(), pools={"default": PoolPlan()})
         self.changed = asyncio.Event()
         self.reader = RegistryReader(cast(Any, self.registry), self.book, self._changed, poll_s)
@@ -118,7 +77,7 @@ async def test_a_reading_counts_for_all_models_that_were_not_asked_about_meanwhi
     world.registry.slow = {"models"}
     async with world.polling():
         await world.asked("models")
-        world.registry.aliases["b"] = "2"
+        world.registry.of["b"].aliases["champion"] = "2"
         await world.reader.model("b")
         world.changed.clear()
         world.registry.go_on.set()

@@ -1,0 +1,80 @@
+"""A registry in memory, for tests of what happens at the same time: it can be held back in the middle of an answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from app.errors import ModelNotFound
+from app.serving.model_ref import ModelVersion
+from app.serving.ports import RegisteredModel
+
+
+@dataclass
+class Model:
+    aliases: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    versions: int = 3
+
+
+class RegistryInMemory:
+    """What of `MlflowRegistry` is asked by `RegistryReader` and `ReleaseWriter`.
+
+    An answer is what was so when the question came. It is held back while `slow` holds the name of its model, or
+    ``models`` for the reading of all; `refuses` is called with the name of a model before it is written to.
+    """
+
+    def __init__(self, **models: Model) -> None:
+        self.of = models
+        self.slow: set[str] = set()
+        self.go_on = threading.Event()
+        self.refuses: Callable[[str], None] = lambda name: None
+        self._asked: list[str] = []
+        self._news = threading.Condition()
+
+    def models(self) -> Sequence[RegisteredModel]:
+        found = [self._model(name) for name in sorted(self.of)]
+        self._hold_back("models")
+        return found
+
+    def model(self, name: str) -> RegisteredModel:
+        found = self._model(name)
+        self._hold_back(name)
+        return found
+
+    def has_version(self, version: ModelVersion) -> bool:
+        return version.name in self.of and 0 < int(version.version) <= self.of[version.name].versions
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        self._write(name).aliases[alias] = version
+
+    def set_tag(self, name: str, tag: str, value: str) -> None:
+        self._write(name).tags[tag] = value
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        self._write(name).tags.pop(tag, None)
+
+    def wait_until_asked(self, question: str, times: int = 1) -> None:
+        """Return once it was asked about a model, or for all ``models``, so many times."""
+        with self._news:
+            assert self._news.wait_for(lambda: self._asked.count(question) >= times, 20)
+
+    def _model(self, name: str) -> RegisteredModel:
+        if name not in self.of:
+            raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
+        model = self.of[name]
+        return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), 1)
+
+    def _write(self, name: str) -> Model:
+        self.refuses(name)
+        self._hold_back(f"write {name}")
+        self._model(name)
+        return self.of[name]
+
+    def _hold_back(self, question: str) -> None:
+        with self._news:
+            self._asked.append(question)
+            self._news.notify_all()
+        if question in self.slow:
+            assert self.go_on.wait(20)

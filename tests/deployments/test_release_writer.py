@@ -1,0 +1,173 @@
+"""What is asked of the writer at the same time, and in states that a registry comes to when others write to it too."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from app.deployments.registry_reader import RegistryReader
+from app.deployments.release_writer import ReleaseWriter
+from app.errors import Conflict, InvalidRequest, RegistryReadOnly, ServingError
+from app.serving.model_ref import ModelVersion
+from app.serving.model_tags import FORCE_TAG, LIVE_TAG
+from app.serving.pool_members import PoolPlan
+from app.serving.release_book import ReleaseBook
+from app.serving.release_table import VersionState
+from app.serving.switching import Contract
+from app.serving.traffic import TRAFFIC_TAG, make_plan
+from tests.deployments.registry_in_memory import Model, RegistryInMemory
+
+READY = VersionState("ready", None, 100, 5.0)
+OIL = {"name": "oil", "type": "double", "required": True}
+GAS = {"name": "gas", "type": "double", "required": False}
+V1, V2, V3 = (ModelVersion("m", number) for number in "123")
+
+
+class World:
+    """A writer with all that it works on; the pool has every version, once it is told to have it."""
+
+    def __init__(self, *, versions: int = 3, **aliases: str) -> None:
+        self.model = Model(aliases, versions=versions)
+        self.registry = RegistryInMemory(m=self.model)
+        self.book = ReleaseBook(default_alias="champion", preload=("*",), pools={"default": PoolPlan()})
+        self.reader = RegistryReader(cast(Any, self.registry), self.book, self._published, 600)
+        self.writer = ReleaseWriter(self.book, self.reader, read_only=False, warm=self._warm, published=self._published)
+        self.slow: dict[ModelVersion, asyncio.Event] = {}
+
+    async def read(self) -> None:
+        """As the poll does."""
+        self.book.registry_read(self.registry.models())
+        await self._published()
+
+    async def pool(self, takes: dict[ModelVersion, list[dict[str, Any]]]) -> None:
+        """What the pool has in memory, and what that takes."""
+        for version, inputs in takes.items():
+            self.book.switches.described(version, Contract(inputs))
+        self.book.members.reported("r1", "default", dict.fromkeys(takes, READY), 0)
+        await self._published()
+
+    def answers(self, alias: str = "champion") -> tuple[str | None, str | None]:
+        """What the bare name and an alias mean to callers."""
+        release = self.book.table.releases["m"]
+        return release.default, release.aliases.get(alias)
+
+    async def _warm(self, version: ModelVersion) -> None:
+        if version in self.slow:
+            await self.slow[version].wait()
+
+    async def _published(self) -> None:
+        self.book.settle(0)
+
+
+async def test_what_the_bare_name_would_not_follow_is_not_promoted_by_the_first_default_alias_either() -> None:
+    world = World(versions=2)
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL, GAS]})
+    assert world.answers() == ("2", None)
+    with pytest.raises(Conflict, match="'gas'"):
+        await world.writer.promote(V1, "champion", force=False)
+    assert not world.model.aliases
+    switch = await world.writer.promote(V1, "champion", force=True)
+    assert switch.changed
+    assert world.answers() == ("1", "1")
+
+
+async def test_an_alias_that_the_bare_name_does_not_follow_can_be_forced() -> None:
+    world = World(versions=2)
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL, GAS]})
+    world.model.aliases["champion"] = "1"
+    await world.read()
+    assert world.answers() == ("2", "1")
+    with pytest.raises(Conflict, match="'gas'"):
+        await world.writer.promote(V1, "champion", force=False)
+    assert (await world.writer.promote(V1, "champion", force=True)).changed
+    assert world.model.tags[FORCE_TAG] == "1"
+    assert world.answers() == ("1", "1")
+
+
+async def test_what_one_alias_answered_before_is_no_excuse_for_another_one() -> None:
+    world = World(champion="2", challenger="1")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL, GAS]})
+    world.model.aliases["challenger"] = "2"
+    await world.read()
+    assert world.answers("challenger") == ("2", "2")
+    with pytest.raises(Conflict, match="'gas'"):
+        await world.writer.promote(V1, "champion", force=False)
+    assert (await world.writer.promote(V1, "challenger", force=False)).changed, "there it is a step back"
+
+
+async def test_of_two_promotes_at_once_the_later_one_is_measured_by_what_answers_then() -> None:
+    world = World(champion="1")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL], V3: [OIL, GAS]})
+    world.slow[V2] = asyncio.Event()
+    slow = asyncio.create_task(world.writer.promote(V2, "champion", force=False))
+    await asyncio.sleep(0)
+    await world.writer.promote(V3, "champion", force=False)
+    world.slow[V2].set()
+    with pytest.raises(Conflict, match="'gas'"):
+        await slow
+    assert world.model.aliases["champion"] == "3"
+    assert world.answers() == ("3", "3")
+
+
+async def test_a_rollback_does_not_undo_what_was_promoted_meanwhile() -> None:
+    world = World(champion="1")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL], V3: [OIL]})
+    await world.writer.promote(V2, "champion", force=False)
+    world.slow[V1] = asyncio.Event()
+    back = asyncio.create_task(world.writer.rollback("m", "champion"))
+    await asyncio.sleep(0)
+    await world.writer.promote(V3, "champion", force=False)
+    world.slow[V1].set()
+    with pytest.raises(Conflict, match="meanwhile"):
+        await back
+    assert world.model.aliases["champion"] == "3"
+
+
+async def test_of_two_divisions_at_once_the_later_one_is_in_force() -> None:
+    world = World(champion="1", challenger="2")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL]})
+    world.registry.slow = {"write m"}
+    first = asyncio.create_task(world.writer.set_traffic("m", make_plan({"champion": 90, "challenger": 10})))
+    await asyncio.to_thread(world.registry.wait_until_asked, "write m")
+    later = asyncio.create_task(world.writer.set_traffic("m", make_plan({})))
+    await asyncio.wait([later], timeout=0.1)  # it has its turn, should it take it
+    world.registry.go_on.set()
+    await asyncio.gather(first, later)
+    assert TRAFFIC_TAG not in world.model.tags
+    assert world.book.table.releases["m"].traffic is None
+
+
+@pytest.mark.parametrize("refusal", [RegistryReadOnly("not this one"), InvalidRequest("it is too long")])
+async def test_a_model_that_may_not_be_written_to_keeps_no_other_from_being_told(
+    refusal: ServingError, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(champion="1")
+    other = world.registry.of["z"] = Model({"champion": "1"})
+
+    def refuse(name: str) -> None:
+        if name == "m":
+            raise refusal
+
+    world.registry.refuses = refuse
+    await world.read()
+    await world.pool({V1: [OIL], ModelVersion("z", "1"): [OIL]})
+    changed = asyncio.Event()
+    telling = asyncio.create_task(world.writer.write_live(changed))
+    changed.set()
+    await asyncio.to_thread(world.registry.wait_until_asked, "write z")
+    assert not telling.done()
+    for _ in range(2):
+        changed.set()
+        await asyncio.sleep(0)
+    telling.cancel()
+    assert LIVE_TAG in other.tags
+    assert LIVE_TAG not in world.model.tags
+    assert len([record for record in caplog.records if "'m'" in record.getMessage()]) == 1
