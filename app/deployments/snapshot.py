@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -22,20 +21,26 @@ class Snapshot:
         self._path = path
         self._writing = asyncio.Lock()
         self._written = b""
+        self._fails = False
+        self.content: dict[str, Any] = {}
         try:
-            self.content: dict[str, Any] = dict(json.loads(path.read_bytes()))
-        except (OSError, ValueError):
-            self.content = {}
+            self.content = dict(orjson.loads(path.read_bytes()))
+        except FileNotFoundError:
+            pass  # the first start
+        except (OSError, ValueError, TypeError):
+            log.exception("%s cannot be read, and is left aside", path)
 
     async def write(self, content: Mapping[str, Any]) -> None:
-        """Write `content`, JSON values, where it differs from what was written last. A failure is logged."""
+        """Write `content`, JSON values, where it differs from what was written last.
+
+        A failure is logged, once until it succeeds again: it is tried again with each call.
+        """
         text = orjson.dumps(content, option=orjson.OPT_INDENT_2)
         async with self._writing:
-            if text != self._written:
+            if text != self._written and await asyncio.to_thread(self._has_written, text):
                 self._written = text
-                await asyncio.to_thread(self._write, text)
 
-    def _write(self, text: bytes) -> None:
+    def _has_written(self, text: bytes) -> bool:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             partial = self._path.with_suffix(".partial")
@@ -45,4 +50,11 @@ class Snapshot:
                 os.fsync(file.fileno())
             partial.replace(self._path)
         except OSError:
-            log.exception("%s cannot be written: a restart without a registry would not know what to serve", self._path)
+            if not self._fails:
+                log.exception(
+                    "%s cannot be written: a restart without a registry would not know what to serve", self._path
+                )
+            self._fails = True
+            return False
+        self._fails = False
+        return True

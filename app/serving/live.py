@@ -97,8 +97,11 @@ class LiveVersions:
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take over what `snapshot` wrote. Raises `TypeError`, `AttributeError` for what another release wrote."""
-        self._models = {name: {alias: Live(**one) for alias, one in live.items()} for name, live in snapshot.items()}
+        """Take over what `snapshot` wrote. Raises `AttributeError` or `TypeError` for what is none."""
+        self._models = {
+            name: {alias: Live(**{key: one[key] for key in _FIELDS if key in one}) for alias, one in live.items()}
+            for name, live in snapshot.items()
+        }
 
     def adopt(self, name: str, tag: str | None, default_alias: str) -> None:
         """Take over what a model's tag says of aliases that were switched later than is known here."""

@@ -144,15 +144,24 @@ class ReleaseBook:
         self.members.released(version)
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take over what `snapshot` wrote before a restart."""
-        self.live.restore(snapshot.get("live", {}))
+        """Take over what `snapshot` wrote before a restart, in this release of the platform or in another one.
+
+        Raises `AttributeError`, `KeyError`, `TypeError` or `ValueError` where it is not understood, and then leaves the
+        book as it was.
+        """
+        live, wishes = LiveVersions(), Wishes()
+        live.restore(snapshot.get("live", {}))
+        wishes.restore(snapshot)
+        models = [
+            RegisteredModel(**{key: facts[key] for key in _MODEL_FIELDS if key in facts})
+            for facts in snapshot.get("models", [])
+        ]
+        tags = {model.name: read_tags(model.tags) for model in models}
+        self.live, self._wishes = live, wishes
+        self._models, self._tags = {model.name: model for model in models}, tags
         self._is_restored = True
-        self._wishes.restore(snapshot)
         self.stale_since = snapshot.get("stale_since") or self._wall()
-        for facts in snapshot.get("models", []):
-            model = RegisteredModel(**facts)
-            self._models[model.name], self._tags[model.name] = model, read_tags(model.tags)
-            self.has_registry = True  # as good as read: with the registry down, a restart serves from this
+        self.has_registry = bool(models)  # as good as read: with the registry down, a restart serves from this
 
     # What comes out
 

@@ -224,6 +224,37 @@ def test_a_restart_goes_on_with_the_version_that_answered_and_with_its_predecess
     assert again.book.table.ready
 
 
+def test_a_snapshot_of_a_later_release_is_understood_as_far_as_it_says_the_same(world: World) -> None:
+    world.book.pin(V3)
+    snapshot = json.loads(json.dumps(world.book.snapshot()))
+    snapshot["more"] = 1
+    for part in (*snapshot["models"], *snapshot["live"]["m"].values()):
+        part["more"] = {"deep": 1}
+    again = World(snapshot=snapshot)
+    again.settle()
+    assert again.answers() == "1"
+    assert again.resident == {V1, V3}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"live": {"m": {"champion": {"since": 1.0}}}},
+        {"live": []},
+        {"models": [{"aliases": {}}]},
+        {"models": {"m": 1}},
+        {"pinned": [["m"]]},
+    ],
+    ids=str,
+)
+def test_of_a_snapshot_that_is_not_understood_nothing_is_taken_over(world: World, part: dict[str, Any]) -> None:
+    snapshot = {**json.loads(json.dumps(world.book.snapshot())), **part}
+    again = World()
+    with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
+        again.book.restore(snapshot)
+    assert again.book.snapshot() == World().book.snapshot()
+
+
 def test_without_either_memory_the_registry_is_all_there_is(world: World) -> None:
     again = restarted(world, with_snapshot=False, with_tag=False, champion="3")
     assert again.answers() == "3"
