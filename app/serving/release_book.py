@@ -23,7 +23,7 @@ from typing import Any
 
 from app.serving.live import BARE, Live, LiveVersions
 from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import NO_TAGS, ModelTags, read_tags
+from app.serving.model_tags import NO_TAGS, POOL_TAG, ModelTags, read_tags
 from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_table import Release, ReleaseTable, State
@@ -285,7 +285,8 @@ class ReleaseBook:
         """Take each alias of a model one step further."""
         followed = _Followed()
         before = self.live.of(model.name)
-        asleep = self.members.is_asleep(self.tags(model.name).pool)
+        pool = self.tags(model.name).pool
+        asleep = self.members.is_asleep(pool)
         for alias, version in self.desired(model).items():
             step = self.switches.step(
                 alias,
@@ -299,6 +300,11 @@ class ReleaseBook:
             followed.warming.update(step.warming)
             if step.blocked is not None:
                 followed.blocked[alias] = step.blocked
+            elif step.warming and pool not in self._pools:
+                followed.blocked[alias] = (
+                    f"pool '{pool}', where it belongs by its tag {POOL_TAG}, is not configured; "
+                    f"there are: {', '.join(self._pools)}"
+                )
         if self.default_alias in followed.blocked:
             followed.blocked.pop(BARE, None)  # it says the same
         self.live.set(model.name, followed.live)

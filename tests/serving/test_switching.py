@@ -173,6 +173,15 @@ def test_a_failed_version_says_why_and_another_one_takes_its_place(world: World)
     assert status_of(world.book, "m").live["champion"]["previous"] == "1"
 
 
+def test_a_switch_in_a_pool_that_is_not_configured_says_so(world: World) -> None:
+    world.registry({"serving.pool": "gpu"}, champion="2")
+    told = "pool 'gpu', where it belongs by its tag serving.pool, is not configured; there are: default"
+    assert world.book.blocked("m") == {"champion": told}
+    assert release_health(world.book, None)["models"]["blocked"] == [f"m@champion stays at version 1: {told}"]
+    world.registry({"serving.pool": "gpu"}, champion="1")
+    assert not world.book.blocked("m")
+
+
 def test_an_alias_tells_what_it_answers_since_when_and_why(world: World) -> None:
     world.now = 1_764_000_000.25
     world.book.switches.explain("m", "champion", "2", "it was promoted")
