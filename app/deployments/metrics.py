@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -20,17 +22,35 @@ _LABELS = ("model", "version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 _MAX_NAMES = 1000
+_MAX_VERSIONS = 4096
+"""Versions that have metrics, 20 kB and a hundred series each. Each switch adds one, and the oldest is forgotten."""
 _OTHER = "other"
 _UNKNOWN = "unknown"
 _UNRESOLVED = frozenset({InvalidReference.code, ModelNotFound.code, RegistryUnavailable.code})
 """Errors of requests whose model may not exist at all."""
 
 
+class _Meters(NamedTuple):
+    """Those of one version, and the label that its model has."""
+
+    model: str
+    requests: Counter
+    rows: Counter
+    seconds: Histogram
+    errors: dict[str, Counter]
+    calls: Histogram
+    batch_rows: Histogram
+    batch_requests: Histogram
+    waits: Histogram
+    bound: Gauge
+
+
 class PrometheusRecorder:
     """Counts predictions, errors and batches by model and version.
 
     Names come from callers, so they are bounded: a name that the registry has not confirmed is counted as ``unknown``,
-    and beyond a thousand different ones new ones are counted as ``other``.
+    and beyond a thousand different ones new ones are counted as ``other``. Versions are bounded too: where one too many
+    is counted, the metrics of the oldest one end.
 
     Args:
         registry: where the metrics are.
@@ -62,44 +82,38 @@ class PrometheusRecorder:
         self._bounds = Gauge(
             "ml_serve_batches_in_flight_bound", "Batches that may be under way at once.", _LABELS, registry=registry
         )
-        self._answered: dict[ModelVersion, tuple[Counter, Counter, Histogram]] = {}
-        self._called: dict[ModelVersion, tuple[Histogram, Histogram, Histogram, Histogram, Gauge]] = {}
+        self._by_version: tuple[Counter | Gauge | Histogram, ...] = (
+            self._requests, self._rows, self._errors, self._seconds, self._calls, self._batch_rows,
+            self._batch_requests, self._waits, self._bounds,
+        )  # fmt: skip
+        self._versions: dict[ModelVersion, _Meters] = {}
         self._names: set[str] = set()
 
     def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
-        meters = self._answered.get(version)
-        if meters is None:
-            labels = (self._bounded(version.name), version.version)
-            meters = self._answered[version] = (
-                self._requests.labels(*labels),
-                self._rows.labels(*labels),
-                self._seconds.labels(*labels),
-            )
-        meters[0].inc()
-        meters[1].inc(rows)
-        meters[2].observe(seconds)
+        meters = self._versions.get(version) or self._of(version)
+        meters.requests.inc()
+        meters.rows.inc(rows)
+        meters.seconds.observe(seconds)
 
     def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
-        unknown = code in _UNRESOLVED and name not in self._names
-        model = _UNKNOWN if unknown else self._bounded(name)
-        self._errors.labels(model, _UNKNOWN if unknown or version is None else version.version, code).inc()
+        if code in _UNRESOLVED and name not in self._names:
+            self._errors.labels(_UNKNOWN, _UNKNOWN, code).inc()
+        elif version is None:
+            self._errors.labels(self._bounded(name), _UNKNOWN, code).inc()
+        else:
+            meters = self._versions.get(version) or self._of(version)
+            error = meters.errors.get(code)
+            if error is None:
+                error = meters.errors[code] = self._errors.labels(meters.model, version.version, code)
+            error.inc()
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
-        meters = self._called.get(version)
-        if meters is None:
-            labels = (self._bounded(version.name), version.version)
-            meters = self._called[version] = (
-                self._calls.labels(*labels),
-                self._batch_rows.labels(*labels),
-                self._batch_requests.labels(*labels),
-                self._waits.labels(*labels),
-                self._bounds.labels(*labels),
-            )
-        meters[0].observe(batch.seconds)
-        meters[1].observe(batch.rows)
-        meters[2].observe(batch.parts)
-        meters[3].observe(batch.waited_s)
-        meters[4].set(batch.in_flight_bound)
+        meters = self._versions.get(version) or self._of(version)
+        meters.calls.observe(batch.seconds)
+        meters.batch_rows.observe(batch.rows)
+        meters.batch_requests.observe(batch.parts)
+        meters.waits.observe(batch.waited_s)
+        meters.bound.set(batch.in_flight_bound)
 
     def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
         self._tally.answered(version, traffic, seconds, prediction)
@@ -119,34 +133,59 @@ class PrometheusRecorder:
         self._traffic.dropped(pair, cause)
 
     def follow(self, before: ReleaseTable, table: ReleaseTable) -> None:
-        """Another release table is in force."""
+        """Another release table is in force: nothing stays of models that are gone, or that others have the name of."""
         self._tally.follow(before, table)
+        for name in table.renewed(before) & self._names:
+            self._forget({"model": name})
+            self._names.discard(name)
+            # A name is free: who is among the others now may have it.
+            known = self._versions.items()
+            self._versions = {version: one for version, one in known if one.model not in (name, _OTHER)}
+            self._traffic.forget(name)
 
     def statistics(self, version: ModelVersion) -> Statistics:
         """What this replica has counted, read from the metrics: nothing for a model that is counted as ``other``."""
-        labels = {"model": version.name, "version": version.version}
-
-        def count(name: str) -> float:
-            return self._registry.get_sample_value(name, labels) or 0.0
-
-        errors = {
-            sample.labels["code"]: int(sample.value)
-            for metric in self._errors.collect()
-            for sample in metric.samples
-            if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
-        }
-        return Statistics(
-            requests=int(count("ml_serve_requests_total")),
-            rows=int(count("ml_serve_rows_total")),
+        counted = Statistics(replicas=1, variant=self._tally.variant(version), shadows=self._tally.shadows(version))
+        meters = self._versions.get(version)
+        if meters is None or meters.model == _OTHER:
+            return counted
+        errors = {code: int(_value(error, "_total")) for code, error in meters.errors.items()}
+        return replace(
+            counted,
+            requests=int(_value(meters.requests, "_total")),
+            rows=int(_value(meters.rows, "_total")),
             failures=sum(errors.values()),
-            batches=int(count("ml_serve_batch_seconds_count")),
-            request_seconds=count("ml_serve_request_seconds_sum"),
-            batch_seconds=count("ml_serve_batch_seconds_sum"),
+            batches=int(_value(meters.calls, "_count")),
+            request_seconds=_value(meters.seconds, "_sum"),
+            batch_seconds=_value(meters.calls, "_sum"),
             faults=sum(number for code, number in errors.items() if is_fault(code)),
-            replicas=1,
-            variant=self._tally.variant(version),
-            shadows=self._tally.shadows(version),
         )
+
+    def _of(self, version: ModelVersion) -> _Meters:
+        if len(self._versions) >= _MAX_VERSIONS:
+            oldest = next(iter(self._versions))
+            if self._versions.pop(oldest).model != _OTHER:  # whose counts are of several models
+                self._forget({"model": oldest.name, "version": oldest.version})
+                self._traffic.forget(oldest.name, oldest.version)
+        model = self._bounded(version.name)
+        labels = (model, version.version)
+        meters = self._versions[version] = _Meters(
+            model,
+            self._requests.labels(*labels),
+            self._rows.labels(*labels),
+            self._seconds.labels(*labels),
+            {},
+            self._calls.labels(*labels),
+            self._batch_rows.labels(*labels),
+            self._batch_requests.labels(*labels),
+            self._waits.labels(*labels),
+            self._bounds.labels(*labels),
+        )
+        return meters
+
+    def _forget(self, labels: dict[str, str]) -> None:
+        for metric in self._by_version:
+            metric.remove_by_labels(labels)
 
     def _bounded(self, name: str) -> str:
         if name in self._names:
@@ -155,3 +194,8 @@ class PrometheusRecorder:
             return _OTHER
         self._names.add(name)
         return name
+
+
+def _value(meter: Counter | Histogram, suffix: str) -> float:
+    """One number of a meter that has all of its labels. Asking the registry would collect all that there is."""
+    return next(one.value for family in meter.collect() for one in family.samples if one.name.endswith(suffix))

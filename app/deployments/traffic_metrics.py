@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
@@ -14,6 +14,12 @@ _OF_VARIANT = ("model", "version")
 _OF_SHADOW = ("model", "version", "shadow_version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _RELATIVE = (0, 1e-6, 1e-4, 1e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+
+
+_MAX_PAIRS = 4096
+"""Pairs of versions that have metrics of copies. Each new shadow makes one, and the oldest is forgotten."""
+
+_Labelled: TypeAlias = Counter | Gauge | Histogram | Summary
 
 
 class _Variant(NamedTuple):
@@ -91,6 +97,13 @@ class TrafficMetrics:
         self._slower = Summary(
             "ml_serve_shadow_slower_seconds", "Time of a copy less its caller's.", _OF_SHADOW, registry=registry
         )
+        self._by_variant: tuple[_Labelled, ...] = (
+            self._seconds, self._seconds_squared, self._prediction, self._prediction_squared, self._faults,
+        )  # fmt: skip
+        self._by_pair: tuple[_Labelled, ...] = (
+            self._copies, self._dropped, self._rows, self._mismatched_rows, self._difference, self._largest,
+            self._relative, self._shadow_seconds, self._slower,
+        )  # fmt: skip
         self._variants: dict[ModelVersion, _Variant] = {}
         self._shadows: dict[ShadowPair, _Shadow] = {}
         self._greatest: dict[ShadowPair, float] = {}
@@ -123,15 +136,38 @@ class TrafficMetrics:
         if found is not None and found.difference is not None:
             meters.difference.observe(found.difference)
             meters.relative.observe(found.relative or 0.0)
-            largest = self._greatest[pair] = max(self._greatest.get(pair, 0.0), found.largest or 0.0)
+            largest = self._greatest[pair] = max(self._greatest[pair], found.largest or 0.0)
             meters.largest.set(largest)
 
     def dropped(self, pair: ShadowPair, cause: str) -> None:
         """A copy was not sent."""
         self._dropped.labels(*self._labels(pair), cause).inc()
 
+    def forget(self, name: str, version: str | None = None) -> None:
+        """Drop the metrics of a model, or of one of its versions. Other names may have other labels from then on."""
+        labels = {"model": name} if version is None else {"model": name, "version": version}
+        for metric in (*self._by_variant, *self._by_pair):
+            metric.remove_by_labels(labels)
+        gone = [pair for pair in self._greatest if pair.name == name and version in (None, pair.version)]
+        for pair in gone:
+            del self._greatest[pair]
+        self._variants.clear()
+        self._shadows.clear()
+
     def _labels(self, pair: ShadowPair) -> tuple[str, str, str]:
-        return self._bounded(pair.name), pair.version, pair.shadow
+        labels = (self._bounded(pair.name), pair.version, pair.shadow)
+        if pair not in self._greatest:
+            if len(self._greatest) >= _MAX_PAIRS:
+                self._forget_pair(next(iter(self._greatest)))
+            self._greatest[pair] = 0.0
+        return labels
+
+    def _forget_pair(self, pair: ShadowPair) -> None:
+        del self._greatest[pair]
+        labels = dict(zip(_OF_SHADOW, (self._bounded(pair.name), pair.version, pair.shadow), strict=True))
+        for metric in self._by_pair:
+            metric.remove_by_labels(labels)
+        self._shadows.clear()
 
     def _of_variant(self, version: ModelVersion) -> _Variant:
         meters = self._variants.get(version)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -6,6 +8,7 @@ from app.deployments.metrics import PrometheusRecorder
 from app.serving.batching import AnsweredBatch
 from app.serving.model_ref import ModelVersion
 from app.serving.ports import Statistics
+from app.serving.release_table import Release, ReleaseTable
 
 PRICES = ModelVersion("prices", "2")
 
@@ -18,6 +21,15 @@ def registry() -> CollectorRegistry:
 @pytest.fixture
 def recorder(registry: CollectorRegistry) -> PrometheusRecorder:
     return PrometheusRecorder(registry)
+
+
+def table(**created: int) -> ReleaseTable:
+    """With these models, registered then."""
+    return ReleaseTable(releases={name: Release(name, "1", {}, "default", at) for name, at in created.items()})
+
+
+def versions(registry: CollectorRegistry) -> set[str]:
+    return {sample.labels["version"] for family in registry.collect() for sample in family.samples}
 
 
 def error_labels(registry: CollectorRegistry) -> set[str]:
@@ -114,6 +126,63 @@ def test_statistics_hold_the_failures_of_the_version_and_those_that_are_its_faul
     recorder.failed("gold", ModelVersion("gold", "2"), "invalid_input")
     assert (recorder.statistics(PRICES).failures, recorder.statistics(PRICES).faults) == (4, 2)
     assert recorder.statistics(ModelVersion("prices", "1")) == Statistics(failures=1, faults=1, replicas=1)
+
+
+def test_statistics_of_one_version_are_read_without_all_the_others(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.predicted(PRICES, 3, 0.25)
+    recorder.failed("prices", PRICES, "model_failed")
+
+    def collect() -> Any:
+        raise AssertionError("this takes the event loop a third of a second where there are a thousand versions")
+
+    monkeypatch.setattr(registry, "collect", collect)
+    monkeypatch.setattr(recorder._errors, "collect", collect)
+    assert recorder.statistics(PRICES) == Statistics(
+        requests=1, rows=3, failures=1, faults=1, request_seconds=0.25, replicas=1
+    )
+
+
+def test_versions_that_have_metrics_are_bounded_and_the_oldest_starts_anew(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_VERSIONS", 3)
+    for number in range(1, 6):
+        version = ModelVersion("prices", str(number))
+        recorder.predicted(version, 1, 0.01)
+        recorder.failed("prices", version, "model_failed")
+        recorder.called(version, AnsweredBatch(1, 1, 0.0, 0.01, 1))
+    assert versions(registry) == {"3", "4", "5"}
+    recorder.predicted(ModelVersion("prices", "1"), 1, 0.01)
+    assert recorder.statistics(ModelVersion("prices", "1")).requests == 1
+    assert versions(registry) == {"1", "4", "5"}
+
+
+def test_nothing_stays_of_a_model_that_is_deleted_and_its_name_is_free(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_NAMES", 1)
+    gold = ModelVersion("gold", "1")
+    for version in (PRICES, gold):
+        recorder.predicted(version, 1, 0.01)
+    recorder.failed("prices", None, "model_not_found")
+    assert recorder.statistics(gold) == Statistics(replicas=1)
+    recorder.follow(table(prices=1, gold=1), table(gold=1))
+    recorder.predicted(gold, 1, 0.01)
+    assert recorder.statistics(PRICES) == Statistics(replicas=1)
+    assert recorder.statistics(gold).requests == 1
+    assert registry.get_sample_value("ml_serve_requests_total", {"model": "prices", "version": "2"}) is None
+    assert error_labels(registry) == set()
+
+
+def test_a_model_that_is_registered_anew_starts_anew(recorder: PrometheusRecorder) -> None:
+    recorder.predicted(PRICES, 1, 0.01)
+    recorder.follow(table(prices=1), table(prices=1, gold=1))
+    assert recorder.statistics(PRICES).requests == 1
+    recorder.follow(table(prices=1), table(prices=2))
+    recorder.predicted(PRICES, 1, 0.01)
+    assert recorder.statistics(PRICES).requests == 1
 
 
 def test_statistics_of_what_was_never_asked_for_are_zero(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.deployments import metrics
+from app.deployments import metrics, traffic_metrics
 from app.deployments.metrics import PrometheusRecorder
 from app.serving.disagreement import Disagreement
 from app.serving.intervals import Moments
 from app.serving.model_ref import ModelVersion
+from app.serving.release_table import Release, ReleaseTable
 from app.serving.tally import ShadowPair, ShadowResult
 from app.serving.traffic import Traffic, Variant
 
@@ -106,3 +107,54 @@ def test_names_are_bounded_here_too(
         recorder.shadow_dropped(ShadowPair(name, "1", "2"), TRAFFIC, "rows")
     names = {sample.labels["model"] for family in registry.collect() for sample in family.samples}
     assert names == {"a", "other"}
+
+
+def test_metrics_end_with_their_version_and_with_their_model(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_MAX_VERSIONS", 1)
+    found = Disagreement(4, 1, 0.5, 2.0, 0.25)
+
+    def answer(version: ModelVersion) -> None:
+        recorder.predicted(version, 1, 0.01)
+        recorder.divided(version, TRAFFIC, 0.5, 1.0)
+        pair = PAIR._replace(version=version.version)
+        recorder.shadowed(pair, TRAFFIC, ShadowResult("compared", 0.5, 0.25, 4, found))
+        recorder.shadow_dropped(pair, TRAFFIC, "rows")
+
+    def versions() -> set[str]:
+        return {
+            sample.labels["version"]
+            for family in registry.collect()
+            for sample in family.samples
+            if sample.name.startswith(("ml_serve_variant", "ml_serve_shadow"))
+        }
+
+    answer(V1)
+    answer(ModelVersion("prices", "3"))
+    assert versions() == {"3"}
+    answer(V1)
+    assert samples(registry, "ml_serve_shadow_")["difference_count"] == 1
+    model = Release("prices", "1", {}, "default", 1, traffic=TRAFFIC)
+    recorder.follow(ReleaseTable(releases={"prices": model}), ReleaseTable())
+    assert versions() == set()
+
+
+def test_pairs_that_have_metrics_are_bounded(
+    registry: CollectorRegistry, recorder: PrometheusRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(traffic_metrics, "_MAX_PAIRS", 2)
+    for shadow in ("2", "3", "4", "2"):
+        pair = PAIR._replace(shadow=shadow)
+        recorder.shadowed(
+            pair, TRAFFIC, ShadowResult("compared", 0.5, 0.25, 4, Disagreement(4, 1, 0.5, float(shadow), 0.25))
+        )
+        recorder.shadow_dropped(pair, TRAFFIC, "rows")
+    found = {
+        sample.labels["shadow_version"]: sample.value
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "ml_serve_shadow_difference_largest"
+    }
+    assert found == {"4": 4.0, "2": 2.0}
+    assert registry.get_sample_value("ml_serve_shadow_dropped_total", {**SHADOW, "cause": "rows"}) == 1
