@@ -243,7 +243,7 @@ class Releases:
         """Let a version go on all replicas."""
         ref = ModelRef(*ref)
         version = ref.pinned or await self._resolver.resolve(ref)
-        if not self._book.members.holds(version):
+        if not self._book.knows(version):
             version = await self._resolver.resolve(ref)  # raises where there is no such version
         self._book.let_go(version)
         await self._publish()

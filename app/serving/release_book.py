@@ -235,6 +235,10 @@ class ReleaseBook:
         """One word for all members: ready where each has it that should hold it, failed where one failed."""
         return self.members.state(version)
 
+    def knows(self, version: ModelVersion) -> bool:
+        """Whether somebody has the version, has tried to, or should have it; the registry may have it no more."""
+        return version in self._wishes.resident or bool(self.members.states(version))
+
     def problems(self, model: RegisteredModel) -> tuple[str, ...]:
         """A sentence for each of a model's tags that cannot be followed."""
         return _problems(self.tags(model.name), model.aliases)

@@ -183,6 +183,20 @@ async def test_a_load_that_fails_tells_why_and_harms_nothing(settings: Settings)
     assert releases._book.table.unloads == {}
 
 
+async def test_what_was_loaded_and_is_gone_from_the_registry_can_be_unloaded(settings: Settings) -> None:
+    releases = Releases(settings)
+    await newer(releases, ReleaseTable())
+    await ready(releases, V1, V2)
+    await releases.load(ModelRef("prices", None, "2"))
+    registry(settings).delete_model_version("prices", "2")
+    await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "there is no such version")}, {})
+    assert releases._book.table.resident == {"default": (V1, V2)}
+    assert await releases.unload(ModelRef("prices", None, "2")) == V2
+    assert releases._book.table.resident == {"default": (V1,)}
+    with pytest.raises(ModelNotFound):
+        await releases.unload(ModelRef("prices", None, "3"))
+
+
 async def test_a_promotion_moves_the_alias_even_when_its_caller_has_gone(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
