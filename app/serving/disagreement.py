@@ -53,7 +53,7 @@ def disagreement(mine: Output, base: Output) -> Disagreement | None:
     numbers = _joined(absolute)
     if not numbers.size:
         return Disagreement(base.count, rows)
-    return Disagreement(base.count, rows, float(numbers.mean()), float(numbers.max()), float(_joined(relative).mean()))
+    return Disagreement(base.count, rows, _mean(numbers), float(numbers.max()), float(_joined(relative).mean()))
 
 
 def mean_prediction(output: Output) -> float | None:
@@ -62,11 +62,18 @@ def mean_prediction(output: Output) -> float | None:
     if not numbers:
         return None
     values = np.concatenate([array.ravel().astype(np.float64) for array in numbers]) if len(numbers) > 1 else numbers[0]
-    mean = float(values.mean(dtype=np.float64))
-    if np.isfinite(mean):
+    mean = _mean(values)
+    if isfinite(mean):
         return mean
     finite = values[np.isfinite(values)]
-    return float(finite.mean(dtype=np.float64)) if finite.size else None
+    return _mean(finite) if finite.size else None
+
+
+def _mean(values: Array) -> float:
+    """Finite where all of the values are, also where their sum is not."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = float(values.mean(dtype=np.float64))
+        return mean if isfinite(mean) else float((values / values.size).sum(dtype=np.float64))
 
 
 def _are_numbers(one: Array, other: Array) -> bool:
@@ -111,7 +118,7 @@ def _is_same(mine: Any, base: Any) -> bool:
         return np.shape(mine) == np.shape(base) and bool(np.all(np.asarray(mine) == np.asarray(base)))
     try:
         return bool(mine == base or (mine != mine and base != base))  # noqa: PLR0124
-    except (TypeError, ValueError):  # arrays within lists
+    except (TypeError, ValueError, ArithmeticError):  # arrays within lists, signalling NaN
         return repr(mine) == repr(base)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -126,3 +127,17 @@ def test_the_mean_is_of_all_numbers_that_are_finite() -> None:
     assert mean_prediction(output(np.array([NAN]))) is None
     assert mean_prediction(output(np.array(["a"]))) is None
     assert mean_prediction(output(np.zeros(0))) is None
+    assert mean_prediction(output(np.array([INF, -INF, 2.0]))) == 2.0
+
+
+def test_the_mean_of_numbers_whose_sum_is_too_large_is_one() -> None:
+    assert mean_prediction(output(np.array([1.5e308, 1.5e308]))) == close(1.5e308)
+    assert mean_prediction(output(np.array([1.5e308, 1.5e308, INF]))) == close(1.5e308)
+    found = disagreement(output(np.array([1.5e308, -1.5e308])), output(np.array([1, 2])))
+    assert found == Disagreement(2, 0, close(1.5e308), close(1.5e308), 1.0)
+
+
+def test_values_that_cannot_even_be_compared_with_themselves_are_compared_as_they_read() -> None:
+    signalling = objects(Decimal("sNaN"))
+    assert disagreement(output(signalling), output(signalling)) == Disagreement(1, 0)
+    assert disagreement(output(signalling), output(objects(Decimal(1)))) == Disagreement(1, 1)
