@@ -222,9 +222,13 @@ class Releases:
             await self._wake(pool, version)
         try:
             async with asyncio.timeout(self._settings.load_timeout_s + WATCH_S), self._news:
-                await self._news.wait_for(lambda: self._book.state(version) in ("ready", "failed"))
+                await self._news.wait_for(
+                    lambda: self._book.state(version) in ("ready", "failed") or self._book.has_let_go(version)
+                )
         except TimeoutError:
             raise ModelUnavailable(f"{version} was not loaded within {self._settings.load_timeout_s:g} s") from None
+        if self._book.has_let_go(version):
+            raise ModelUnavailable(f"{version} was unloaded meanwhile", {"model": version.name})
         if self._book.state(version) == "failed":
             cause = self._book.members.error(version) or f"{version} cannot be loaded; the log has the cause"
             raise ModelUnavailable(cause, {"model": version.name, "version": version.version})

@@ -239,6 +239,10 @@ class ReleaseBook:
         """Whether somebody has the version, has tried to, or should have it; the registry may have it no more."""
         return version in self._wishes.resident or bool(self.members.states(version))
 
+    def has_let_go(self, version: ModelVersion) -> bool:
+        """Whether a caller has asked for this version to leave memory, and nothing for it to come back."""
+        return version in self._wishes.let_go
+
     def problems(self, model: RegisteredModel) -> tuple[str, ...]:
         """A sentence for each of a model's tags that cannot be followed."""
         return _problems(self.tags(model.name), model.aliases)

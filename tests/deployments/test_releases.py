@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,21 @@ async def test_a_load_that_fails_tells_why_and_harms_nothing(settings: Settings)
         await load
     assert releases._book.table.resident == {"default": (V1,)}
     assert releases._book.table.unloads == {}
+
+
+async def test_a_load_or_a_promote_ends_when_the_version_is_unloaded_meanwhile(settings: Settings) -> None:
+    releases = Releases(settings)
+    await newer(releases, ReleaseTable())
+    await ready(releases, V1)
+    for begin in (partial(releases.load, ModelRef("prices", None, "2")), partial(releases.promote, V2, None, False)):
+        under_way = asyncio.create_task(begin())
+        await until(releases, lambda table: V2 in table.resident["default"])
+        await releases.unload(ModelRef("prices", None, "2"))
+        with pytest.raises(ModelUnavailable, match="unloaded"):
+            await asyncio.wait_for(under_way, 20)
+    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+    await ready(releases, V1, V2)
+    assert (await promoted(releases)).changed
 
 
 async def test_what_was_loaded_and_is_gone_from_the_registry_can_be_unloaded(settings: Settings) -> None:
