@@ -80,7 +80,7 @@ class RegistryReader:
             await asyncio.sleep(self._pause_s(took_s))
 
     async def model(self, name: str) -> RegisteredModel:
-        """One model as the registry has it now, entered in the book.
+        """One model as the registry has it now, entered in the book, and with what was written since its answer.
 
         Raises:
             ModelNotFound, RegistryUnavailable.
@@ -124,8 +124,9 @@ class RegistryReader:
                 break
         self._touched.add(name)
         self._book.model_read(model)
+        known = self._book.models[name]
         await self._changed()
-        return model
+        return known
 
     async def _answer(self, question: Callable[[MlflowRegistry], T]) -> T:
         """Ask in a thread; remember whether the registry answers."""

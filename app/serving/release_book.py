@@ -24,6 +24,7 @@ from typing import Any
 from app.serving.live import BARE, Live, LiveVersions
 from app.serving.model_ref import ModelVersion
 from app.serving.model_tags import NO_TAGS, POOL_TAG, ModelTags, read_tags
+from app.serving.own_writes import OwnWrites
 from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_table import Release, ReleaseTable, State
@@ -59,6 +60,7 @@ class ReleaseBook:
         grace_s: seconds after a restart for which what was warm before counts as warm, until the pools have reported.
         term: tells this life of `Releases` from earlier ones.
         wall: seconds since 1970.
+        clock: seconds, monotonic.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ReleaseBook:
         grace_s: float = 15.0,
         term: int = 0,
         wall: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.default_alias = default_alias
         self._residency = Residency(preload, default_alias=default_alias, keep_previous_s=keep_previous_s, wall=wall)
@@ -88,6 +91,7 @@ class ReleaseBook:
         self._followed: dict[str, _Followed] = {}
         self._adopted: set[str] = set()
         self._wishes = Wishes()
+        self._own_writes = OwnWrites(clock)
         self._was_ready = False
         self.members = PoolMembers(self._pools, self._pool_of, ttl_s=member_ttl_s, calm_s=calm_s)
         self.switches = Switches(self.members, wall)
@@ -103,21 +107,20 @@ class ReleaseBook:
         for name in self._models.keys() - {model.name for model in models}:
             self._forget(name)
         for model in models:
-            self._enter(model)
-        self._models = {model.name: model for model in models}
+            self._enter(self._own_writes.over(model))
         self.has_registry = True
         self._wishes.keep_only(self._models)
 
     def model_read(self, model: RegisteredModel) -> None:
         """One model as the registry has it now."""
-        self._enter(model)
-        self._models[model.name] = model
+        self._enter(self._own_writes.over(model))
 
     def written(self, name: str, *, aliases: Mapping[str, str] | None = None, tags: Mapping[str, str | None]) -> None:
         """The registry has taken these aliases and tags of a model; a tag that is None was deleted."""
         model = self._models[name]
+        self._own_writes.wrote(model, aliases or {}, tags)
         kept = {tag: value for tag, value in {**model.tags, **tags}.items() if value is not None}
-        self.model_read(replace(model, aliases={**model.aliases, **(aliases or {})}, tags=kept))
+        self._enter(replace(model, aliases={**model.aliases, **(aliases or {})}, tags=kept))
 
     def pin(self, version: ModelVersion) -> None:
         """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
@@ -254,7 +257,7 @@ class ReleaseBook:
             self.members.forgive(version)
 
     def _enter(self, model: RegisteredModel) -> None:
-        """Take notice of a model before it replaces what is known of it."""
+        """Replace what is known of a model."""
         before = self._models.get(model.name)
         if before is not None and before.created != model.created:
             self._forget(model.name)
@@ -268,13 +271,16 @@ class ReleaseBook:
         if model.name not in self._adopted:
             self._adopted.add(model.name)
             self.live.adopt(model.name, self.tags(model.name).live, self.default_alias)
+        self._models[model.name] = model
 
     def _forget(self, name: str) -> None:
         """The name means another model now, or none."""
         self.live.forget(name)
         self.switches.forget(name)
         self._wishes.forget(name)
+        self._own_writes.forget(name)
         self._adopted.discard(name)
+        self._models.pop(name, None)
         self._tags.pop(name, None)
 
     def _pool_of(self, version: ModelVersion) -> str:
@@ -343,7 +349,7 @@ class ReleaseBook:
         if plan is NO_TRAFFIC or BARE not in live:
             return None
         warm = {alias: live[alias].version for alias in plan.aliases & live.keys() if self._is_warm(name, live[alias])}
-        return plan.in_force(warm, default=live[BARE].version, first=self.default_alias)
+        return plan.in_force(warm, default=live[BARE].version)
 
     def _is_warm(self, name: str, live: Live) -> bool:
         version = ModelVersion(name, live.version)

@@ -130,6 +130,20 @@ async def test_a_rollback_does_not_undo_what_was_promoted_meanwhile() -> None:
     assert world.model.aliases["champion"] == "3"
 
 
+async def test_a_registry_that_lags_behind_what_is_written_to_it_undoes_nothing() -> None:
+    world = World(champion="1")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL]})
+    await world.writer.promote(V2, "champion", force=False)
+    world.model.aliases["champion"] = "1"  # what a replica still says
+    await world.read()
+    assert world.answers() == ("2", "2")
+    assert not (await world.writer.promote(V2, "champion", force=False)).changed
+    switch = await world.writer.rollback("m", "champion")
+    assert (switch.version, switch.previous, switch.changed) == (V1, "2", True)
+    assert world.answers() == ("1", "1")
+
+
 async def test_of_two_divisions_at_once_the_later_one_is_in_force() -> None:
     world = World(champion="1", challenger="2")
     await world.read()
