@@ -149,5 +149,8 @@ class Switches:
         reason = self._reasons.pop((wanted.name, alias), None)
         if reason is None or reason.version != wanted.version:
             reason = _Reason(wanted.version, MOVED if current is not None else FIRST, back=False)
-        previous = current.version if current is not None else None
-        return Live(wanted.version, previous, self._wall(), reason.why, reason.back, proven=self._members.holds(wanted))
+        proven = self._members.holds(wanted)
+        if current is None:
+            return Live(wanted.version, None, self._wall(), reason.why, reason.back, proven)
+        since = max(self._wall(), current.since)  # the clock may have been put back: of two switches the later counts
+        return Live(wanted.version, current.version, since, reason.why, reason.back, proven)

@@ -282,6 +282,18 @@ def test_the_later_of_snapshot_and_tag_counts(world: World) -> None:
     assert again.answers("m@champion") == "3"
 
 
+def test_the_later_switch_counts_though_the_clock_was_put_back_before_it(world: World) -> None:
+    world.registry(champion="2")
+    world.pool({V1: READY, V2: READY})
+    tag = {LIVE_TAG: str(world.book.live.tag("m", "champion"))}
+    world.now -= 100
+    world.registry(champion="3")
+    world.pool({V1: READY, V2: READY, V3: READY})
+    again = World(snapshot=world.book.snapshot())
+    again.registry(tag, champion="1")
+    assert again.answers() == "3"
+
+
 def told(version: str = "2", since: str = "2026-01-01T00:00:00Z", **more: str) -> str:
     """A tag of which each part can be wrong."""
     return json.dumps({"champion": {"version": version, "since": since, **more}})
