@@ -176,7 +176,7 @@ def _rate(hits: int, count: int) -> Estimate | None:
 
 def _mean(numbers: Moments) -> Estimate | None:
     """A mean; its interval only where the numbers suffice for one and are not too large to be squared."""
-    if not numbers.count:
+    if not numbers.count or not isfinite(numbers.mean):
         return None
     found = intervals.mean(numbers)
     if numbers.count < FEWEST or not isfinite(found.high - found.low):

@@ -81,6 +81,16 @@ def test_numbers_too_large_to_be_squared_have_no_interval() -> None:
     assert verdict(found.error_rate) == NOTHING_YET
 
 
+def test_numbers_whose_differences_overflow_have_no_mean() -> None:
+    replica = TrafficTally(lambda _: TRAFFIC)
+    for number in range(60):
+        replica.answered(ModelVersion("m", "1"), TRAFFIC, 0.02, 1.5e308 * (-1) ** number)
+    wild = Statistics(variant=replica.variant(ModelVersion("m", "1")))
+    found = compared(wild, divided(100))
+    assert (found.base.prediction, found.prediction) == (None, None)
+    assert verdict(found.latency_s) == NOTHING_YET
+
+
 def test_a_few_requests_can_tell_of_errors_since_their_interval_holds_for_few() -> None:
     assert verdict(compared(divided(2), divided(1, faults=1)).error_rate) == NOTHING_YET
     assert verdict(compared(divided(1000), divided(1, faults=9)).error_rate) == "more errors"
