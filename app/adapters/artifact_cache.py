@@ -47,6 +47,8 @@ _EVICTING = "eviction.lock"
 _LOOK_S = 0.1  # between two looks whether another process is done
 _LONGEST_NAME = 240
 """Bytes. File systems take 255; a name of 29 letters that are not Latin ones can have more when it is quoted."""
+_EVICTION_WAIT_S = 10.0  # a process that hangs while it evicts must not keep others from what they have downloaded
+_BROKEN = (errno.EIO, errno.EBADMSG)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -127,7 +129,10 @@ class ArtifactCache:
                 return self._held(place, identity)
             self._fetch(version, place, identity)
             held = self._held(place, identity)
-        self._make_room()
+        try:
+            self._make_room()
+        except OSError:  # another user's lock, or files that cannot be removed: what was asked for is here all the same
+            log.exception("no room can be made in the artifact cache")
         return held
 
     def find(self, version: ModelVersion, identity: str | None) -> CachedArtifacts | None:
@@ -154,12 +159,17 @@ class ArtifactCache:
         if held is not None:
             return held
         log.info("%s is being downloaded or checked by another process or thread: it is waited for", version)
-        deadline = time.monotonic() + self._wait_s
-        while held is None:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{version} was being downloaded by another process for {self._wait_s:g} s")
+        held = self._wait_for(_lock_of(place), self._wait_s)
+        if held is None:
+            raise TimeoutError(f"{version} was being downloaded by another process for {self._wait_s:g} s")
+        return held
+
+    def _wait_for(self, path: Path, seconds: float) -> HeldLock | None:
+        deadline = time.monotonic() + seconds
+        held = try_lock(path)
+        while held is None and time.monotonic() < deadline:
             time.sleep(_LOOK_S)
-            held = try_lock(_lock_of(place))
+            held = try_lock(path)
         return held
 
     def _held(self, place: Path, identity: str) -> CachedArtifacts:
@@ -177,12 +187,16 @@ class ArtifactCache:
             if identity is not None and found != identity:
                 log.warning("%s was registered anew: its cached artifacts are of no use", place)
                 return None
-            stats = file_stats(place / _ARTIFACTS)
-            if self._checked.get(place) == stats:  # read once by this process, and not written since
-                return found
-            if file_digests(place / _ARTIFACTS) == manifest["files"]:
-                self._checked[place] = stats
-                return found
+            try:
+                stats = file_stats(place / _ARTIFACTS)
+                if self._checked.get(place) == stats:  # read once by this process, and not written since
+                    return found
+                if file_digests(place / _ARTIFACTS) == manifest["files"]:
+                    self._checked[place] = stats
+                    return found
+            except OSError as error:
+                if error.errno not in _BROKEN:
+                    raise
         log.warning("%s is damaged", place)
         self._count(damaged=1)
         return None
@@ -198,6 +212,9 @@ class ArtifactCache:
             log.warning("the disk of the artifact cache is full: %s is tried again with what was freed", version)
         partial.rename(place)  # a folder under its final name is complete
         sync_one(place.parent)
+        for known in list(self._checked):
+            if not known.exists():
+                self._checked.pop(known, None)
         self._checked[place] = file_stats(place / _ARTIFACTS)
 
     def _has_fetched(self, version: ModelVersion, partial: Path, identity: str) -> bool:
@@ -230,7 +247,11 @@ class ArtifactCache:
         """Hold the bound, as far as what is in use allows. One process at a time, or two would free the same bytes."""
         if not self._max_bytes:
             return
-        with lock(self._folder / _EVICTING):
+        evicting = self._wait_for(self._folder / _EVICTING, min(self._wait_s, _EVICTION_WAIT_S))
+        if evicting is None:
+            log.warning("no room is made in the artifact cache: another process has been at it for too long")
+            return
+        with evicting:
             over = sum(entry.nbytes for entry in self._entries()) - self._max_bytes
             if over > 0 and self._free(over) < over:
                 log.warning("the artifact cache is over its %d bytes: all that is in it is in use", self._max_bytes)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from app.adapters.artifact_cache import ArtifactCache, CacheCounts, is_full
+from app.adapters.file_locks import lock
 from app.serving.model_ref import ModelVersion
 
 V = ModelVersion("prices of oil", "3")
@@ -78,18 +79,23 @@ def test_many_at_once_share_one_download(tmp_path: Path) -> None:
     assert store.downloads == 1
 
 
-@pytest.mark.parametrize("damage", ["flipped", "shortened", "emptied", "missing", "added", "no manifest", "manifest"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", "shortened", "emptied", "missing", "added", "unreadable", "no manifest", "manifest"]
+)
 def test_a_damaged_copy_is_downloaded_again(tmp_path: Path, damage: str) -> None:
     store = Store()
     cache = ArtifactCache(tmp_path, store.download)
     folder = folder_of(cache)
     model, manifest = folder / "data" / "model.bin", folder.parent / "manifest.json"
+    broken = tmp_path / "broken"
+    broken.symlink_to("/proc/self/mem")  # who reads it gets what a broken disk gives
     do: dict[str, Callable[[], object]] = {
         "flipped": lambda: model.write_bytes(b"\x01" + b"\x00" * 999),
         "shortened": lambda: os.truncate(model, 999),
         "emptied": lambda: shutil.rmtree(folder),
         "missing": model.unlink,
         "added": lambda: (folder / "evil.py").write_text(""),
+        "unreadable": lambda: broken.replace(model),
         "no manifest": manifest.unlink,
         "manifest": lambda: manifest.write_text('["no", "manifest"]'),
     }
@@ -189,6 +195,32 @@ def test_what_is_in_use_stays_even_over_the_bound(tmp_path: Path) -> None:
     held.release()
     folder_of(other, number(4))
     assert present(tmp_path) == {"4"}
+
+
+def test_a_version_is_had_though_no_room_can_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(100_000)
+    cache = ArtifactCache(tmp_path, store.download, max_bytes=150_000, wait_s=0.2)
+    folder_of(cache, number(1))
+    with lock(tmp_path / "eviction.lock"):  # whoever is at it hangs
+        assert folder_of(cache, number(2)).exists()
+        assert present(tmp_path) == {"1", "2"}
+    (tmp_path / "eviction.lock").unlink()
+    (tmp_path / "eviction.lock").mkdir()  # as good as a file of another user's
+    assert folder_of(cache, number(3)).exists()
+    assert present(tmp_path) == {"1", "2", "3"}
+    (tmp_path / "eviction.lock").rmdir()
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+    folder_of(cache, number(4))
+    assert present(tmp_path) == {"4"}
+
+
+def test_what_has_left_the_cache_leaves_the_memory_of_the_process_too(tmp_path: Path) -> None:
+    store = Store(100_000)
+    one, other = (ArtifactCache(tmp_path, store.download, max_bytes=150_000) for _ in range(2))
+    for n in range(1, 7):
+        folder_of(one if n % 2 else other, number(n))
+    folder_of(one, number(7))
+    assert [len(cache._checked) for cache in (one, other)] == [1, 1]
 
 
 def test_without_a_bound_nothing_leaves(tmp_path: Path) -> None:
