@@ -15,6 +15,7 @@ class ReleaseMetrics:
         self._switches = Counter(
             "ml_serve_alias_switches", "Times that an alias began to answer another version.", labels, registry=registry
         )
+        self._counted: set[tuple[str, str]] = set()
         self._blocked = Gauge(
             "ml_serve_alias_blocked",
             "1 where an alias does not answer the version that the registry names, for a reason that /health tells.",
@@ -40,3 +41,8 @@ class ReleaseMetrics:
             for alias, version in release.aliases.items():
                 if known.aliases.get(alias, version) != version:
                     self._switches.labels(name, alias).inc()
+                    self._counted.add((name, alias))
+        for name, alias in list(self._counted):
+            if name not in table.releases or alias not in table.releases[name].aliases:
+                self._switches.remove(name, alias)
+                self._counted.discard((name, alias))

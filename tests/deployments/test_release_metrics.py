@@ -33,3 +33,21 @@ def test_switches_what_is_held_up_and_the_registrys_outage_are_told() -> None:
     assert registry.get_sample_value("ml_serve_alias_switches_total", champion) == 2
     assert registry.get_sample_value("ml_serve_alias_blocked", champion) is None
     assert registry.get_sample_value("ml_serve_registry_stale_since_seconds") == 0
+
+
+def test_what_was_counted_of_an_alias_ends_with_it() -> None:
+    registry = CollectorRegistry()
+    metrics = ReleaseMetrics(registry)
+    champion, challenger = ({"model": "prices", "alias": alias} for alias in ("champion", "challenger"))
+    tables = [
+        table(champion="1", challenger="1"),
+        table(champion="2", challenger="2"),
+        table(champion="2"),
+        ReleaseTable(1, 4),
+        table(champion="1"),
+    ]
+    expected = [(1, 1), (1, None), (None, None), (None, None)]
+    for (before, after), counts in zip(pairwise(tables), expected, strict=True):
+        metrics.observe(before, after)
+        counted = [registry.get_sample_value("ml_serve_alias_switches_total", of) for of in (champion, challenger)]
+        assert tuple(counted) == counts
