@@ -75,6 +75,7 @@ class RegistryReader:
                 log.warning("the registry is not read; what is known stays in force: %s", error.message)
             except Exception:
                 log.exception("the registry is not read; what is known stays in force")
+                self._failed("what the model registry answers is not understood; the log has the cause")
             took_s = time.monotonic() - began
             await self._changed()
             await asyncio.sleep(self._pause_s(took_s))
@@ -133,17 +134,20 @@ class RegistryReader:
         try:
             result = await asyncio.to_thread(question, self._registry)
         except RegistryUnavailable as error:
-            self._failures += 1
-            self._asked_last = time.monotonic()
-            self.error = error.message
-            if self._book.stale_since is None:
-                self._book.stale_since = self._read_last or time.time()
+            self._failed(error.message)
             raise
         except ServingError:  # an answer too
             self._answered()
             raise
         self._answered()
         return result
+
+    def _failed(self, why: str) -> None:
+        self._failures += 1
+        self._asked_last = time.monotonic()
+        self.error = why
+        if self._book.stale_since is None:
+            self._book.stale_since = self._read_last or time.time()
 
     def _answered(self) -> None:
         self._failures = 0

@@ -85,6 +85,18 @@ async def test_a_reading_counts_for_all_models_that_were_not_asked_about_meanwhi
         assert (world.known("a"), world.known("b")) == ("1", "2")
 
 
+async def test_what_is_not_understood_for_whatever_reason_counts_as_not_read() -> None:
+    world = World(poll_s=600)
+    await world.reader.model("a")
+    world.registry.of["b"] = cast(Any, None)
+    world.changed.clear()
+    async with world.polling():
+        await world.changed.wait()
+    assert world.reader.error == "what the model registry answers is not understood; the log has the cause"
+    assert world.book.stale_since is not None
+    assert world.known("a") == "1"
+
+
 @pytest.mark.parametrize(
     ("poll_s", "failures", "took_s", "pause_s"),
     [(5, 0, 0.1, 5), (5, 0, 4, 20), (5, 1, 4, 10), (5, 2, 0, 20), (5, 50, 0, 30), (60, 3, 0, 60)],
