@@ -55,6 +55,7 @@ class ReleaseWriter:
         self._warm = warm
         self._published = published
         self._switching: SingleFlight[tuple[object, ...], Switch] = SingleFlight()
+        self._dividing: SingleFlight[object, None] = SingleFlight()
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._shown: dict[str, Mapping[str, Live]] = {}
         self._written: dict[str, str] = {}
@@ -85,8 +86,18 @@ class ReleaseWriter:
         return await self._switching.do((name, alias), partial(self._rollback, name, alias, why))
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> None:
-        """Divide the calls to the bare name. Raises as `ModelManager.set_traffic`."""
+        """Divide the calls to the bare name. The work is done whether or not the caller waits for it.
+
+        Raises as `ModelManager.set_traffic`.
+        """
         self._refuse_read_only()
+        await self._dividing.do(object(), partial(self._set_traffic, name, plan))  # each by itself: the last one counts
+
+    async def tell(self, name: str, tag: str, value: str) -> None:
+        """Write a tag of a model. Raises `RegistryReadOnly`, `RegistryUnavailable`."""
+        await self._write_tag(self._book.models[name], tag, value)
+
+    async def _set_traffic(self, name: str, plan: TrafficPlan) -> None:
         async with self._alone(name):
             model = await self._reader.model(name)
             for alias in sorted(plan.aliases - model.aliases.keys()):
@@ -97,10 +108,6 @@ class ReleaseWriter:
             for tag, value in plan.tags().items():
                 await self._write_tag(model, tag, value)
             await self._published()
-
-    async def tell(self, name: str, tag: str, value: str) -> None:
-        """Write a tag of a model. Raises `RegistryReadOnly`, `RegistryUnavailable`."""
-        await self._write_tag(self._book.models[name], tag, value)
 
     async def _promote(self, version: ModelVersion, alias: str, force: bool) -> Switch:
         name = version.name

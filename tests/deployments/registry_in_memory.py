@@ -22,7 +22,7 @@ class RegistryInMemory:
     """What of `MlflowRegistry` is asked by `RegistryReader` and `ReleaseWriter`.
 
     An answer is what was so when the question came. It is held back while `slow` holds the name of its model, or
-    ``models`` for the reading of all; `refuses` is called with the name of a model before it is written to.
+    ``models`` for the reading of all, and what is to be written while it holds ``write NAME``; `refuses` is called with the name of a model before it is written to.
     """
 
     def __init__(self, **models: Model) -> None:
@@ -47,16 +47,16 @@ class RegistryInMemory:
         return version.name in self.of and 0 < int(version.version) <= self.of[version.name].versions
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        self._write(name).aliases[alias] = version
+        self._write(name, lambda model: model.aliases.update({alias: version}))
 
     def set_tag(self, name: str, tag: str, value: str) -> None:
-        self._write(name).tags[tag] = value
+        self._write(name, lambda model: model.tags.update({tag: value}))
 
     def delete_tag(self, name: str, tag: str) -> None:
-        self._write(name).tags.pop(tag, None)
+        self._write(name, lambda model: model.tags.pop(tag, None))
 
     def wait_until_asked(self, question: str, times: int = 1) -> None:
-        """Return once it was asked about a model, or for all ``models``, so many times."""
+        """Return once it was asked about a model, or for all ``models``, or has ``written NAME``, so many times."""
         with self._news:
             assert self._news.wait_for(lambda: self._asked.count(question) >= times, 20)
 
@@ -66,11 +66,12 @@ class RegistryInMemory:
         model = self.of[name]
         return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), 1)
 
-    def _write(self, name: str) -> Model:
+    def _write(self, name: str, change: Callable[[Model], object]) -> None:
         self.refuses(name)
         self._hold_back(f"write {name}")
         self._model(name)
-        return self.of[name]
+        change(self.of[name])
+        self._hold_back(f"written {name}")
 
     def _hold_back(self, question: str) -> None:
         with self._news:

@@ -16,7 +16,7 @@ from app.serving.pool_members import PoolPlan
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import VersionState
 from app.serving.switching import Contract
-from app.serving.traffic import TRAFFIC_TAG, make_plan
+from app.serving.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
 from tests.deployments.registry_in_memory import Model, RegistryInMemory
 
 READY = VersionState("ready", None, 100, 5.0)
@@ -159,6 +159,22 @@ async def test_of_two_divisions_at_once_the_later_one_is_in_force() -> None:
     assert world.book.table.releases["m"].traffic is None
 
 
+async def test_a_division_is_written_as_a_whole_even_when_its_caller_has_gone() -> None:
+    world = World(champion="1", challenger="2")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL]})
+    world.registry.slow = {"write m"}
+    division = asyncio.create_task(
+        world.writer.set_traffic("m", make_plan({"champion": 90, "challenger": 10}, "challenger"))
+    )
+    await asyncio.to_thread(world.registry.wait_until_asked, "write m")
+    division.cancel()
+    await asyncio.wait([division])
+    world.registry.go_on.set()
+    await asyncio.to_thread(world.registry.wait_until_asked, "written m", 2)
+    assert world.model.tags.keys() == {TRAFFIC_TAG, SHADOW_TAG}
+
+
 @pytest.mark.parametrize("refusal", [RegistryReadOnly("not this one"), InvalidRequest("it is too long")])
 async def test_a_model_that_may_not_be_written_to_keeps_no_other_from_being_told(
     refusal: ServingError, caplog: pytest.LogCaptureFixture
@@ -176,7 +192,7 @@ async def test_a_model_that_may_not_be_written_to_keeps_no_other_from_being_told
     changed = asyncio.Event()
     telling = asyncio.create_task(world.writer.write_live(changed))
     changed.set()
-    await asyncio.to_thread(world.registry.wait_until_asked, "write z")
+    await asyncio.to_thread(world.registry.wait_until_asked, "written z")
     assert not telling.done()
     for _ in range(2):
         changed.set()
