@@ -31,8 +31,6 @@ LAST_TAG = "serving.rollback.last"
 _PERIOD_S = 5.0
 _SHORTEST_PERIOD_S = 0.5
 _PERIODS_PER_WINDOW = 20
-_WINDOWS_KEPT = 3
-"""The one since the switch, one before it, and some to spare."""
 
 
 _Switch: TypeAlias = tuple[str, str, str, float]
@@ -97,7 +95,7 @@ class RollbackWatch:
         }
         self._samples = {version: samples for version, samples in self._samples.items() if version in versions}
         for version in sorted(versions):
-            await self._sample(version, keep_s=_WINDOWS_KEPT * rules[version.name].window_s)
+            await self._sample(version, window_s=rules[version.name].window_s)
         for name, aliases in watched.items():
             for alias, live in aliases.items():
                 reason = self._reason(name, alias, live, rules[name])
@@ -111,7 +109,7 @@ class RollbackWatch:
     def _aliases(self, name: str) -> dict[str, Live]:
         return {alias: live for alias, live in self._book.live.of(name).items() if alias != BARE}
 
-    async def _sample(self, version: ModelVersion, *, keep_s: float) -> None:
+    async def _sample(self, version: ModelVersion, *, window_s: float) -> None:
         found = await self._count(version)
         sample = Sample(
             time.monotonic(),
@@ -120,10 +118,7 @@ class RollbackWatch:
             found.request_seconds,
             found.replicas,
         )
-        samples = self._samples.setdefault(version, deque())
-        samples.append(sample)
-        while samples[0].time < sample.time - keep_s:
-            samples.popleft()
+        rollback_rule.keep(self._samples.setdefault(version, deque()), sample, window_s)
 
     def _reason(self, name: str, alias: str, live: Live, rule: RollbackRule) -> str | None:
         """Why to go back; None also where there is nothing to go back to, or the switch is an old story.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +19,9 @@ import orjson
 from app.serving.intervals import rate_difference
 
 ROLLBACK_TAG = "serving.rollback"
+_STEPS_PER_WINDOW = 200
+_WINDOWS_KEPT = 3
+"""The one since the switch, one before it, and some to spare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +97,20 @@ def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, 
     if "error_rate" not in given and "latency_ratio" not in given:
         return None, (_ignored("it has neither 'error_rate' nor 'latency_ratio'"),)
     return RollbackRule(**given), ()
+
+
+def keep(samples: deque[Sample], sample: Sample, window_s: float) -> None:
+    """Add a version's latest sample, and drop what no rule with such a window needs any more.
+
+    However long the window, some hundreds are kept: where there are that many, the latest one is replaced while it is
+    hardly younger than the one before it.
+    """
+    if len(samples) > _STEPS_PER_WINDOW and sample.time - samples[-2].time < window_s / _STEPS_PER_WINDOW:
+        samples[-1] = sample
+    else:
+        samples.append(sample)
+    while len(samples) > 2 and samples[0].time < sample.time - _WINDOWS_KEPT * window_s:
+        samples.popleft()
 
 
 def reason(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
-from app.serving.rollback_rule import RollbackRule, Sample, read_tags, reason
+from app.serving.rollback_rule import RollbackRule, Sample, keep, read_tags, reason
 
 RULE = RollbackRule(error_rate=0.05, latency_ratio=2.0, window_s=300, min_requests=100)
 
@@ -95,6 +97,20 @@ def test_counts_of_a_replica_that_comes_or_goes_are_not_taken_for_traffic() -> N
 
 def test_a_version_that_answers_nothing_has_no_latency() -> None:
     assert judged(steady(300, 300, 0.0), GOOD, RollbackRule(latency_ratio=2.0)) is None
+
+
+@pytest.mark.parametrize("window_s", [0.1, 60, 300, 86_400, 1e300])
+def test_samples_are_enough_for_the_window_and_never_more_than_some_hundreds(window_s: float) -> None:
+    samples: deque[Sample] = deque()
+    for number in range(60_000):  # every five seconds, two requests a second
+        keep(samples, Sample(5.0 * number, 10 * number, 5 * number, 0.0), window_s)
+    assert 2 <= len(samples) <= 850
+    assert samples[-1].time == 5.0 * 59_999
+    assert samples[0].time <= max(samples[-1].time - 2 * window_s, 0.0) or len(samples) == 2
+    rule = RollbackRule(error_rate=0.05, window_s=window_s, min_requests=1)
+    why = judged(list(samples), GOOD, rule, now=samples[-1].time)
+    assert why is not None
+    assert why.startswith("error rate")
 
 
 def test_only_what_the_rule_names_is_looked_at() -> None:
