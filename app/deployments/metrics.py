@@ -27,7 +27,7 @@ _MAX_VERSIONS = 4096
 _OTHER = "other"
 _UNKNOWN = "unknown"
 _UNRESOLVED = frozenset({InvalidReference.code, ModelNotFound.code, RegistryUnavailable.code})
-"""Errors of requests whose model may not exist at all."""
+"""Errors of requests whose model may not exist at all, even where the version is named."""
 
 
 class _Meters(NamedTuple):
@@ -96,7 +96,7 @@ class PrometheusRecorder:
         meters.seconds.observe(seconds)
 
     def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
-        if code in _UNRESOLVED and name not in self._names:
+        if (version is None or code in _UNRESOLVED) and name not in self._names:
             self._errors.labels(_UNKNOWN, _UNKNOWN, code).inc()
         elif version is None:
             self._errors.labels(self._bounded(name), _UNKNOWN, code).inc()

@@ -71,7 +71,9 @@ def test_requests_rows_batches_and_errors_are_counted(
     assert registry.get_sample_value("ml_serve_errors_total", of_code) == 1
 
 
-@pytest.mark.parametrize("code", ["model_not_found", "invalid_reference", "registry_unavailable"])
+@pytest.mark.parametrize(
+    "code", ["model_not_found", "invalid_reference", "registry_unavailable", "overloaded", "deadline_exceeded"]
+)
 def test_a_name_that_may_not_exist_is_counted_as_unknown(
     registry: CollectorRegistry, recorder: PrometheusRecorder, code: str
 ) -> None:
@@ -96,6 +98,7 @@ def test_names_are_bounded_and_unknown_ones_use_up_nothing(
     monkeypatch.setattr(metrics, "_MAX_NAMES", 2)
     for n in range(10):
         recorder.failed(f"nobody-{n}", None, "model_not_found")
+        recorder.failed(f"nobody-{n}", None, "overloaded")  # before anybody has asked whether there is such a model
     for name in ("a", "b", "c", "d"):
         recorder.predicted(ModelVersion(name, "1"), 1, 0.01)
         recorder.failed(name, ModelVersion(name, "1"), "model_failed")
