@@ -11,7 +11,7 @@ from math import isfinite
 from typing import Literal
 
 from app.serving import intervals
-from app.serving.faults import is_fault
+from app.serving.faults import is_fault_of_copy
 from app.serving.intervals import Interval, Moments
 from app.serving.ports import Statistics
 from app.serving.tally import COMPARED, INCOMPARABLE, ShadowCounts
@@ -187,7 +187,7 @@ def _mean(numbers: Moments) -> Estimate | None:
 def _shadow(counted: ShadowCounts) -> ShadowComparison:
     errors = {code: count for code, count in counted.outcomes.items() if code not in (COMPARED, INCOMPARABLE)}
     answered = sum(counted.outcomes.values()) - sum(errors.values())
-    faults = sum(count for code, count in errors.items() if is_fault(code))
+    faults = sum(count for code, count in errors.items() if is_fault_of_copy(code))
     slower, differences = counted.slower, counted.differences
     return ShadowComparison(
         requests=answered,

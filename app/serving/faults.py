@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from app.errors import (
     DeadlineExceeded,
+    InvalidInput,
     ModelFailed,
     ModelUnavailable,
     PoolUnavailable,
@@ -35,3 +36,8 @@ What the caller got wrong, what is over a limit, and an outage of the registry o
 def is_fault(code: str) -> bool:
     """Whether an error of this code counts against the version."""
     return code in FAULTS
+
+
+def is_fault_of_copy(code: str) -> bool:
+    """Whether an error of this code counts against a shadow: input that the caller's version took is not wrong."""
+    return code in FAULTS or code == InvalidInput.code

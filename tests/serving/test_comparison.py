@@ -124,7 +124,7 @@ def test_copies_are_those_of_the_base() -> None:
     copies = ShadowCounts(
         1000.0,
         2000.0,
-        {"compared": 95, "incomparable": 5, "model_failed": 3, "invalid_input": 2},
+        {"compared": 95, "incomparable": 5, "model_failed": 3, "invalid_input": 2, "overloaded": 9},
         {"rows": 7},
         rows=400,
         mismatched_rows=40,
@@ -137,7 +137,7 @@ def test_copies_are_those_of_the_base() -> None:
     shadow = compared(Statistics(), other).shadow
     assert shadow is not None
     assert (shadow.requests, shadow.rows, shadow.largest) == (100, 400, 3.0)
-    assert shadow.errors == {"model_failed": 3, "invalid_input": 2}
+    assert shadow.errors == {"model_failed": 3, "invalid_input": 2, "overloaded": 9}
     assert shadow.dropped == {"rows": 7}
     assert shadow.mismatch_rate is not None
     # Wilson's interval of 40 in 400.
@@ -147,7 +147,7 @@ def test_copies_are_those_of_the_base() -> None:
     assert shadow.relative == pytest.approx(0.1)
     assert verdict(shadow.latency_s) == "slower"
     assert shadow.error_rate is not None
-    assert shadow.error_rate.value == pytest.approx(3 / 103)
+    assert shadow.error_rate.value == pytest.approx(5 / 105), "what it refuses, the base has taken"
     assert compare("1", other, "2", Statistics()).shadow is None
 
 
