@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
 from weakref import WeakValueDictionary
 
 from app.deployments.registry_reader import RegistryReader
-from app.errors import Conflict, InvalidRequest, ModelNotFound, ModelUnavailable, RegistryReadOnly, ServingError
+from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly
 from app.serving.live import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import FORCE_TAG, LIVE_TAG
+from app.serving.model_tags import FORCE_TAG
 from app.serving.ports import RegisteredModel
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import Switch
@@ -25,8 +24,6 @@ from app.serving.single_flight import SingleFlight
 from app.serving.traffic import TrafficPlan
 
 log = logging.getLogger(__name__)
-
-_AGAIN_S = 30.0
 
 
 class ReleaseWriter:
@@ -57,9 +54,6 @@ class ReleaseWriter:
         self._switching: SingleFlight[tuple[object, ...], Switch] = SingleFlight()
         self._dividing: SingleFlight[object, None] = SingleFlight()
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._shown: dict[str, Mapping[str, Live]] = {}
-        self._written: dict[str, str] = {}
-        self._untold: set[str] = set()
 
     async def promote(self, version: ModelVersion, alias: str, *, force: bool) -> Switch:
         """Warm a version, then move an alias to it. The work is done whether or not the caller waits for it.
@@ -246,54 +240,3 @@ class ReleaseWriter:
             raise RegistryReadOnly(
                 "the model registry is not written to from here (setting registry_read_only): move the alias there"
             )
-
-    # What answers, told to the registry
-
-    async def write_live(self, changed: asyncio.Event) -> None:
-        """Keep the tag ``serving.live`` of each model as the book has it, for ever.
-
-        It is written when something has been switched here, and not because it reads differently there: several
-        clusters may share a registry.
-
-        Args:
-            changed: set whenever something may have been switched.
-        """
-        while not self._read_only:
-            await changed.wait()
-            changed.clear()
-            self._forget_deleted()
-            for name in list(self._book.models):
-                try:
-                    await self._write_live_of(name)
-                except ModelNotFound:
-                    continue  # deleted meanwhile
-                except (RegistryReadOnly, InvalidRequest) as error:  # until it answers something else
-                    self._shown[name] = self._book.live.of(name)
-                    if name not in self._untold:
-                        self._untold.add(name)
-                        log.warning(
-                            "what '%s' answers is remembered beside the artifact cache only: %s", name, error.message
-                        )
-                except ServingError as error:
-                    log.warning("what is served is not told to the registry now: %s", error.message)
-                    await asyncio.sleep(_AGAIN_S)
-                    changed.set()
-                    break
-
-    def _forget_deleted(self) -> None:
-        known: dict[str, Any]
-        for known in (self._shown, self._written):
-            for name in known.keys() - self._book.models.keys():
-                del known[name]
-        self._untold &= self._book.models.keys()
-
-    async def _write_live_of(self, name: str) -> None:
-        live = self._book.live.of(name)
-        if self._shown.get(name) == live:
-            return
-        tag = self._book.live.tag(name, self._book.default_alias)
-        model = self._book.models.get(name)
-        if tag is not None and model is not None and self._written.get(name) != tag:
-            await self._write_tag(model, LIVE_TAG, tag)
-            self._written[name] = tag
-        self._shown[name] = live

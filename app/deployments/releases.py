@@ -18,6 +18,7 @@ from ray import serve
 from app.deployments.calls import answer, returns_errors
 from app.deployments.gateway_epochs import GatewayEpochs
 from app.deployments.handles import statistics
+from app.deployments.live_tags import LiveTags
 from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.reference_resolver import ReferenceResolver
@@ -86,6 +87,7 @@ class Releases:
             warm=self._wait_until_loaded,
             published=self._tell_everywhere,
         )
+        self._live_tags = LiveTags(self._book, self._writer)
         self._rollbacks = RollbackWatch(self._book, self._writer, statistics, watched_s=settings.keep_previous_s)
         self._news = asyncio.Condition()
         self._switched = asyncio.Event()
@@ -300,9 +302,9 @@ class Releases:
 
     def _start(self) -> None:
         if not self._tasks:
-            work = [self._reader.poll(), self._writer.write_live(self._switched)]
+            work = [self._reader.poll()]
             if not self._settings.registry_read_only:
-                work.append(self._rollbacks.run())
+                work += [self._live_tags.follow(self._switched), self._rollbacks.run()]
             self._tasks = [asyncio.create_task(one) for one in work]
 
     async def _publish(self) -> None:

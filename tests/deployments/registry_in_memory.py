@@ -22,7 +22,8 @@ class RegistryInMemory:
     """What of `MlflowRegistry` is asked by `RegistryReader` and `ReleaseWriter`.
 
     An answer is what was so when the question came. It is held back while `slow` holds the name of its model, or
-    ``models`` for the reading of all, and what is to be written while it holds ``write NAME``; `refuses` is called with the name of a model before it is written to.
+    ``models`` for the reading of all, and a write while it holds ``write NAME``; `refuses` is called with the name of a
+    model before it is written to.
     """
 
     def __init__(self, **models: Model) -> None:

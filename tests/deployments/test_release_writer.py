@@ -9,9 +9,9 @@ import pytest
 
 from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
-from app.errors import Conflict, InvalidRequest, RegistryReadOnly, ServingError
+from app.errors import Conflict
 from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import FORCE_TAG, LIVE_TAG
+from app.serving.model_tags import FORCE_TAG
 from app.serving.pool_members import PoolPlan
 from app.serving.release_book import ReleaseBook
 from app.serving.release_table import VersionState
@@ -173,31 +173,3 @@ async def test_a_division_is_written_as_a_whole_even_when_its_caller_has_gone() 
     world.registry.go_on.set()
     await asyncio.to_thread(world.registry.wait_until_asked, "written m", 2)
     assert world.model.tags.keys() == {TRAFFIC_TAG, SHADOW_TAG}
-
-
-@pytest.mark.parametrize("refusal", [RegistryReadOnly("not this one"), InvalidRequest("it is too long")])
-async def test_a_model_that_may_not_be_written_to_keeps_no_other_from_being_told(
-    refusal: ServingError, caplog: pytest.LogCaptureFixture
-) -> None:
-    world = World(champion="1")
-    other = world.registry.of["z"] = Model({"champion": "1"})
-
-    def refuse(name: str) -> None:
-        if name == "m":
-            raise refusal
-
-    world.registry.refuses = refuse
-    await world.read()
-    await world.pool({V1: [OIL], ModelVersion("z", "1"): [OIL]})
-    changed = asyncio.Event()
-    telling = asyncio.create_task(world.writer.write_live(changed))
-    changed.set()
-    await asyncio.to_thread(world.registry.wait_until_asked, "written z")
-    assert not telling.done()
-    for _ in range(2):
-        changed.set()
-        await asyncio.sleep(0)
-    telling.cancel()
-    assert LIVE_TAG in other.tags
-    assert LIVE_TAG not in world.model.tags
-    assert len([record for record in caplog.records if "'m'" in record.getMessage()]) == 1
