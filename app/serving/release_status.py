@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,16 +14,22 @@ from app.serving.release_table import ModelStatus
 
 def every_status(book: ReleaseBook) -> list[ModelStatus]:
     """Every model, by name."""
-    return [status_of(book, name) for name in sorted(book.models)]
+    held: defaultdict[str, set[ModelVersion]] = defaultdict(set)
+    for version in book.members.versions:
+        held[version.name].add(version)
+    return [_status(book, name, held[name]) for name in sorted(book.models)]
 
 
 def status_of(book: ReleaseBook, name: str) -> ModelStatus:
     """One model. Raises `KeyError` where it is not in the book."""
+    return _status(book, name, {version for version in book.members.versions if version.name == name})
+
+
+def _status(book: ReleaseBook, name: str, held: set[ModelVersion]) -> ModelStatus:
     model = book.models[name]
     live = book.live.of(name)
     desired = book.desired(model)
-    known = {version for version in book.members.versions if version.name == name}
-    known |= {ModelVersion(name, number) for number in desired.values()}
+    known = held | {ModelVersion(name, number) for number in desired.values()}
     known |= {ModelVersion(name, one.version) for one in live.values()}
     if model.latest is not None:
         known.add(ModelVersion(name, model.latest))
