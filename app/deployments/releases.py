@@ -109,15 +109,15 @@ class Releases:
             RegistryUnavailable: nothing is known yet, from the registry or a snapshot; what the caller has is better.
         """
         self._start()
-        if term not in (0, self._book.table.term):
-            await asyncio.sleep(self._began + _REUNION_S - time.monotonic())
-        if member_id is not None:
-            self._book.members.heard_of(member_id, time.monotonic())
         if gateway_id is not None:
             self._gateways.heard_of(gateway_id, epoch if term == self._book.table.term else -1)
             async with self._news:
                 self._news.notify_all()
         try:
+            if term not in (0, self._book.table.term):
+                await asyncio.sleep(self._began + _REUNION_S - time.monotonic())
+            if member_id is not None:
+                self._book.members.heard_of(member_id, time.monotonic())
             async with asyncio.timeout(WATCH_S if member_id is None else MEMBER_WATCH_S), self._news:
                 await self._news.wait_for(
                     lambda: self._book.has_registry and (self._book.table.term, self._book.table.epoch) != (term, epoch)

@@ -91,12 +91,15 @@ async def until(releases: Any, condition: Callable[[ReleaseTable], bool]) -> Rel
 
 
 @asynccontextmanager
-async def gateway(releases: Any) -> AsyncIterator[list[str | None]]:
-    """A gateway replica that follows the table; the list holds what the bare name meant, each time it changed."""
+async def gateway(releases: Any, table: ReleaseTable | None = None) -> AsyncIterator[list[str | None]]:
+    """A gateway replica that follows the table; the list holds what the bare name meant, each time it changed.
+
+    Args:
+        table: the one that it has.
+    """
     answered: list[str | None] = []
 
-    async def follow() -> None:
-        table = ReleaseTable()
+    async def follow(table: ReleaseTable) -> None:
         while True:
             table = await releases.watch(table.term, table.epoch, gateway_id="g1")
             release = table.releases.get("prices")
@@ -104,7 +107,7 @@ async def gateway(releases: Any) -> AsyncIterator[list[str | None]]:
             if not answered or answered[-1] != version:
                 answered.append(version)
 
-    task = asyncio.create_task(follow())
+    task = asyncio.create_task(follow(table or ReleaseTable()))
     yield answered
     task.cancel()
     await releases.gateway_left("g1")
@@ -245,6 +248,14 @@ async def test_promote_and_rollback_return_when_gateways_answer_so_and_change_no
         assert await releases.rollback("prices", None) == Switch(V1, "champion", "2", changed=False)
         assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
         assert answered == ["1", "2", "1"]
+
+
+async def test_a_promote_after_a_restart_waits_for_gateways_that_have_lived_through_it(settings: Settings) -> None:
+    releases = Releases(settings)
+    async with gateway(releases, ReleaseTable(term=1, epoch=7)) as answered:
+        await until(releases, lambda table: "prices" in table.releases)
+        await promoted(releases)
+        assert answered[-1:] == ["2"]
 
 
 async def test_another_alias_is_promoted_with_the_same_care(settings: Settings) -> None:
