@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 from app.serving.enrichment import Enriched, FeatureRequest
 from app.serving.model_ref import ModelRef, ModelVersion
 from app.serving.signature import Signature
-from app.serving.tables import Output
+from app.serving.tables import Output, Rows
 
 
 class Payload(NamedTuple):
@@ -49,13 +49,13 @@ class PredictionRequest:
 class Prediction:
     """The answer, the version that gave it, and that version's signature.
 
-    `nbytes` is of the input. Where the feature store was read, `features` holds the columns that the model was given,
+    `rows` are what the version was given. Where the feature store was read, `features` holds the columns of that,
     overrides included, and `enriched` all that was read.
     """
 
     version: ModelVersion
     output: Output
     signature: Signature
-    nbytes: int
+    rows: Rows
     features: Mapping[str, Sequence[Any]] | None = None
     enriched: Enriched | None = None

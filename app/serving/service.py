@@ -153,7 +153,7 @@ class PredictionService:
         finally:
             self.admission.release(version, count, nbytes)
         features = payload.value if enriched is not None else None
-        return Prediction(version, output, model.signature, nbytes, features, enriched)
+        return Prediction(version, output, model.signature, rows, features, enriched)
 
     async def _read(self, request: PredictionRequest, model: ServedModel) -> tuple[Payload, Enriched | None]:
         """The rows as they are written, and what was read where the feature store is."""
@@ -208,22 +208,25 @@ class PredictionService:
             self._shadowing.send(
                 ShadowPair(version.name, version.version, shadow.version),
                 traffic,
-                partial(self._copied, ModelVersion(version.name, shadow.version), request, enriched),
-                Original(output, seconds, prediction.nbytes + output.nbytes),
+                partial(self._copied, ModelVersion(version.name, shadow.version), request, prediction),
+                Original(output, seconds, prediction.rows.nbytes + output.nbytes),
             )
         except Exception:
             log.exception("an answer of %s is not compared", version)
 
     async def _copied(
-        self, version: ModelVersion, request: PredictionRequest, enriched: Enriched | None, deadline: float
+        self, version: ModelVersion, request: PredictionRequest, base: Prediction, deadline: float
     ) -> Output:
         """A shadow's answer to a request, with the features that were read for the caller."""
         model = self._shadows.get(version) or await self._open_shadow(version)
-        if enriched is not None:
-            payload = Payload("columns", enriched.columns(model.signature))
+        if model.signature.reads_as(base.signature):
+            rows = base.rows
         else:
-            payload, _ = await self._read(request, model)
-        rows = self._rows(request, model, payload)
+            if base.enriched is not None:
+                payload = Payload("columns", base.enriched.columns(model.signature))
+            else:
+                payload, _ = await self._read(request, model)
+            rows = self._rows(request, model, payload)
         return await self._submitted(model, rows, rows.nbytes, deadline)
 
     def _check_rows(self, count: int) -> None:

@@ -53,11 +53,12 @@ class Signature:
     """
 
     __slots__ = (
-        "_input", "_parameters", "columns", "fixed_rows", "is_tensor", "outputs", "param_names", "required_columns",
-        "tensor",
+        "_input", "_parameters", "_reads", "columns", "fixed_rows", "is_tensor", "outputs", "param_names",
+        "required_columns", "tensor",
     )  # fmt: skip
 
-    def __init__(self, inputs: _Input, parameters: Parameters, outputs: Specs) -> None:
+    def __init__(self, inputs: _Input, parameters: Parameters, outputs: Specs, reads: Any) -> None:
+        self._reads = reads
         self._input = inputs
         self._parameters = parameters
         self.columns = inputs.columns
@@ -79,7 +80,7 @@ class Signature:
             family: _Input = UntypedInput()
             if inputs:
                 family = (TensorInput if inputs[0]["type"] == "tensor" else ColumnInput)(inputs)
-            return cls(family, Parameters(params), outputs or ())
+            return cls(family, Parameters(params), outputs or (), (list(inputs or ()), list(params or ())))
         except (KeyError, TypeError) as error:
             raise ModelUnavailable(f"the model's signature is not understood: {error}") from error
 
@@ -90,6 +91,10 @@ class Signature:
         Without a signature, or with a fixed number of rows, a request may mean something only as a whole.
         """
         return self.fixed_rows is None and (bool(self.columns) or self.tensor is not None)
+
+    def reads_as(self, other: Signature) -> bool:
+        """Whether the other makes the same rows of whatever it is given."""
+        return bool(self._reads == other._reads)
 
     def rows_from_records(self, records: list[Any], params: Mapping[str, Any] | None = None) -> Rows:
         """Rows as objects of column name and value."""

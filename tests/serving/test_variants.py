@@ -483,6 +483,28 @@ def test_what_is_read_by_the_signature_is_read_anew_for_the_shadow() -> None:
     run(main())
 
 
+@pytest.mark.parametrize(("names", "reads"), [(("a", "b"), 1), (("a",), 2)])
+def test_a_shadow_that_takes_the_same_is_given_the_rows_that_the_caller_s_version_had(
+    names: tuple[str, ...], reads: int
+) -> None:
+    async def main() -> None:
+        read_for = []
+
+        async def read(signature: Signature) -> Payload:
+            read_for.append(signature)
+            return Payload("columns", {column.name: [1.0] for column in signature.columns})
+
+        fakes = fakes_of(total(*names, offset=1))
+        await ask(fakes, payload=read)
+        await settled(fakes)
+        ((_, result),) = fakes.recorder.shadows
+        assert result.disagreement is not None
+        assert result.disagreement.difference == 1.0 - (2 - len(names))
+        assert len(read_for) == reads
+
+    run(main())
+
+
 def test_copies_of_a_large_request_are_cut_into_batches() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=1))
