@@ -160,6 +160,7 @@ class ReleaseBook:
             for facts in snapshot.get("models", [])
         ]
         tags = {model.name: read_tags(model.tags) for model in models}
+        self.switches.restore(snapshot.get("held_up", []))
         self.live, self._wishes = live, wishes
         self._models, self._tags = {model.name: model for model in models}, tags
         self._is_restored = True
@@ -172,6 +173,7 @@ class ReleaseBook:
         """Everything that must survive a restart, as JSON values; no replica's state is among it."""
         return {
             "live": self.live.snapshot(),
+            "held_up": self.switches.snapshot(),
             **self._wishes.snapshot(),
             "stale_since": self.stale_since,
             "models": [{key: getattr(model, key) for key in _MODEL_FIELDS} for model in self._models.values()],
@@ -300,7 +302,7 @@ class ReleaseBook:
         followed = _Followed()
         before = self.live.of(model.name)
         pool = self.tags(model.name).pool
-        asleep = self.members.is_asleep(pool)
+        asleep = self.members.is_asleep(pool) and not self._in_grace
         for alias, version in self.desired(model).items():
             step = self.switches.step(
                 alias,

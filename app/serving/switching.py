@@ -5,7 +5,7 @@ Part of `app.serving.release_book`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -44,6 +44,14 @@ class _Reason(NamedTuple):
     back: bool
 
 
+class _HeldUp(NamedTuple):
+    """What speaks for good against a version that an alias should answer; `is_broken` where it cannot be loaded."""
+
+    version: str
+    why: str
+    is_broken: bool
+
+
 class Switches:
     """Takes each alias one step further, by what the pools say.
 
@@ -58,6 +66,7 @@ class Switches:
         self._contracts: dict[ModelVersion, Contract] = {}
         self._compared: LRUCache[tuple[ModelVersion, ModelVersion], list[str]] = LRUCache(_COMPARISONS)
         self._reasons: dict[tuple[str, str], _Reason] = {}
+        self._held_up: dict[tuple[str, str], _HeldUp] = {}
 
     def described(self, version: ModelVersion, contract: Contract) -> None:
         """A pool member has loaded the version, and this is what it takes."""
@@ -67,8 +76,10 @@ class Switches:
         """The name means another model now, or none."""
         for version in [version for version in self._contracts if version.name == name]:
             del self._contracts[version]
-        for key in [key for key in self._reasons if key[0] == name]:
-            del self._reasons[key]
+        known: dict[tuple[str, str], Any]
+        for known in (self._reasons, self._held_up):
+            for key in [key for key in known if key[0] == name]:
+                del known[key]
         self._compared.clear()
 
     def explain(self, name: str, alias: str, version: str, why: str, *, back: bool = False) -> None:
@@ -91,22 +102,38 @@ class Switches:
             wanted: what the registry, or a caller, wants it to mean.
             current: what it has answered until now.
             forced: whether differences are accepted for this version.
-            asleep: the pool has no replica that could warm anything: the next call does.
+            asleep: the pool has no replica that could warm anything: the next call does. What has been found to speak
+                against a version before still does.
             unloaded: versions that are not to be loaded for a comparison.
         """
+        key = wanted.name, alias
         if current is None:
             return Step(self._switch(alias, wanted, None))
         if current.version == wanted.version:
+            self._held_up.pop(key, None)
             return Step(current if current.proven or not self._members.holds(wanted) else replace(current, proven=True))
-        if asleep:
-            return Step(self._switch(alias, wanted, current))
-        before = ModelVersion(wanted.name, current.version)
         # What answered before may always come back.
         compare = not forced and wanted.version != current.previous
+        if asleep:
+            known = self._held_up.get(key)
+            if known is not None and known.version == wanted.version and (compare or known.is_broken):
+                return Step(current, (), known.why)
+            return Step(self._switch(alias, wanted, current))
+        before = ModelVersion(wanted.name, current.version)
         follows, blocked = self._verdict(before, wanted, compare=compare, can_load=before not in unloaded)
         if follows:
             return Step(self._switch(alias, wanted, current))
+        if blocked is not None:
+            self._held_up[key] = _HeldUp(wanted.version, blocked, self._members.state(wanted) == "failed")
         return Step(current, (wanted,) if before in unloaded else (before, wanted), blocked)
+
+    def snapshot(self) -> list[list[Any]]:
+        """What holds up switches, as JSON values."""
+        return [[*key, *held_up] for key, held_up in self._held_up.items()]
+
+    def restore(self, snapshot: Iterable[Iterable[Any]]) -> None:
+        """Take over what `snapshot` wrote. Raises `TypeError` or `ValueError` for what is none."""
+        self._held_up = {(name, alias): _HeldUp(*held_up) for name, alias, *held_up in snapshot}
 
     def _verdict(
         self, before: ModelVersion, after: ModelVersion, *, compare: bool, can_load: bool
@@ -146,6 +173,7 @@ class Switches:
         return found
 
     def _switch(self, alias: str, wanted: ModelVersion, current: Live | None) -> Live:
+        self._held_up.pop((wanted.name, alias), None)
         reason = self._reasons.pop((wanted.name, alias), None)
         if reason is None or reason.version != wanted.version:
             reason = _Reason(wanted.version, MOVED if current is not None else FIRST, back=False)

@@ -30,12 +30,14 @@ OTHER = [*SAME, {"name": "gas", "type": "double", "required": True}]
 class World:
     """A book with one pool member, the registry of one model, and a clock."""
 
-    def __init__(self, *, keep_previous_s: float = 600.0, snapshot: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, keep_previous_s: float = 600.0, snapshot: dict[str, Any] | None = None, cold: bool = False
+    ) -> None:
         self.now = 1_000.0
         self.book = ReleaseBook(
             default_alias="champion",
             preload=("*",),
-            pools={"default": PoolPlan()},
+            pools={"default": PoolPlan(cold=cold)},
             keep_previous_s=keep_previous_s,
             wall=lambda: self.now,
         )
@@ -171,6 +173,67 @@ def test_a_failed_version_says_why_and_another_one_takes_its_place(world: World)
     world.pool({V1: READY, V3: READY})
     assert world.answers() == "3"
     assert status_of(world.book, "m").live["champion"]["previous"] == "1"
+
+
+def asleep_while(held_up: dict[ModelVersion, VersionState], inputs: Sequence[Any] = SAME) -> World:
+    """Version 1 answers, version 2 is held up, and the pool goes to zero replicas."""
+    world = World(cold=True)
+    world.registry(champion="1")
+    world.pool({V1: READY})
+    world.registry(champion="2")
+    world.pool({V1: READY, **held_up}, inputs, v1=SAME)
+    assert world.book.blocked("m").keys() == {"champion"}
+    world.book.members.left("r1")
+    world.settle()
+    return world
+
+
+BROKEN = {V2: FAILED}
+CHANGED = {V2: READY}
+
+
+@pytest.mark.parametrize(("held_up", "inputs"), [(BROKEN, SAME), (CHANGED, OTHER)], ids=["broken", "other inputs"])
+def test_what_holds_up_a_switch_holds_it_up_while_the_pool_is_at_zero_replicas(
+    held_up: dict[ModelVersion, VersionState], inputs: Sequence[Any]
+) -> None:
+    world = asleep_while(held_up, inputs)
+    assert world.answers() == "1"
+    assert world.book.blocked("m").keys() == {"champion"}
+    again = World(cold=True, snapshot=json.loads(json.dumps(world.book.snapshot())))
+    for _ in range(2):
+        again.registry(champion="2")
+        assert again.answers() == "1"
+        again.now += 100  # beyond the time in which members may report that have lived through a restart
+    again.registry(champion="3")
+    assert again.answers() == "3"
+
+
+def test_a_switch_of_a_pool_at_zero_replicas_is_forced_in_spite_of_inputs_but_not_of_a_broken_version() -> None:
+    for held_up, inputs, answers in ((CHANGED, OTHER, "2"), (BROKEN, SAME, "1")):
+        world = asleep_while(held_up, inputs)
+        world.registry({"serving.force": "2"}, champion="2")
+        assert world.answers() == answers
+
+
+def test_what_held_up_a_switch_is_forgotten_once_it_is_loaded_well() -> None:
+    world = asleep_while(BROKEN)
+    world.pool({V1: READY})
+    assert {V1, V2} <= world.resident, "it is tried again"
+    world.pool({V1: READY, V2: READY})
+    assert world.answers() == "2"
+
+
+def test_a_restart_does_not_take_a_pool_that_has_not_reported_yet_for_one_at_zero_replicas() -> None:
+    world = World(cold=True)
+    world.registry(champion="1")
+    world.pool({V1: READY})
+    again = World(cold=True, snapshot=world.book.snapshot())
+    again.registry(champion="2")
+    assert again.answers() == "1"
+    again.pool({V1: READY})
+    assert {V1, V2} <= again.resident
+    again.pool({V1: READY, V2: FAILED})
+    assert again.answers() == "1"
 
 
 def test_a_switch_in_a_pool_that_is_not_configured_says_so(world: World) -> None:
