@@ -64,18 +64,23 @@ class Switches:
         self._members = members
         self._wall = wall
         self._contracts: dict[ModelVersion, Contract] = {}
+        self._last: dict[str, Contract] = {}
         self._compared: LRUCache[tuple[ModelVersion, ModelVersion], list[str]] = LRUCache(_COMPARISONS)
         self._reasons: dict[tuple[str, str], _Reason] = {}
         self._held_up: dict[tuple[str, str], _HeldUp] = {}
 
     def described(self, version: ModelVersion, contract: Contract) -> None:
         """A pool member has loaded the version, and this is what it takes."""
-        self._contracts[version] = contract
+        last = self._last.get(version.name)
+        if last is None or last != contract:
+            last = self._last[version.name] = contract
+        self._contracts[version] = last  # mostly the same: each version that ever was is kept, so its columns are not
 
     def forget(self, name: str) -> None:
         """The name means another model now, or none."""
         for version in [version for version in self._contracts if version.name == name]:
             del self._contracts[version]
+        self._last.pop(name, None)
         known: dict[tuple[str, str], Any]
         for known in (self._reasons, self._held_up):
             for key in [key for key in known if key[0] == name]:

@@ -124,6 +124,15 @@ def test_a_tag_forces_one_version_in_spite_of_its_inputs(world: World) -> None:
     assert not world.book.table.releases["m"].blocked
 
 
+def test_what_versions_take_is_kept_once_where_it_is_the_same(world: World) -> None:
+    switches = world.book.switches
+    for version in (V1, V2, V3):
+        switches.described(version, Contract([dict(spec) for spec in (OTHER if version is V3 else SAME)]))
+    first, second, third = (switches._contracts[version] for version in (V1, V2, V3))
+    assert first is second
+    assert third.inputs == OTHER
+
+
 def test_what_answered_before_may_come_back_whatever_its_inputs(world: World) -> None:
     world.registry({"serving.force": "2"}, champion="2")
     world.pool({V1: READY, V2: READY}, v2=OTHER)
