@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+_LOOK_S = 0.1  # between two looks whether another process is done
 
 
 class HeldLock:
@@ -48,6 +51,16 @@ def try_lock(path: Path) -> HeldLock | None:
         return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return None
+
+
+def lock_within(path: Path, seconds: float) -> HeldLock | None:
+    """Lock a file exclusively, waiting for it no longer than that; None where somebody else held it all the time."""
+    deadline = time.monotonic() + seconds
+    held = try_lock(path)
+    while held is None and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        held = try_lock(path)
+    return held
 
 
 def _lock(path: Path, how: int) -> HeldLock | None:
