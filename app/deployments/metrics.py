@@ -30,6 +30,15 @@ _UNRESOLVED = frozenset({InvalidReference.code, ModelNotFound.code, RegistryUnav
 """Errors of requests whose model may not exist at all, even where the version is named."""
 
 
+class _Spread:
+    """The sum of squares of the seconds of answered requests, which a histogram does not have."""
+
+    __slots__ = ("squares",)
+
+    def __init__(self) -> None:
+        self.squares = 0.0
+
+
 class _Meters(NamedTuple):
     """Those of one version, and the label that its model has."""
 
@@ -43,6 +52,7 @@ class _Meters(NamedTuple):
     batch_requests: Histogram
     waits: Histogram
     bound: Gauge
+    spread: _Spread
 
 
 class PrometheusRecorder:
@@ -94,6 +104,7 @@ class PrometheusRecorder:
         meters.requests.inc()
         meters.rows.inc(rows)
         meters.seconds.observe(seconds)
+        meters.spread.squares += seconds * seconds
 
     def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
         if (version is None or code in _UNRESOLVED) and name not in self._names:
@@ -158,6 +169,7 @@ class PrometheusRecorder:
             batches=int(_value(meters.calls, "_count")),
             request_seconds=_value(meters.seconds, "_sum"),
             batch_seconds=_value(meters.calls, "_sum"),
+            request_seconds_squared=meters.spread.squares,
             faults=sum(number for code, number in errors.items() if is_fault(code)),
         )
 
@@ -180,6 +192,7 @@ class PrometheusRecorder:
             self._batch_requests.labels(*labels),
             self._waits.labels(*labels),
             self._bounds.labels(*labels),
+            _Spread(),
         )
         return meters
 

@@ -117,6 +117,7 @@ class RollbackWatch:
             found.faults,
             found.request_seconds,
             found.replicas,
+            found.request_seconds_squared,
         )
         rollback_rule.keep(self._samples.setdefault(version, deque()), sample, window_s)
 

@@ -99,10 +99,10 @@ class RegisteredModel:
 class Statistics:
     """What was counted for one model version since its gateway replicas started.
 
-    `requests` were answered, in `request_seconds` together; `failures` were answered with an error after the version
-    was known, and `faults` are those among them that count against it (`app.serving.faults`). `replicas` is how many
-    gateway replicas have told. `variant` and `shadows` (by the version whose requests were copied) are of models with
-    traffic, since that last changed.
+    `requests` were answered, in `request_seconds` together, and there is the sum of their squares; `failures` were
+    answered with an error after the version was known, and `faults` are those among them that count against it
+    (`app.serving.faults`). `replicas` is how many gateway replicas have told. `variant` and `shadows` (by the version
+    whose requests were copied) are of models with traffic, since that last changed.
     """
 
     requests: int = 0
@@ -115,6 +115,7 @@ class Statistics:
     replicas: int = 0
     variant: VariantCounts = NOTHING_DIVIDED
     shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
+    request_seconds_squared: float = 0.0
 
     def __add__(self, other: Statistics) -> Statistics:
         return Statistics(
@@ -131,6 +132,7 @@ class Statistics:
                 version: self.shadows.get(version, NOTHING_COPIED) + other.shadows.get(version, NOTHING_COPIED)
                 for version in {*self.shadows, *other.shadows}
             },
+            self.request_seconds_squared + other.request_seconds_squared,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from app.serving.intervals import rate_difference
+from app.serving.intervals import Moments, mean_difference, rate_difference
 
 ROLLBACK_TAG = "serving.rollback"
 _STEPS_PER_WINDOW = 200
@@ -28,9 +28,9 @@ _WINDOWS_KEPT = 3
 class RollbackRule:
     """When to roll back.
 
-    `error_rate`: the new version's share of faults exceeds the old one's by more than this, and by more than chance
-    explains. `latency_ratio`: its mean request takes more than this many times the old one's. Both are looked at over
-    the last `window_s` seconds, once these hold `min_requests`.
+    `error_rate`: the new version's share of faults exceeds the old one's by more than this. `latency_ratio`: its mean
+    request takes more than this many times the old one's. Either counts where it is more than chance explains, over the
+    last `window_s` seconds, once these hold `min_requests`.
     """
 
     error_rate: float | None = None
@@ -43,8 +43,8 @@ class Sample(NamedTuple):
     """What had been counted for a version at a time, summed over the gateway replicas that answered.
 
     `time` is in seconds of any clock that does not jump; `errors` are those that `app.serving.faults` names, and
-    `requests` counts both the answered and these; `answered` and `request_seconds` are of those that were answered. A
-    change of `replicas` tells that the counts before and after are not of the same ones.
+    `requests` counts both the answered and these; `answered`, `request_seconds` and the sum of their squares are of
+    those that were answered. A change of `replicas` tells that the counts before and after are not of the same ones.
     """
 
     time: float
@@ -52,6 +52,7 @@ class Sample(NamedTuple):
     errors: int
     request_seconds: float
     replicas: int = 1
+    request_seconds_squared: float = 0.0
 
     @property
     def answered(self) -> int:
@@ -64,6 +65,7 @@ class _Counted(NamedTuple):
     requests: int = 0
     errors: int = 0
     request_seconds: float = 0.0
+    request_seconds_squared: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -71,12 +73,14 @@ class _Counted(NamedTuple):
         return self.errors / self.requests
 
     @property
-    def mean_s(self) -> float:
-        return self.request_seconds / (self.requests - self.errors)
-
-    @property
     def answered(self) -> int:
         return self.requests - self.errors
+
+    @property
+    def latencies(self) -> Moments:
+        """Seconds of what was answered."""
+        mean = self.request_seconds / self.answered
+        return Moments(self.answered, mean, max(self.request_seconds_squared - self.answered * mean * mean, 0.0))
 
 
 def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, ...]]:
@@ -137,8 +141,10 @@ def reason(
             return f"error rate {mine.error_rate * 100:.1f} % {over} {base.error_rate * 100:.1f} %"
     if rule.latency_ratio is not None and mine.answered and base.answered:
         is_enough = min(mine.answered, base.answered) >= rule.min_requests
-        if is_enough and mine.mean_s > rule.latency_ratio * base.mean_s:
-            return f"mean latency {mine.mean_s * 1000:.1f} ms {over} {base.mean_s * 1000:.1f} ms"
+        new_s, old_s = mine.latencies, base.latencies
+        # Not where a few slow requests make the mean.
+        if is_enough and new_s.mean > rule.latency_ratio * old_s.mean and mean_difference(new_s, old_s).low > 0:
+            return f"mean latency {new_s.mean * 1000:.1f} ms {over} {old_s.mean * 1000:.1f} ms"
     return None
 
 
@@ -162,7 +168,7 @@ def _latest(samples: Sequence[Sample], rule: RollbackRule) -> _Counted:
     last = samples[-1] if samples else Sample(0.0, 0, 0, 0.0)
     if last.requests <= counted.requests:
         return counted
-    return _Counted(last.requests, last.errors, last.request_seconds)
+    return _Counted(last.requests, last.errors, last.request_seconds, last.request_seconds_squared)
 
 
 def _plus(counted: _Counted, before: Sample, after: Sample) -> _Counted:
@@ -171,6 +177,7 @@ def _plus(counted: _Counted, before: Sample, after: Sample) -> _Counted:
         after.requests - before.requests,
         after.errors - before.errors,
         after.request_seconds - before.request_seconds,
+        after.request_seconds_squared - before.request_seconds_squared,
         after.time - before.time,
     )
     if after.replicas != before.replicas or min(step) < 0 or step.answered < 0:
@@ -179,6 +186,7 @@ def _plus(counted: _Counted, before: Sample, after: Sample) -> _Counted:
         counted.requests + step.requests,
         counted.errors + step.errors,
         counted.request_seconds + step.request_seconds,
+        counted.request_seconds_squared + step.request_seconds_squared,
         counted.seconds + step.seconds,
     )
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -115,6 +116,7 @@ def test_statistics_are_what_was_counted_for_the_version(recorder: PrometheusRec
     recorder.called(other, AnsweredBatch(1, 100, 0.0, 8.0, 2))
     recorder.predicted(ModelVersion("gold", "2"), 100, 8.0)
     expected = Statistics(requests=2, rows=7, batches=1, request_seconds=0.75, batch_seconds=0.125, replicas=1)
+    expected = replace(expected, request_seconds_squared=0.3125)
     assert recorder.statistics(PRICES) == expected
 
 
@@ -143,7 +145,7 @@ def test_statistics_of_one_version_are_read_without_all_the_others(
     monkeypatch.setattr(registry, "collect", collect)
     monkeypatch.setattr(recorder._errors, "collect", collect)
     assert recorder.statistics(PRICES) == Statistics(
-        requests=1, rows=3, failures=1, faults=1, request_seconds=0.25, replicas=1
+        requests=1, rows=3, failures=1, faults=1, request_seconds=0.25, request_seconds_squared=0.0625, replicas=1
     )
 
 

@@ -42,6 +42,16 @@ def test_it_says_what_the_latencies_are() -> None:
     assert why == "mean latency 84.0 ms over 240 requests in 300 s, version 1 had 20.0 ms"
 
 
+@pytest.mark.parametrize(("slow", "goes_back"), [(1, False), (3, False), (60, True)])
+def test_a_few_slow_requests_are_not_enough_whatever_mean_they_make(slow: int, goes_back: bool) -> None:
+    old = [Sample(0, 0, 0, 0.0), Sample(300, 1000, 0, 20.0, request_seconds_squared=0.5)]
+    seconds = [0.020] * (200 - slow) + [10.0] * slow
+    squares = sum(one * one for one in seconds)
+    new = [Sample(300, 0, 0, 0.0), Sample(600, 200, 0, sum(seconds), request_seconds_squared=squares)]
+    assert sum(seconds) / 200 > RULE.latency_ratio * 0.020  # type: ignore[operator]
+    assert (judged(new, old, now=600) is not None) is goes_back
+
+
 def test_a_version_that_does_as_well_stays() -> None:
     assert judged(steady(1000, 6, 0.022), GOOD) is None
 

@@ -180,12 +180,20 @@ def test_statistics_of_replicas_add_up_and_survive_pickling() -> None:
     one = ShadowCounts(100, 110, {"compared": 2}, {}, 6, 3, Moments(1, 0.5), 2.0, Moments(), Moments(1, 1.0))
     other = ShadowCounts(90, 105, {"compared": 1, "model_failed": 1}, {"rows": 1}, largest=5.0)
     replicas = [
-        Statistics(requests=2, faults=1, replicas=1, variant=variant, shadows={"1": one}),
-        Statistics(requests=3, failures=4, replicas=1, variant=VariantCounts(95, 99), shadows={"1": other, "3": one}),
+        Statistics(requests=2, request_seconds_squared=0.5, faults=1, replicas=1, variant=variant, shadows={"1": one}),
+        Statistics(
+            requests=3,
+            request_seconds_squared=1.0,
+            failures=4,
+            replicas=1,
+            variant=VariantCounts(95, 99),
+            shadows={"1": other, "3": one},
+        ),
         Statistics(replicas=1),
     ]
     summed = sum(pickle.loads(pickle.dumps(replicas)), Statistics())
     assert (summed.requests, summed.failures, summed.faults, summed.replicas) == (5, 4, 1, 3)
+    assert summed.request_seconds_squared == 1.5
     assert summed.variant == VariantCounts(95, 110, 1, Moments(2, 1.0, 0.5), Moments(1, 10.0))
     both = summed.shadows["1"]
     assert (both.since, both.until, both.outcomes) == (90, 110, {"compared": 3, "model_failed": 1})
