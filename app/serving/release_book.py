@@ -11,20 +11,21 @@ Pure bookkeeping: `app.deployments.releases` feeds it and publishes the `Release
   to switch to, what it answered until lately, and all that takes part in a split;
 - each version has as many copies as its load needs, what is resident no fewer than its pool's settings say; which
   members hold them follows from the ring.
+
+What the registry holds is kept by `app.serving.catalogue`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from app.serving.catalogue import Catalogue
 from app.serving.live import BARE, Live, LiveVersions
 from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import NO_TAGS, POOL_TAG, ModelTags, read_tags
-from app.serving.own_writes import OwnWrites
+from app.serving.model_tags import POOL_TAG, ModelTags
 from app.serving.pool_members import PoolMembers, PoolPlan
 from app.serving.ports import RegisteredModel
 from app.serving.release_table import Release, ReleaseTable, State
@@ -32,10 +33,6 @@ from app.serving.residency import Residency
 from app.serving.switching import Switches
 from app.serving.traffic import NO_TRAFFIC, Traffic
 from app.serving.wishes import Wishes
-
-log = logging.getLogger(__name__)
-
-_MODEL_FIELDS = tuple(field.name for field in fields(RegisteredModel))
 
 
 @dataclass(slots=True)
@@ -85,17 +82,15 @@ class ReleaseBook:
         self._is_restored = False
         self._in_grace = False
         self._wall = wall
-        self._models: dict[str, RegisteredModel] = {}
-        self._tags: dict[str, ModelTags] = {}
+        self._clock = clock
+        self._catalogue = Catalogue(clock, forget=self._forget, entered=self._adopt)
         self.live = LiveVersions()
         self._followed: dict[str, _Followed] = {}
         self._adopted: set[str] = set()
         self._wishes = Wishes()
-        self._own_writes = OwnWrites(clock)
         self._was_ready = False
         self.members = PoolMembers(self._pools, self._pool_of, ttl_s=member_ttl_s, calm_s=calm_s)
         self.switches = Switches(self.members, wall)
-        self.has_registry = False
         self.stale_since: float | None = None
         """Since when, in seconds since 1970, the registry has not been read; None while it is."""
         self.table = ReleaseTable(term)
@@ -104,28 +99,21 @@ class ReleaseBook:
 
     def registry_read(self, models: Sequence[RegisteredModel]) -> None:
         """The registry as it is now, whole. A model that is gone is forgotten."""
-        for name in self._models.keys() - {model.name for model in models}:
-            self._forget(name)
-        for model in models:
-            self._enter(self._own_writes.over(model))
-        self.has_registry = True
-        self._wishes.keep_only(self._models)
+        self._catalogue.all_read(models)
+        self._wishes.keep_only(self.models)
 
     def model_read(self, model: RegisteredModel) -> None:
         """One model as the registry has it now."""
-        self._enter(self._own_writes.over(model))
+        self._catalogue.one_read(model)
 
     def written(self, name: str, *, aliases: Mapping[str, str] | None = None, tags: Mapping[str, str | None]) -> None:
         """The registry has taken these aliases and tags of a model; a tag that is None was deleted."""
-        model = self._models[name]
-        self._own_writes.wrote(model, aliases or {}, tags)
-        kept = {tag: value for tag, value in {**model.tags, **tags}.items() if value is not None}
-        self._enter(replace(model, aliases={**model.aliases, **(aliases or {})}, tags=kept))
+        self._catalogue.written(name, aliases or {}, tags)
 
     def pin(self, version: ModelVersion) -> None:
         """A caller asked for this version to be resident; where no default alias is set it becomes the default."""
         self._try_again(version)
-        model = self._models.get(version.name)
+        model = self.models.get(version.name)
         self._wishes.pin(version, choose=model is None or self.default_alias not in model.aliases)
 
     def unpin(self, version: ModelVersion) -> None:
@@ -155,17 +143,12 @@ class ReleaseBook:
         live, wishes = LiveVersions(), Wishes()
         live.restore(snapshot.get("live", {}))
         wishes.restore(snapshot)
-        models = [
-            RegisteredModel(**{key: facts[key] for key in _MODEL_FIELDS if key in facts})
-            for facts in snapshot.get("models", [])
-        ]
-        tags = {model.name: read_tags(model.tags) for model in models}
+        catalogue = Catalogue(self._clock, forget=self._forget, entered=self._adopt)
+        catalogue.restore(snapshot.get("models", []))
         self.switches.restore(snapshot.get("held_up", []))
-        self.live, self._wishes = live, wishes
-        self._models, self._tags = {model.name: model for model in models}, tags
+        self.live, self._wishes, self._catalogue = live, wishes, catalogue
         self._is_restored = True
         self.stale_since = snapshot.get("stale_since") or self._wall()
-        self.has_registry = bool(models)  # as good as read: with the registry down, a restart serves from this
 
     # What comes out
 
@@ -176,7 +159,7 @@ class ReleaseBook:
             "held_up": self.switches.snapshot(),
             **self._wishes.snapshot(),
             "stale_since": self.stale_since,
-            "models": [{key: getattr(model, key) for key in _MODEL_FIELDS} for model in self._models.values()],
+            "models": self._catalogue.snapshot(),
         }
 
     def settle(self, now: float) -> bool:
@@ -185,10 +168,10 @@ class ReleaseBook:
             self._grace_until = now + self._grace_s
         self._in_grace = self._is_restored and now < self._grace_until
         self.members.settle(now)
-        self.live.keep_only(self._models)
-        self._followed = {model.name: self._follow(model) for model in self._models.values()}
+        self.live.keep_only(self.models)
+        self._followed = {model.name: self._follow(model) for model in self.models.values()}
         moving = {version for followed in self._followed.values() for version in followed.warming}
-        releases = {model.name: self._release(model) for model in self._models.values()}
+        releases = {model.name: self._release(model) for model in self.models.values()}
         self._wishes.let_go -= moving  # what is to answer is asked for again
         resident = self._resident(moving)
         warm = [versions for pool, versions in resident.items() if not self._pools[pool].cold]
@@ -217,7 +200,12 @@ class ReleaseBook:
     @property
     def models(self) -> Mapping[str, RegisteredModel]:
         """What the registry holds, by name."""
-        return self._models
+        return self._catalogue.models
+
+    @property
+    def has_registry(self) -> bool:
+        """Whether it is known what the registry holds, from itself or from a snapshot."""
+        return self._catalogue.is_known
 
     def blocked(self, name: str) -> Mapping[str, str]:
         """Per alias of a model why the version that the registry names does not answer."""
@@ -234,7 +222,7 @@ class ReleaseBook:
 
     def tags(self, name: str) -> ModelTags:
         """How a model's tags want it served."""
-        return self._tags.get(name, NO_TAGS)
+        return self._catalogue.tags(name)
 
     def state(self, version: ModelVersion) -> State | None:
         """One word for all members: ready where each has it that should hold it, failed where one failed."""
@@ -250,7 +238,7 @@ class ReleaseBook:
 
     def problems(self, model: RegisteredModel) -> tuple[str, ...]:
         """A sentence for each of a model's tags that cannot be followed."""
-        return _problems(self.tags(model.name), model.aliases)
+        return self._catalogue.problems(model)
 
     def _try_again(self, version: ModelVersion) -> None:
         """Have pools try what has failed."""
@@ -258,32 +246,18 @@ class ReleaseBook:
             self._wishes.retry(version)
             self.members.forgive(version)
 
-    def _enter(self, model: RegisteredModel) -> None:
-        """Replace what is known of a model."""
-        before = self._models.get(model.name)
-        if before is not None and before.created != model.created:
-            self._forget(model.name)
-            before = None
-        if before is None or before.tags != model.tags or before.aliases != model.aliases:
-            known = self.problems(before) if before is not None else ()
-            tags = self._tags[model.name] = read_tags(model.tags)
-            for problem in _problems(tags, model.aliases):
-                if problem not in known:
-                    log.warning("model '%s': %s", model.name, problem)
+    def _adopt(self, model: RegisteredModel) -> None:
+        """Take over what a model's tag says of its aliases, when it is read for the first time."""
         if model.name not in self._adopted:
             self._adopted.add(model.name)
             self.live.adopt(model.name, self.tags(model.name).live, self.default_alias)
-        self._models[model.name] = model
 
     def _forget(self, name: str) -> None:
         """The name means another model now, or none."""
         self.live.forget(name)
         self.switches.forget(name)
         self._wishes.forget(name)
-        self._own_writes.forget(name)
         self._adopted.discard(name)
-        self._models.pop(name, None)
-        self._tags.pop(name, None)
 
     def _pool_of(self, version: ModelVersion) -> str:
         return self.tags(version.name).pool
@@ -292,7 +266,7 @@ class ReleaseBook:
         copies = {
             version: count
             for version, count in self.members.hot.items()
-            if version not in self._wishes.let_go and version.name in self._models
+            if version not in self._wishes.let_go and version.name in self.models
         }
         copies |= {version: self.members.copies_of(version) for versions in resident.values() for version in versions}
         return dict(sorted(copies.items()))
@@ -361,7 +335,7 @@ class ReleaseBook:
 
     def _resident(self, moving: set[ModelVersion]) -> dict[str, tuple[ModelVersion, ...]]:
         wanted = self._wishes.resident | moving | self._residency.of_references(self.live)
-        for name, model in self._models.items():
+        for name, model in self.models.items():
             numbers = self._residency.of_model(model, self.tags(name).traffic, self.live)
             wanted |= {ModelVersion(name, number) for number in numbers}
         resident: dict[str, list[ModelVersion]] = {pool: [] for pool in sorted(self._pools)}
@@ -370,11 +344,3 @@ class ReleaseBook:
             if pool in resident:
                 resident[pool].append(version)
         return {pool: tuple(versions) for pool, versions in resident.items()}
-
-
-def _problems(tags: ModelTags, aliases: Mapping[str, str]) -> tuple[str, ...]:
-    missing = (
-        f"traffic names alias '{alias}', which the model does not have: its share goes to the default"
-        for alias in sorted(tags.traffic.aliases - aliases.keys())
-    )
-    return (*tags.problems, *missing)
