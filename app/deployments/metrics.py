@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -93,7 +93,7 @@ class PrometheusRecorder:
             "ml_serve_batches_in_flight_bound", "Batches that may be under way at once.", _LABELS, registry=registry
         )
         self._by_version: tuple[Counter | Gauge | Histogram, ...] = (
-            self._requests, self._rows, self._errors, self._seconds, self._calls, self._batch_rows,
+            self._requests, self._rows, self._seconds, self._calls, self._batch_rows,
             self._batch_requests, self._waits, self._bounds,
         )  # fmt: skip
         self._versions: dict[ModelVersion, _Meters] = {}
@@ -147,12 +147,13 @@ class PrometheusRecorder:
         """Another release table is in force: nothing stays of models that are gone, or that others have the name of."""
         self._tally.follow(before, table)
         for name in table.renewed(before) & self._names:
-            self._forget({"model": name})
+            for metric in (*self._by_version, self._errors):
+                metric.remove_by_labels({"model": name})
             self._names.discard(name)
             # A name is free: who is among the others now may have it.
             known = self._versions.items()
             self._versions = {version: one for version, one in known if one.model not in (name, _OTHER)}
-            self._traffic.forget(name)
+            self._traffic.forget_model(name)
 
     def statistics(self, version: ModelVersion) -> Statistics:
         """What this replica has counted, read from the metrics: nothing for a model that is counted as ``other``."""
@@ -176,9 +177,9 @@ class PrometheusRecorder:
     def _of(self, version: ModelVersion) -> _Meters:
         if len(self._versions) >= _MAX_VERSIONS:
             oldest = next(iter(self._versions))
-            if self._versions.pop(oldest).model != _OTHER:  # whose counts are of several models
-                self._forget({"model": oldest.name, "version": oldest.version})
-                self._traffic.forget(oldest.name, oldest.version)
+            forgotten = self._versions.pop(oldest)
+            if forgotten.model != _OTHER:  # whose counts are of several models
+                self._forget(oldest, forgotten.errors)
         model = self._bounded(version.name)
         labels = (model, version.version)
         meters = self._versions[version] = _Meters(
@@ -196,9 +197,12 @@ class PrometheusRecorder:
         )
         return meters
 
-    def _forget(self, labels: dict[str, str]) -> None:
+    def _forget(self, version: ModelVersion, codes: Iterable[str]) -> None:
         for metric in self._by_version:
-            metric.remove_by_labels(labels)
+            metric.remove(*version)
+        for code in codes:
+            self._errors.remove(*version, code)
+        self._traffic.forget(version)
 
     def _bounded(self, name: str) -> str:
         if name in self._names:

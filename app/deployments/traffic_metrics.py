@@ -143,13 +143,19 @@ class TrafficMetrics:
         """A copy was not sent."""
         self._dropped.labels(*self._labels(pair), cause).inc()
 
-    def forget(self, name: str, version: str | None = None) -> None:
-        """Drop the metrics of a model, or of one of its versions. Other names may have other labels from then on."""
-        labels = {"model": name} if version is None else {"model": name, "version": version}
+    def forget(self, version: ModelVersion) -> None:
+        """Drop the metrics of one version."""
+        self._variants.pop(version, None)
+        for metric in self._by_variant:
+            metric.remove(*version)
+        for pair in [pair for pair in self._greatest if (pair.name, pair.version) == version]:
+            self._forget_pair(pair)
+
+    def forget_model(self, name: str) -> None:
+        """Drop the metrics of all versions of a model. Other names may have other labels from then on."""
         for metric in (*self._by_variant, *self._by_pair):
-            metric.remove_by_labels(labels)
-        gone = [pair for pair in self._greatest if pair.name == name and version in (None, pair.version)]
-        for pair in gone:
+            metric.remove_by_labels({"model": name})
+        for pair in [pair for pair in self._greatest if pair.name == name]:
             del self._greatest[pair]
         self._variants.clear()
         self._shadows.clear()
