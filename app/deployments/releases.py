@@ -9,31 +9,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from ray import serve
 
-from app.deployments.calls import answer, returns_errors
+from app.deployments.calls import returns_errors
 from app.deployments.gateway_epochs import GatewayEpochs
 from app.deployments.handles import statistics
 from app.deployments.live_tags import LiveTags
-from app.deployments.pools import pool_deployment, pool_plan
+from app.deployments.pools import pool_plan
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.reference_resolver import ReferenceResolver
 from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
 from app.deployments.rollback_watch import RollbackWatch
 from app.deployments.snapshot import Snapshot
-from app.errors import ModelUnavailable, RegistryUnavailable, ServingError, Unavailable
-from app.serving.live import BARE
+from app.deployments.version_loads import VersionLoads
+from app.errors import RegistryUnavailable, Unavailable
 from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.pool_load import CallNote
 from app.serving.release_book import ReleaseBook
 from app.serving.release_status import every_status, release_health, status_of
 from app.serving.release_table import ModelStatus, ReleaseTable, Switch, VersionState
-from app.serving.single_flight import SingleFlight
 from app.serving.switching import Contract
 from app.serving.traffic import TrafficPlan
 from app.settings import Settings
@@ -80,21 +77,23 @@ class Releases:
             log.exception("the snapshot of another release is not understood, and left aside")
         self._book.settle(time.monotonic())
         self._reader = RegistryReader(MlflowRegistry(settings), self._book, self._publish, settings.registry_poll_s)
+        self._resolver = ReferenceResolver(self._book, self._reader, missing_s=settings.registry_poll_s)
+        self._news = asyncio.Condition()
+        self._loads = VersionLoads(
+            self._book, self._reader, self._resolver, settings, news=self._news, changed=self._publish
+        )
         self._writer = ReleaseWriter(
             self._book,
             self._reader,
             read_only=settings.registry_read_only,
-            warm=self._wait_until_loaded,
+            warm=self._loads.wait,
             published=self._tell_everywhere,
         )
         self._live_tags = LiveTags(self._book, self._writer)
         self._rollbacks = RollbackWatch(self._book, self._writer, statistics, watched_s=settings.keep_previous_s)
-        self._news = asyncio.Condition()
         self._switched = asyncio.Event()
         self._gateways = GatewayEpochs(1.5 * WATCH_S)
         self._tasks: list[asyncio.Task[None]] = []
-        self._resolver = ReferenceResolver(self._book, self._reader, missing_s=settings.registry_poll_s)
-        self._loading: SingleFlight[ModelVersion, ModelVersion] = SingleFlight()
 
     async def watch(
         self, term: int, epoch: int, member_id: str | None = None, gateway_id: str | None = None
@@ -180,80 +179,12 @@ class Releases:
         A reference that follows an alias means the version that the registry names, whatever answers now. The work is
         done whether or not the caller waits for it. Without the registry, what is known of it does.
         """
-        ref = ModelRef(*ref)
-        version = await self._resolver.resolve(ref)
-        try:
-            model = await self._reader.model(version.name)
-        except RegistryUnavailable:
-            if version.name not in self._book.models:
-                raise
-            model = self._book.models[version.name]
-        if ref.pinned is None:
-            wanted = self._book.desired(model).get(ref.alias or BARE)
-            version = ModelVersion(version.name, wanted) if wanted is not None else version
-        return await self._loading.do(version, partial(self._load, version))
-
-    async def _load(self, version: ModelVersion) -> ModelVersion:
-        self._pool_of(version)
-        self._book.pin(version)
-        await self._publish()
-        try:
-            await self._wait_until_loaded(version)
-        except ModelUnavailable:
-            if self._book.state(version) == "failed":
-                self._book.unpin(version)
-                await self._publish()
-            raise
-        return version
-
-    def _pool_of(self, version: ModelVersion) -> str:
-        """The pool that hosts a version. Raises `ModelUnavailable` where it is not configured."""
-        pool = self._book.tags(version.name).pool
-        if pool not in self._settings.pools:
-            pools = ", ".join(self._settings.pools)
-            raise ModelUnavailable(
-                f"model '{version.name}' belongs to pool '{pool}', which is not configured: "
-                f"set its tag serving.pool to one of {pools}"
-            )
-        return pool
-
-    async def _wait_until_loaded(self, version: ModelVersion) -> None:
-        """Return once a version that should be resident is. Raises `ModelUnavailable` with the cause."""
-        pool = self._pool_of(version)
-        if self._book.members.is_asleep(pool):
-            await self._wake(pool, version)
-        try:
-            async with asyncio.timeout(self._settings.load_timeout_s + WATCH_S), self._news:
-                await self._news.wait_for(
-                    lambda: self._book.state(version) in ("ready", "failed") or self._book.has_let_go(version)
-                )
-        except TimeoutError:
-            raise ModelUnavailable(f"{version} was not loaded within {self._settings.load_timeout_s:g} s") from None
-        if self._book.has_let_go(version):
-            raise ModelUnavailable(f"{version} was unloaded meanwhile", {"model": version.name})
-        if self._book.state(version) == "failed":
-            cause = self._book.members.error(version) or f"{version} cannot be loaded; the log has the cause"
-            raise ModelUnavailable(cause, {"model": version.name, "version": version.version})
-
-    async def _wake(self, pool: str, version: ModelVersion) -> None:
-        """Have a pool at zero replicas start one: a call for the version does that."""
-        handle = serve.get_deployment_handle(pool_deployment(pool), serve.get_replica_context().app_name)
-        try:
-            async with asyncio.timeout(self._settings.load_timeout_s):
-                await answer(handle.describe.remote(version, CallNote()), f"pool '{pool}'")
-        except (TimeoutError, ServingError) as error:
-            log.warning("pool '%s' does not wake up with %s: %s", pool, version, error)
+        return await self._loads.load(ModelRef(*ref))
 
     @returns_errors
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Let a version go on all replicas."""
-        ref = ModelRef(*ref)
-        version = ref.pinned or await self._resolver.resolve(ref)
-        if not self._book.knows(version):
-            version = await self._resolver.resolve(ref)  # raises where there is no such version
-        self._book.let_go(version)
-        await self._publish()
-        return version
+        return await self._loads.unload(ModelRef(*ref))
 
     @returns_errors
     async def promote(self, version: ModelVersion, alias: str | None, force: bool) -> Switch:
