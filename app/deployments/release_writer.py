@@ -13,7 +13,7 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 from app.deployments.registry_reader import RegistryReader
-from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly
+from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable, ServingError
 from app.serving.live import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.model_ref import ModelVersion
 from app.serving.model_tags import FORCE_TAG
@@ -213,7 +213,14 @@ class ReleaseWriter:
         """Write the alias: from here on it is so, whoever dies."""
         for known_as in self._known_as(alias):
             self._book.switches.explain(name, known_as, version, why, back=back)
-        await self._reader.write(name, lambda registry: registry.set_alias(name, alias, version))
+        try:
+            await self._reader.write(name, lambda registry: registry.set_alias(name, alias, version))
+        except RegistryUnavailable:
+            raise  # it may have been written all the same
+        except ServingError:
+            for known_as in self._known_as(alias):
+                self._book.switches.unexplain(name, known_as)
+            raise
         self._book.written(name, aliases={alias: version}, tags={})
         await self._published()
 

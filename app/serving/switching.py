@@ -91,6 +91,10 @@ class Switches:
         """The next switch of the alias to this version happens for that reason."""
         self._reasons[name, alias] = _Reason(version, why, back)
 
+    def unexplain(self, name: str, alias: str) -> None:
+        """Take back what `explain` said: the alias is not moved for that reason."""
+        self._reasons.pop((name, alias), None)
+
     def step(
         self,
         alias: str,

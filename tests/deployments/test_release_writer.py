@@ -9,7 +9,8 @@ import pytest
 
 from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
-from app.errors import Conflict
+from app.errors import Conflict, RegistryReadOnly
+from app.serving.live import MOVED
 from app.serving.model_ref import ModelVersion
 from app.serving.model_tags import FORCE_TAG
 from app.serving.pool_members import PoolPlan
@@ -128,6 +129,26 @@ async def test_a_rollback_does_not_undo_what_was_promoted_meanwhile() -> None:
     with pytest.raises(Conflict, match="meanwhile"):
         await back
     assert world.model.aliases["champion"] == "3"
+
+
+async def test_what_the_registry_has_refused_does_not_explain_what_somebody_else_does_later() -> None:
+    world = World(champion="1")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL]})
+    await world.writer.promote(V2, "champion", force=False)
+
+    def refuse(name: str) -> None:
+        raise RegistryReadOnly(f"nobody writes to {name}")
+
+    world.registry.refuses = refuse
+    with pytest.raises(RegistryReadOnly):
+        await world.writer.rollback("m", "champion")
+    world.registry.refuses = lambda name: None
+    await world.read()  # it has what was written before
+    world.model.aliases["champion"] = "1"
+    await world.read()
+    assert world.book.live.of("m")["champion"].why == MOVED
+    assert (await world.writer.rollback("m", "champion")).version == V2
 
 
 async def test_a_registry_that_lags_behind_what_is_written_to_it_undoes_nothing() -> None:
