@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -53,6 +55,7 @@ class ReleaseWriter:
         self._published = published
         self._switching: SingleFlight[tuple[object, ...], Switch] = SingleFlight()
         self._dividing: SingleFlight[object, None] = SingleFlight()
+        self._confirming: set[asyncio.Task[None]] = set()
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def promote(self, version: ModelVersion, alias: str, *, force: bool) -> Switch:
@@ -222,7 +225,15 @@ class ReleaseWriter:
                 self._book.switches.unexplain(name, known_as)
             raise
         self._book.written(name, aliases={alias: version}, tags={})
+        task = asyncio.get_running_loop().create_task(self._confirm(name), context=Context())
+        self._confirming.add(task)
+        task.add_done_callback(self._confirming.discard)
         await self._published()
+
+    async def _confirm(self, name: str) -> None:
+        """Read what was written: whoever moves the alias back elsewhere is then believed at once."""
+        with suppress(ServingError):
+            await self._reader.model(name)
 
     def _known_as(self, alias: str) -> tuple[str, ...]:
         return (alias, BARE) if alias == self._book.default_alias else (alias,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ class RegistryInMemory:
 
     def __init__(self, **models: Model) -> None:
         self.of = models
+        self._replica: dict[str, Model] | None = None
         self.slow: set[str] = set()
         self.go_on = threading.Event()
         self.refuses: Callable[[str], None] = lambda name: None
@@ -56,6 +58,14 @@ class RegistryInMemory:
     def delete_tag(self, name: str, tag: str) -> None:
         self._write(name, lambda model: model.tags.pop(tag, None))
 
+    def lag_behind(self) -> None:
+        """Answer with what is so now, whatever is written from now on."""
+        self._replica = copy.deepcopy(self.of)
+
+    def times_asked(self, question: str) -> int:
+        """How often it was asked, as `wait_until_asked` counts."""
+        return self._asked.count(question)
+
     def wait_until_asked(self, question: str, times: int = 1) -> None:
         """Return once it was asked about a model, or for all ``models``, or has ``written NAME``, so many times."""
         with self._news:
@@ -64,7 +74,7 @@ class RegistryInMemory:
     def _model(self, name: str) -> RegisteredModel:
         if name not in self.of:
             raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
-        model = self.of[name]
+        model = (self._replica or self.of)[name]
         return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), 1)
 
     def _write(self, name: str, change: Callable[[Model], object]) -> None:

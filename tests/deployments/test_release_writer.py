@@ -155,13 +155,27 @@ async def test_a_registry_that_lags_behind_what_is_written_to_it_undoes_nothing(
     world = World(champion="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL]})
+    world.registry.lag_behind()
     await world.writer.promote(V2, "champion", force=False)
-    world.model.aliases["champion"] = "1"  # what a replica still says
     await world.read()
     assert world.answers() == ("2", "2")
     assert not (await world.writer.promote(V2, "champion", force=False)).changed
     switch = await world.writer.rollback("m", "champion")
     assert (switch.version, switch.previous, switch.changed) == (V1, "2", True)
+    await world.read()
+    assert world.answers() == ("1", "1")
+
+
+async def test_a_registry_that_does_not_lag_behind_is_believed_at_once_by_who_moves_an_alias_back_there() -> None:
+    world = World(champion="1")
+    await world.read()
+    await world.pool({V1: [OIL], V2: [OIL]})
+    asked = world.registry.times_asked("m")
+    await world.writer.promote(V2, "champion", force=False)
+    await asyncio.to_thread(world.registry.wait_until_asked, "m", asked + 2)  # before the write and after it
+    await world.reader.model("m")  # the same question, or one after it
+    world.model.aliases["champion"] = "1"
+    await world.read()
     assert world.answers() == ("1", "1")
 
 
