@@ -2,11 +2,13 @@
 
 No library tells the size of a model whose parts lie in C++, so the process is asked. Its answer is coarse, hence the
 rules: it counts only when it is well above what predictions beside the load take and give back, one load is measured at
-a time, and libraries that came along with the first model of their kind are not that model's.
+a time, libraries that came along with the first model of their kind are not that model's, and what a load has already
+given back is not counted.
 """
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import threading
 from collections.abc import Callable
@@ -64,4 +66,8 @@ def _grown(load: Callable[[], T]) -> tuple[T, int]:
 
 
 def _resident_bytes() -> int:
+    # glibc keeps what is freed, up to MALLOC_TRIM_THRESHOLD_, and can be asked to give it back.
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
     return int(psutil.Process().memory_info().rss)

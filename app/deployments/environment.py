@@ -20,6 +20,10 @@ from app.settings import Settings
 # Messages between deployments: batches are bounded by bytes well below this.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
 _PROXY_BUFFER_BYTES = 64 * 1024
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
+"""Where glibc arrives by itself once it has freed a block of 32 MiB, from the start: what a batch of some hundred
+kilobytes is packed into, sent from and received in is used again. Else the kernel clears each of its pages anew, which
+takes ten times as long as to fill them; see `docs/adr/0014-memory-and-warnings.md`."""
 _TERMINATE_S = 5.0
 _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "1"}
 """A request whose gateway replica has died without a byte of an answer goes to another one, once: see
@@ -60,6 +64,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": str(_free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(settings.drain_s),
         **({} if settings.gateway_pools else _RESEND),
+        **_ALLOCATOR,
         **quiet_environment(),
         **settings.storage_environment(),
     }

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 from types import ModuleType
@@ -70,3 +72,19 @@ def test_loads_that_overlap_are_not_taken_for_one_another() -> None:
     thread.join()
     assert found == [500]
     assert NOISE_BYTES < LARGE
+
+
+def test_what_a_load_has_given_back_is_not_counted() -> None:
+    # In a process whose allocator keeps what is freed, as those of the platform do.
+    code = (
+        "from app.adapters.memory_growth import MemoryGrowth\n"
+        "def load():\n"
+        "    blocks = [b'1' * 1024**2 for _ in range(48)]\n"
+        "    return len(blocks)\n"
+        "print(MemoryGrowth().of(load, 1000))"
+    )
+    kept = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **kept}
+    )
+    assert done.stdout.strip() == "(48, 1000)"
