@@ -12,6 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from app.adapters.mlflow_registry import MlflowRegistry
@@ -87,7 +88,11 @@ class RegistryReader:
             ModelNotFound, RegistryUnavailable.
         """
         self._fail_fast()
-        return await self._models.do(name, lambda: self._read_model(name))
+        if name in self._models:  # what is being asked may be answered by what was so before this question
+            with suppress(ServingError):
+                await self._ask_about(name)
+            self._fail_fast()
+        return await self._ask_about(name)
 
     async def ask(self, question: Callable[[MlflowRegistry], T]) -> T:
         """Any other answer of the registry. Raises what `question` raises."""
@@ -108,6 +113,9 @@ class RegistryReader:
             self._touched.add(name)
             if name in self._models:
                 self._overtaken.add(name)
+
+    async def _ask_about(self, name: str) -> RegisteredModel:
+        return await self._models.do(name, lambda: self._read_model(name))
 
     async def _poll_once(self) -> None:
         self._touched.clear()

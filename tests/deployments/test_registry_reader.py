@@ -72,6 +72,20 @@ async def test_what_was_written_is_not_undone_by_an_answer_about_the_model_of_be
     assert world.known("a") == "2"
 
 
+async def test_an_answer_is_never_older_than_the_question() -> None:
+    world = World()
+    world.registry.slow = {"a"}
+    first = asyncio.create_task(world.reader.model("a"))
+    await asyncio.to_thread(world.registry.wait_until_asked, "a")
+    world.registry.of["a"].aliases["champion"] = "2"
+    later = [asyncio.create_task(world.reader.model("a")) for _ in range(3)]
+    await asyncio.sleep(0)
+    world.registry.go_on.set()
+    assert (await first).aliases == {"champion": "1"}
+    assert [model.aliases for model in await asyncio.gather(*later)] == [{"champion": "2"}] * 3
+    assert world.registry.times_asked("a") == 2
+
+
 async def test_a_reading_counts_for_all_models_that_were_not_asked_about_meanwhile() -> None:
     world = World(poll_s=600)
     world.registry.slow = {"models"}
