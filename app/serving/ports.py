@@ -227,7 +227,8 @@ class ModelManager(Protocol):
     async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
         """Move an alias back to what it answered before; a second time changes nothing.
 
-        Raises as `promote`, and `Conflict` where nothing is known of an earlier version.
+        Raises as `promote`, and `Conflict` where nothing is known of an earlier version, or the alias was moved to yet
+        another one while that was loaded.
         """
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
