@@ -11,7 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from app.serving.model_ref import ModelVersion
 from app.serving.pool_load import BusyMeter
 from app.serving.ports import ModelSpec
 from app.serving.release_table import VersionState
+from app.serving.short_calls import ShortCalls
 from app.serving.single_flight import SingleFlight
 from app.serving.switching import Contract
 from app.serving.tables import Batch, Output
@@ -91,6 +92,7 @@ class ModelHost:
         self._changed = changed
         self._meter = meter or BusyMeter(time.monotonic)
         self._models: OrderedDict[ModelVersion, Model] = OrderedDict()
+        self._short: dict[ModelVersion, ShortCalls] = {}
         self._in_use: dict[ModelVersion, int] = {}
         self._failures: dict[ModelVersion, _Failure] = {}
         self._loading: SingleFlight[ModelVersion, Model] = SingleFlight()
@@ -100,6 +102,7 @@ class ModelHost:
         self._hot: frozenset[ModelVersion] = frozenset()
         self._crowded_out: set[ModelVersion] = set()
         self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
+        self._in_threads: set[Future[Output]] = set()
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._load_slots = asyncio.Semaphore(load_threads)
         self.evictions = 0
@@ -141,14 +144,20 @@ class ModelHost:
         return (await self._get(version)).spec
 
     async def predict(self, version: ModelVersion, batch: Batch) -> Output:
-        """Predict a batch in a thread. Raises as `describe`, and `ModelFailed`."""
+        """Predict a batch, in a thread unless that is known to be short. Raises as `describe`, and `ModelFailed`."""
         self._in_use[version] = self._in_use.get(version, 0) + 1  # from here on, so that it is not evicted at once
         try:
             model = await self._get(version)
             if version in self._models:
                 self._models.move_to_end(version)
-            work = partial(self._run, version, model, batch)
-            return await asyncio.get_running_loop().run_in_executor(self._predict_threads, work)
+            short = self._short.get(version) or ShortCalls(model.spec.flavor, time.monotonic)
+            # Never beside a thread: a pool with one of them promises its models one call at a time.
+            if not self._in_threads and short.is_short(batch.count):
+                return self._run(version, model, batch, short, on_loop=True)
+            work = self._predict_threads.submit(self._run, version, model, batch, short, on_loop=False)
+            self._in_threads.add(work)  # until it ends, also where nobody awaits it any more
+            work.add_done_callback(self._in_threads.discard)
+            return await asyncio.wrap_future(work)
         finally:
             self._in_use[version] -= 1
             if not self._in_use[version]:
@@ -185,6 +194,7 @@ class ModelHost:
             self._dropped.add(version)
         self._failures.pop(version, None)
         self._crowded_out.discard(version)
+        self._short.pop(version, None)
         if self._models.pop(version, None) is not None:
             log.info("%s is unloaded", version)
             self._changed()
@@ -199,9 +209,13 @@ class ModelHost:
         self._load_threads.shutdown(cancel_futures=True)
         self._predict_threads.shutdown()
 
-    def _run(self, version: ModelVersion, model: Model, batch: Batch) -> Output:
-        with self._meter.working(version):
-            return model.predict(batch)
+    def _run(self, version: ModelVersion, model: Model, batch: Batch, short: ShortCalls, *, on_loop: bool) -> Output:
+        started = time.perf_counter()
+        try:
+            with self._meter.working(version):
+                return model.predict(batch)
+        finally:
+            short.took(batch.count, time.perf_counter() - started, on_loop=on_loop)
 
     async def _try(self, version: ModelVersion) -> None:
         try:
@@ -246,6 +260,7 @@ class ModelHost:
             # Told to leave while it was on its way; where it should be held it means another model by now.
             return await self._load(version) if version in self._keep else model
         self._models[version] = model
+        self._short[version] = ShortCalls(model.spec.flavor, time.monotonic)
         self._crowded_out.discard(version)
         self._evict(spare=version)
         self._changed()
@@ -265,7 +280,7 @@ class ModelHost:
             if version == spare or version in self._in_use:
                 continue
             self.evictions += 1
-            del self._models[version]
+            del self._models[version], self._short[version]
             if version in self._keep:
                 self._crowded_out.add(version)
             log.warning("%s is evicted: the models are over %d bytes", version, self._budget_bytes)

@@ -24,6 +24,18 @@ def batch(*values: int) -> Batch:
     return Batch(LAYOUT, (np.array(values),), len(values))
 
 
+class Gate(threading.Event):
+    """An event that tells whether it is waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.reached.set()
+        return super().wait(timeout)
+
+
 class AddVersion:
     """A model that adds its version's number; waits for `gate` when it has one."""
 
@@ -33,12 +45,15 @@ class AddVersion:
         nbytes: int,
         gate: threading.Event | threading.Barrier | None = None,
         problem: str | None = None,
+        flavor: str = "test",
     ) -> None:
         self.problem = problem
-        self.spec = ModelSpec(key.name, key.version, "test", nbytes=nbytes)
+        self.spec = ModelSpec(key.name, key.version, flavor, nbytes=nbytes)
+        self.threads: list[int] = []
         self._gate = gate
 
     def predict(self, given: Batch) -> Output:
+        self.threads.append(threading.get_ident())
         if self._gate is not None:
             self._gate.wait(10)
         return Output("tensor", (), (given.arrays[0] + int(self.spec.version),), given.count)
@@ -55,6 +70,8 @@ class Loader:
         self.gates: dict[ModelVersion, threading.Event] = {}
         self.predict_gate: threading.Event | threading.Barrier | None = None
         self.problems: dict[ModelVersion, str] = {}
+        self.flavor = "test"
+        self.loaded: dict[ModelVersion, AddVersion] = {}
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
@@ -66,7 +83,8 @@ class Loader:
             assert self.gates[key].wait(10)
         if key in self.failing:
             raise self.failing[key]
-        return AddVersion(key, 100, self.predict_gate, self.problems.get(key))
+        self.loaded[key] = AddVersion(key, 100, self.predict_gate, self.problems.get(key), self.flavor)
+        return self.loaded[key]
 
 
 def make(loader: Loader, *, budget: int = 1000, retry_after_s: float = 60, load_timeout_s: float = 60) -> ModelHost:
@@ -307,3 +325,57 @@ async def test_a_kept_version_that_means_another_model_while_it_is_loaded_is_loa
     await keeping
     assert host.states()[version(1)].state == "ready"
     assert loader.loads == {version(1): 2}
+
+
+SOME = 200
+"""Predictions, of microseconds each, after which a model is known to be short on any machine."""
+
+
+async def threads_of(host: ModelHost, loader: Loader, times: int = SOME) -> list[int]:
+    """The threads of so many predictions by version 1, one after the other."""
+    for _ in range(times):
+        await answer(host, 1)
+    return loader.loaded[version(1)].threads[-times:]
+
+
+async def test_short_predictions_of_models_that_compute_are_made_on_the_loop() -> None:
+    loader = Loader()
+    loader.flavor = "sklearn"
+    threads = await threads_of(make(loader), loader)
+    assert threads[0] != threading.get_ident()
+    assert threads[-1] == threading.get_ident()
+
+
+async def test_models_that_may_wait_predict_in_threads_however_short_they_are() -> None:
+    loader = Loader()
+    loader.flavor = "python_function"
+    assert threading.get_ident() not in await threads_of(make(loader), loader)
+
+
+async def test_nothing_is_predicted_on_the_loop_beside_a_thread_even_if_nobody_waits_for_it_any_more() -> None:
+    loader = Loader()
+    loader.flavor = "sklearn"
+    host = make(loader)
+    await threads_of(host, loader)
+    gate = loader.predict_gate = Gate()
+    slow = asyncio.create_task(answer(host, 2))
+    assert await asyncio.to_thread(gate.reached.wait, 10)
+    assert threading.get_ident() not in await threads_of(host, loader, 3)
+    slow.cancel()
+    await asyncio.gather(slow, return_exceptions=True)
+    assert threading.get_ident() not in await threads_of(host, loader, 3)
+    gate.set()
+    for _ in range(1000):  # until the thread has ended
+        if threading.get_ident() in await threads_of(host, loader, 1):
+            break
+    else:
+        pytest.fail("the loop is not used any more")
+
+
+async def test_a_version_that_is_loaded_again_is_learned_anew() -> None:
+    loader = Loader()
+    loader.flavor = "sklearn"
+    host = make(loader)
+    await threads_of(host, loader)
+    host.release(version(1))
+    assert threading.get_ident() not in await threads_of(host, loader, 1)
