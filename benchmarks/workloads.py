@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks import dialects as d
-from benchmarks.systems import ALL, OURS, System
+from benchmarks.systems import ALL, INLINED, OURS, System
 
 ROW_SYSTEMS = tuple(system.name for system in ALL)
 ENCODINGS = "encodings"
@@ -64,7 +64,12 @@ ALL_WORKLOADS = (
     _table(
         "table-binary",
         "1,000 rows × 100 columns, 4 connections, the fastest forms that each has",
-        {OURS: (d.V2_BINARY, d.GRPC), "mlserver": (d.GRPC, d.V2_TENSOR), "mlflow": (d.MLFLOW,)},
+        {
+            OURS: (d.V2_BINARY, d.GRPC),
+            INLINED: (d.V2_BINARY,),
+            "mlserver": (d.GRPC, d.V2_TENSOR),
+            "mlflow": (d.MLFLOW,),
+        },
     ),
     _table(
         "table-json",
