@@ -181,15 +181,23 @@ async def promote_and_kill(
 
 
 def killing(faulty: Faulty, deployment: str) -> Callable[[], None]:
-    """Kills a replica; returns once it is dead, for until its connections are closed they are written to."""
+    """Kills a replica; returns once the load balancer has closed its connections to it, for until then it uses them."""
     faulty.wait_until_whole()
     victim = faulty.platform.replicas(deployment)[0]
+    ports = {one.laddr.port for one in victim.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+    balancers = [process for process in psutil.process_iter(["name"]) if process.info["name"] == "haproxy"]
+    assert ports
+    assert balancers
 
     def kill() -> None:
         victim.kill()
         with suppress(psutil.NoSuchProcess):
             while victim.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(0.001)
+        for balancer in balancers:
+            with suppress(psutil.NoSuchProcess):
+                while any(getattr(one.raddr, "port", None) in ports for one in balancer.net_connections("tcp")):
+                    time.sleep(0.001)
 
     return kill
 
