@@ -23,7 +23,7 @@ from app.api.exchange import HttpLimits
 from app.api.oip_grpc import InferenceServicer
 from app.oip import inference_pb2 as pb
 from app.oip.binary import encode
-from app.serving.inference import InferenceService
+from app.api.oip.service import InferenceService
 from tests.fakes import LIMITS, Fakes, make_fakes, total
 
 ROWS, COLUMNS, ROUNDS = 1000, 100, 31

@@ -31,20 +31,20 @@ from app.errors import (
     RegistryUnavailable,
     ServingError,
 )
-from app.serving.admission import AdmissionLimits
-from app.serving.batch_limits import NO_OVERRIDES, BatchLimits, BatchOverrides
-from app.serving.batching import AnsweredBatch
-from app.serving.compatibility import incompatibilities
-from app.serving.live import PROMOTED, ROLLED_BACK, Live
-from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
-from app.serving.pool_load import Backlog
+from app.serving.prediction.admission import AdmissionLimits
+from app.serving.batching.limits import NO_OVERRIDES, BatchLimits, BatchOverrides
+from app.serving.batching.batcher import AnsweredBatch
+from app.serving.signatures.compatibility import incompatibilities
+from app.serving.releases.alias_state import PROMOTED, ROLLED_BACK, Live
+from app.serving.references import ModelRef, ModelVersion, parse_ref
+from app.serving.placement.load import Backlog
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
-from app.serving.release_table import ModelStatus, Switch
-from app.serving.service import PredictionService, ServiceLimits
-from app.serving.shadowing import ShadowLimits
-from app.serving.tables import Array, Batch, Output
-from app.serving.tally import ShadowPair, ShadowResult
-from app.serving.traffic import Traffic, TrafficPlan
+from app.serving.releases.table import ModelStatus, Switch
+from app.serving.prediction.service import PredictionService, ServiceLimits
+from app.serving.prediction.shadow import ShadowLimits
+from app.serving.rows import Array, Batch, Output
+from app.serving.comparison.counters import ShadowPair, ShadowResult
+from app.serving.releases.traffic import Traffic, TrafficPlan
 
 DEFAULT_ALIAS = "champion"
 

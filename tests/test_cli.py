@@ -14,11 +14,11 @@ from app import __version__
 from app.cli import cli
 from app.cli.failures import EPILOG, FAILED, NO_ANSWER, OK, REFUSED, USAGE
 from app.errors import ModelUnavailable
-from app.serving.intervals import Moments
-from app.serving.model_ref import ModelVersion
+from app.serving.confidence import Moments
+from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
-from app.serving.tally import ShadowCounts, VariantCounts
-from app.serving.traffic import TrafficPlan
+from app.serving.comparison.counters import ShadowCounts, VariantCounts
+from app.serving.releases.traffic import TrafficPlan
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 

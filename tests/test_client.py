@@ -27,7 +27,7 @@ from app.client import (
     Version,
 )
 from app.errors import ModelUnavailable
-from app.serving.traffic import Traffic, Variant
+from app.serving.releases.traffic import Traffic, Variant
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.server import Server
 

@@ -34,7 +34,7 @@ from app.adapters.cache_place import Place, size_of
 from app.adapters.cache_space import CacheSpace
 from app.adapters.file_digests import Stats, file_digests, file_stats, sync, sync_one
 from app.adapters.file_locks import HeldLock, lock, lock_within, try_lock
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 
 log = logging.getLogger(__name__)
 

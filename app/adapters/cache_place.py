@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 
 _LONGEST_NAME = 240
 """Bytes. File systems take 255; a name of 29 letters that are not Latin ones can have more when it is quoted."""

@@ -11,7 +11,7 @@ from typing import Any
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PyFuncModel
 
-from app.serving.nested import NESTED_NAMES
+from app.serving.signatures.nested import NESTED_NAMES
 
 
 def leave_out_enforcement(model: PyFuncModel) -> bool:

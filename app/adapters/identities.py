@@ -13,7 +13,7 @@ from cachetools import LRUCache, TTLCache
 
 from app.adapters.circuit import Circuit
 from app.errors import RegistryUnavailable, ServingError
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 
 _FRESH_S = 60.0  # a version that comes back within it is the same one, unless `forget` says otherwise
 _KEPT = 4096

@@ -26,7 +26,7 @@ from app.errors import (
     RegistryUnavailable,
     StartupError,
 )
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.serving.ports import RegisteredModel
 from app.settings import Settings
 

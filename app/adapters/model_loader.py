@@ -28,9 +28,9 @@ from app.adapters.memory_growth import MemoryGrowth
 from app.adapters.mlflow_registry import MlflowRegistry, registered_ms
 from app.adapters.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.serving.ports import ModelSpec
-from app.serving.tables import Batch, Output
+from app.serving.rows import Batch, Output
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""The HTTP surface: one module per dialect, all over ``app.serving.service``."""
+"""The HTTP surface: one module per dialect, all over ``app.serving.prediction.service``."""

@@ -29,10 +29,10 @@ from app.api.routing import APP_NAME, Endpoint
 from app.api.system import SystemEndpoints
 from app.api.v1 import V1Dialect
 from app.errors import InvalidRequest, NotFound, ServingError
-from app.serving.inference import InferenceService
-from app.serving.model_ref import ModelRef
+from app.api.oip.service import InferenceService
+from app.serving.references import ModelRef
 from app.serving.ports import ModelManager
-from app.serving.service import PredictionService
+from app.serving.prediction.service import PredictionService
 
 _SUMMARY = "Predictions by models of the MLflow registry, with features from Feast."
 

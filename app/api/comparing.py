@@ -17,10 +17,10 @@ from app.api.oip import version_reference
 from app.api.routing import Route
 from app.api.v1 import PREFIX
 from app.errors import Conflict, InvalidRequest
-from app.serving.comparison import compare
-from app.serving.intervals import LEVEL
+from app.serving.comparison.compare import compare
+from app.serving.confidence import LEVEL
 from app.serving.ports import ModelManager
-from app.serving.service import PredictionService
+from app.serving.prediction.service import PredictionService
 
 _SUFFIX = "/compare"
 _SIDES = ("base", "other")

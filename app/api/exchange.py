@@ -29,7 +29,7 @@ from app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from app.serving.json_values import is_deeper, may_be_deeper
+from app.serving.json_output import is_deeper, may_be_deeper
 
 T = TypeVar("T")
 

@@ -9,12 +9,12 @@ from app.api.errors import legacy_error
 from app.api.exchange import Exchange, Reply, dump
 from app.api.routing import Route
 from app.errors import MalformedBody
-from app.serving.enrichment import FeatureRequest
-from app.serving.json_values import predictions
-from app.serving.model_ref import ModelRef, make_ref, parse_ref
+from app.serving.prediction.enrichment import FeatureRequest
+from app.serving.json_output import predictions
+from app.serving.references import ModelRef, make_ref, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
-from app.serving.prediction import Payload, PredictionRequest
-from app.serving.service import PredictionService
+from app.serving.prediction.requests import Payload, PredictionRequest
+from app.serving.prediction.service import PredictionService
 
 
 class LegacyDialect:

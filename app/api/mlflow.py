@@ -16,13 +16,13 @@ from app.api.parquet_table import parquet_columns
 from app.api.routing import JSON, Route
 from app.api.tabular import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
-from app.serving.json_values import predictions
-from app.serving.misfit import short
-from app.serving.model_ref import ModelRef, parse_ref
+from app.serving.json_output import predictions
+from app.serving.signatures.validation_errors import short
+from app.serving.references import ModelRef, parse_ref
 from app.serving.ports import ModelManager
-from app.serving.prediction import Payload, PayloadReader, PredictionRequest
-from app.serving.service import PredictionService
-from app.serving.signature import Signature
+from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
+from app.serving.prediction.service import PredictionService
+from app.serving.signatures.signature import Signature
 
 CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"

@@ -12,9 +12,9 @@ from app.api.exchange import Exchange, Handler, Reply, dump
 from app.api.oip_messages import Infer, header_length, read_infer, write_infer
 from app.api.routing import JSON, Route
 from app.errors import InvalidReference, Unsupported
-from app.serving.inference import InferenceService, InferRequest, earliest, raw_input
-from app.serving.model_ref import ModelRef, make_ref, parse_ref
-from app.serving.tensor_metadata import TensorMetadata
+from app.api.oip.service import InferenceService, InferRequest, earliest, raw_input
+from app.serving.references import ModelRef, make_ref, parse_ref
+from app.api.oip.metadata import TensorMetadata
 
 PREFIX = "/v2/models/"
 REPOSITORY = "/v2/repository/models/"

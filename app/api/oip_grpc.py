@@ -19,9 +19,9 @@ from app.api.oip import EXTENSIONS, NAME, version_reference
 from app.api.oip_proto import read_infer, write_infer
 from app.errors import ServingError, Unsupported
 from app.oip import inference_pb2 as pb
-from app.serving.inference import InferenceService, earliest
-from app.serving.model_ref import parse_ref
-from app.serving.tensor_metadata import TensorMetadata
+from app.api.oip.service import InferenceService, earliest
+from app.serving.references import parse_ref
+from app.api.oip.metadata import TensorMetadata
 
 T = TypeVar("T")
 

@@ -14,11 +14,11 @@ from app.api.exchange import Reply, dump
 from app.api.oip_bodies import InferBody, InferInput, InferOutput
 from app.errors import MalformedBody, Unsupported
 from app.oip.binary import decode, encode
-from app.serving.inference import Inference
-from app.serving.json_tensors import read
-from app.serving.output_tensors import OutputTensor
-from app.serving.prediction import PayloadReader
-from app.serving.tables import Array
+from app.api.oip.service import Inference
+from app.api.oip.json_tensors import read
+from app.api.oip.output_tensors import OutputTensor
+from app.serving.prediction.requests import PayloadReader
+from app.serving.rows import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
 _BINARY = b"application/octet-stream"

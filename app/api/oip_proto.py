@@ -11,11 +11,11 @@ from app.errors import MalformedBody, Unsupported
 from app.oip import inference_pb2 as pb
 from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of
 from app.oip.datatypes import DTYPES
-from app.serving.inference import Inference, InferRequest
-from app.serving.model_ref import ModelRef
-from app.serving.output_tensors import OutputTensor
-from app.serving.received import exact
-from app.serving.tables import Array, as_array
+from app.api.oip.service import Inference, InferRequest
+from app.serving.references import ModelRef
+from app.api.oip.output_tensors import OutputTensor
+from app.serving.signatures.casting import exact
+from app.serving.rows import Array, as_array
 
 _FIELDS = {
     "BOOL": "bool_contents",

@@ -15,13 +15,13 @@ from app.api.exchange import Exchange, Reply, dump
 from app.api.routing import JSON, Route
 from app.api.v1 import PREFIX
 from app.errors import ServingError
-from app.serving.example_request import example_request, example_response
-from app.serving.json_schema import request_schema, response_schema
-from app.serving.model_ref import ModelRef
+from app.api.system.examples import example_request, example_response
+from app.serving.signatures.json_schema import request_schema, response_schema
+from app.serving.references import ModelRef
 from app.serving.ports import ModelManager
-from app.serving.release_table import ModelStatus
-from app.serving.served_model import ServedModel
-from app.serving.service import PredictionService
+from app.serving.releases.table import ModelStatus
+from app.serving.prediction.served_model import ServedModel
+from app.serving.prediction.service import PredictionService
 
 log = logging.getLogger(__name__)
 

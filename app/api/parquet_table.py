@@ -7,9 +7,9 @@ from typing import Any
 
 from app.api.tabular import TableLimits, as_list, as_numpy, brief, check_names, check_width, plain
 from app.errors import MalformedBody, TooLarge
-from app.serving.misfit import short
-from app.serving.signature import Signature
-from app.serving.tables import Values
+from app.serving.signatures.validation_errors import short
+from app.serving.signatures.signature import Signature
+from app.serving.rows import Values
 
 _WIDEST = 32
 """Bytes of the widest decimal."""

@@ -22,10 +22,10 @@ from app.api.release_bodies import (
 from app.api.routing import Route
 from app.api.v1 import PREFIX, reference
 from app.errors import Conflict, InvalidReference, MalformedBody, ModelNotFound
-from app.serving.model_ref import ModelRef, ModelVersion, make_ref
+from app.serving.references import ModelRef, ModelVersion, make_ref
 from app.serving.ports import ModelManager
-from app.serving.release_table import ModelStatus, Switch
-from app.serving.traffic import make_plan
+from app.serving.releases.table import ModelStatus, Switch
+from app.serving.releases.traffic import make_plan
 
 SHADOW = "shadow"
 """Key of the alias that gets copies, among the aliases and their weights."""

@@ -15,13 +15,13 @@ from app.api.errors import v1_error
 from app.api.exchange import Exchange, Handler, Reply, dump
 from app.api.routing import Route
 from app.errors import FeatureSourceNotFound, MalformedBody, NotFound
-from app.serving.enrichment import FeatureRequest
-from app.serving.json_schema import DIALECT, request_schema, response_schema
-from app.serving.json_values import plain, predictions
-from app.serving.model_ref import ModelRef, parse_ref
+from app.serving.prediction.enrichment import FeatureRequest
+from app.serving.signatures.json_schema import DIALECT, request_schema, response_schema
+from app.serving.json_output import plain, predictions
+from app.serving.references import ModelRef, parse_ref
 from app.serving.ports import FeatureQuery, ModelManager
-from app.serving.prediction import Payload, PredictionRequest
-from app.serving.service import PredictionService
+from app.serving.prediction.requests import Payload, PredictionRequest
+from app.serving.prediction.service import PredictionService
 
 PREFIX = "/v1/models/"
 FEATURES = "/v1/features/"

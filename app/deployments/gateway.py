@@ -19,14 +19,14 @@ from app.deployments.process import configure_logging, memory_bytes, prepare_for
 from app.deployments.release_metrics import ReleaseMetrics
 from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
-from app.serving.admission import AdmissionLimits
-from app.serving.batch_limits import BatchLimits
-from app.serving.inference import InferenceService
-from app.serving.model_ref import ModelRef, ModelVersion, parse_ref
+from app.serving.prediction.admission import AdmissionLimits
+from app.serving.batching.limits import BatchLimits
+from app.api.oip.service import InferenceService
+from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.ports import Statistics
-from app.serving.release_table import ReleaseTable
-from app.serving.service import PredictionService, ServiceLimits
-from app.serving.shadowing import ShadowLimits
+from app.serving.releases.table import ReleaseTable
+from app.serving.prediction.service import PredictionService, ServiceLimits
+from app.serving.prediction.shadow import ShadowLimits
 from app.settings import Settings
 
 

@@ -16,13 +16,13 @@ from ray import serve
 
 from app.deployments.calls import Handle, answer, gather, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
-from app.serving.batch_limits import NO_OVERRIDES, BatchOverrides
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.pool_load import Backlog, CallNote
+from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.placement.load import Backlog, CallNote
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelRunner, ModelSpec, Statistics
-from app.serving.release_table import ModelStatus, ReleaseTable, Switch
-from app.serving.tables import Batch, Output
-from app.serving.traffic import Traffic, TrafficPlan
+from app.serving.releases.table import ModelStatus, ReleaseTable, Switch
+from app.serving.rows import Batch, Output
+from app.serving.releases.traffic import Traffic, TrafficPlan
 
 log = logging.getLogger(__name__)
 

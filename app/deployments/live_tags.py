@@ -12,9 +12,9 @@ from typing import Any
 
 from app.deployments.release_writer import ReleaseWriter
 from app.errors import InvalidRequest, ModelNotFound, RegistryReadOnly, ServingError
-from app.serving.live import Live
-from app.serving.model_tags import LIVE_TAG
-from app.serving.release_book import ReleaseBook
+from app.serving.releases.alias_state import Live
+from app.serving.releases.tags import LIVE_TAG
+from app.serving.releases.reconciler import ReleaseBook
 
 log = logging.getLogger(__name__)
 

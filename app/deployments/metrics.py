@@ -10,13 +10,13 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from app.deployments.traffic_metrics import TrafficMetrics
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
-from app.serving.batching import AnsweredBatch
-from app.serving.faults import is_fault
-from app.serving.model_ref import ModelVersion
+from app.serving.batching.batcher import AnsweredBatch
+from app.serving.comparison.error_attribution import is_fault
+from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
-from app.serving.release_table import ReleaseTable
-from app.serving.tally import ShadowPair, ShadowResult, TrafficTally
-from app.serving.traffic import Traffic
+from app.serving.releases.table import ReleaseTable
+from app.serving.comparison.counters import ShadowPair, ShadowResult, TrafficTally
+from app.serving.releases.traffic import Traffic
 
 _LABELS = ("model", "version")
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)

@@ -10,10 +10,10 @@ from app.deployments.calls import Handle
 from app.deployments.pool_member import PoolMember
 from app.deployments.pool_router import HELD
 from app.deployments.process import configure_logging, prepare_for_requests
-from app.serving.model_ref import ModelVersion
-from app.serving.pool_load import CallNote
+from app.serving.references import ModelVersion
+from app.serving.placement.load import CallNote
 from app.serving.ports import ModelSpec
-from app.serving.tables import Batch, Output
+from app.serving.rows import Batch, Output
 from app.settings import Settings
 
 

@@ -18,13 +18,13 @@ from app.deployments.model_host import ModelHost
 from app.deployments.pool_scaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.errors import PoolUnavailable, ServingError
-from app.serving.merging import Merger
-from app.serving.model_ref import ModelVersion
-from app.serving.pool_load import Backlog, BusyMeter, BusySample, CallNote, Waiting
+from app.serving.batching.merging import Merger
+from app.serving.references import ModelVersion
+from app.serving.placement.load import Backlog, BusyMeter, BusySample, CallNote, Waiting
 from app.serving.ports import ModelSpec
-from app.serving.release_table import ReleaseTable
-from app.serving.signature import Signature
-from app.serving.tables import Batch, Output
+from app.serving.releases.table import ReleaseTable
+from app.serving.signatures.signature import Signature
+from app.serving.rows import Batch, Output
 from app.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.serving.pool_members import EVERYWHERE, PoolPlan
+from app.serving.placement.pool_members import EVERYWHERE, PoolPlan
 from app.settings import PoolSettings, Settings
 
 

@@ -9,8 +9,8 @@ from cachetools import TTLCache
 
 from app.deployments.registry_reader import RegistryReader
 from app.errors import ModelNotFound
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.release_book import ReleaseBook
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.reconciler import ReleaseBook
 
 _MISSING_KEPT = 4096
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from app.adapters.mlflow_registry import MlflowRegistry
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
 from app.serving.ports import RegisteredModel
-from app.serving.release_book import ReleaseBook
+from app.serving.releases.reconciler import ReleaseBook
 from app.serving.single_flight import SingleFlight
 
 T = TypeVar("T")

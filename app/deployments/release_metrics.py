@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge
 
-from app.serving.release_table import ReleaseTable
+from app.serving.releases.table import ReleaseTable
 
 
 class ReleaseMetrics:

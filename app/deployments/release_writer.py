@@ -16,14 +16,14 @@ from weakref import WeakValueDictionary
 
 from app.deployments.registry_reader import RegistryReader
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable, ServingError
-from app.serving.live import BARE, PROMOTED, ROLLED_BACK, Live
-from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import FORCE_TAG
+from app.serving.releases.alias_state import BARE, PROMOTED, ROLLED_BACK, Live
+from app.serving.references import ModelVersion
+from app.serving.releases.tags import FORCE_TAG
 from app.serving.ports import RegisteredModel
-from app.serving.release_book import ReleaseBook
-from app.serving.release_table import Switch
+from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.table import Switch
 from app.serving.single_flight import SingleFlight
-from app.serving.traffic import TrafficPlan
+from app.serving.releases.traffic import TrafficPlan
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """`Releases`: the one replica that reads the registry and knows what should be served.
 
-Gateways and pools hold a long poll, `watch`; nobody is pushed to. The bookkeeping is `app.serving.release_book`.
+Gateways and pools hold a long poll, `watch`; nobody is pushed to. The bookkeeping is `app.serving.releases.reconciler`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from app.deployments.rollback_watch import RollbackWatch
 from app.deployments.snapshot import Snapshot
 from app.deployments.version_loads import VersionLoads
 from app.errors import RegistryUnavailable, Unavailable
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.release_book import ReleaseBook
-from app.serving.release_status import every_status, release_health, status_of
-from app.serving.release_table import ModelStatus, ReleaseTable, Switch, VersionState
-from app.serving.switching import Contract
-from app.serving.traffic import TrafficPlan
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.status import every_status, release_health, status_of
+from app.serving.releases.table import ModelStatus, ReleaseTable, Switch, VersionState
+from app.serving.releases.rollout import Contract
+from app.serving.releases.traffic import TrafficPlan
 from app.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """Watches versions that have just begun to answer, and moves their alias back where the model's rule says so.
 
-Off unless a registered model has the tag ``serving.rollback`` (`app.serving.rollback_rule`). Each action is recorded in
+Off unless a registered model has the tag ``serving.rollback`` (`app.serving.releases.rollback_policy`). Each action is recorded in
 the tag ``serving.rollback.last``. Runs in `app.deployments.releases`.
 """
 
@@ -18,12 +18,12 @@ from typing import TypeAlias
 
 from app.deployments.release_writer import ReleaseWriter
 from app.errors import ServingError
-from app.serving import rollback_rule
-from app.serving.live import BARE, Live
-from app.serving.model_ref import ModelVersion
+from app.serving.releases import rollback_policy as rollback_rule
+from app.serving.releases.alias_state import BARE, Live
+from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
-from app.serving.release_book import ReleaseBook
-from app.serving.rollback_rule import RollbackRule, Sample
+from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.rollback_policy import RollbackRule, Sample
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
-from app.serving.model_ref import ModelVersion
-from app.serving.tally import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
+from app.serving.references import ModelVersion
+from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
 
 _OF_VARIANT = ("model", "version")
 _OF_SHADOW = ("model", "version", "shadow_version")
@@ -44,7 +44,7 @@ class TrafficMetrics:
     """What `PrometheusRecorder` counts beside the rest.
 
     They grow from the start of the replica on; what begins anew with each change of traffic is
-    `app.serving.tally.TrafficTally`.
+    `app.serving.comparison.counters.TrafficTally`.
 
     Args:
         bounded: the label of a model's name.

@@ -17,10 +17,10 @@ from app.deployments.pools import pool_deployment
 from app.deployments.reference_resolver import ReferenceResolver
 from app.deployments.registry_reader import RegistryReader
 from app.errors import ModelUnavailable, RegistryUnavailable, ServingError
-from app.serving.live import BARE
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.pool_load import CallNote
-from app.serving.release_book import ReleaseBook
+from app.serving.releases.alias_state import BARE
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.placement.load import CallNote
+from app.serving.releases.reconciler import ReleaseBook
 from app.serving.single_flight import SingleFlight
 from app.settings import Settings
 

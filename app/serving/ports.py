@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from app.serving.batch_limits import BatchOverrides
-from app.serving.batching import AnsweredBatch
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.pool_load import Backlog
-from app.serving.release_table import ModelStatus, Switch
-from app.serving.tables import Batch, Output
-from app.serving.tally import (
+from app.serving.batching.limits import BatchOverrides
+from app.serving.batching.batcher import AnsweredBatch
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.placement.load import Backlog
+from app.serving.releases.table import ModelStatus, Switch
+from app.serving.rows import Batch, Output
+from app.serving.comparison.counters import (
     NOTHING_COPIED,
     NOTHING_DIVIDED,
     ShadowCounts,
@@ -24,7 +24,7 @@ from app.serving.tally import (
     ShadowResult,
     VariantCounts,
 )
-from app.serving.traffic import Traffic, TrafficPlan
+from app.serving.releases.traffic import Traffic, TrafficPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Statistics:
 
     `requests` were answered, in `request_seconds` together, and there is the sum of their squares; `failures` were
     answered with an error after the version was known, and `faults` are those among them that count against it
-    (`app.serving.faults`). `replicas` is how many gateway replicas have told. `variant` and `shadows` (by the version
+    (`app.serving.comparison.error_attribution`). `replicas` is how many gateway replicas have told. `variant` and `shadows` (by the version
     whose requests were copied) are of models with traffic, since that last changed.
     """
 

@@ -16,7 +16,7 @@ import pytest
 
 from app.adapters.artifact_cache import ArtifactCache, CacheCounts, is_full
 from app.adapters.file_locks import lock
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 
 V = ModelVersion("prices of oil", "3")
 
@@ -248,7 +248,7 @@ PROCESS = """
 import signal, sys, time
 from pathlib import Path
 from app.adapters.artifact_cache import ArtifactCache
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 
 cache_folder, log, size, pause, max_bytes, then = sys.argv[1:7]
 

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from app.adapters import registry_connection
 from app.adapters.mlflow_registry import MlflowRegistry, configure
 from app.errors import ModelNotFound, RegistryUnavailable
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.settings import Settings
 from tests.adapters.between import Between, pass_on
 from tests.conftest import environment_of_nobody

@@ -2,7 +2,7 @@ import pytest
 
 from app.adapters.identities import Identities
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 
 V, W, OTHER = ModelVersion("m", "1"), ModelVersion("m", "2"), ModelVersion("other", "1")
 

@@ -28,7 +28,7 @@ from app.errors import (
     RegistryUnavailable,
     StartupError,
 )
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.settings import Settings
 from tests.adapters.between import Between
 from tests.conftest import environment_of_nobody

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.model_loader import LoadedModel
 from app.api.csv_table import NULLS
-from app.serving.model_ref import parse_ref
+from app.serving.references import parse_ref
 from app.serving.ports import ModelSpec
 from tests.fakes import FakeModel, make_fakes
 

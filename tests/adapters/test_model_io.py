@@ -19,8 +19,8 @@ import scipy.sparse  # type: ignore[import-untyped]
 
 from app.adapters.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, WrongRowCount
-from app.serving.json_values import predictions
-from app.serving.tables import Array, Batch, Layout, Output
+from app.serving.json_output import predictions
+from app.serving.rows import Array, Batch, Layout, Output
 
 
 def matrix(rows: list[list[int]]) -> Any:
@@ -176,7 +176,7 @@ class TestOutput:
         blob = pickle.dumps([model_output(prediction, 2) for prediction, *_ in UNDERSTOOD])
         code = (
             "import pickle, sys; sys.modules.update(pandas=None, pyarrow=None, scipy=None);"
-            "from app.serving.json_values import predictions; import orjson;"
+            "from app.serving.json_output import predictions; import orjson;"
             "[orjson.dumps(predictions(output)) for output in pickle.loads(sys.stdin.buffer.read())]"
         )
         subprocess.run([sys.executable, "-c", code], input=blob, check=True)

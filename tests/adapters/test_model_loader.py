@@ -20,8 +20,8 @@ from starlette.types import Receive, Scope, Send
 
 from app.adapters.mlflow_registry import MlflowRegistry, configure
 from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
-from app.serving.model_ref import ModelVersion
-from app.serving.tables import Batch, Layout
+from app.serving.references import ModelVersion
+from app.serving.rows import Batch, Layout
 from app.settings import Settings
 from tests.adapters import test_model_parity as parity
 from tests.conftest import environment_of_nobody

@@ -27,9 +27,9 @@ from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.enforcement import leave_out_enforcement
 from app.adapters.model_io import model_input, model_output, model_params
-from app.serving.json_values import predictions
-from app.serving.signature import Signature
-from app.serving.tables import Layout, Rows, stack
+from app.serving.json_output import predictions
+from app.serving.signatures.signature import Signature
+from app.serving.rows import Layout, Rows, stack
 
 Records = list[dict[str, Any]]
 

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 
 from app.api.comparing import CompareResponse
-from app.serving.intervals import Moments
-from app.serving.model_ref import ModelVersion
+from app.serving.confidence import Moments
+from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
-from app.serving.tally import ShadowCounts, VariantCounts
+from app.serving.comparison.counters import ShadowCounts, VariantCounts
 from tests.api.conftest import Connect
 from tests.fakes import Fakes, make_fakes, total
 

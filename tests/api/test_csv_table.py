@@ -9,7 +9,7 @@ from pandas._libs import parsers  # type: ignore[attr-defined]  # pandas keeps i
 from app.api.csv_table import NULLS, csv_columns
 from app.api.tabular import TableLimits
 from app.errors import TooLarge
-from app.serving.signature import Signature
+from app.serving.signatures.signature import Signature
 
 UNTYPED = Signature.compile(None)
 LIMITS = TableLimits(columns=100, nbytes=1_000_000)

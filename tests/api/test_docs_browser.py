@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.demo.data import COLUMNS, EXAMPLE, MODEL, NOTES
-from app.serving.model_ref import ModelRef
+from app.serving.references import ModelRef
 from tests import browser as browser_module
 from tests.browser import Browser, StrippingGateway, chromium, hosts
 from tests.fakes import FakeModel, columns, make_fakes, tensor

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from app.errors import FeatureStoreUnavailable, ModelFailed, ModelUnavailable
-from app.serving.tables import Output
+from app.serving.rows import Output
 from tests.api.conftest import Connect
 from tests.fakes import FakeFeatureStore, FakeModel, columns, failing, make_fakes, tensor, total
 

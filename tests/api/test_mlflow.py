@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from app.errors import Overloaded
-from app.serving.model_ref import parse_ref
-from app.serving.tables import Output
+from app.serving.references import parse_ref
+from app.serving.rows import Output
 from tests.api.conftest import Connect
 from tests.fakes import LIMITS, FakeModel, columns, failing, make_fakes, tensor, total
 

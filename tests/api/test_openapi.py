@@ -9,9 +9,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from app.api import openapi
 from app.errors import ModelUnavailable, Unavailable
-from app.serving.model_ref import ModelRef, parse_ref
-from app.serving.release_table import ModelStatus
-from app.serving.traffic import make_plan
+from app.serving.references import ModelRef, parse_ref
+from app.serving.releases.table import ModelStatus
+from app.serving.releases.traffic import make_plan
 from tests.api.conftest import Connect
 from tests.fakes import FakeManager, FakeModel, Fakes, columns, make_fakes, tensor, total
 

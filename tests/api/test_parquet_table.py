@@ -13,7 +13,7 @@ from pyarrow import parquet
 from app.api.parquet_table import parquet_columns
 from app.api.tabular import TableLimits
 from app.errors import InvalidRequest, MalformedBody, TooLarge
-from app.serving.signature import Signature
+from app.serving.signatures.signature import Signature
 
 UNTYPED = Signature.compile(None)
 LIMITS = TableLimits(columns=100, nbytes=1_000_000)

@@ -12,8 +12,8 @@ import pytest
 
 from app.oip import inference_pb2 as pb
 from app.oip.binary import encode
-from app.serving.model_ref import ModelRef
-from app.serving.traffic import Traffic, Variant
+from app.serving.references import ModelRef
+from app.serving.releases.traffic import Traffic, Variant
 from tests.api.conftest import Connect
 from tests.api.test_oip_grpc import serving
 from tests.fakes import Fakes, make_fakes, total

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.serving.tables import Output
+from app.serving.rows import Output
 from tests.api.conftest import Connect
 from tests.fakes import FakeFeatureStore, FakeModel, columns, make_fakes, total
 

@@ -13,7 +13,7 @@ import pytest
 
 from app.client import ApiError, AsyncClient, Client, TensorPrediction
 from app.oip.datatypes import DTYPES
-from app.serving.tables import Output
+from app.serving.rows import Output
 from tests.fakes import FakeModel, Fakes, columns, make_fakes, tensor, total
 
 

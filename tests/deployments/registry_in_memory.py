@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from app.errors import ModelNotFound
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.serving.ports import RegisteredModel
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from app.deployments.live_tags import LiveTags
 from app.errors import InvalidRequest, RegistryReadOnly, ServingError
-from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import LIVE_TAG
+from app.serving.references import ModelVersion
+from app.serving.releases.tags import LIVE_TAG
 from tests.deployments.registry_in_memory import Model
 from tests.deployments.test_release_writer import OIL, V1, World
 

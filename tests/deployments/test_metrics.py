@@ -6,10 +6,10 @@ from prometheus_client import CollectorRegistry
 
 from app.deployments import metrics
 from app.deployments.metrics import PrometheusRecorder
-from app.serving.batching import AnsweredBatch
-from app.serving.model_ref import ModelVersion
+from app.serving.batching.batcher import AnsweredBatch
+from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
-from app.serving.release_table import Release, ReleaseTable
+from app.serving.releases.table import Release, ReleaseTable
 
 PRICES = ModelVersion("prices", "2")
 

@@ -8,10 +8,10 @@ import pytest
 
 from app.deployments.model_host import ModelHost
 from app.errors import ModelUnavailable, RegistryUnavailable
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.serving.ports import ModelSpec
-from app.serving.release_table import VersionState
-from app.serving.tables import Batch, Layout, Output
+from app.serving.releases.table import VersionState
+from app.serving.rows import Batch, Layout, Output
 
 LAYOUT = Layout("tensor", (), ("int64",), ((),))
 

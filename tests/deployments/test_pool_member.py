@@ -15,11 +15,11 @@ from mlflow.types import ColSpec, DataType, TensorSpec
 
 from app.adapters.mlflow_registry import configure
 from app.errors import ModelFailed
-from app.serving.batch_limits import BatchOverrides
-from app.serving.model_ref import ModelVersion
-from app.serving.pool_load import CallNote
-from app.serving.release_table import Release, ReleaseTable
-from app.serving.tables import Batch, Layout, Output
+from app.serving.batching.limits import BatchOverrides
+from app.serving.references import ModelVersion
+from app.serving.placement.load import CallNote
+from app.serving.releases.table import Release, ReleaseTable
+from app.serving.rows import Batch, Layout, Output
 from app.settings import Settings
 from tests.adapters import test_model_parity as parity
 from tests.conftest import environment_of_nobody

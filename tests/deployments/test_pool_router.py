@@ -16,9 +16,9 @@ with warnings.catch_warnings():
 
     from app.deployments.pool_router import HELD, AffinityRouter
 
-from app.serving.model_ref import ModelVersion
-from app.serving.pool_load import CallNote
-from app.serving.ring import Ring
+from app.serving.references import ModelVersion
+from app.serving.placement.load import CallNote
+from app.serving.placement.rendezvous import Ring
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

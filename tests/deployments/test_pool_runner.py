@@ -16,9 +16,9 @@ with warnings.catch_warnings():
     from app.deployments.handles import PoolRunner
 
 from app.errors import ReplicaDied
-from app.serving.model_ref import ModelVersion
-from app.serving.pool_load import Backlog
-from app.serving.tables import Batch, Layout, Output
+from app.serving.references import ModelVersion
+from app.serving.placement.load import Backlog
+from app.serving.rows import Batch, Layout, Output
 
 VERSION = ModelVersion("prices", "2")
 ANSWER = Output("tensor", (), (np.array([1.0]),), 1)

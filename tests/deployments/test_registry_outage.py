@@ -18,9 +18,9 @@ from starlette.responses import Response
 from app.adapters import registry_connection
 from app.adapters.mlflow_registry import configure
 from app.errors import RegistryUnavailable
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.release_table import ReleaseTable, VersionState
-from app.serving.switching import Contract
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.table import ReleaseTable, VersionState
+from app.serving.releases.rollout import Contract
 from app.settings import Settings
 from tests.adapters.between import Between, pass_on
 from tests.conftest import environment_of_nobody

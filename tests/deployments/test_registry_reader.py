@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from app.deployments.registry_reader import RegistryReader
-from app.serving.pool_members import PoolPlan
-from app.serving.release_book import ReleaseBook
+from app.serving.placement.pool_members import PoolPlan
+from app.serving.releases.reconciler import ReleaseBook
 from tests.deployments.registry_in_memory import Model, RegistryInMemory
 
 

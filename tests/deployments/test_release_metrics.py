@@ -3,7 +3,7 @@ from itertools import pairwise
 from prometheus_client import CollectorRegistry
 
 from app.deployments.release_metrics import ReleaseMetrics
-from app.serving.release_table import Release, ReleaseTable
+from app.serving.releases.table import Release, ReleaseTable
 
 
 def table(*, stale_since: float | None = None, blocked: dict[str, str] | None = None, **aliases: str) -> ReleaseTable:

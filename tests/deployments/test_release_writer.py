@@ -10,14 +10,14 @@ import pytest
 from app.deployments.registry_reader import RegistryReader
 from app.deployments.release_writer import ReleaseWriter
 from app.errors import Conflict, RegistryReadOnly
-from app.serving.live import MOVED
-from app.serving.model_ref import ModelVersion
-from app.serving.model_tags import FORCE_TAG
-from app.serving.pool_members import PoolPlan
-from app.serving.release_book import ReleaseBook
-from app.serving.release_table import VersionState
-from app.serving.switching import Contract
-from app.serving.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
+from app.serving.releases.alias_state import MOVED
+from app.serving.references import ModelVersion
+from app.serving.releases.tags import FORCE_TAG
+from app.serving.placement.pool_members import PoolPlan
+from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.table import VersionState
+from app.serving.releases.rollout import Contract
+from app.serving.releases.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
 from tests.deployments.registry_in_memory import Model, RegistryInMemory
 
 READY = VersionState("ready", None, 100, 5.0)

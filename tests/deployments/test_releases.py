@@ -20,11 +20,11 @@ with warnings.catch_warnings():
 from app.adapters.mlflow_registry import configure
 from app.deployments.calls import raised
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
-from app.serving.model_ref import ModelRef, ModelVersion
-from app.serving.model_tags import LIVE_TAG
-from app.serving.release_table import ReleaseTable, Switch, VersionState
-from app.serving.switching import Contract
-from app.serving.traffic import make_plan
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.tags import LIVE_TAG
+from app.serving.releases.table import ReleaseTable, Switch, VersionState
+from app.serving.releases.rollout import Contract
+from app.serving.releases.traffic import make_plan
 from app.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.deployments.rollback_watch import LAST_TAG, RollbackWatch
-from app.serving.model_ref import ModelVersion
+from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
 from app.settings import Settings
 from tests.deployments.test_releases import V1, V2, Releases, promoted, ready, registry, settings, until

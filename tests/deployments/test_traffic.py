@@ -15,7 +15,7 @@ import pytest
 from app.client import Client, Comparison
 from app.oip import inference_pb2 as pb
 from app.oip import inference_pb2_grpc as untyped
-from app.serving.traffic import Traffic, Variant
+from app.serving.releases.traffic import Traffic, Variant
 from tests import numbered
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking

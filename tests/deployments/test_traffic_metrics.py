@@ -7,12 +7,12 @@ from prometheus_client import CollectorRegistry
 
 from app.deployments import metrics, traffic_metrics
 from app.deployments.metrics import PrometheusRecorder
-from app.serving.disagreement import Disagreement
-from app.serving.intervals import Moments
-from app.serving.model_ref import ModelVersion
-from app.serving.release_table import Release, ReleaseTable
-from app.serving.tally import ShadowPair, ShadowResult
-from app.serving.traffic import Traffic, Variant
+from app.serving.comparison.prediction_diff import Disagreement
+from app.serving.confidence import Moments
+from app.serving.references import ModelVersion
+from app.serving.releases.table import Release, ReleaseTable
+from app.serving.comparison.counters import ShadowPair, ShadowResult
+from app.serving.releases.traffic import Traffic, Variant
 
 V1, V2 = ModelVersion("prices", "1"), ModelVersion("prices", "2")
 TRAFFIC = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)), Variant("next", "2"))

@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from app.adapters.mlflow_registry import MlflowRegistry, configure
 from app.errors import ModelNotFound, RegistryReadOnly, RegistryUnavailable
-from app.serving.model_ref import ModelVersion
-from app.serving.tables import Batch, Layout
+from app.serving.references import ModelVersion
+from app.serving.rows import Batch, Layout
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
 from tests.mlflow_server import free_port
@@ -98,7 +98,7 @@ def failing(settings: Settings, cache: Path, *secrets: str) -> str:
         "from app.adapters.mlflow_registry import MlflowRegistry, configure\n"
         "from app.adapters.model_loader import ModelLoader\n"
         "from app.errors import ServingError\n"
-        "from app.serving.model_ref import ModelVersion\n"
+        "from app.serving.references import ModelVersion\n"
         "from app.settings import Settings\n"
         "settings = Settings.model_validate_json(sys.stdin.read())\n"
         "configure(settings)\n"

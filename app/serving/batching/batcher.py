@@ -1,0 +1,279 @@
+"""Dynamic batching: what arrives while calls are under way leaves together in the next one.
+
+An idle model answers at once, since a free slot takes whatever waits; a busy one forms large batches by itself.
+The service keeps one `Batcher` per model version and one per feature source. In what order parts enter batches is told
+in `app.serving.batching.queue`, how many batches are under way in `app.serving.batching.concurrency`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from contextvars import Context
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ReplicaDied, ServingError
+from app.serving.batching.limits import BatchLimits
+from app.serving.batching.concurrency import InFlightBound
+from app.serving.batching.queue import LARGE_SHARE, Line, Part, Total
+
+P = TypeVar("P")
+R = TypeVar("R")
+
+log = logging.getLogger(__name__)
+
+_FULL_IN_FLIGHT = 4
+"""Batches that may be under way when those that wait are at least half full, whatever the bound is. To hold them back
+would not make them much larger, and while one computes others are packed, sent and unpacked: at four connections that
+send 1,000 rows of 100 columns each, 219 requests/s and not 103."""
+
+
+class AnsweredBatch(NamedTuple):
+    """One batch that was answered: parts of requests in it, their rows, how long the first of them had waited, how long
+    the call took, and how many batches might be under way."""
+
+    parts: int
+    rows: int
+    waited_s: float
+    seconds: float
+    in_flight_bound: int
+
+
+class Batcher(Generic[P, R]):
+    """Collects parts of concurrent requests into calls of `call`. Lives on the event loop that it is made on.
+
+    A batch belongs to nobody: it runs in an empty `contextvars.Context`, because Ray Serve finds the calls that a
+    request made through context variables and cancels them when that request's caller goes away. A caller that leaves
+    loses its own part only.
+
+    Args:
+        call: answers a batch, one result per part in order. An error that one part may have caused makes the batcher
+            halve the batch until the part at fault fails alone; any other error fails all of them. It is cancelled when
+            the last part's deadline passes.
+        limits: the bounds in force, asked for before each batch: they may change while parts wait.
+        answered: told of every call that was answered.
+        of_one: errors that one part may have caused.
+    """
+
+    def __init__(
+        self,
+        call: Callable[[Sequence[P]], Awaitable[Sequence[R]]],
+        limits: Callable[[], BatchLimits],
+        answered: Callable[[AnsweredBatch], None] = lambda _: None,
+        of_one: tuple[type[ServingError], ...] = (ModelFailed, ReplicaDied, InvalidRequest),
+    ) -> None:
+        self._of_one = of_one
+        self._call = call
+        self._limits = limits
+        self._answered = answered
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
+        self._lines: dict[Hashable, Line[P, R]] = {}
+        self._last_group: Hashable = None
+        self._last_line: Line[P, R] | None = None
+        self._waiting = Total()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._launches = 0
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        first = limits()
+        self._bound = InFlightBound(first.max_in_flight)
+        self._free = 0
+        self._free_for_full = 0
+        self._adopt(first)
+
+    @property
+    def in_flight(self) -> int:
+        """Batches under way now."""
+        return len(self._tasks)
+
+    @property
+    def in_flight_bound(self) -> int:
+        """Batches that may be under way now."""
+        return self._bound.value
+
+    @property
+    def max_rows(self) -> int:
+        """Most rows in one batch."""
+        return self._max_rows
+
+    @property
+    def max_bytes(self) -> int:
+        """Most bytes in one batch."""
+        return self._max_bytes
+
+    @property
+    def waiting_parts(self) -> int:
+        """Parts that wait for a slot and whose callers wait for them."""
+        return self._waiting.parts
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows in them."""
+        return self._waiting.rows
+
+    def oldest_wait_s(self, now: float) -> float:
+        """Seconds that the longest waiting part has waited; 0 where none waits.
+
+        Args:
+            now: event loop time.
+        """
+        return max((now - line.oldest_since() for line in self._lines.values() if line.live), default=0.0)
+
+    def submit(self, payload: P, *, group: Hashable, rows: int, nbytes: int, deadline: float) -> asyncio.Future[R]:
+        """Queue a part; only parts of the same `group` share a batch. Cancel the future to withdraw it.
+
+        Args:
+            deadline: event loop time after which the part is not sent any more.
+        """
+        part: Part[P, R] = Part(loop=self._loop)
+        part.payload = payload
+        part.rows = rows
+        part.nbytes = nbytes
+        part.deadline = deadline
+        part.since = self._now()
+        # Most requests of a model have the very same layout, whose hash is not cheap.
+        line = self._last_line if group is self._last_group else None
+        if line is None or not line.live:
+            line = self._line(group)
+        line.append(part, large=rows >= self._large_rows)
+        if self._may_send():
+            if not self._scheduled:
+                self._schedule()
+            elif self._timer is not None and self._waiting.rows >= self._max_rows:
+                self._timer.cancel()
+                self._dispatch_soon()
+        return part
+
+    def _may_send(self) -> bool:
+        return self._free > 0 or (self._free_for_full > 0 and self._waiting.rows >= self._half_rows)
+
+    def _count_free(self) -> None:
+        under_way = len(self._tasks)
+        self._free = self._bound.value - under_way
+        # While the bound is at one to measure how long a batch takes alone, it holds for all.
+        measures = self._bound.rows_limit is not None
+        self._free_for_full = 0 if measures else min(_FULL_IN_FLIGHT, self._bound.most) - under_way
+
+    def _line(self, group: Hashable) -> Line[P, R]:
+        line = self._lines.get(group)
+        if line is None:
+            line = self._lines[group] = Line(self._waiting)
+        self._last_group, self._last_line = group, line
+        return line
+
+    def _schedule(self) -> None:
+        self._scheduled = True
+        if self._wait_s and self._waiting.rows < self._max_rows:
+            now = self._now()
+            due = now + self._wait_s - self.oldest_wait_s(now)
+            if due > now:
+                self._timer = self._loop.call_at(due, self._dispatch, context=Context())
+                return
+        self._dispatch_soon()
+
+    def _dispatch_soon(self) -> None:
+        # Not at once: what else is ready in this turn of the loop shall join.
+        self._timer = None
+        self._loop.call_soon(self._dispatch, context=Context())
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        self._timer = None
+        self._adopt(self._limits())
+        now = self._now()
+        while self._lines and self._may_send():
+            parts = self._take(now)
+            if parts:
+                self._launches += 1
+                alone = 0 if self._tasks else self._launches
+                task = self._loop.create_task(self._run(parts, alone), context=Context())
+                self._tasks.add(task)
+                task.add_done_callback(self._done)
+                self._count_free()
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._count_free()
+        if self._lines and self._may_send() and not self._scheduled:
+            self._schedule()
+
+    def _adopt(self, limits: BatchLimits) -> None:
+        self._max_rows = limits.max_rows
+        self._half_rows = max(1, limits.max_rows // 2)
+        self._large_rows = max(2, limits.max_rows // LARGE_SHARE)
+        self._max_bytes = limits.max_bytes
+        self._wait_s = limits.wait_s
+        self._bound.most = limits.max_in_flight
+        self._count_free()
+
+    def _take(self, now: float) -> list[Part[P, R]]:
+        """Parts of the group that has waited longest, up to the bounds; its rest goes to the end of the line."""
+        group = next(iter(self._lines))
+        line = self._lines.pop(group)
+        limit = self._bound.rows_limit
+        parts = line.take(now, self._max_rows if limit is None else min(limit, self._max_rows), self._max_bytes)
+        if line.live:
+            self._lines[group] = line
+        elif line is self._last_line:
+            self._last_group = self._last_line = None
+        return parts
+
+    async def _run(self, parts: list[Part[P, R]], launch: int) -> None:
+        """Answer a batch. `launch` is its number where no other was under way when it began, else 0."""
+        started = self._now()
+        complete = await self._answer(parts)
+        now = self._now()
+        if not complete:
+            self._bound.failed(now)
+            return
+        limiting = self._free <= 0 and self._waiting.parts > 0
+        rows = sum([part.rows for part in parts])
+        self._bound.finished(rows, now - started, alone=launch == self._launches, limiting=limiting, now=now)
+
+    async def _answer(self, parts: list[Part[P, R]]) -> bool:
+        """Answer parts in one call, or in several where that fails; tells whether one was enough."""
+        parts = [part for part in parts if not part.done()]
+        if not parts:
+            return False
+        payloads = [cast(P, part.payload) for part in parts]
+        started = self._now()
+        try:
+            async with asyncio.timeout_at(max([part.deadline for part in parts])):
+                results = await self._call(payloads)
+            if len(results) != len(parts):
+                raise RuntimeError(f"{len(results)} results for {len(parts)} parts")  # noqa: TRY301 - nobody may wait for ever
+        except TimeoutError:
+            _fail(parts, DeadlineExceeded("the model did not answer before the deadline"))
+            return False
+        except self._of_one as error:
+            if len(parts) == 1:
+                _fail(parts, error)
+                return False
+            # By halves, but singly where each further try may cost a replica.
+            size = 1 if isinstance(error, ReplicaDied) else (len(parts) + 1) // 2
+            for start in range(0, len(parts), size):
+                await self._answer(parts[start : start + size])
+            return False
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                log.exception("a batch of %d requests failed", len(parts))
+            _fail(parts, error)
+            return False
+        for part, result in zip(parts, results, strict=True):
+            if not part.done():
+                part.set_result(result)
+        rows = sum([part.rows for part in parts])
+        # A large part may stand before the small ones; within each kind the first has waited longest.
+        since = min(parts[0].since, parts[1].since) if len(parts) > 1 else parts[0].since
+        self._answered(AnsweredBatch(len(parts), rows, started - since, self._now() - started, self._bound.value))
+        return True
+
+
+def _fail(parts: Sequence[Part[P, R]], error: Exception) -> None:
+    for part in parts:
+        if not part.done():
+            # A copy each: raising one exception in many tasks would chain all their tracebacks.
+            part.set_exception(copy.copy(error))

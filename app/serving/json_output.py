@@ -1,0 +1,148 @@
+"""A model's output as values that JSON holds: the same for every dialect.
+
+NaN and infinities become null, datetimes ISO 8601, bytes base64. Integers stay integers with all their digits.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from app.errors import ModelFailed
+from app.serving.rows import Array, Output, as_array
+
+_CONTAINERS = {dict, list}
+_FEW = 64
+_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_PLAIN = {str, bool, type(None)}
+_LOWEST, _HIGHEST = -(2**63), 2**64 - 1
+"""The integers that JSON writers and readers hold as such."""
+
+
+def predictions(output: Output) -> Any:
+    """Values to be written as JSON.
+
+    An unnamed array is a list, nested by its dimensions; columns are a list of one dict per row; named tensors are a
+    dict of lists.
+
+    Raises:
+        ModelFailed: the model answered something that JSON cannot hold.
+    """
+    lists = [array_values(array) for array in output.arrays]
+    if output.kind == "tensor":
+        return lists[0]
+    if output.kind == "tensors":
+        return dict(zip(output.names, lists, strict=True))
+    return [dict(zip(output.names, row, strict=True)) for row in zip(*lists, strict=True)]
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether parsed JSON is nested deeper than so many levels."""
+    level = [value] if type(value) in _CONTAINERS else []
+    for _ in range(depth):
+        # Most lists hold none; to know it costs no Python work per item.
+        parts = [item.values() if isinstance(item, dict) else item for item in level]
+        parts = [part for part in parts if not _CONTAINERS.isdisjoint(map(type, part))]
+        level = [child for part in parts for child in part if type(child) in _CONTAINERS]
+    return bool(level)
+
+
+def may_be_deeper(text: bytes, depth: int) -> bool:
+    """Whether JSON text, which is well-formed, may be nested deeper than so many levels: a cheap look at its brackets.
+
+    False is certain. True may come from brackets inside of strings; `is_deeper` tells.
+    """
+    brackets = text.translate(_AS_SQUARE, _NO_BRACKETS)
+    for _ in range(depth):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")  # one level less: what holds no other container is taken away
+    return bool(brackets)
+
+
+def array_values(array: Array) -> list[Any]:  # noqa: PLR0911  # one line for each kind of array
+    """The array as nested lists of values that JSON holds. Raises as `predictions` does."""
+    kind = array.dtype.kind
+    if kind == "f":
+        if array.ndim == 1 and len(array) <= _FEW:
+            # A sum is finite only where all its terms are, and costs less here than numpy's call.
+            few: list[Any] = array.tolist()
+            if math.isfinite(sum(few)):
+                return few
+        finite = np.isfinite(array)
+        if finite.all():
+            return _listed(array)
+        # Boxed first: numpy widens a 32-bit float exactly, and only an object array can hold None.
+        boxed = array.astype(object)
+        boxed[~finite] = None
+        return _listed(boxed)
+    if kind in "biuUT":
+        return _listed(array)
+    if kind == "M":
+        return _datetimes(array)
+    if kind == "m":
+        return array_values(array / np.timedelta64(1, "s"))
+    if kind in "OS":
+        return [plain(item) for item in array.tolist()]
+    raise ModelFailed(f"the model answered {array.dtype.name}, which JSON cannot hold", {"dtype": array.dtype.name})
+
+
+def plain(item: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of value
+    """Any value as JSON holds it, with all that is inside. Durations are seconds. Raises as `predictions` does."""
+    if type(item) in _PLAIN:
+        return item
+    if isinstance(item, np.generic | np.ndarray):
+        return array_values(item) if isinstance(item, np.ndarray) and item.ndim else array_values(np.array([item]))[0]
+    if isinstance(item, str):
+        return item
+    if isinstance(item, float):
+        return item if math.isfinite(item) else None
+    if isinstance(item, int):
+        return item if _LOWEST <= item <= _HIGHEST else str(item)
+    if isinstance(item, Mapping):
+        return {str(key): plain(value) for key, value in item.items()}
+    if isinstance(item, list | tuple | set | frozenset):
+        return [plain(value) for value in item]
+    if isinstance(item, bytes | bytearray):
+        return base64.b64encode(item).decode("ascii")
+    if isinstance(item, timedelta):
+        return plain(item.total_seconds())
+    if isinstance(item, Decimal):
+        return str(item) if item.is_finite() else None
+    if isinstance(item, UUID):
+        return str(item)
+    if hasattr(item, "isoformat"):
+        text = item.isoformat()
+        return None if text == "NaT" else text
+    if hasattr(item, "tolist"):
+        return plain(item.tolist())
+    if type(item).__name__ == "NAType":  # pandas' missing value, without importing pandas
+        return None
+    raise ModelFailed(f"the model answered a value of type {type(item).__name__}, which JSON cannot hold")
+
+
+def _listed(array: Array) -> list[Any]:
+    values: list[Any] = array.tolist()
+    return values
+
+
+def _datetimes(array: Array) -> list[Any]:
+    texts = [_trimmed(text) for text in np.datetime_as_string(array).ravel().tolist()]
+    return _listed(as_array(texts, np.dtype(object)).reshape(array.shape))
+
+
+def _trimmed(text: str) -> str | None:
+    """ISO 8601 as Python writes it: no fraction, microseconds, or nanoseconds."""
+    whole, _, fraction = text.partition(".")
+    fraction = fraction.rstrip("0")
+    if not fraction:
+        return None if whole == "NaT" else whole
+    return f"{whole}.{fraction.ljust(6 if len(fraction) <= 6 else 9, '0')}"

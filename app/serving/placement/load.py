@@ -1,0 +1,129 @@
+"""What a pool member knows of its own load: rows that wait for it and are predicted, and threads that are busy.
+
+`app.deployments.pool_member` asks it for autoscaling and for the number of copies of each version.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from app.serving.references import ModelVersion
+
+NOTE_TTL_S = 5.0
+"""Seconds for which a sender's note counts. Senders with something waiting write anew with each batch."""
+
+
+class Backlog(NamedTuple):
+    """What waits at a sender for one version, beside the batch that it sends."""
+
+    rows: int = 0
+    oldest_wait_s: float = 0.0
+
+
+class CallNote(NamedTuple):
+    """What goes with each batch from a gateway replica to a pool.
+
+    `copies` is how many replicas share the calls for the version; the router reads it. `sender` names the replica.
+    """
+
+    copies: int = 1
+    sender: str = ""
+    backlog: Backlog = Backlog()
+
+
+class Waiting:
+    """Rows that wait at all senders for this member, each sender's share as it last wrote.
+
+    Args:
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._notes: dict[tuple[str, ModelVersion], tuple[float, CallNote]] = {}
+
+    def note(self, version: ModelVersion, note: CallNote) -> None:
+        """Take what a sender wrote; it replaces what it wrote before for the version."""
+        if note.backlog.rows:
+            self._notes[note.sender, version] = (self._clock(), note)
+        else:
+            self._notes.pop((note.sender, version), None)
+
+    @property
+    def rows(self) -> float:
+        """Rows that wait: each sender's, shared among the replicas that it may call."""
+        return sum(note.backlog.rows / max(note.copies, 1) for _, note in self._fresh())
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """How long the row has waited that waits longest."""
+        return max((note.backlog.oldest_wait_s for _, note in self._fresh()), default=0.0)
+
+    def _fresh(self) -> list[tuple[float, CallNote]]:
+        oldest = self._clock() - NOTE_TTL_S
+        self._notes = {key: kept for key, kept in self._notes.items() if kept[0] >= oldest}
+        return list(self._notes.values())
+
+
+class BusyMeter:
+    """Seconds that prediction threads have worked, per version, work under way included.
+
+    Args:
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._done: dict[ModelVersion, float] = defaultdict(float)
+        self._running: dict[object, tuple[ModelVersion, float]] = {}
+
+    @contextmanager
+    def working(self, version: ModelVersion) -> Iterator[None]:
+        """Around the work of one thread."""
+        key = object()
+        started = self._clock()
+        with self._lock:
+            self._running[key] = (version, started)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._running[key]
+                self._done[version] += self._clock() - started
+
+    def totals(self) -> dict[ModelVersion, float]:
+        """Seconds per version since the meter was made."""
+        with self._lock:
+            now = self._clock()
+            totals = dict(self._done)
+            for version, started in self._running.values():
+                totals[version] = totals.get(version, 0.0) + now - started
+            return totals
+
+
+class BusySample:
+    """Threads that were busy, on average, since one was last asked.
+
+    Args:
+        meter: what is read.
+        clock: the meter's clock.
+    """
+
+    def __init__(self, meter: BusyMeter, clock: Callable[[], float]) -> None:
+        self._meter = meter
+        self._clock = clock
+        self._before: Mapping[ModelVersion, float] = {}
+        self._at = clock()
+
+    def take(self) -> dict[ModelVersion, float]:
+        """Busy threads per version; versions that did nothing are left out."""
+        now, totals = self._clock(), self._meter.totals()
+        passed = max(now - self._at, 1e-3)
+        busy = {version: (total - self._before.get(version, 0.0)) / passed for version, total in totals.items()}
+        self._before, self._at = totals, now
+        return {version: share for version, share in busy.items() if share > 0}

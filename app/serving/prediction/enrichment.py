@@ -1,0 +1,170 @@
+"""Columns from the feature store: entities in, the columns of a model out, with what the caller overrides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.errors import EntityNotFound, FeatureStoreUnavailable, InvalidInput
+from app.serving.batching.limits import BatchLimits
+from app.serving.batching.batcher import Batcher
+from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, FeatureStore
+from app.serving.signatures.signature import Signature
+
+_CALLS_IN_FLIGHT = 4
+_MAX_BYTES = 64 * 1024**2
+
+Entities = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureRequest:
+    """Entities to look up: either `ids` of a source with one join key, or `entities` by join key.
+
+    `overrides` are columns that replace or add to what the store has: one value for all entities, or a list with one
+    per entity.
+    """
+
+    query: FeatureQuery
+    ids: Sequence[Any] | None = None
+    entities: Entities | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Entities to look up, one row each."""
+        return len(self.entities if self.entities is not None else self.ids or ())
+
+    @property
+    def first(self) -> str | None:
+        """What tells the first entity from others: its values, in the order of its join keys; None without entities."""
+        if self.entities is not None:
+            return "\0".join(str(self.entities[0][key]) for key in sorted(self.entities[0])) if self.entities else None
+        return str(self.ids[0]) if self.ids else None
+
+
+@dataclass(frozen=True, slots=True)
+class Enriched:
+    """What the store has for the entities of a request, `seconds` after it was asked: columns for any model."""
+
+    query: FeatureQuery
+    entities: Entities
+    rows: FeatureRows
+    overrides: Mapping[str, list[Any]]
+    seconds: float
+
+    def columns(self, signature: Signature) -> dict[str, list[Any]]:
+        """Columns for a model, one value per entity.
+
+        Raises:
+            EntityNotFound: the store does not know an entity and the overrides do not make up for it.
+            InvalidInput: a required column is neither read nor given.
+        """
+        return _columns(self.query, self.entities, self.rows, dict(self.overrides), signature)
+
+
+class Enrichment:
+    """Reads features for concurrent requests in shared calls."""
+
+    def __init__(self, store: FeatureStore | None, *, max_entities: int) -> None:
+        self._store = store
+        self._batchers: dict[FeatureQuery, Batcher[Entities, FeatureRows]] = {}
+        self._max_entities = max_entities
+
+    async def source(self, query: FeatureQuery) -> FeatureSource:
+        """What a source needs and gives. Raises `FeatureStoreUnavailable` or `FeatureSourceNotFound`."""
+        if self._store is None:
+            raise FeatureStoreUnavailable("no feature store is configured here: send the columns themselves")
+        return await self._store.source(query)
+
+    async def read(self, request: FeatureRequest, deadline: float) -> Enriched:
+        """Features of each entity.
+
+        Raises:
+            FeatureStoreUnavailable: no store is configured, or it does not answer.
+            FeatureSourceNotFound: no such view or service.
+            InvalidInput: the entities do not fit the source.
+        """
+        started = time.perf_counter()
+        source = await self.source(request.query)
+        entities = _entities(request, source)
+        if not entities:
+            raise InvalidInput("the request names no entity")
+        overrides = _overrides(request.overrides, len(entities))
+        rows = await self._batcher(request.query).submit(
+            entities, group=None, rows=len(entities), nbytes=64 * len(entities), deadline=deadline
+        )
+        return Enriched(request.query, entities, rows, overrides, time.perf_counter() - started)
+
+    def _batcher(self, query: FeatureQuery) -> Batcher[Entities, FeatureRows]:
+        batcher = self._batchers.get(query)
+        if batcher is None:  # only for sources that exist: `source` has raised for any other
+            store = self._store
+            assert store is not None
+
+            async def call(parts: Sequence[Entities]) -> list[FeatureRows]:
+                everyone = [entity for part in parts for entity in part]
+                return _split(await store.read(query, everyone), [len(part) for part in parts])
+
+            limits = BatchLimits(self._max_entities, _MAX_BYTES, _CALLS_IN_FLIGHT)
+            batcher = self._batchers[query] = Batcher(call, lambda: limits)
+        return batcher
+
+
+def _entities(request: FeatureRequest, source: FeatureSource) -> Entities:
+    if request.entities is not None:
+        return request.entities
+    if len(source.join_keys) != 1:
+        keys = ", ".join(f"'{key}'" for key in source.join_keys) or "none"
+        raise InvalidInput(
+            f"{request.query} has {len(source.join_keys)} join keys ({keys}): "
+            "name them in 'entities': [{join key: value}] instead of 'entity_id'",
+            {"join_keys": list(source.join_keys)},
+        )
+    (key,) = source.join_keys
+    return [{key: value} for value in request.ids or ()]
+
+
+def _overrides(overrides: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+    columns = {}
+    for column, value in overrides.items():
+        if isinstance(value, list) and len(value) != count:
+            raise InvalidInput(
+                f"column '{column}' is given {len(value)} values for {count} entities", {"column": column}
+            )
+        columns[column] = value if isinstance(value, list) else [value] * count
+    return columns
+
+
+def _split(rows: FeatureRows, counts: Sequence[int]) -> list[FeatureRows]:
+    parts, start = [], 0
+    for count in counts:
+        stop = start + count
+        columns = {name: values[start:stop] for name, values in rows.columns.items()}
+        parts.append(FeatureRows(columns, rows.found[start:stop]))
+        start = stop
+    return parts
+
+
+def _columns(
+    query: FeatureQuery, entities: Entities, rows: FeatureRows, overrides: dict[str, list[Any]], signature: Signature
+) -> dict[str, list[Any]]:
+    wanted = [column.name for column in signature.columns] or [*rows.columns, *overrides]
+    missing = [name for name in signature.required_columns if name not in rows.columns and name not in overrides]
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise InvalidInput(
+            f"{query} does not hold the columns {names} that the model needs: give them as overrides",
+            {"columns": missing},
+        )
+    reads_store = any(name in rows.columns and name not in overrides for name in wanted)
+    if reads_store and not all(rows.found):
+        index = list(rows.found).index(False)
+        raise EntityNotFound(
+            f"{query} has no values for the entity {dict(entities[index])}",
+            {"row": index, "entity": dict(entities[index])},
+        )
+    columns = {name: list(rows.columns[name]) for name in wanted if name in rows.columns}
+    return {**columns, **overrides}

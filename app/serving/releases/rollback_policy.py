@@ -1,0 +1,214 @@
+"""Whether a new version does so much worse than the one before it that the alias should go back.
+
+The tag ``serving.rollback`` of a registered model says when, as a JSON object; without it nothing is ever rolled back.
+`Releases` samples what the gateways count for the two versions after a switch, and asks `reason`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import orjson
+
+from app.serving.confidence import Moments, mean_difference, rate_difference
+
+ROLLBACK_TAG = "serving.rollback"
+_STEPS_PER_WINDOW = 200
+_WINDOWS_KEPT = 3
+"""The one since the switch, one before it, and some to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackRule:
+    """When to roll back.
+
+    `error_rate`: the new version's share of faults exceeds the old one's by more than this. `latency_ratio`: its mean
+    request takes more than this many times the old one's. Either counts where it is more than chance explains, over the
+    last `window_s` seconds, once these hold `min_requests`.
+    """
+
+    error_rate: float | None = None
+    latency_ratio: float | None = None
+    window_s: float = 300.0
+    min_requests: int = 100
+
+
+class Sample(NamedTuple):
+    """What had been counted for a version at a time, summed over the gateway replicas that answered.
+
+    `time` is in seconds of any clock that does not jump; `errors` are those that `app.serving.comparison.error_attribution` names, and
+    `requests` counts both the answered and these; `answered`, `request_seconds` and the sum of their squares are of
+    those that were answered. A change of `replicas` tells that the counts before and after are not of the same ones.
+    """
+
+    time: float
+    requests: int
+    errors: int
+    request_seconds: float
+    replicas: int = 1
+    request_seconds_squared: float = 0.0
+
+    @property
+    def answered(self) -> int:
+        return self.requests - self.errors
+
+
+class _Counted(NamedTuple):
+    """What was counted in some seconds."""
+
+    requests: int = 0
+    errors: int = 0
+    request_seconds: float = 0.0
+    request_seconds_squared: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def error_rate(self) -> float:
+        return self.errors / self.requests
+
+    @property
+    def answered(self) -> int:
+        return self.requests - self.errors
+
+    @property
+    def latencies(self) -> Moments:
+        """Seconds of what was answered."""
+        mean = self.request_seconds / self.answered
+        return Moments(self.answered, mean, max(self.request_seconds_squared - self.answered * mean * mean, 0.0))
+
+
+def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, ...]]:
+    """The rule that a registered model's tags hold, and a sentence where it cannot be followed and is ignored."""
+    text = tags.get(ROLLBACK_TAG)
+    if text is None:
+        return None, ()
+    try:
+        given = orjson.loads(text)
+    except ValueError:
+        return None, (_ignored("it is not JSON"),)
+    if not isinstance(given, dict):
+        return None, (_ignored("it is no JSON object"),)
+    for key, value in given.items():
+        problem = _problem(key, value)
+        if problem is not None:
+            return None, (_ignored(problem),)
+    if "error_rate" not in given and "latency_ratio" not in given:
+        return None, (_ignored("it has neither 'error_rate' nor 'latency_ratio'"),)
+    return RollbackRule(**given), ()
+
+
+def keep(samples: deque[Sample], sample: Sample, window_s: float) -> None:
+    """Add a version's latest sample, and drop what no rule with such a window needs any more.
+
+    However long the window, some hundreds are kept: where there are that many, the latest one is replaced while it is
+    hardly younger than the one before it.
+    """
+    if len(samples) > _STEPS_PER_WINDOW and sample.time - samples[-2].time < window_s / _STEPS_PER_WINDOW:
+        samples[-1] = sample
+    else:
+        samples.append(sample)
+    while len(samples) > 2 and samples[0].time < sample.time - _WINDOWS_KEPT * window_s:
+        samples.popleft()
+
+
+def reason(
+    rule: RollbackRule, new: Sequence[Sample], old: Sequence[Sample], *, old_version: str, now: float
+) -> str | None:
+    """Why to roll back, in one sentence without a full stop; None where nothing speaks for it.
+
+    The old version is judged by the latest of its traffic, whenever that was: a promote leaves it none. Where it never
+    had any there is nothing to compare with.
+
+    Args:
+        new: samples of the new version since the switch, oldest first.
+        old: those of the old one, from before the switch on.
+        old_version: its number, for the sentence.
+    """
+    mine = _within(new, now - rule.window_s)
+    base = _latest(old, rule)
+    if mine.requests < rule.min_requests or not base.requests:
+        return None
+    over = f"over {mine.requests} requests in {mine.seconds:.0f} s, version {old_version} had"
+    if rule.error_rate is not None:
+        difference = rate_difference(mine.errors, mine.requests, base.errors, base.requests)
+        if difference.value > rule.error_rate and difference.low > 0:
+            return f"error rate {mine.error_rate * 100:.1f} % {over} {base.error_rate * 100:.1f} %"
+    if rule.latency_ratio is not None and mine.answered and base.answered:
+        is_enough = min(mine.answered, base.answered) >= rule.min_requests
+        new_s, old_s = mine.latencies, base.latencies
+        # Not where a few slow requests make the mean.
+        if is_enough and new_s.mean > rule.latency_ratio * old_s.mean and mean_difference(new_s, old_s).low > 0:
+            return f"mean latency {new_s.mean * 1000:.1f} ms {over} {old_s.mean * 1000:.1f} ms"
+    return None
+
+
+def _within(samples: Sequence[Sample], since: float) -> _Counted:
+    """What was counted from a time on, to the step between two samples."""
+    counted = _Counted()
+    for before, after in pairwise(samples):
+        if after.time > since:
+            counted = _plus(counted, before, after)
+    return counted
+
+
+def _latest(samples: Sequence[Sample], rule: RollbackRule) -> _Counted:
+    """The latest traffic that makes up a window and enough requests; where there is less, all that was ever counted."""
+    counted = _Counted()
+    for before, after in reversed(list(pairwise(samples))):
+        if after.requests > before.requests or counted.requests:  # the silence since then is no part of it
+            counted = _plus(counted, before, after)
+        if counted.seconds >= rule.window_s and counted.requests >= rule.min_requests:
+            return counted
+    last = samples[-1] if samples else Sample(0.0, 0, 0, 0.0)
+    if last.requests <= counted.requests:
+        return counted
+    return _Counted(last.requests, last.errors, last.request_seconds, last.request_seconds_squared)
+
+
+def _plus(counted: _Counted, before: Sample, after: Sample) -> _Counted:
+    """With what was counted between two samples, where that is known: a replica that has come or gone hides it."""
+    step = _Counted(
+        after.requests - before.requests,
+        after.errors - before.errors,
+        after.request_seconds - before.request_seconds,
+        after.request_seconds_squared - before.request_seconds_squared,
+        after.time - before.time,
+    )
+    if after.replicas != before.replicas or min(step) < 0 or step.answered < 0:
+        return counted
+    return _Counted(
+        counted.requests + step.requests,
+        counted.errors + step.errors,
+        counted.request_seconds + step.request_seconds,
+        counted.request_seconds_squared + step.request_seconds_squared,
+        counted.seconds + step.seconds,
+    )
+
+
+_EXPECTED: dict[str, tuple[Callable[[float], bool], str]] = {
+    "error_rate": (lambda value: 0 <= value < 1, "a share from 0 on, below 1"),
+    "latency_ratio": (lambda value: 1 < value < math.inf, "a number above 1"),
+    "window_s": (lambda value: 0 < value < math.inf, "a number of seconds above 0"),
+    "min_requests": (lambda value: value >= 1 and isinstance(value, int), "a whole number from 1 on"),
+}
+
+
+def _problem(key: str, value: Any) -> str | None:
+    """What is wrong with one entry of the tag."""
+    if key not in _EXPECTED:
+        return f"'{key[:40]}' is none of {', '.join(_EXPECTED)}"
+    fits, expected = _EXPECTED[key]
+    if isinstance(value, int | float) and not isinstance(value, bool) and fits(value):
+        return None
+    shown = json.dumps(value)[:40] if not isinstance(value, dict | list) else "no number"  # it may be nested too deeply
+    return f"'{key}' is {shown}, expected {expected}"
+
+
+def _ignored(problem: str) -> str:
+    return f"tag {ROLLBACK_TAG} is ignored: {problem}"

@@ -1,0 +1,57 @@
+"""What a registered model's tags with the prefix ``serving.`` say of how it is served, read once each time they change.
+
+Used by `app.serving.releases.reconciler`. Each tag is understood by the module that it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from app.serving.batching.batcher import limits as batch_limits
+from app.serving.releases import rollback_policy as rollback_rule
+from app.serving.releases import traffic
+from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
+from app.serving.releases.rollback_policy import RollbackRule
+from app.serving.releases.traffic import NO_TRAFFIC, TrafficPlan
+
+POOL_TAG = "serving.pool"
+FORCE_TAG = "serving.force"
+"""Names a version that an alias may switch to although its inputs differ or its own example fails."""
+LIVE_TAG = "serving.live"
+"""Written here: what answers. See `app.serving.releases.alias_state`."""
+DEFAULT_POOL = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelTags:
+    """The tags' meaning; `problems` has a sentence for each one that cannot be followed and is ignored."""
+
+    pool: str = DEFAULT_POOL
+    batch: BatchOverrides = NO_OVERRIDES
+    traffic: TrafficPlan = NO_TRAFFIC
+    rollback: RollbackRule | None = None
+    forced: str | None = None
+    live: str | None = None
+    problems: tuple[str, ...] = ()
+
+
+NO_TAGS = ModelTags()
+
+
+def read_tags(tags: Mapping[str, str]) -> ModelTags:
+    """Read all of a model's tags."""
+    if not any(tag.startswith("serving.") for tag in tags):
+        return NO_TAGS
+    batch, batch_problems = batch_limits.read_tags(tags)
+    plan, traffic_problems = traffic.read_tags(tags)
+    rule, rule_problems = rollback_rule.read_tags(tags)
+    return ModelTags(
+        tags.get(POOL_TAG) or DEFAULT_POOL,
+        batch,
+        plan,
+        rule,
+        tags.get(FORCE_TAG),
+        tags.get(LIVE_TAG),
+        (*batch_problems, *traffic_problems, *rule_problems),
+    )

@@ -1,0 +1,230 @@
+"""Input of a model with a column-based signature: rows of a request become columns of the model's DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from app.errors import InvalidInput
+from app.serving.signatures.columns import Column, ColumnType, as_lists, dtype_name
+from app.serving.signatures.validation_errors import (
+    MOST_NAMES,
+    Misfit,
+    listed,
+    no_rows,
+    not_an_object,
+    refusal,
+    short,
+    without_rows,
+    wrong_names,
+    wrong_shape,
+)
+from app.serving.signatures.nested import NESTED, column_type, type_name
+from app.serving.signatures.casting import documents, exact, texts
+from app.serving.signatures.scalars import Binary, Float, Integer
+from app.serving.rows import Array, Layout, Rows, Values
+
+_LAYOUTS = 256
+"""Layouts kept per model: one for each set of optional columns, of null booleans and of parameters in use."""
+
+
+class ColumnInput:
+    """The columns of one signature, compiled.
+
+    A column without a name is called by its position: ``"0"``, ``"1"``, …, but where the only one holds objects, each
+    row is such an object.
+
+    Raises:
+        KeyError: a column has a type that is not known.
+    """
+
+    tensor: Column | None = None
+    fixed_rows: int | None = None
+
+    def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
+        # A frame without column names has whole numbers for labels, and MLflow writes them into the signature.
+        self._labels: tuple[str | int, ...] = tuple(spec.get("name", index) for index, spec in enumerate(specs))
+        self._names = tuple(map(str, self._labels))
+        required = [spec.get("required") is not False for spec in specs]
+        self._types = [column_type(spec, needed) for spec, needed in zip(specs, required, strict=True)]
+        self.columns = tuple(
+            Column(name, type_name(spec), needed, kind.dtype)
+            for name, spec, needed, kind in zip(self._names, specs, required, self._types, strict=True)
+        )
+        self._allowed = frozenset(self._names)
+        self._required = frozenset(column.name for column in self.columns if column.required)
+        self._converters = [kind.convert for kind in self._types]
+        self._varies = not all(kind.dtype for kind in self._types)
+        self._readers = dict(zip(self._names, self._types, strict=True))
+        self._depths = dict(zip(self._names, map(_depth, specs), strict=True))
+        self._width = len(specs)
+        dtypes = {kind.dtype for kind in self._types}
+        numbers = len(dtypes) == 1 and all(isinstance(kind, Float | Integer) for kind in self._types)
+        self._only_dtype = np.dtype(dtypes.pop()) if numbers else None
+        only = specs[0]["type"] if self._width == 1 else ""
+        self._rows_are_lists = only in ("array", "sparkml_vector", "any")
+        # Such is the signature of a model that takes a list of objects, by its type hints.
+        self._rows_are_objects = only in ("object", "map", "any") and "name" not in specs[0]
+        self._read = _reader(self._names)
+        self._layout = lru_cache(_LAYOUTS)(self._make_layout)
+
+    def from_records(self, records: list[Any], params: str) -> Rows:
+        """Rows as objects. Where some rows have an optional column, it is null in those that leave it out."""
+        if self._rows_are_objects:
+            return self._rows([records], len(records), params)
+        try:
+            complete = {*map(len, records)} == {self._width}
+            columns = list(map(list, zip(*map(self._read, records), strict=True))) if complete else []
+        except (KeyError, TypeError):
+            columns = []
+        if columns:
+            return self._rows(columns, len(records), params)
+        # Some row is not an object of all the columns.
+        for row, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise not_an_object(record, row)
+            if not self._required <= record.keys() <= self._allowed:
+                raise wrong_names(record, self._names, self._required, row)
+        given = [index for index, name in enumerate(self._names) if any(name in record for record in records)]
+        columns = [[record.get(self._names[index]) for record in records] for index in given]
+        return self._rows(columns, len(records), params, tuple(given))
+
+    def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows:
+        """Values by column name: lists or arrays of one length, or one value each, which is one row."""
+        if not self._required <= columns.keys() <= self._allowed:
+            raise wrong_names(columns, self._names, self._required)
+        lists = as_lists(columns)
+        given = tuple(index for index, name in enumerate(self._names) if name in lists)
+        ordered = [_as_values(lists[self._names[index]], self._types[index]) for index in given]
+        return self._rows(ordered, len(ordered[0]) if ordered else 0, params, given)
+
+    def from_instances(self, instances: list[Any], params: str) -> Rows:
+        """Rows as objects, as lists with one value per column in order, or as the values of a single column."""
+        if any(isinstance(instance, dict) for instance in instances):
+            return self.from_records(instances, params)
+        lists = [isinstance(instance, list) for instance in instances]
+        if self._rows_are_lists or (self._width == 1 and not all(lists)):
+            return self._rows([instances], len(instances), params)
+        for row, instance in enumerate(instances):
+            if not lists[row] or len(instance) != self._width:
+                raise InvalidInput(
+                    f"row {row} is {short(instance)}, expected an object, or a list of {self._width} values "
+                    f"in this order: {listed(self._names)}",
+                    {"row": row, "expected": list(self._names[:MOST_NAMES])},
+                )
+        if {*map(type, chain.from_iterable(instances))} == {float}:
+            matrix = np.array(instances, dtype=np.float64)
+            return self.from_columns(dict(zip(self._names, matrix.T, strict=True)), params)
+        return self._rows(list(map(list, zip(*instances, strict=True))), len(instances), params)
+
+    def from_inputs(self, inputs: Any, params: str) -> Rows:
+        """Values by column name, or rows as in `from_instances`, or one value of a single column."""
+        if not isinstance(inputs, dict):
+            return self.from_instances(inputs if isinstance(inputs, list) else [inputs], params)
+        # Where types are themselves lists, MLflow reads the whole object as one row. Here only where it can be one.
+        if any(self._depths.values()) and all(
+            _nesting(value) <= self._depths.get(name, 0) for name, value in inputs.items()
+        ):
+            return self.from_records([inputs], params)
+        return self.from_columns(inputs, params)
+
+    def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows:
+        """One array per column, ``[n]`` or ``[n, 1]``; or all columns in order as one ``[n, width]`` of any name."""
+        if len(tensors) == 1:
+            ((name, only),) = tensors.items()
+            if name not in self._allowed and only.ndim == 2 and only.shape[1] == self._width:
+                if (
+                    len(only) and self._only_dtype is not None and only.dtype == self._only_dtype
+                ):  # nothing is left to be checked or changed
+                    return Rows(self._layout(params, None, ()), tuple(only.T), len(only))
+                tensors = {column: only[:, index] for index, column in enumerate(self._names)}
+        if not self._required <= tensors.keys() <= self._allowed:
+            raise wrong_names(tensors, self._names, self._required)
+        return self.from_columns({name: self._received(name, array) for name, array in tensors.items()}, params)
+
+    def _received(self, name: str, array: Array) -> Array:
+        kind = self._readers[name]
+        if not array.ndim:
+            raise without_rows(name)
+        if array.ndim == 2 and array.shape[1] == 1 and not self._depths[name]:
+            array = array[:, 0]
+        if array.ndim > 1 + self._depths[name]:
+            raise wrong_shape(name, array.shape, (-1,) * (1 + self._depths[name]))
+        if not array.dtype.hasobject or isinstance(kind, Binary):
+            return array
+        # An array column takes a tensor of one dimension more, or like other nested values a JSON text for each row.
+        nested = isinstance(kind, NESTED) and array.ndim == 1
+        return documents(name, array) if nested else texts(name, array)
+
+    def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] | None = None) -> Rows:
+        """Validated rows of the columns with the indices `given`, in order; None for all."""
+        if not count or not columns:
+            raise no_rows()
+        if given is not None and len(given) == self._width:
+            given = None
+        converters = self._converters if given is None else [self._converters[index] for index in given]
+        converted: list[Values] = []
+        try:
+            for convert, values in zip(converters, columns, strict=True):
+                converted.append(values if isinstance(values, np.ndarray) else convert(values))
+        except Misfit as misfit:
+            index = len(converted)
+            raise refusal(self._names[index if given is None else given[index]], misfit) from None
+        varying: tuple[str, ...] = ()
+        if self._varies:
+            indices = range(self._width) if given is None else given
+            varying = tuple(
+                dtype_name(values.dtype)
+                for index, values in zip(indices, converted, strict=True)
+                if isinstance(values, np.ndarray) and not self._types[index].dtype
+            )
+        return Rows(self._layout(params, given, varying), tuple(converted), count)
+
+    def _make_layout(self, params: str, given: tuple[int, ...] | None, varying: tuple[str, ...]) -> Layout:
+        indices = range(self._width) if given is None else given
+        dtypes = iter(varying)
+        return Layout(
+            kind="columns",
+            names=tuple(self._labels[index] for index in indices),
+            dtypes=tuple(self._types[index].dtype or next(dtypes) for index in indices),
+            shapes=((),) * len(indices),
+            params=params,
+        )
+
+
+def _reader(names: tuple[str, ...]) -> Callable[[Any], Any]:
+    if len(names) > 1:
+        return itemgetter(*names)
+    (name,) = names  # of one name alone, itemgetter makes no tuple
+    return lambda record: (record[name],)
+
+
+def _as_values(values: Values, kind: ColumnType) -> Values:
+    """Arrays that are what the model gets already stay as they are, anything else becomes a list to be checked."""
+    if not isinstance(values, np.ndarray):
+        return values
+    if values.ndim == 2 and values.shape[1] == 1 and kind.dtype != "object":
+        values = values[:, 0]
+    if values.ndim == 1 and kind.dtype != "object":
+        cast = exact(values, kind.dtype)
+        if cast is not None:
+            return cast
+    return list(values.tolist())
+
+
+def _depth(spec: Mapping[str, Any]) -> int:
+    """How many lists deep a value of the type is."""
+    if spec["type"] == "sparkml_vector":
+        return 1
+    return 1 + _depth(spec["items"]) if spec["type"] == "array" else 0
+
+
+def _nesting(value: Any) -> int:
+    if not isinstance(value, list | tuple):
+        return value.ndim if isinstance(value, np.ndarray) else 0
+    return 1 + next((_nesting(item) for item in value if item is not None), 0)

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import ModelFailed
+from app.api.oip.output_tensors import OutputTensor, output_names, output_tensors
+from app.serving.signatures.signature import Signature
+from app.serving.rows import Array, Output
+
+
+def signature(*outputs: dict[str, Any]) -> Signature:
+    return Signature.compile(None, outputs)
+
+
+def column(kind: str, name: str | int | None = None) -> dict[str, Any]:
+    return {"type": kind} | ({} if name is None else {"name": name})
+
+
+def one(array: Array) -> OutputTensor:
+    """The tensor of a model's only output."""
+    (tensor,) = output_tensors(Output("tensor", (), (array,), len(array)), signature())
+    return tensor
+
+
+def objects(*values: Any) -> Array:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+@pytest.mark.parametrize(
+    ("dtype", "datatype"),
+    [
+        *((f"{sign}int{bits}", f"{sign}INT{bits}".upper()) for sign in ("", "u") for bits in (8, 16, 32, 64)),
+        ("float16", "FP16"),
+        ("float32", "FP32"),
+        ("float64", "FP64"),
+        ("bool", "BOOL"),
+    ],
+)
+def test_numbers_and_truth_values_are_given_as_they_are(dtype: str, datatype: str) -> None:
+    array = np.ones((2, 3), dtype)
+    assert one(array) == ("output", datatype, array)
+    assert one(array).array is array
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array(["a", "bc"]), ["a", "bc"]),
+        (np.array([b"a", b"bc"]), [b"a", b"bc"]),
+        (objects("a", None, float("nan"), np.datetime64("NaT")), ["a", "", "", ""]),
+        (objects(b"\0", "a"), [b"\0", "a"]),
+        (objects({"a": [1, None]}, 'say "x"'), ['{"a":[1,null]}', 'say "x"']),
+        (objects("a", 1, 1.5, True), ["a", "1", "1.5", "true"]),
+        (objects("a", Decimal("1.10"), timedelta(seconds=2)), ["a", "1.10", "2.0"]),
+        (objects(1, None), ["1", ""]),  # as floats, integers of 64 bits would lose digits
+        (objects(2**70), [str(2**70)]),
+        (objects([1], [1, 2]), ["[1]", "[1,2]"]),
+        (objects([1], None), ["[1]", ""]),
+        (np.array(["2024-01-01", "NaT"], "datetime64[ns]"), ["2024-01-01T00:00:00", ""]),
+        (objects(datetime.fromisoformat("2024-01-01")), ["2024-01-01T00:00:00"]),
+    ],
+)
+def test_everything_else_is_text_or_bytes(array: Array, expected: list[Any]) -> None:
+    name, datatype, elements = one(array)
+    assert (name, datatype, elements.dtype, elements.tolist()) == ("output", "BYTES", np.dtype(object), expected)
+
+
+@pytest.mark.parametrize(
+    ("array", "datatype", "expected"),
+    [
+        (objects(1.5, None, 2), "FP64", "[1.5, nan, 2.0]"),
+        (objects(1, -(2**63)), "INT64", f"[1, {-(2**63)}]"),
+        (objects(2**64 - 1), "UINT64", f"[{2**64 - 1}]"),
+        (objects(True, False), "BOOL", "[True, False]"),
+        (objects([1, 2], [3, 4]), "INT64", "[[1, 2], [3, 4]]"),
+        (objects([1.5, None], np.array([3, 4])), "FP64", "[[1.5, nan], [3.0, 4.0]]"),
+        (objects([["a"]], [["b"]]), "BYTES", "[[['a']], [['b']]]"),
+        (objects(*np.ones((2, 3), "f4")), "FP32", "[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]"),
+        (np.array([1500, 2], "m8[ms]"), "FP64", "[1.5, 0.002]"),
+        (np.empty((2, 0), object), "FP64", "[[], []]"),
+    ],
+)
+def test_objects_that_are_numbers_are_given_as_numbers(array: Array, datatype: str, expected: str) -> None:
+    tensor = one(array)
+    assert (tensor.datatype, repr(tensor.array.tolist())) == (datatype, expected)
+
+
+def test_a_number_among_floats_that_none_can_hold_is_text() -> None:
+    assert one(objects(1.5, 10**400)).array.tolist() == ["1.5", str(10**400)]
+
+
+def test_other_objects_fail_as_the_models_fault() -> None:
+    with pytest.raises(ModelFailed):
+        one(objects(object()))
+
+
+def test_columns_and_entries_keep_their_names_and_order() -> None:
+    arrays = (np.array([1]), np.array(["x"]))
+    for kind in ("columns", "tensors"):
+        tensors = output_tensors(Output(kind, ("b", "a"), arrays, 1), signature(column("double", "ignored")))
+        assert [(one.name, one.datatype, one.array.tolist()) for one in tensors] == [
+            ("b", "INT64", [1]),
+            ("a", "BYTES", ["x"]),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shape", "names"),
+    [
+        ((), (2,), ["output"]),
+        ((), (2, 3), ["output"]),
+        ((column("double"),), (2,), ["output"]),
+        ((column("double", ""),), (2,), ["output"]),
+        ((column("double", "price"),), (2,), ["price"]),
+        ((column("double", "price"),), (2, 1), ["price"]),
+        ((column("double", "low"), column("double", "high")), (2, 2), ["low", "high"]),
+        ((column("double"), column("double")), (2, 2), ["0", "1"]),
+        ((column("double", 0), column("double", "")), (2, 2), ["0", "1"]),
+        ((column("double", "low"), column("double", "high")), (2, 3), ["output"]),
+        ((column("double", "low"), column("double", "high")), (2,), ["output"]),
+    ],
+)
+def test_an_unnamed_array_is_called_as_the_signature_says(
+    outputs: tuple[dict[str, Any], ...], shape: tuple[int, ...], names: list[str]
+) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape)
+    tensors = output_tensors(Output("tensor", (), (array,), 2), signature(*outputs))
+    assert [one.name for one in tensors] == names
+    if len(names) > 1:
+        assert [one.array.tolist() for one in tensors] == array.T.tolist()
+    else:
+        assert tensors[0].array.tolist() == array.tolist()
+
+
+def test_the_only_output_is_called_by_a_number_where_that_is_its_name() -> None:
+    assert output_names(signature(column("double", 0))) == ["0"]
+    assert output_names(signature()) == []

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from app.serving.batching.short_calls import SHORT_S, ShortCalls
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def calls(clock: Clock) -> ShortCalls:
+    return ShortCalls("sklearn", clock)
+
+
+def learn(calls: ShortCalls, seconds: float, *, rows: int = 1, times: int = 50) -> None:
+    for _ in range(times):
+        calls.took(rows, seconds, on_loop=False)
+
+
+def test_nothing_is_short_before_it_was_seen(calls: ShortCalls) -> None:
+    assert not calls.is_short(1)
+    learn(calls, SHORT_S / 3, times=5)
+    assert not calls.is_short(1)
+
+
+def test_what_was_short_again_and_again_is_short(calls: ShortCalls) -> None:
+    learn(calls, SHORT_S / 3)
+    assert calls.is_short(1)
+
+
+def test_what_takes_longer_is_not(calls: ShortCalls) -> None:
+    learn(calls, SHORT_S * 1.1)
+    assert not calls.is_short(1)
+
+
+def test_one_that_the_machine_held_up_changes_nothing_and_several_do(calls: ShortCalls) -> None:
+    learn(calls, SHORT_S / 3)
+    learn(calls, 20 * SHORT_S, times=1)
+    assert calls.is_short(1)
+    learn(calls, 20 * SHORT_S, times=3)
+    assert not calls.is_short(1)
+
+
+def test_each_number_of_rows_is_learned_by_itself(calls: ShortCalls) -> None:
+    learn(calls, SHORT_S / 3, rows=1)
+    learn(calls, SHORT_S * 2, rows=40)
+    assert calls.is_short(1)
+    assert not calls.is_short(40)
+    assert not calls.is_short(8)
+
+
+def test_large_batches_are_never_short(calls: ShortCalls) -> None:
+    learn(calls, SHORT_S / 3, rows=128)
+    learn(calls, SHORT_S / 3, rows=1_000_000)
+    assert not calls.is_short(128)
+    assert not calls.is_short(1_000_000)
+
+
+def test_a_surprise_on_the_loop_keeps_the_model_off_it_for_a_time(calls: ShortCalls, clock: Clock) -> None:
+    learn(calls, SHORT_S / 3)
+    calls.took(1, 10.0, on_loop=True)
+    learn(calls, SHORT_S / 3)
+    clock.now += 3999
+    assert not calls.is_short(1)
+    clock.now += 2
+    assert calls.is_short(1)
+
+
+def test_a_surprise_in_a_thread_does_not(calls: ShortCalls) -> None:
+    learn(calls, SHORT_S / 3)
+    calls.took(1, 10.0, on_loop=False)
+    assert calls.is_short(1)
+
+
+def test_a_model_that_may_wait_for_others_is_never_short(clock: Clock) -> None:
+    calls = ShortCalls("python_function", clock)
+    learn(calls, SHORT_S / 3)
+    assert not calls.is_short(1)

@@ -1,0 +1,18 @@
+from app.errors import ServingError
+from app.serving.comparison.error_attribution import is_fault
+from tests.test_errors import TREE
+
+FAULTS = {
+    "deadline_exceeded",
+    "internal",
+    "model_failed",
+    "model_unavailable",
+    "pool_unavailable",
+    "replica_died",
+    "wrong_row_count",
+}
+
+
+def test_only_what_a_version_can_be_blamed_for_counts_against_it() -> None:
+    kinds: list[type[ServingError]] = TREE
+    assert {kind.code for kind in kinds if is_fault(kind.code)} == FAULTS

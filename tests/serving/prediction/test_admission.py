@@ -1,0 +1,58 @@
+import pytest
+
+from app.errors import Overloaded
+from app.serving.prediction.admission import Admission, AdmissionLimits
+from app.serving.references import ModelVersion
+
+A = ModelVersion("a", "1")
+B = ModelVersion("b", "1")
+
+
+def make(**limits: int) -> Admission:
+    return Admission(
+        AdmissionLimits(**{"requests": 10, "requests_per_model": 10, "rows": 100, "nbytes": 1000, **limits})
+    )
+
+
+@pytest.mark.parametrize("limits", [{"requests_per_model": 1}, {"rows": 7}, {"nbytes": 70}])
+def test_what_does_not_fit_is_refused_and_told_when_to_come_back(limits: dict[str, int]) -> None:
+    admission = make(**limits)
+    admission.admit(A, 5, 50)
+    with pytest.raises(Overloaded) as caught:
+        admission.admit(A, 5, 50)
+    assert caught.value.details["retry_after_s"] == 1
+    admission.release(A, 5, 50)
+    admission.admit(A, 5, 50)
+    assert (admission.rows, admission.nbytes) == (5, 50)
+
+
+def test_a_request_counts_before_its_rows_are_known() -> None:
+    admission = make(requests=1)
+    admission.enter()
+    with pytest.raises(Overloaded):
+        admission.enter()
+    admission.leave()
+    admission.enter()
+    assert admission.requests == 1
+
+
+def test_one_busy_model_does_not_keep_another_out() -> None:
+    admission = make(requests_per_model=1)
+    admission.admit(A, 1, 1)
+    admission.admit(B, 1, 1)
+    assert admission.rows == 2
+
+
+def test_what_is_over_a_bound_alone_is_let_in_when_nothing_else_is_there() -> None:
+    admission = make(rows=10)
+    admission.admit(A, 50, 1)
+    assert admission.rows == 50
+
+
+def test_what_is_released_leaves_nothing_behind() -> None:
+    admission = make()
+    admission.admit(A, 2, 20)
+    admission.admit(A, 1, 1)
+    admission.release(A, 2, 20)
+    admission.release(A, 1, 1)
+    assert (admission.rows, admission.nbytes, admission.requests) == (0, 0, 0)

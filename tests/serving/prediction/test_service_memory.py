@@ -1,0 +1,29 @@
+"""What a gateway replica remembers of model versions, of which there are new ones all the time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.serving.prediction.requests import service
+from app.serving.references import parse_ref
+from app.serving.prediction.requests import Payload, PredictionRequest
+from tests.fakes import make_fakes, total
+
+
+async def test_of_many_versions_the_oldest_is_forgotten_and_described_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_MOST_VERSIONS", 3)
+    refs = [f"m/versions/{number}" for number in range(1, 7)]
+    fakes = make_fakes({ref: total("x") for ref in refs})
+
+    async def answer(ref: str) -> float:
+        deadline = asyncio.get_running_loop().time() + 5
+        payload = Payload("columns", {"x": [2.0]})
+        prediction = await fakes.service.predict(PredictionRequest(parse_ref(ref), deadline, payload))
+        return float(prediction.output.arrays[0][0])
+
+    assert [await answer(ref) for ref in refs] == [2.0] * 6
+    assert [version.version for version in fakes.service._models] == ["4", "5", "6"]
+    assert await answer(refs[0]) == 2.0
+    assert [version.version for version in fakes.service._models] == ["5", "6", "1"]
