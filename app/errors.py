@@ -29,7 +29,7 @@
     │   └── WrongRowCount        the model answered with another number of rows
     └── StartupError             the platform cannot start; the message is for the operator
 
-There is no HTTP here: each dialect maps these classes to its own statuses and bodies in `app.api.errors`.
+There is no HTTP here: each dialect maps these classes to its own statuses and bodies in `app.api.http.errors`.
 Messages are written for callers: they never hold a path, a secret, SQL or a traceback. The cause, where there is one,
 goes to the log.
 """

@@ -16,7 +16,7 @@ from grpc_tools import protoc
 from pydantic import BaseModel, SecretStr
 
 from app.api.app import create_app
-from app.api.exchange import HttpLimits
+from app.api.http.exchange import HttpLimits
 from app.settings import Settings, environment_names
 
 ROOT = Path(__file__).parent.parent

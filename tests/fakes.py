@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from app.api.app import Front, create_app
-from app.api.exchange import HttpLimits
+from app.api.http.exchange import HttpLimits
 from app.errors import (
     Conflict,
     FeatureSourceNotFound,

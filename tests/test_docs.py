@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.api.app import create_app
-from app.api.oip_grpc import CODES, InferenceServicer
+from app.api.oip.grpc import CODES, InferenceServicer
 from app.deployments.metrics import PrometheusRecorder
 from app.deployments.release_metrics import ReleaseMetrics
 from app.errors import ServingError, StartupError

@@ -15,21 +15,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from app import __version__
-from app.api.comparing import ComparingEndpoint
-from app.api.departures import Departures
-from app.api.docs import DocsPages
-from app.api.errors import encoder_of
-from app.api.exchange import Exchange, HttpLimits, Reply
-from app.api.legacy import LegacyDialect
-from app.api.mlflow import MlflowDialect
-from app.api.oip import OipDialect
-from app.api.openapi import OpenApi
-from app.api.releases import ReleaseEndpoints
-from app.api.routing import APP_NAME, Endpoint
-from app.api.system import SystemEndpoints
-from app.api.v1 import V1Dialect
+from app.api.v1.compare import ComparingEndpoint
+from app.api.http.disconnects import Departures
+from app.api.system.docs import DocsPages
+from app.api.http.errors import encoder_of
+from app.api.http.exchange import Exchange, HttpLimits, Reply
+from app.api.serve.endpoints import LegacyDialect
+from app.api.mlflow.endpoints import MlflowDialect
+from app.api.oip.endpoints import OipDialect
+from app.api.system.openapi import OpenApi
+from app.api.v1.releases import ReleaseEndpoints
+from app.api.http.routing import APP_NAME, Endpoint
+from app.api.system.health import SystemEndpoints
+from app.api.v1.predict import V1Dialect
 from app.errors import InvalidRequest, NotFound, ServingError
-from app.api.oip.service import InferenceService
+from app.api.oip.endpoints.service import InferenceService
 from app.serving.references import ModelRef
 from app.serving.ports import ModelManager
 from app.serving.prediction.service import PredictionService

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from app.api.front import IMPORT_PATH as FRONT
+from app.api.http.serve_middleware import IMPORT_PATH as FRONT
 from app.settings import Settings
 
 # Messages between deployments: batches are bounded by bytes well below this.

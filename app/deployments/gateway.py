@@ -9,8 +9,8 @@ from typing import Any
 from ray import serve
 
 from app.api.app import create_app
-from app.api.exchange import HttpLimits
-from app.api.oip_grpc import Context, InferenceServicer
+from app.api.http.exchange import HttpLimits
+from app.api.oip.grpc import Context, InferenceServicer
 from app.deployments.calls import Handle
 from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
 from app.deployments.metrics import PrometheusRecorder
@@ -21,7 +21,7 @@ from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
 from app.serving.prediction.admission import AdmissionLimits
 from app.serving.batching.limits import BatchLimits
-from app.api.oip.service import InferenceService
+from app.api.oip.endpoints.service import InferenceService
 from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.ports import Statistics
 from app.serving.releases.table import ReleaseTable

@@ -25,7 +25,7 @@ from mlflow.utils.proto_json_utils import dump_input_data
 from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.model_loader import LoadedModel
-from app.api.csv_table import NULLS
+from app.api.mlflow.csv import NULLS
 from app.serving.references import parse_ref
 from app.serving.ports import ModelSpec
 from tests.fakes import FakeModel, make_fakes

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from app import errors
-from app.api.errors import status_of
+from app.api.http.errors import status_of
 from app.errors import ServingError
 from tests.api.conftest import Connect
 from tests.fakes import HTTP_LIMITS, make_fakes, total

@@ -1,1 +1,1 @@
-"""TODO app/api/oip."""
+"""TODO app/api/oip/endpoints."""

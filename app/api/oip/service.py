@@ -1,6 +1,6 @@
 """The Open Inference Protocol over the one use case: tensors in, tensors out, and what a server tells of its models.
 
-`app.api.oip` speaks it over HTTP and `app.api.oip_grpc` over gRPC; what the two share is here.
+`app.api.oip.endpoints` speaks it over HTTP and `app.api.oip.grpc` over gRPC; what the two share is here.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES
 from app.serving.signatures.validation_errors import listed
 from app.serving.references import ModelRef, ModelVersion
-from app.api.oip.output_tensors import OutputTensor, output_tensors
+from app.api.oip.endpoints.output_tensors import OutputTensor, output_tensors
 from app.serving.ports import ModelManager, Statistics
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
 from app.serving.signatures.signature import Signature
 from app.serving.rows import Array
-from app.api.oip.metadata import TensorMetadata, input_metadata, output_metadata
+from app.api.oip.endpoints.metadata import TensorMetadata, input_metadata, output_metadata
 
 _PROTOCOL = frozenset({"binary_data_output", "content_type", "headers", "priority", "timeout"})
 """Parameters of a request that belong to the protocol or to other servers, and never to a model."""

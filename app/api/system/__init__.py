@@ -1,1 +1,1 @@
-"""TODO app/api/system."""
+"""TODO app/api/system/health."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from app.errors import ModelFailed
-from app.api.oip.output_tensors import OutputTensor, output_names, output_tensors
+from app.api.oip.endpoints.output_tensors import OutputTensor, output_names, output_tensors
 from app.serving.signatures.signature import Signature
 from app.serving.rows import Array, Output
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ModelNotFound, Unsupported
-from app.api.oip.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
+from app.api.oip.endpoints.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.ports import Statistics
 from app.serving.signatures.signature import Signature

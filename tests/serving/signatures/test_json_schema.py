@@ -14,7 +14,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, Tens
 from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
 from app.errors import InvalidInput
-from app.api.system.examples import example_request, example_response, sample
+from app.api.system.health.examples import example_request, example_response, sample
 from app.serving.signatures.json_schema import notes, request_schema, response_schema
 from app.serving.ports import ModelSpec
 from app.serving.prediction.served_model import ServedModel

@@ -1,0 +1,202 @@
+"""MLflow's scoring protocol, that of ``mlflow models serve``, with a model reference in the path."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import lru_cache
+from importlib.metadata import version
+from typing import Any
+
+from app.api.mlflow.csv import csv_columns
+from app.api.http.errors import mlflow_error
+from app.api.http.exchange import Exchange, Handler, Reply, dump
+from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
+from app.api.mlflow.parquet import parquet_columns
+from app.api.http.routing import JSON, Route
+from app.api.mlflow.tables import TableLimits
+from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
+from app.serving.json_output import predictions
+from app.serving.signatures.validation_errors import short
+from app.serving.references import ModelRef, parse_ref
+from app.serving.ports import ModelManager
+from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
+from app.serving.prediction.service import PredictionService
+from app.serving.signatures.signature import Signature
+
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+
+_MODELS, _INVOCATIONS = "/models/", "/invocations"
+_TEXT = b"text/plain; charset=utf-8"
+_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*"|\bNaN\b')
+_FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
+
+
+class MlflowDialect:
+    """Handlers of ``/invocations``, ``/models/{ref}/invocations``, ``/ping`` and ``/version``.
+
+    Args:
+        service: answers predictions.
+        manager: knows whether the models are loaded.
+        table_bytes: most bytes, and most values, that a Parquet file may hold when decompressed.
+        default_model: what a bare ``/invocations`` means, None for nothing.
+    """
+
+    def __init__(
+        self, service: PredictionService, manager: ModelManager, table_bytes: int, default_model: ModelRef | None
+    ) -> None:
+        self._service = service
+        self._manager = manager
+        self._table_bytes = table_bytes
+        self._default_model = default_model
+
+    def routes(self) -> list[Route]:
+        """Every endpoint of the dialect."""
+
+        def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
+            return Route(method, path, handler, "mlflow", mlflow_error, InvocationsError, **further)
+
+        bodies = {
+            JSON: {"schema": InvocationsRequest.model_json_schema()},
+            CSV: {"schema": {"type": "string", "description": "A header row and rows, in UTF-8."}},
+            PARQUET: {"schema": {"type": "string", "format": "binary"}},
+        }
+        hot: dict[str, Any] = {"body": bodies, "answer": InvocationsResponse, "hot": True}
+        text = {"text/plain": {"schema": {"type": "string"}}}
+        return [
+            route("POST", _INVOCATIONS, self.invoke_default, **hot, statuses=(404,)),
+            route("POST", _INVOCATIONS + "/{ref:path}", self.invoke, **hot),
+            route("POST", _MODELS + "{ref:path}" + _INVOCATIONS, self.invoke_model, **hot),
+            route("GET", "/ping", self.ping, answer=text, statuses=(503,)),
+            route("GET", "/version", self.version, answer=text),
+        ]
+
+    async def invoke_default(self, exchange: Exchange) -> Reply:
+        """Predict with the default model.
+
+        Raises:
+            ServingError.
+        """
+        if self._default_model is None:
+            raise NotFound(
+                "this gateway has no default model: POST to /invocations/{ref} with a model's name, or set "
+                "'default_model' (ML_SERVE_DEFAULT_MODEL)"
+            )
+        return await self._predict(exchange, self._default_model)
+
+    async def invoke(self, exchange: Exchange) -> Reply:
+        """Predict with a model.
+
+        Raises:
+            ServingError.
+        """
+        path: str = exchange.scope["path"]
+        return await self._predict(exchange, parse_ref(path.removeprefix(_INVOCATIONS + "/")))
+
+    async def invoke_model(self, exchange: Exchange) -> Reply:
+        """Predict with a model whose name comes first in the path.
+
+        Raises:
+            ServingError.
+        """
+        path: str = exchange.scope["path"]
+        return await self._predict(exchange, parse_ref(path.removeprefix(_MODELS).removesuffix(_INVOCATIONS)))
+
+    async def ping(self, exchange: Exchange) -> Reply:
+        """The models that should be served are loaded."""
+        if not self._manager.ready:
+            raise Unavailable("models are still being loaded; see /health")
+        return Reply(b"\n", content_type=_TEXT)
+
+    async def version(self, exchange: Exchange) -> Reply:
+        """MLflow's version."""
+        return Reply(version("mlflow").encode(), content_type=_TEXT)
+
+    async def _predict(self, exchange: Exchange, ref: ModelRef) -> Reply:
+        request = PredictionRequest(ref, exchange.deadline, session=exchange.session)
+        kind = media_type(exchange.headers.get(b"content-type", b""))
+        if kind == JSON:
+            body = InvocationsRequest.read(_parsed(exchange, await exchange.body()))
+            request.payload = _payload(body)
+            request.params = _params(body)
+        else:
+            request.payload = self._table(kind, await exchange.body())
+        prediction = await self._service.predict(request)
+        headers = ((b"x-model-version", prediction.version.version.encode()),)
+        return Reply(dump({"predictions": predictions(prediction.output)}), headers=headers)
+
+    def _table(self, kind: str, body: bytes) -> PayloadReader:
+        """Text has no types of its own: the model's signature must be there to read it."""
+
+        async def read(signature: Signature) -> Payload:
+            limits = TableLimits(self._service.most_columns, self._table_bytes)
+            columns = await asyncio.to_thread(csv_columns if kind == CSV else parquet_columns, body, signature, limits)
+            return Payload("columns", columns)
+
+        return read
+
+
+@lru_cache(maxsize=256)
+def media_type(header: bytes) -> str:
+    """The media type of a body, JSON where the caller names none.
+
+    Raises:
+        UnsupportedMediaType: another type than JSON, CSV and Parquet, another charset than UTF-8, or a parameter that
+            is not known.
+    """
+    kind, *pairs = [part.strip() for part in header.decode("latin-1").split(";")]
+    for key, _, value in (pair.partition("=") for pair in pairs if pair):
+        if key.strip().lower() != "charset":
+            raise UnsupportedMediaType(f"content-type has the parameter {short(key)}: only charset is read here")
+        if value.strip().strip('"').lower() not in ("utf-8", "utf8"):
+            raise UnsupportedMediaType(f"the charset {short(value)} is not read here: send UTF-8")
+    kind = kind.lower() or JSON
+    if kind not in (JSON, CSV, PARQUET):
+        raise UnsupportedMediaType(f"content-type {short(kind)} is not read here: send {JSON}, {CSV} or {PARQUET}")
+    return kind
+
+
+def _parsed(exchange: Exchange, body: bytes) -> Any:
+    """The JSON of a body, in which MLflow's own clients write NaN, which JSON has not, for what is missing."""
+    try:
+        return exchange.parse(body)
+    except MalformedBody:
+        if b"NaN" not in body:
+            raise
+    return exchange.parse(_TEXT_OR_NAN.sub(lambda found: b"null" if found[0] == b"NaN" else found[0], body))
+
+
+def _payload(body: InvocationsRequest) -> Payload | PayloadReader:
+    given = [form for form in _FORMS if getattr(body, form) is not None]
+    if len(given) != 1:
+        found = " and ".join(f"'{form}'" for form in given) or "none of them"
+        raise MalformedBody(f"give exactly one of {', '.join(_FORMS)}; the body has {found}", {"allowed": [*_FORMS]})
+    if body.dataframe_split is not None:
+        return _split(body.dataframe_split)
+    if body.dataframe_records is not None:
+        return Payload("records", body.dataframe_records)
+    if body.instances is not None:
+        return Payload("instances", body.instances)
+    return Payload("inputs", body.inputs)
+
+
+def _params(body: InvocationsRequest) -> dict[str, Any] | None:
+    if not isinstance(body.params, dict | None):
+        raise InvalidInput(
+            f"'params' is {short(body.params)}, expected an object of names and values", {"parameter": "params"}
+        )
+    return body.params
+
+
+def _split(frame: SplitFrame) -> PayloadReader:
+    labels = frame.labels()
+    values = frame.values(len(labels))
+
+    async def read(signature: Signature) -> Payload:
+        # A model without a signature is given the labels as they are; others have their columns called by name.
+        typed = signature.columns or signature.tensor
+        names = map(str, labels) if typed else labels
+        return Payload("columns", dict(zip(names, values, strict=True)))
+
+    return read

@@ -1,0 +1,124 @@
+"""Protobuf messages of the Open Inference Protocol, to and from tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from app.errors import MalformedBody, Unsupported
+from app.oip import inference_pb2 as pb
+from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of
+from app.oip.datatypes import DTYPES
+from app.api.oip.endpoints.service import Inference, InferRequest
+from app.serving.references import ModelRef
+from app.api.oip.endpoints.output_tensors import OutputTensor
+from app.serving.signatures.casting import exact
+from app.serving.rows import Array, as_array
+
+_FIELDS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}
+_FOREIGN = ("shared_memory_region", "classification")
+
+
+def read_infer(message: pb.ModelInferRequest, ref: ModelRef, deadline: float) -> InferRequest:
+    """What a request asks for.
+
+    Raises:
+        MalformedBody: a tensor is not of its datatype or shape.
+        Unsupported: shared memory, classification.
+    """
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise MalformedBody(f"there are {len(raw)} raw_input_contents for {len(message.inputs)} inputs")
+    inputs: dict[str, Array] = {}
+    for index, tensor in enumerate(message.inputs):
+        if tensor.name in inputs:
+            raise MalformedBody(f"the input '{tensor.name[:80]}' is there twice")
+        inputs[tensor.name] = _array(tensor, raw[index] if raw else None)
+    for output in message.outputs:
+        _refuse_foreign("output", output.name, output.parameters)
+    return InferRequest(ref, deadline, inputs, [output.name for output in message.outputs], read(message.parameters))
+
+
+def write_infer(answer: Inference, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+    """The answer: raw where the request was, or where a datatype has no other form."""
+    message = pb.ModelInferResponse(model_name=answer.version.name, model_version=answer.version.version, id=request.id)
+    for name, value in request.parameters.items():
+        message.parameters[name].CopyFrom(value)
+    raw = bool(request.raw_input_contents) or any(output.datatype not in _FIELDS for output in answer.outputs)
+    for output in answer.outputs:
+        tensor = message.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
+        if raw:
+            message.raw_output_contents.append(encode(output.array))
+        else:
+            getattr(tensor.contents, _FIELDS[output.datatype]).extend(_values(output))
+    return message
+
+
+def read(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters as Python's values; one without a value is None."""
+    found = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        found[name] = getattr(parameter, choice) if choice else None
+    return found
+
+
+def _array(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array:
+    name, datatype, shape = tensor.name, tensor.datatype, list(tensor.shape)
+    _refuse_foreign("input", name, tensor.parameters)
+    if datatype not in DTYPES:
+        raise MalformedBody(f"tensor '{name[:80]}': '{datatype[:20]}' is none of {', '.join(DTYPES)}")
+    if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
+        raise MalformedBody(
+            f"tensor '{name[:80]}': a shape has at most {MAX_DIMENSIONS} dimensions and no negative one, "
+            f"this one is {shape[:MAX_DIMENSIONS]}"
+        )
+    if raw is not None:
+        if tensor.HasField("contents"):
+            raise MalformedBody(f"tensor '{name[:80]}' has 'contents' although there are raw_input_contents")
+        return decode(name, datatype, shape, raw)
+    field = _FIELDS.get(datatype)
+    if field is None:
+        raise MalformedBody(f"tensor '{name[:80]}': {datatype} has no field in 'contents': send raw_input_contents")
+    values = getattr(tensor.contents, field)
+    count = values_of(name, shape)
+    if len(values) != count:
+        raise MalformedBody(
+            f"tensor '{name[:80]}': '{field}' has {len(values)} values, expected {count} for the shape {shape}"
+        )
+    if datatype == "BYTES":
+        return as_array(list(values), np.dtype(object)).reshape(shape)
+    given = np.array(values, dtype=_WIDE.get(field, DTYPES[datatype]))
+    array = exact(given, DTYPES[datatype].name)
+    if array is None:
+        raise MalformedBody(f"tensor '{name[:80]}': '{field}' has a value that is no {datatype}")
+    return array.reshape(shape)
+
+
+def _values(output: OutputTensor) -> list[Any]:
+    values: list[Any] = output.array.ravel().tolist()
+    if output.datatype != "BYTES":
+        return values
+    return [value.encode() if isinstance(value, str) else value for value in values]
+
+
+def _refuse_foreign(kind: str, name: str, parameters: Mapping[str, Any]) -> None:
+    for foreign in _FOREIGN:
+        if foreign in parameters:
+            raise Unsupported(f"{kind} '{name[:80]}': '{foreign}' is not supported")

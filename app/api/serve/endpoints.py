@@ -1,0 +1,131 @@
+"""The /serve dialect: ``POST /serve``, and ``POST /``, which a gateway that strips its prefix turns it into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
+from app.api.http.errors import legacy_error
+from app.api.http.exchange import Exchange, Reply, dump
+from app.api.http.routing import Route
+from app.errors import MalformedBody
+from app.serving.prediction.enrichment import FeatureRequest
+from app.serving.json_output import predictions
+from app.serving.references import ModelRef, make_ref, parse_ref
+from app.serving.ports import FeatureQuery, ModelManager
+from app.serving.prediction.requests import Payload, PredictionRequest
+from app.serving.prediction.service import PredictionService
+
+
+class LegacyDialect:
+    """Handler of ``POST /serve``."""
+
+    def __init__(self, service: PredictionService, manager: ModelManager) -> None:
+        self._service = service
+        self._manager = manager
+
+    def routes(self) -> list[Route]:
+        """``/serve``, and what it becomes behind a gateway that strips its prefix."""
+
+        def route(path: str, documented: bool) -> Route:
+            return Route(
+                "POST",
+                path,
+                self.serve,
+                "serve",
+                legacy_error,
+                ServeError,
+                body=ServeRequest,
+                answer=ServeResponse | ManageResponse,
+                hot=True,
+                documented=documented,
+            )
+
+        return [route("/serve", True), route("/", False)]
+
+    async def serve(self, exchange: Exchange) -> Reply:
+        """Predict, load, unload or show a model, as its action says.
+
+        Raises:
+            ServingError.
+        """
+        deadline = exchange.deadline
+        body = ServeRequest.read(await exchange.json())
+        _refuse_ignored(body)
+        ref = _ref(body)
+        if body.action != "predict":
+            return await self._manage(body, ref, exchange)
+        request = PredictionRequest(ref, deadline, params=body.params, session=exchange.session)
+        if body.use_feature_store:
+            request.features = _features(body)
+        else:
+            request.payload = _payload(body)
+        prediction = await self._service.predict(request)
+        version = prediction.version
+        answer = {
+            "prediction": predictions(prediction.output),
+            "status": "success",
+            "model_name": version.name,
+            "model_version": version.version,
+            "request_id": exchange.request_id,
+        }
+        return Reply(dump(answer), headers=((b"x-model-version", version.version.encode()),))
+
+    async def _manage(self, body: ServeRequest, ref: ModelRef, exchange: Exchange) -> Reply:
+        answer: dict[str, Any] = {"status": "success", "action": body.action, "model_name": ref.name}
+        if body.action == "load":
+            version = await exchange.in_time(self._manager.load(ref))
+            if body.promote:
+                await exchange.in_time(self._manager.promote(version))
+            answer["model_version"] = version.version
+            answer["default_version"] = await self._default(ref.name)
+        elif body.action == "unload":
+            answer["model_version"] = (await exchange.in_time(self._manager.unload(ref))).version
+        else:
+            answer["model"] = await self._manager.model(ref.name)
+        answer["request_id"] = exchange.request_id
+        return Reply(dump(answer))
+
+    async def _default(self, name: str) -> str | None:
+        return (await self._manager.model(name)).default
+
+
+def _refuse_ignored(body: ServeRequest) -> None:
+    if body.promote and body.action != "load":
+        raise MalformedBody("'promote' goes with 'action': 'load'")
+    if body.action == "predict":
+        return
+    if body.use_feature_store:
+        raise MalformedBody(f"'use_feature_store' does not go with 'action': '{body.action}'")
+    for key in ("data", "params", "entity_id", "entities", "feature_view", "feature_service"):
+        if getattr(body, key) is not None:
+            raise MalformedBody(f"'{key}' does not go with 'action': '{body.action}'")
+
+
+def _ref(body: ServeRequest) -> ModelRef:
+    if body.model_version is None and body.alias is None:
+        return parse_ref(body.model_name)
+    return make_ref(body.model_name, body.alias, None if body.model_version is None else str(body.model_version))
+
+
+def _payload(body: ServeRequest) -> Payload:
+    for key in ("entity_id", "entities", "feature_view", "feature_service"):
+        if getattr(body, key) is not None:
+            raise MalformedBody(f"'{key}' goes with 'use_feature_store': true")
+    if body.data is None:
+        raise MalformedBody("'data' is missing: one row as an object of columns, or a list of rows")
+    if isinstance(body.data, dict):
+        return Payload("records", [body.data])
+    return Payload("instances", body.data)
+
+
+def _features(body: ServeRequest) -> FeatureRequest:
+    if (body.feature_view is None) == (body.feature_service is None):
+        raise MalformedBody("give 'feature_view' or 'feature_service', and not both, with 'use_feature_store'")
+    if (body.entity_id is None) == (body.entities is None):
+        raise MalformedBody("give 'entity_id' or 'entities', and not both, with 'use_feature_store'")
+    overrides = body.data or {}
+    if not isinstance(overrides, dict):
+        raise MalformedBody("'data' beside 'use_feature_store' is an object of columns that override the store's")
+    ids = body.entity_id if isinstance(body.entity_id, list) or body.entity_id is None else [body.entity_id]
+    return FeatureRequest(FeatureQuery(body.feature_view, body.feature_service), ids, body.entities, overrides)
