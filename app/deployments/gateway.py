@@ -11,12 +11,12 @@ from ray import serve
 from app.api.app import create_app
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import Context, InferenceServicer
-from app.deployments.calls import Handle
+from app.deployments.rpc import Handle
 from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
-from app.deployments.metrics import PrometheusRecorder
+from app.metrics.requests import PrometheusRecorder
 from app.deployments.pool_member import MemberRunner, PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
-from app.deployments.release_metrics import ReleaseMetrics
+from app.metrics.releases import ReleaseMetrics
 from app.errors import InvalidReference, StartupError
 from app.oip import inference_pb2 as pb
 from app.serving.prediction.admission import AdmissionLimits

@@ -14,7 +14,7 @@ from typing import Any
 from cachetools import LRUCache, TTLCache
 from ray import serve
 
-from app.deployments.calls import Handle, answer, gather, raised
+from app.deployments.rpc import Handle, answer, gather, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
 from app.serving.references import ModelRef, ModelVersion

@@ -6,9 +6,9 @@ from typing import Any
 
 from ray import serve
 
-from app.deployments.calls import Handle
+from app.deployments.rpc import Handle
 from app.deployments.pool_member import PoolMember
-from app.deployments.pool_router import HELD
+from app.deployments.affinity_router import HELD
 from app.deployments.process import configure_logging, prepare_for_requests
 from app.serving.references import ModelVersion
 from app.serving.placement.load import CallNote

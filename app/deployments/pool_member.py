@@ -13,9 +13,9 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from app.deployments.calls import Handle, answer
-from app.deployments.model_host import ModelHost
-from app.deployments.pool_scaling import BUSY, ROWS, WAIT_MS
+from app.deployments.rpc import Handle, answer
+from app.hosting.model_host import ModelHost
+from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.errors import PoolUnavailable, ServingError
 from app.serving.batching.merging import Merger

@@ -14,18 +14,18 @@ from typing import Any
 
 from ray import serve
 
-from app.deployments.calls import returns_errors
-from app.deployments.gateway_epochs import GatewayEpochs
+from app.deployments.rpc import returns_errors
+from app.control.acknowledgements import GatewayEpochs
 from app.deployments.handles import statistics
-from app.deployments.live_tags import LiveTags
+from app.control.state_tags import LiveTags
 from app.deployments.pools import pool_plan
 from app.deployments.process import configure_logging, memory_bytes
-from app.deployments.reference_resolver import ReferenceResolver
-from app.deployments.registry_reader import RegistryReader
-from app.deployments.release_writer import ReleaseWriter
-from app.deployments.rollback_watch import RollbackWatch
-from app.deployments.snapshot import Snapshot
-from app.deployments.version_loads import VersionLoads
+from app.control.resolver import ReferenceResolver
+from app.control.registry_sync import RegistryReader
+from app.control.promotions import ReleaseWriter
+from app.control.auto_rollback import RollbackWatch
+from app.control.snapshot import Snapshot
+from app.control.loads import VersionLoads
 from app.errors import RegistryUnavailable, Unavailable
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.reconciler import ReleaseBook

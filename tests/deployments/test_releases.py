@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     from app.deployments.releases import Releases as Deployment
 
 from app.adapters.mlflow_registry import configure
-from app.deployments.calls import raised
+from app.deployments.rpc import raised
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.tags import LIVE_TAG

@@ -1,6 +1,6 @@
 """Predictions that are so short that the way to a thread and back would cost more.
 
-`app.deployments.model_host` makes them on its event loop, where nothing else runs meanwhile: 0.2 to 0.4 ms less for a
+`app.hosting.model_host` makes them on its event loop, where nothing else runs meanwhile: 0.2 to 0.4 ms less for a
 caller who is alone. What was measured: ``docs/adr/0015-short-predictions.md``.
 """
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from app.deployments.traffic_metrics import TrafficMetrics
+from app.metrics.traffic import TrafficMetrics
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
 from app.serving.batching.batcher import AnsweredBatch
 from app.serving.comparison.error_attribution import is_fault

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app.deployments.model_host import ModelHost
+from app.hosting.model_host import ModelHost
 from app.errors import ModelUnavailable, RegistryUnavailable
 from app.serving.references import ModelVersion
 from app.serving.ports import ModelSpec

@@ -7,7 +7,7 @@ import difflib
 
 from cachetools import TTLCache
 
-from app.deployments.registry_reader import RegistryReader
+from app.control.registry_sync import RegistryReader
 from app.errors import ModelNotFound
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.reconciler import ReleaseBook

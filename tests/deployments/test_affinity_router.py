@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     from ray.serve._private.common import DeploymentHandleSource, DeploymentID, RequestMetadata
     from ray.serve.request_router import PendingRequest, ReplicaID
 
-    from app.deployments.pool_router import HELD, AffinityRouter
+    from app.deployments.affinity_router import HELD, AffinityRouter
 
 from app.serving.references import ModelVersion
 from app.serving.placement.load import CallNote

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.deployments import metrics, traffic_metrics
-from app.deployments.metrics import PrometheusRecorder
+from app.metrics import requests as metrics
+from app.metrics import traffic as traffic_metrics
+from app.metrics.requests import PrometheusRecorder
 from app.serving.comparison.prediction_diff import Disagreement
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion

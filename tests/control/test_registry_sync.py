@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from app.deployments.registry_reader import RegistryReader
+from app.control.registry_sync import RegistryReader
 from app.serving.placement.pool_members import PoolPlan
 from app.serving.releases.reconciler import ReleaseBook
-from tests.deployments.registry_in_memory import Model, RegistryInMemory
+from tests.control.registry_in_memory import Model, RegistryInMemory
 
 
 async def nothing() -> None:

@@ -9,7 +9,7 @@ with warnings.catch_warnings():
     from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
     from ray.serve.exceptions import BackPressureError
 
-    from app.deployments.calls import answer
+    from app.deployments.rpc import answer
 
 from app.errors import InvalidInput, Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 

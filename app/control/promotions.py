@@ -14,7 +14,7 @@ from contextvars import Context
 from functools import partial
 from weakref import WeakValueDictionary
 
-from app.deployments.registry_reader import RegistryReader
+from app.control.registry_sync import RegistryReader
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable, ServingError
 from app.serving.releases.alias_state import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.references import ModelVersion

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
-from app.deployments.registry_reader import RegistryReader
-from app.deployments.release_writer import ReleaseWriter
+from app.control.registry_sync import RegistryReader
+from app.control.promotions import ReleaseWriter
 from app.errors import Conflict, RegistryReadOnly
 from app.serving.releases.alias_state import MOVED
 from app.serving.references import ModelVersion
@@ -18,7 +18,7 @@ from app.serving.releases.reconciler import ReleaseBook
 from app.serving.releases.table import VersionState
 from app.serving.releases.rollout import Contract
 from app.serving.releases.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
-from tests.deployments.registry_in_memory import Model, RegistryInMemory
+from tests.control.registry_in_memory import Model, RegistryInMemory
 
 READY = VersionState("ready", None, 100, 5.0)
 OIL = {"name": "oil", "type": "double", "required": True}

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from app.deployments.release_writer import ReleaseWriter
+from app.control.promotions import ReleaseWriter
 from app.errors import InvalidRequest, ModelNotFound, RegistryReadOnly, ServingError
 from app.serving.releases.alias_state import Live
 from app.serving.releases.tags import LIVE_TAG

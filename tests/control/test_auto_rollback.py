@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.deployments.rollback_watch import LAST_TAG, RollbackWatch
+from app.control.auto_rollback import LAST_TAG, RollbackWatch
 from app.serving.references import ModelVersion
 from app.serving.ports import Statistics
 from app.settings import Settings

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.deployments.rollback_watch import LAST_TAG
+from app.control.auto_rollback import LAST_TAG
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from app.deployments.release_writer import ReleaseWriter
+from app.control.promotions import ReleaseWriter
 from app.errors import ServingError
 from app.serving.releases import rollback_policy as rollback_rule
 from app.serving.releases.alias_state import BARE, Live

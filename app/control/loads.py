@@ -12,10 +12,10 @@ from functools import partial
 
 from ray import serve
 
-from app.deployments.calls import answer
+from app.deployments.rpc import answer
 from app.deployments.pools import pool_deployment
-from app.deployments.reference_resolver import ReferenceResolver
-from app.deployments.registry_reader import RegistryReader
+from app.control.resolver import ReferenceResolver
+from app.control.registry_sync import RegistryReader
 from app.errors import ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.releases.alias_state import BARE
 from app.serving.references import ModelRef, ModelVersion

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 from prometheus_client import CollectorRegistry
 
-from app.deployments.release_metrics import ReleaseMetrics
+from app.metrics.releases import ReleaseMetrics
 from app.serving.releases.table import Release, ReleaseTable
 
 

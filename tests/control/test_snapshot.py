@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.deployments.snapshot import Snapshot
+from app.control.snapshot import Snapshot
 
 
 async def test_what_was_written_is_read_again(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from app.deployments.live_tags import LiveTags
+from app.control.state_tags import LiveTags
 from app.errors import InvalidRequest, RegistryReadOnly, ServingError
 from app.serving.references import ModelVersion
 from app.serving.releases.tags import LIVE_TAG
-from tests.deployments.registry_in_memory import Model
-from tests.deployments.test_release_writer import OIL, V1, World
+from tests.control.registry_in_memory import Model
+from tests.control.test_promotions import OIL, V1, World
 
 
 @pytest.mark.parametrize("refusal", [RegistryReadOnly("not this one"), InvalidRequest("it is too long")])

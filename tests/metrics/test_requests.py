@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.deployments import metrics
-from app.deployments.metrics import PrometheusRecorder
+from app.metrics import requests as metrics
+from app.metrics.requests import PrometheusRecorder
 from app.serving.batching.batcher import AnsweredBatch
 from app.serving.references import ModelVersion
 from app.serving.ports import Statistics

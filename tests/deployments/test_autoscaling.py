@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.deployments.pool_scaling import BUSY, ROWS, WAIT_MS, PoolScalingPolicy
+from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS, PoolScalingPolicy
 
 policy = PoolScalingPolicy(target_rows=100, target_busy=0.5, target_wait_ms=200)
 

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.deployments.second_application import NAME
+from tests.end_to_end.second_application import NAME
 from tests.platform import ROOT, URL, Platform
 from tests.registered import registry, tracking
 
@@ -59,7 +59,7 @@ def second(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
     environment |= {"ML_SERVE_HOME": str(platform.home), "ML_SERVE_MODEL_CACHE": str(folder), **SETTINGS}
     with (folder / "log").open("wb") as log:
         program = subprocess.Popen(
-            [sys.executable, "-m", "tests.deployments.second_application"],
+            [sys.executable, "-m", "tests.end_to_end.second_application"],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
