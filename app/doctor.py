@@ -149,7 +149,7 @@ def _command(process: psutil.Process) -> str:
 
 def _registry(settings: Settings) -> str:
     # Heavy, and it sets up MLflow for the whole process.
-    from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
+    from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
 
     shown = without_password(settings.registry_uri)
     if settings.registry_uri.startswith("sqlite:///"):
@@ -167,7 +167,7 @@ def _registry(settings: Settings) -> str:
 def _features(settings: Settings) -> str:
     if settings.feast_folder is None:
         return "not configured: requests bring their own columns"
-    from app.adapters.feast_store import FeastStore  # noqa: PLC0415 - heavy
+    from app.adapters.feast.store import FeastStore  # noqa: PLC0415 - heavy
 
     FeastStore(settings.feast_folder).check()
     return f"{settings.feast_folder} can be read"

@@ -14,7 +14,7 @@ import cloudpickle
 from mlflow import MlflowClient
 from mlflow.types import ColSpec, DataType
 
-from tests.adapters import test_model_parity as parity
+from tests.contract import test_model_parity as parity
 
 SLOW_S = 0.5
 

@@ -60,7 +60,7 @@ def predict(settings: Settings, version: str, row: dict[str, float]) -> float:
 
 
 def read(settings: Settings, *names: str) -> dict[str, Any]:
-    from app.adapters.feast_store import FeastStore
+    from app.adapters.feast.store import FeastStore
 
     folder = settings.feast_folder
     assert folder is not None

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from app.adapters.mlflow_registry import MlflowRegistry
+from app.adapters.mlflow.registry import MlflowRegistry
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
 from app.serving.ports import RegisteredModel
 from app.serving.releases.reconciler import ReleaseBook

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.demo.data import COLUMNS, EXAMPLE, MODEL, NOTES, SERVICE
 from app.errors import StartupError
 from app.settings import Settings

@@ -19,7 +19,7 @@ class Features:
     """One reader of the online store; calls arrive already batched by the gateways."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        from app.adapters.feast_store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
+        from app.adapters.feast.store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
 
         configure_logging(settings)
         self._store = FeastStore(folder)

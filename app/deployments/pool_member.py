@@ -52,8 +52,8 @@ class PoolMember:
 
     def __init__(self, name: str, settings: Settings, releases: Handle, member_id: str) -> None:
         # Here and not above: importing MLflow takes seconds and 150 MB, which only a process with models shall pay.
-        from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415
-        from app.adapters.model_loader import ModelLoader  # noqa: PLC0415
+        from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
+        from app.adapters.mlflow.loader import ModelLoader  # noqa: PLC0415
 
         configure(settings)
         prepare_for_models()

@@ -56,7 +56,7 @@ class Releases:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from app.adapters.mlflow_registry import MlflowRegistry, configure  # noqa: PLC0415 - heavy: only here and in pools
+        from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415 - heavy: only here and in pools
 
         configure_logging(settings)
         configure(settings)

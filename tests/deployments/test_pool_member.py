@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from mlflow.types import ColSpec, DataType, TensorSpec
 
-from app.adapters.mlflow_registry import configure
+from app.adapters.mlflow.registry import configure
 from app.errors import ModelFailed
 from app.serving.batching.limits import BatchOverrides
 from app.serving.references import ModelVersion
@@ -21,7 +21,7 @@ from app.serving.placement.load import CallNote
 from app.serving.releases.table import Release, ReleaseTable
 from app.serving.rows import Batch, Layout, Output
 from app.settings import Settings
-from tests.adapters import test_model_parity as parity
+from tests.contract import test_model_parity as parity
 from tests.conftest import environment_of_nobody
 
 with warnings.catch_warnings():

@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of pydantic
     from app.deployments.releases import Releases as Deployment
 
-from app.adapters.mlflow_registry import configure
+from app.adapters.mlflow.registry import configure
 from app.deployments.rpc import raised
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
 from app.serving.references import ModelRef, ModelVersion

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.adapters import registry_connection
-from app.adapters.mlflow_registry import configure
+from app.adapters.mlflow import connection as registry_connection
+from app.adapters.mlflow.registry import configure
 from app.errors import RegistryUnavailable
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.table import ReleaseTable, VersionState

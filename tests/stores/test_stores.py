@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 from pydantic import SecretStr
 
-from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import ModelNotFound, RegistryReadOnly, RegistryUnavailable
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout
@@ -30,7 +30,7 @@ from tests.stores.processes import Processes, is_answering
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
-    from app.adapters.model_loader import ModelLoader
+    from app.adapters.mlflow.loader import ModelLoader
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -95,8 +95,8 @@ def failing(settings: Settings, cache: Path, *secrets: str) -> str:
     code = (
         "import logging, sys, warnings; warnings.simplefilter('ignore'); logging.basicConfig(level=logging.INFO)\n"
         "from pathlib import Path\n"
-        "from app.adapters.mlflow_registry import MlflowRegistry, configure\n"
-        "from app.adapters.model_loader import ModelLoader\n"
+        "from app.adapters.mlflow.registry import MlflowRegistry, configure\n"
+        "from app.adapters.mlflow.loader import ModelLoader\n"
         "from app.errors import ServingError\n"
         "from app.serving.references import ModelVersion\n"
         "from app.settings import Settings\n"

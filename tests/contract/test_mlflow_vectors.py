@@ -24,7 +24,7 @@ from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.proto_json_utils import dump_input_data
 from sqlalchemy.exc import SADeprecationWarning
 
-from app.adapters.model_loader import LoadedModel
+from app.adapters.mlflow.loader import LoadedModel
 from app.api.mlflow.csv import NULLS
 from app.serving.references import parse_ref
 from app.serving.ports import ModelSpec

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse  # type: ignore[import-untyped]
 
-from app.adapters.model_io import model_input, model_output, model_params
+from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, WrongRowCount
 from app.serving.json_output import predictions
 from app.serving.rows import Array, Batch, Layout, Output

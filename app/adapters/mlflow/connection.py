@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
-from app.adapters.bounded_calls import BoundedCalls
+from app.adapters.mlflow.timeouts import BoundedCalls
 from app.errors import RegistryReadOnly, RegistryUnavailable, ServingError
 
 if TYPE_CHECKING:

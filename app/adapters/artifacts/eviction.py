@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from app.adapters.cache_place import Place, size_of
-from app.adapters.file_locks import lock_within, try_lock
+from app.adapters.artifacts.layout import Place, size_of
+from app.adapters.artifacts.locks import lock_within, try_lock
 
 log = logging.getLogger(__name__)
 

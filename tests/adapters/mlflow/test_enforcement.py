@@ -13,7 +13,7 @@ with warnings.catch_warnings():
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from app.adapters.enforcement import leave_out_enforcement
+from app.adapters.mlflow.enforcement import leave_out_enforcement
 
 
 def test_a_signature_from_type_hints_stays(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from app.adapters import registry_connection
-from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.adapters.mlflow import connection as registry_connection
+from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import ModelNotFound, RegistryUnavailable
 from app.serving.references import ModelVersion
 from app.settings import Settings

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.adapters.registry_connection import RegistryConnection, code_of
+from app.adapters.mlflow.connection import RegistryConnection, code_of
 from app.errors import (
     InvalidReference,
     InvalidRequest,

@@ -1,6 +1,6 @@
 import pytest
 
-from app.adapters.identities import Identities
+from app.adapters.mlflow.identities import Identities
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
 from app.serving.references import ModelVersion
 

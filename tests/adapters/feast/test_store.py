@@ -12,8 +12,8 @@ import pytest
 from feast import FeatureStore
 from feast.feature_view import FeatureViewState
 
-from app.adapters import feast_store
-from app.adapters.feast_store import FeastStore
+from app.adapters.feast import store as feast_store
+from app.adapters.feast.store import FeastStore
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, InvalidInput, StartupError
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
 from tests.adapters.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, materialise
@@ -317,7 +317,7 @@ def test_a_broken_repository_stops_the_start_with_one_line(tmp_path: Path, text:
 
 @pytest.mark.slow
 def test_the_reader_does_not_load_mlflow() -> None:
-    code = "import sys, app.adapters.feast_store; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, app.adapters.feast.store; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from cachetools import LRUCache, TTLCache
 
-from app.adapters.circuit import Circuit
+from app.adapters.mlflow.circuit_breaker import Circuit
 from app.errors import RegistryUnavailable, ServingError
 from app.serving.references import ModelVersion
 

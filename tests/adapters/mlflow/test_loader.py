@@ -18,18 +18,18 @@ from mlflow.types import ColSpec, ParamSpec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout
 from app.settings import Settings
-from tests.adapters import test_model_parity as parity
+from tests.contract import test_model_parity as parity
 from tests.conftest import environment_of_nobody
 from tests.server import Server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
-    from app.adapters.model_loader import LoadedModel, ModelLoader
+    from app.adapters.mlflow.loader import LoadedModel, ModelLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -1,6 +1,6 @@
 """Feast's online store, read in blocking calls: the Features deployment makes them in worker threads.
 
-Every query is resolved once (`app.adapters.feature_plan`); after that a read is one call of Feast and takes no lock.
+Every query is resolved once (`app.adapters.feast.plan`); after that a read is one call of Feast and takes no lock.
 
 Feast fetches an expired registry cache again inside some caller's read, which a registry that is down then fails. Here
 the cache never expires by itself: a thread of its own renews it when its time is over, and until that has worked reads
@@ -26,8 +26,8 @@ from feast.errors import FeastError, FeastObjectNotFoundException
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.repo_config import FeastConfigError, RegistryConfig
 
-from app.adapters.entity_rows import SAMPLES, entity_columns
-from app.adapters.feature_plan import FeaturePlan, definitions_stamp, resolve
+from app.adapters.feast.entities import SAMPLES, entity_columns
+from app.adapters.feast.plan import FeaturePlan, definitions_stamp, resolve
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, StartupError
 from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
 

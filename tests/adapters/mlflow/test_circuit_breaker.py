@@ -1,6 +1,6 @@
 import pytest
 
-from app.adapters.circuit import Circuit
+from app.adapters.mlflow.circuit_breaker import Circuit
 
 
 class Clock:

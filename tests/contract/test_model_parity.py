@@ -25,8 +25,8 @@ from mlflow.types.schema import AnyType, Map, Object, Property
 from mlflow.types.schema import Array as ArrayType
 from sqlalchemy.exc import SADeprecationWarning
 
-from app.adapters.enforcement import leave_out_enforcement
-from app.adapters.model_io import model_input, model_output, model_params
+from app.adapters.mlflow.enforcement import leave_out_enforcement
+from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.serving.json_output import predictions
 from app.serving.signatures.signature import Signature
 from app.serving.rows import Layout, Rows, stack

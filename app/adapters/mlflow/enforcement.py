@@ -1,7 +1,7 @@
 """Leaves out pyfunc's enforcement of a signature where the gateway has enforced the same before.
 
-It is a third of the time that pyfunc spends on a batch of a small model. `app.adapters.model_loader` calls this once
-per loaded version; ``tests/adapters/test_model_parity.py`` shows that what models are given and answer stays the same.
+It is a third of the time that pyfunc spends on a batch of a small model. `app.adapters.mlflow.loader` calls this once
+per loaded version; ``tests/contract/test_model_parity.py`` shows that what models are given and answer stays the same.
 """
 
 from __future__ import annotations

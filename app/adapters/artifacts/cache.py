@@ -30,10 +30,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.adapters.cache_place import Place, size_of
-from app.adapters.cache_space import CacheSpace
-from app.adapters.file_digests import Stats, file_digests, file_stats, sync, sync_one
-from app.adapters.file_locks import HeldLock, lock, lock_within, try_lock
+from app.adapters.artifacts.layout import Place, size_of
+from app.adapters.artifacts.eviction import CacheSpace
+from app.adapters.artifacts.digests import Stats, file_digests, file_stats, sync, sync_one
+from app.adapters.artifacts.locks import HeldLock, lock, lock_within, try_lock
 from app.serving.references import ModelVersion
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a load adds to the memory of its process. `app.adapters.model_loader` measures each model with it.
+"""What a load adds to the memory of its process. `app.adapters.mlflow.loader` measures each model with it.
 
 No library tells the size of a model whose parts lie in C++, so the process is asked. Its answer is coarse, hence the
 rules: it counts only when it is well above what predictions beside the load take and give back, one load is measured at

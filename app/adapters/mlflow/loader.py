@@ -21,12 +21,12 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
-from app.adapters.artifact_cache import ArtifactCache, CacheCounts, CachedArtifacts, is_full
-from app.adapters.enforcement import leave_out_enforcement
-from app.adapters.identities import Identities
-from app.adapters.memory_growth import MemoryGrowth
-from app.adapters.mlflow_registry import MlflowRegistry, registered_ms
-from app.adapters.model_io import model_input, model_output, model_params
+from app.adapters.artifacts.cache import ArtifactCache, CacheCounts, CachedArtifacts, is_full
+from app.adapters.mlflow.enforcement import leave_out_enforcement
+from app.adapters.mlflow.identities import Identities
+from app.adapters.mlflow.memory import MemoryGrowth
+from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
+from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.references import ModelVersion
 from app.serving.ports import ModelSpec

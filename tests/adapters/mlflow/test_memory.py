@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from app.adapters.memory_growth import NOISE_BYTES, MemoryGrowth
+from app.adapters.mlflow.memory import NOISE_BYTES, MemoryGrowth
 
 LARGE = 64 * 1024**2
 
@@ -77,7 +77,7 @@ def test_loads_that_overlap_are_not_taken_for_one_another() -> None:
 def test_what_a_load_has_given_back_is_not_counted() -> None:
     # In a process whose allocator keeps what is freed, as those of the platform do.
     code = (
-        "from app.adapters.memory_growth import MemoryGrowth\n"
+        "from app.adapters.mlflow.memory import MemoryGrowth\n"
         "def load():\n"
         "    blocks = [b'1' * 1024**2 for _ in range(48)]\n"
         "    return len(blocks)\n"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.artifact_cache import ArtifactCache, CacheCounts, is_full
-from app.adapters.file_locks import lock
+from app.adapters.artifacts.cache import ArtifactCache, CacheCounts, is_full
+from app.adapters.artifacts.locks import lock
 from app.serving.references import ModelVersion
 
 V = ModelVersion("prices of oil", "3")
@@ -247,7 +247,7 @@ def test_what_others_keep_in_the_folder_is_left_alone(tmp_path: Path) -> None:
 PROCESS = """
 import signal, sys, time
 from pathlib import Path
-from app.adapters.artifact_cache import ArtifactCache
+from app.adapters.artifacts.cache import ArtifactCache
 from app.serving.references import ModelVersion
 
 cache_folder, log, size, pause, max_bytes, then = sys.argv[1:7]

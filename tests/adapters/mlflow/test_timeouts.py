@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from app.adapters.bounded_calls import BoundedCalls
+from app.adapters.mlflow.timeouts import BoundedCalls
 
 TENANT: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="none")
 

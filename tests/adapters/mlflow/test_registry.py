@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import demo
-from app.adapters import mlflow_registry
-from app.adapters.mlflow_registry import MlflowRegistry, configure
+from app.adapters.mlflow import registry as mlflow_registry
+from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import (
     InvalidReference,
     InvalidRequest,
@@ -506,7 +506,7 @@ def test_configure_does_not_make_the_embedded_registry_look_like_the_operators_c
 
 
 def test_importing_the_adapter_does_not_load_mlflow() -> None:
-    code = "import sys, app.adapters.mlflow_registry; sys.exit('mlflow' in sys.modules)"
+    code = "import sys, app.adapters.mlflow.registry; sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
