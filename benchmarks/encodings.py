@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import InferenceServicer
+from app.api.oip.service import InferenceService
 from app.oip import inference_pb2 as pb
 from app.oip.binary import encode
-from app.api.oip.endpoints.service import InferenceService
 from tests.fakes import LIMITS, Fakes, make_fakes, total
 
 ROWS, COLUMNS, ROUNDS = 1000, 100, 31

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from app.api.app import Front, create_app
+from app.api.app import create_app
 from app.api.http.exchange import HttpLimits
+from app.api.http.hot_routes import Front
 from app.errors import (
     Conflict,
     FeatureSourceNotFound,
@@ -31,20 +32,22 @@ from app.errors import (
     RegistryUnavailable,
     ServingError,
 )
-from app.serving.prediction.admission import AdmissionLimits
-from app.serving.batching.limits import NO_OVERRIDES, BatchLimits, BatchOverrides
 from app.serving.batching.batcher import AnsweredBatch
-from app.serving.signatures.compatibility import incompatibilities
-from app.serving.releases.alias_state import PROMOTED, ROLLED_BACK, Live
-from app.serving.references import ModelRef, ModelVersion, parse_ref
+from app.serving.batching.limits import NO_OVERRIDES, BatchLimits, BatchOverrides
+from app.serving.comparison.counters import ShadowPair, ShadowResult
+from app.serving.comparison.statistics import Statistics
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelSpec, Statistics
-from app.serving.releases.table import ModelStatus, Switch
+from app.serving.prediction.admission import AdmissionLimits
 from app.serving.prediction.service import PredictionService, ServiceLimits
 from app.serving.prediction.shadow import ShadowLimits
-from app.serving.rows import Array, Batch, Output
-from app.serving.comparison.counters import ShadowPair, ShadowResult
+from app.serving.references import ModelRef, ModelVersion, parse_ref
+from app.serving.releases.alias_state import PROMOTED, ROLLED_BACK, Live
+from app.serving.releases.table import ModelStatus, Switch
 from app.serving.releases.traffic import Traffic, TrafficPlan
+from app.serving.rows import Array, Batch, Output
+from app.serving.signatures.compatibility import incompatibilities
 
 DEFAULT_ALIAS = "champion"
 

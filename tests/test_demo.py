@@ -15,7 +15,7 @@ import pytest
 from app import demo
 from app.demo import model
 from app.errors import StartupError
-from app.serving.ports import FeatureQuery
+from app.serving.features import FeatureQuery
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
 

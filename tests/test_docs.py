@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from app.api.app import create_app
 from app.api.oip.grpc import CODES, InferenceServicer
-from app.metrics.requests import PrometheusRecorder
-from app.metrics.releases import ReleaseMetrics
 from app.errors import ServingError, StartupError
+from app.metrics.releases import ReleaseMetrics
+from app.metrics.requests import PrometheusRecorder
 from app.oip import inference_pb2 as pb
 from tests.fakes import HTTP_LIMITS, make_fakes
 from tests.platform import ROOT

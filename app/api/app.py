@@ -6,8 +6,6 @@ predictions straight to their endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
@@ -15,24 +13,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware, handle_metrics
 
 from app import __version__
-from app.api.v1.compare import ComparingEndpoint
 from app.api.http.disconnects import Departures
-from app.api.system.docs import DocsPages
 from app.api.http.errors import encoder_of
 from app.api.http.exchange import Exchange, HttpLimits, Reply
-from app.api.serve.endpoints import LegacyDialect
+from app.api.http.hot_routes import Front
+from app.api.http.routing import APP_NAME, Endpoint
 from app.api.mlflow.endpoints import MlflowDialect
 from app.api.oip.endpoints import OipDialect
-from app.api.system.openapi import OpenApi
-from app.api.v1.releases import ReleaseEndpoints
-from app.api.http.routing import APP_NAME, Endpoint
+from app.api.oip.service import InferenceService
+from app.api.serve.endpoints import LegacyDialect
+from app.api.system.docs import DocsPages
 from app.api.system.health import SystemEndpoints
+from app.api.system.openapi import OpenApi
+from app.api.v1.compare import ComparingEndpoint
 from app.api.v1.predict import V1Dialect
+from app.api.v1.releases import ReleaseEndpoints
 from app.errors import InvalidRequest, NotFound, ServingError
-from app.api.oip.endpoints.service import InferenceService
-from app.serving.references import ModelRef
 from app.serving.ports import ModelManager
 from app.serving.prediction.service import PredictionService
+from app.serving.references import ModelRef
 
 _SUMMARY = "Predictions by models of the MLflow registry, with features from Feast."
 
@@ -46,29 +45,6 @@ class _Handoff(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._endpoint(scope, receive, send)
-
-
-class Front:
-    """Sends requests of hot routes to their endpoints and everything else to `app`."""
-
-    def __init__(self, app: ASGIApp, documented: FastAPI, hot: Sequence[Endpoint]) -> None:
-        self._app = app
-        self.openapi = documented.openapi
-        self._exact = {one.route.path: one for one in hot if "{" not in one.route.path}
-        self._patterns = [(one.route.prefix, one.route.suffix, one) for one in hot if "{" in one.route.path]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            endpoint = self._exact.get(path)
-            if endpoint is not None:
-                await endpoint(scope, receive, send)
-                return
-            for prefix, suffix, endpoint in self._patterns:
-                if path.startswith(prefix) and path.endswith(suffix):
-                    await endpoint(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
 
 
 def create_app(

@@ -1,1 +1,1 @@
-"""TODO app/control."""
+"""The control plane of `Releases`: read the registry, load, promote, roll back. No Ray here."""

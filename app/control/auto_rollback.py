@@ -1,6 +1,7 @@
 """Watches versions that have just begun to answer, and moves their alias back where the model's rule says so.
 
-Off unless a registered model has the tag ``serving.rollback`` (`app.serving.releases.rollback_policy`). Each action is recorded in
+Off unless a registered model has the tag ``serving.rollback`` (`app.serving.releases.rollback_policy`). Each action
+is recorded in
 the tag ``serving.rollback.last``. Runs in `app.deployments.releases`.
 """
 
@@ -18,10 +19,10 @@ from typing import TypeAlias
 
 from app.control.promotions import ReleaseWriter
 from app.errors import ServingError
-from app.serving.releases import rollback_policy as rollback_rule
-from app.serving.releases.alias_state import BARE, Live
+from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
+from app.serving.releases import rollback_policy
+from app.serving.releases.alias_state import BARE, Live
 from app.serving.releases.reconciler import ReleaseBook
 from app.serving.releases.rollback_policy import RollbackRule, Sample
 
@@ -119,7 +120,7 @@ class RollbackWatch:
             found.replicas,
             found.request_seconds_squared,
         )
-        rollback_rule.keep(self._samples.setdefault(version, deque()), sample, window_s)
+        rollback_policy.keep(self._samples.setdefault(version, deque()), sample, window_s)
 
     def _reason(self, name: str, alias: str, live: Live, rule: RollbackRule) -> str | None:
         """Why to go back; None also where there is nothing to go back to, or the switch is an old story.
@@ -131,7 +132,7 @@ class RollbackWatch:
         new, old = (self._samples[ModelVersion(name, number)] for number in (live.version, live.previous))
         switched = self._switches[_switch(name, alias, live)]
         since = [sample for sample in new if sample.time >= switched]
-        return rollback_rule.reason(rule, since, list(old), old_version=live.previous, now=time.monotonic())
+        return rollback_policy.reason(rule, since, list(old), old_version=live.previous, now=time.monotonic())
 
     async def _roll_back(self, name: str, alias: str, live: Live, reason: str) -> None:
         record = {

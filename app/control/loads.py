@@ -12,14 +12,14 @@ from functools import partial
 
 from ray import serve
 
-from app.deployments.rpc import answer
-from app.deployments.pools import pool_deployment
-from app.control.resolver import ReferenceResolver
 from app.control.registry_sync import RegistryReader
+from app.control.resolver import ReferenceResolver
+from app.deployments.pools import pool_deployment
+from app.deployments.rpc import answer
 from app.errors import ModelUnavailable, RegistryUnavailable, ServingError
-from app.serving.releases.alias_state import BARE
-from app.serving.references import ModelRef, ModelVersion
 from app.serving.placement.load import CallNote
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.alias_state import BARE
 from app.serving.releases.reconciler import ReleaseBook
 from app.serving.single_flight import SingleFlight
 from app.settings import Settings

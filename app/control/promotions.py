@@ -16,14 +16,14 @@ from weakref import WeakValueDictionary
 
 from app.control.registry_sync import RegistryReader
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable, ServingError
-from app.serving.releases.alias_state import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.references import ModelVersion
-from app.serving.releases.tags import FORCE_TAG
-from app.serving.ports import RegisteredModel
+from app.serving.releases.alias_state import BARE, PROMOTED, ROLLED_BACK, Live
 from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.table import Switch
-from app.serving.single_flight import SingleFlight
+from app.serving.releases.tags import FORCE_TAG
 from app.serving.releases.traffic import TrafficPlan
+from app.serving.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 

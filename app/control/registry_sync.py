@@ -17,8 +17,8 @@ from typing import TypeVar
 
 from app.adapters.mlflow.registry import MlflowRegistry
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
-from app.serving.ports import RegisteredModel
 from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.registered_model import RegisteredModel
 from app.serving.single_flight import SingleFlight
 
 T = TypeVar("T")

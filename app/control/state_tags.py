@@ -13,8 +13,8 @@ from typing import Any
 from app.control.promotions import ReleaseWriter
 from app.errors import InvalidRequest, ModelNotFound, RegistryReadOnly, ServingError
 from app.serving.releases.alias_state import Live
-from app.serving.releases.tags import LIVE_TAG
 from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.tags import LIVE_TAG
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,8 @@
 """`AffinityRouter`: which replica of a pool gets a call. Serve makes one in every process that holds the pool's handle.
 
 A version lives on few replicas, so that a pool holds more models than one replica could, and its calls go where it
-is. Which replicas these should be follows from the ring (`app.serving.placement.rendezvous`), the same for the members of the pool,
+is. Which replicas these should be follows from the ring (`app.serving.placement.rendezvous`), the same for the
+members of the pool,
 which load their share, as for all routers; which have it now is what they say themselves
 (`ModelPool.record_routing_stats`).
 """
@@ -13,9 +14,9 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from app.serving.references import ModelVersion
 from app.serving.placement.load import CallNote
 from app.serving.placement.rendezvous import Ring
+from app.serving.references import ModelVersion
 
 HELD = "held"
 """Key of the routing statistics under which a replica lists the versions that it holds."""

@@ -7,11 +7,11 @@ from typing import Any
 
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
+from app.deployments.affinity_router import AffinityRouter
+from app.deployments.autoscaling import PoolScalingPolicy
 from app.deployments.features import Features
 from app.deployments.gateway import Gateway, default_model
 from app.deployments.model_pool import ModelPool
-from app.deployments.affinity_router import AffinityRouter
-from app.deployments.autoscaling import PoolScalingPolicy
 from app.deployments.pools import pool_deployment
 from app.deployments.releases import Releases
 from app.settings import PoolSettings, RequestScaling, Scaling, Settings

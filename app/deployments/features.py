@@ -10,7 +10,7 @@ from typing import Any
 from ray import serve
 
 from app.deployments.process import configure_logging, memory_bytes
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.settings import Settings
 
 

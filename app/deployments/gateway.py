@@ -11,22 +11,22 @@ from ray import serve
 from app.api.app import create_app
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import Context, InferenceServicer
-from app.deployments.rpc import Handle
+from app.api.oip.service import InferenceService
 from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
-from app.metrics.requests import PrometheusRecorder
 from app.deployments.pool_member import MemberRunner, PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
-from app.metrics.releases import ReleaseMetrics
+from app.deployments.rpc import Handle
 from app.errors import InvalidReference, StartupError
+from app.metrics.releases import ReleaseMetrics
+from app.metrics.requests import PrometheusRecorder
 from app.oip import inference_pb2 as pb
-from app.serving.prediction.admission import AdmissionLimits
 from app.serving.batching.limits import BatchLimits
-from app.api.oip.endpoints.service import InferenceService
-from app.serving.references import ModelRef, ModelVersion, parse_ref
-from app.serving.ports import Statistics
-from app.serving.releases.table import ReleaseTable
+from app.serving.comparison.statistics import Statistics
+from app.serving.prediction.admission import AdmissionLimits
 from app.serving.prediction.service import PredictionService, ServiceLimits
 from app.serving.prediction.shadow import ShadowLimits
+from app.serving.references import ModelRef, ModelVersion, parse_ref
+from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
 
 

@@ -17,12 +17,15 @@ from ray import serve
 from app.deployments.rpc import Handle, answer, gather, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
-from app.serving.references import ModelRef, ModelVersion
+from app.serving.comparison.statistics import Statistics
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog, CallNote
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, ModelRunner, ModelSpec, Statistics
+from app.serving.ports import ModelRunner
+from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.table import ModelStatus, ReleaseTable, Switch
-from app.serving.rows import Batch, Output
 from app.serving.releases.traffic import Traffic, TrafficPlan
+from app.serving.rows import Batch, Output
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from ray import serve
 
-from app.deployments.rpc import Handle
-from app.deployments.pool_member import PoolMember
 from app.deployments.affinity_router import HELD
+from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, prepare_for_requests
-from app.serving.references import ModelVersion
+from app.deployments.rpc import Handle
+from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import CallNote
-from app.serving.ports import ModelSpec
+from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
 from app.settings import Settings
 

@@ -13,18 +13,18 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from app.deployments.rpc import Handle, answer
-from app.hosting.model_host import ModelHost
 from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes, prepare_for_models
+from app.deployments.rpc import Handle, answer
 from app.errors import PoolUnavailable, ServingError
+from app.hosting.model_host import ModelHost
 from app.serving.batching.merging import Merger
-from app.serving.references import ModelVersion
+from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog, BusyMeter, BusySample, CallNote, Waiting
-from app.serving.ports import ModelSpec
+from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Batch, Output
+from app.serving.signatures.signature import Signature
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,8 @@ class PoolMember:
 
     def __init__(self, name: str, settings: Settings, releases: Handle, member_id: str) -> None:
         # Here and not above: importing MLflow takes seconds and 150 MB, which only a process with models shall pay.
-        from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
         from app.adapters.mlflow.loader import ModelLoader  # noqa: PLC0415
+        from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
 
         configure(settings)
         prepare_for_models()

@@ -14,24 +14,25 @@ from typing import Any
 
 from ray import serve
 
-from app.deployments.rpc import returns_errors
 from app.control.acknowledgements import GatewayEpochs
-from app.deployments.handles import statistics
+from app.control.auto_rollback import RollbackWatch
+from app.control.loads import VersionLoads
+from app.control.promotions import ReleaseWriter
+from app.control.registry_sync import RegistryReader
+from app.control.resolver import ReferenceResolver
+from app.control.snapshot import Snapshot
 from app.control.state_tags import LiveTags
+from app.deployments.handles import statistics
 from app.deployments.pools import pool_plan
 from app.deployments.process import configure_logging, memory_bytes
-from app.control.resolver import ReferenceResolver
-from app.control.registry_sync import RegistryReader
-from app.control.promotions import ReleaseWriter
-from app.control.auto_rollback import RollbackWatch
-from app.control.snapshot import Snapshot
-from app.control.loads import VersionLoads
+from app.deployments.rpc import returns_errors
 from app.errors import RegistryUnavailable, Unavailable
+from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.reconciler import ReleaseBook
-from app.serving.releases.status import every_status, release_health, status_of
-from app.serving.releases.table import ModelStatus, ReleaseTable, Switch, VersionState
 from app.serving.releases.rollout import Contract
+from app.serving.releases.status import every_status, release_health, status_of
+from app.serving.releases.table import ModelStatus, ReleaseTable, Switch
 from app.serving.releases.traffic import TrafficPlan
 from app.settings import Settings
 

@@ -1,1 +1,1 @@
-"""TODO app/hosting."""
+"""Model hosts: load, keep and run model versions in one process."""

@@ -16,14 +16,14 @@ from functools import partial
 from typing import Protocol
 
 from app.errors import ModelUnavailable, ServingError
-from app.serving.references import ModelVersion
-from app.serving.placement.load import BusyMeter
-from app.serving.ports import ModelSpec
-from app.serving.releases.table import VersionState
 from app.serving.batching.short_calls import ShortCalls
-from app.serving.single_flight import SingleFlight
+from app.serving.model_spec import ModelSpec
+from app.serving.placement.load import BusyMeter
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion
 from app.serving.releases.rollout import Contract
 from app.serving.rows import Batch, Output
+from app.serving.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 

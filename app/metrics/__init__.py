@@ -1,1 +1,1 @@
-"""TODO app/metrics."""
+"""Prometheus metrics of a gateway replica."""

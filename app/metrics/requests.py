@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from app.metrics.traffic import TrafficMetrics
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
+from app.metrics.traffic import TrafficMetrics
 from app.serving.batching.batcher import AnsweredBatch
-from app.serving.comparison.error_attribution import is_fault
-from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
-from app.serving.releases.table import ReleaseTable
 from app.serving.comparison.counters import ShadowPair, ShadowResult, TrafficTally
+from app.serving.comparison.error_attribution import is_fault
+from app.serving.comparison.statistics import Statistics
+from app.serving.references import ModelVersion
+from app.serving.releases.table import ReleaseTable
 from app.serving.releases.traffic import Traffic
 
 _LABELS = ("model", "version")

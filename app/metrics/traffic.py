@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
 
-from app.serving.references import ModelVersion
 from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
+from app.serving.references import ModelVersion
 
 _OF_VARIANT = ("model", "version")
 _OF_SHADOW = ("model", "version", "shadow_version")

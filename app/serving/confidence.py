@@ -1,6 +1,7 @@
 """Confidence intervals of rates and of means, from counts and sums alone. Two-sided, 95 %.
 
-`app.serving.comparison.compare` compares versions with them, and `app.serving.releases.rollback_policy` tells a fault from chance. All of
+`app.serving.comparison.compare` compares versions with them, and `app.serving.releases.rollback_policy` tells a
+fault from chance. All of
 them take independent requests for granted; where a few callers send most of them, the truth is wider.
 """
 

@@ -7,133 +7,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from app.serving.batching.limits import BatchOverrides
 from app.serving.batching.batcher import AnsweredBatch
-from app.serving.references import ModelRef, ModelVersion
-from app.serving.placement.load import Backlog
-from app.serving.releases.table import ModelStatus, Switch
-from app.serving.rows import Batch, Output
+from app.serving.batching.limits import BatchOverrides
 from app.serving.comparison.counters import (
-    NOTHING_COPIED,
-    NOTHING_DIVIDED,
-    ShadowCounts,
     ShadowPair,
     ShadowResult,
-    VariantCounts,
 )
+from app.serving.comparison.statistics import Statistics
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.model_spec import ModelSpec
+from app.serving.placement.load import Backlog
+from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.registered_model import RegisteredModel
+from app.serving.releases.table import ModelStatus, Switch
 from app.serving.releases.traffic import Traffic, TrafficPlan
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """What is known of a model version once it is loaded. All of it is plain data.
-
-    `inputs`, `outputs` and `params` are the parsed JSON of MLflow's signature (``ModelSignature.to_dict()``), None
-    where the model was logged without. `input_example` is the logged one as JSON values, and `metadata` what was logged
-    under that name.
-    """
-
-    name: str
-    version: str
-    flavor: str
-    inputs: Sequence[Mapping[str, Any]] | None = None
-    outputs: Sequence[Mapping[str, Any]] | None = None
-    params: Sequence[Mapping[str, Any]] | None = None
-    input_example: Any = None
-    nbytes: int = 0
-    load_ms: float = 0.0
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def key(self) -> ModelVersion:
-        return ModelVersion(self.name, self.version)
-
-
-class FeatureQuery(NamedTuple):
-    """Where features come from: exactly one of a feature view and a feature service."""
-
-    view: str | None
-    service: str | None
-
-    def __str__(self) -> str:
-        return f"feature view '{self.view}'" if self.view else f"feature service '{self.service}'"
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureSource:
-    """A feature view or service as the store defines it: its join keys and its features' names, in order."""
-
-    join_keys: tuple[str, ...]
-    features: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FeatureRows:
-    """Features read for some entities: per feature one list of values, None where the store has no value.
-
-    `found` says per entity whether the store knows it at all.
-    """
-
-    columns: Mapping[str, Sequence[Any]]
-    found: Sequence[bool]
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredModel:
-    """A registered model as the registry shows it: aliases to versions, its tags and its newest READY version.
-
-    `created`, in milliseconds, tells it from a model that is registered under its name after it was deleted.
-    """
-
-    name: str
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    latest: str | None = None
-    created: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What was counted for one model version since its gateway replicas started.
-
-    `requests` were answered, in `request_seconds` together, and there is the sum of their squares; `failures` were
-    answered with an error after the version was known, and `faults` are those among them that count against it
-    (`app.serving.comparison.error_attribution`). `replicas` is how many gateway replicas have told. `variant` and `shadows` (by the version
-    whose requests were copied) are of models with traffic, since that last changed.
-    """
-
-    requests: int = 0
-    rows: int = 0
-    failures: int = 0
-    batches: int = 0
-    request_seconds: float = 0.0
-    batch_seconds: float = 0.0
-    faults: int = 0
-    replicas: int = 0
-    variant: VariantCounts = NOTHING_DIVIDED
-    shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
-    request_seconds_squared: float = 0.0
-
-    def __add__(self, other: Statistics) -> Statistics:
-        return Statistics(
-            self.requests + other.requests,
-            self.rows + other.rows,
-            self.failures + other.failures,
-            self.batches + other.batches,
-            self.request_seconds + other.request_seconds,
-            self.batch_seconds + other.batch_seconds,
-            self.faults + other.faults,
-            self.replicas + other.replicas,
-            self.variant + other.variant,
-            {
-                version: self.shadows.get(version, NOTHING_COPIED) + other.shadows.get(version, NOTHING_COPIED)
-                for version in {*self.shadows, *other.shadows}
-            },
-            self.request_seconds_squared + other.request_seconds_squared,
-        )
+from app.serving.rows import Batch, Output
 
 
 class ModelRegistry(Protocol):

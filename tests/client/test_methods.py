@@ -21,10 +21,10 @@ from app.client import (
     TensorMetadata,
     Traffic,
 )
+from app.serving.comparison.counters import ShadowCounts, VariantCounts
+from app.serving.comparison.statistics import Statistics as Counted
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics as Counted
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 

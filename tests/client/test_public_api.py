@@ -16,8 +16,8 @@ import pandas as pd
 import pytest
 
 import app.client
-from app.api.v1.releases import ReleaseEndpoints
 from app.api.v1.predict import V1Dialect
+from app.api.v1.releases import ReleaseEndpoints
 from app.client import (
     AsyncClient,
     Client,

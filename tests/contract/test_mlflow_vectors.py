@@ -26,8 +26,8 @@ from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.mlflow.loader import LoadedModel
 from app.api.mlflow.csv import NULLS
+from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
-from app.serving.ports import ModelSpec
 from tests.fakes import FakeModel, make_fakes
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"

@@ -28,8 +28,8 @@ from sqlalchemy.exc import SADeprecationWarning
 from app.adapters.mlflow.enforcement import leave_out_enforcement
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.serving.json_output import predictions
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Layout, Rows, stack
+from app.serving.signatures.signature import Signature
 
 Records = list[dict[str, Any]]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from app.errors import ModelNotFound
 from app.serving.references import ModelVersion
-from app.serving.ports import RegisteredModel
+from app.serving.releases.registered_model import RegisteredModel
 
 
 @dataclass

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from app.control.auto_rollback import LAST_TAG, RollbackWatch
+from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
 from app.settings import Settings
 from tests.deployments.test_releases import V1, V2, Releases, promoted, ready, registry, settings, until
 

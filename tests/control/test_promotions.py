@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import pytest
 
-from app.control.registry_sync import RegistryReader
 from app.control.promotions import ReleaseWriter
+from app.control.registry_sync import RegistryReader
 from app.errors import Conflict, RegistryReadOnly
-from app.serving.releases.alias_state import MOVED
-from app.serving.references import ModelVersion
-from app.serving.releases.tags import FORCE_TAG
 from app.serving.placement.pool_members import PoolPlan
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion
+from app.serving.releases.alias_state import MOVED
 from app.serving.releases.reconciler import ReleaseBook
-from app.serving.releases.table import VersionState
 from app.serving.releases.rollout import Contract
+from app.serving.releases.tags import FORCE_TAG
 from app.serving.releases.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
 from tests.control.registry_in_memory import Model, RegistryInMemory
 

@@ -16,9 +16,9 @@ with warnings.catch_warnings():
 
     from app.deployments.affinity_router import HELD, AffinityRouter
 
-from app.serving.references import ModelVersion
 from app.serving.placement.load import CallNote
 from app.serving.placement.rendezvous import Ring
+from app.serving.references import ModelVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -16,8 +16,8 @@ with warnings.catch_warnings():
     from app.deployments.handles import PoolRunner
 
 from app.errors import ReplicaDied
-from app.serving.references import ModelVersion
 from app.serving.placement.load import Backlog
+from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, Output
 
 VERSION = ModelVersion("prices", "2")

@@ -16,13 +16,13 @@ from mlflow.types import ColSpec, DataType, TensorSpec
 from app.adapters.mlflow.registry import configure
 from app.errors import ModelFailed
 from app.serving.batching.limits import BatchOverrides
-from app.serving.references import ModelVersion
 from app.serving.placement.load import CallNote
+from app.serving.references import ModelVersion
 from app.serving.releases.table import Release, ReleaseTable
 from app.serving.rows import Batch, Layout, Output
 from app.settings import Settings
-from tests.contract import test_model_parity as parity
 from tests.conftest import environment_of_nobody
+from tests.contract import test_model_parity as parity
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray warns about its own settings while it is imported

@@ -20,10 +20,11 @@ with warnings.catch_warnings():
 from app.adapters.mlflow.registry import configure
 from app.deployments.rpc import raised
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
+from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.releases.tags import LIVE_TAG
-from app.serving.releases.table import ReleaseTable, Switch, VersionState
 from app.serving.releases.rollout import Contract
+from app.serving.releases.table import ReleaseTable, Switch
+from app.serving.releases.tags import LIVE_TAG
 from app.serving.releases.traffic import make_plan
 from app.settings import Settings
 

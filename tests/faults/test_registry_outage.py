@@ -18,9 +18,10 @@ from starlette.responses import Response
 from app.adapters.mlflow import connection as registry_connection
 from app.adapters.mlflow.registry import configure
 from app.errors import RegistryUnavailable
+from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.releases.table import ReleaseTable, VersionState
 from app.serving.releases.rollout import Contract
+from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
 from tests.adapters.between import Between, pass_on
 from tests.conftest import environment_of_nobody

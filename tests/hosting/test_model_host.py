@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app.hosting.model_host import ModelHost
 from app.errors import ModelUnavailable, RegistryUnavailable
+from app.hosting.model_host import ModelHost
+from app.serving.model_spec import ModelSpec
+from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
-from app.serving.ports import ModelSpec
-from app.serving.releases.table import VersionState
 from app.serving.rows import Batch, Layout, Output
 
 LAYOUT = Layout("tensor", (), ("int64",), ((),))

@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry
 from app.metrics import requests as metrics
 from app.metrics.requests import PrometheusRecorder
 from app.serving.batching.batcher import AnsweredBatch
+from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
 from app.serving.releases.table import Release, ReleaseTable
 
 PRICES = ModelVersion("prices", "2")

@@ -8,11 +8,11 @@ from prometheus_client import CollectorRegistry
 from app.metrics import requests as metrics
 from app.metrics import traffic as traffic_metrics
 from app.metrics.requests import PrometheusRecorder
+from app.serving.comparison.counters import ShadowPair, ShadowResult
 from app.serving.comparison.prediction_diff import Disagreement
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
 from app.serving.releases.table import Release, ReleaseTable
-from app.serving.comparison.counters import ShadowPair, ShadowResult
 from app.serving.releases.traffic import Traffic, Variant
 
 V1, V2 = ModelVersion("prices", "1"), ModelVersion("prices", "2")

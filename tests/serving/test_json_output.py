@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ModelFailed
-from app.serving.json_output import is_deeper, may_be_deeper, predictions
+from app.serving.json_depth import is_deeper, may_be_deeper
+from app.serving.json_output import predictions
 from app.serving.rows import Output
 
 

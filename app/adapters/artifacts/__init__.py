@@ -1,1 +1,1 @@
-"""TODO app/adapters/artifacts."""
+"""The artifact cache on disk."""

@@ -30,9 +30,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.adapters.artifacts.layout import Place, size_of
-from app.adapters.artifacts.eviction import CacheSpace
 from app.adapters.artifacts.digests import Stats, file_digests, file_stats, sync, sync_one
+from app.adapters.artifacts.eviction import CacheSpace
+from app.adapters.artifacts.layout import Place, size_of
 from app.adapters.artifacts.locks import HeldLock, lock, lock_within, try_lock
 from app.serving.references import ModelVersion
 

@@ -1,1 +1,1 @@
-"""TODO app/adapters/feast."""
+"""Adapter for Feast's online store."""

@@ -23,7 +23,7 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.value_type import ValueType
 
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
 _Reference = tuple[str, str]  # a view, as Feast's references call it, and a feature
 

@@ -29,7 +29,7 @@ from feast.repo_config import FeastConfigError, RegistryConfig
 from app.adapters.feast.entities import SAMPLES, entity_columns
 from app.adapters.feast.plan import FeaturePlan, definitions_stamp, resolve
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, StartupError
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
 log = logging.getLogger(__name__)
 

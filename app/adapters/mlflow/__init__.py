@@ -1,1 +1,1 @@
-"""TODO app/adapters/mlflow."""
+"""Adapter for the MLflow registry and its models."""

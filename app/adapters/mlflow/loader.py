@@ -25,11 +25,11 @@ from app.adapters.artifacts.cache import ArtifactCache, CacheCounts, CachedArtif
 from app.adapters.mlflow.enforcement import leave_out_enforcement
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
-from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
+from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
 from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
+from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
-from app.serving.ports import ModelSpec
 from app.serving.rows import Batch, Output
 
 log = logging.getLogger(__name__)

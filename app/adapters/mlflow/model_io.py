@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from app.errors import ModelFailed, ServingError, WrongRowCount
-from app.serving.signatures.validation_errors import Misfit
-from app.serving.signatures.scalars import Untyped
 from app.serving.rows import Array, Batch, Output, as_array
+from app.serving.signatures.scalars import Untyped
 from app.serving.signatures.tensors import flatten
+from app.serving.signatures.validation_errors import Misfit
 
 ModelInput = pd.DataFrame | Array | dict[str, Array]
 

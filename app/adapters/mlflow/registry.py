@@ -27,7 +27,7 @@ from app.errors import (
     StartupError,
 )
 from app.serving.references import ModelVersion
-from app.serving.ports import RegisteredModel
+from app.serving.releases.registered_model import RegisteredModel
 from app.settings import Settings
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""TODO app/api/http."""
+"""HTTP: read a request, route it, send the reply. Shared by all dialects."""

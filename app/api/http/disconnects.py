@@ -1,6 +1,7 @@
 """Callers that leave before they are answered: what is done for them is given up.
 
-`app.api.http.routing` enters every request. Most are answered within a few milliseconds, so only those that take longer are
+`app.api.http.routing` enters every request. Most are answered within a few milliseconds, so only those that take
+longer are
 watched, each by a task that waits for the connection's end.
 """
 

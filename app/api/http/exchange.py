@@ -29,7 +29,7 @@ from app.errors import (
     TooLarge,
     UnsupportedMediaType,
 )
-from app.serving.json_output import is_deeper, may_be_deeper
+from app.serving.json_depth import is_deeper, may_be_deeper
 
 T = TypeVar("T")
 
@@ -103,7 +103,8 @@ class Exchange:
     def deadline(self) -> float:
         """When the answer is due, in event loop time.
 
-        Where Serve sees the caller's timeout too (`app.api.http.serve_middleware` is not in force), it is a little before that: Serve
+        Where Serve sees the caller's timeout too (`app.api.http.serve_middleware` is not in force), it is a little
+        before that: Serve
         would answer in plain text.
 
         Raises:

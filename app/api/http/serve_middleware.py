@@ -1,7 +1,8 @@
 """What stands before Ray Serve's own handling of an HTTP request, in each gateway replica.
 
 Serve watches every request for its caller's departure and for its timeout with two tasks and a queue, about a tenth of
-a gateway's CPU under load. `app.api.http.disconnects` and the deadlines of `app.api.http.exchange` do both cheaper, so requests
+a gateway's CPU under load. `app.api.http.disconnects` and the deadlines of `app.api.http.exchange` do both cheaper,
+so requests
 are marked here as ones that Serve need not watch.
 """
 

@@ -1,1 +1,1 @@
-"""TODO app/api/mlflow/endpoints."""
+"""MLflow's scoring protocol: ``/invocations`` with JSON, CSV or Parquet."""

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from app.api.bodies import Body
 from app.errors import InvalidInput, MalformedBody
-from app.serving.signatures.validation_errors import short
 from app.serving.rows import Values
+from app.serving.signatures.validation_errors import short
 
 
 class SplitFrame(Body):

@@ -11,9 +11,9 @@ import numpy as np
 
 from app.api.mlflow.tables import TableLimits, as_list, brief, check_names, check_width, plain
 from app.errors import MalformedBody, TooLarge
+from app.serving.rows import Values
 from app.serving.signatures.columns import Column
 from app.serving.signatures.signature import Signature
-from app.serving.rows import Values
 
 NULLS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",

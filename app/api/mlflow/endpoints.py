@@ -8,21 +8,21 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from app.api.mlflow.csv import csv_columns
 from app.api.http.errors import mlflow_error
 from app.api.http.exchange import Exchange, Handler, Reply, dump
-from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
-from app.api.mlflow.parquet import parquet_columns
 from app.api.http.routing import JSON, Route
+from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
+from app.api.mlflow.csv import csv_columns
+from app.api.mlflow.parquet import parquet_columns
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
 from app.serving.json_output import predictions
-from app.serving.signatures.validation_errors import short
-from app.serving.references import ModelRef, parse_ref
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
+from app.serving.references import ModelRef, parse_ref
 from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import short
 
 CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"

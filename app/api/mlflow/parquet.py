@@ -7,9 +7,9 @@ from typing import Any
 
 from app.api.mlflow.tables import TableLimits, as_list, as_numpy, brief, check_names, check_width, plain
 from app.errors import MalformedBody, TooLarge
-from app.serving.signatures.validation_errors import short
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Values
+from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import short
 
 _WIDEST = 32
 """Bytes of the widest decimal."""

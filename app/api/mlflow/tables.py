@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.errors import InvalidInput, TooLarge
-from app.serving.signatures.validation_errors import short
 from app.serving.rows import Array, Values
+from app.serving.signatures.validation_errors import short
 
 _LONGEST = 200
 

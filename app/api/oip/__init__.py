@@ -1,1 +1,1 @@
-"""TODO app/api/oip/endpoints."""
+"""The Open Inference Protocol (KServe v2) over HTTP and gRPC."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from app import __version__
-from app.api.oip.endpoints import bodies
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Handler, Reply, dump
-from app.api.oip.messages import Infer, header_length, read_infer, write_infer
 from app.api.http.routing import JSON, Route
+from app.api.oip import bodies
+from app.api.oip.messages import Infer, header_length, read_infer, write_infer
+from app.api.oip.metadata import TensorMetadata
+from app.api.oip.service import InferenceService, InferRequest, earliest, raw_input
 from app.errors import InvalidReference, Unsupported
-from app.api.oip.endpoints.service import InferenceService, InferRequest, earliest, raw_input
 from app.serving.references import ModelRef, make_ref, parse_ref
-from app.api.oip.endpoints.metadata import TensorMetadata
 
 PREFIX = "/v2/models/"
 REPOSITORY = "/v2/repository/models/"

@@ -16,12 +16,12 @@ from app import __version__, errors
 from app.api.http.errors import known
 from app.api.http.exchange import SESSION_HEADER, positive_seconds
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
+from app.api.oip.metadata import TensorMetadata
 from app.api.oip.protobuf import read_infer, write_infer
+from app.api.oip.service import InferenceService, earliest
 from app.errors import ServingError, Unsupported
 from app.oip import inference_pb2 as pb
-from app.api.oip.endpoints.service import InferenceService, earliest
 from app.serving.references import parse_ref
-from app.api.oip.endpoints.metadata import TensorMetadata
 
 T = TypeVar("T")
 

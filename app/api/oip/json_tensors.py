@@ -10,11 +10,11 @@ import numpy as np
 from app.errors import InvalidInput
 from app.oip.binary import values_of
 from app.oip.datatypes import DTYPES
-from app.serving.signatures.columns import ColumnType
-from app.serving.signatures.validation_errors import Misfit, refusal, short
-from app.serving.signatures.scalars import Boolean, Float, Integer, Text
 from app.serving.rows import Array, as_array
+from app.serving.signatures.columns import ColumnType
+from app.serving.signatures.scalars import Boolean, Float, Integer, Text
 from app.serving.signatures.tensors import flatten
+from app.serving.signatures.validation_errors import Misfit, refusal, short
 
 _READERS: dict[str, ColumnType] = {
     "BOOL": Boolean(required=True),

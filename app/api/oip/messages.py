@@ -12,11 +12,11 @@ import numpy as np
 
 from app.api.http.exchange import Reply, dump
 from app.api.oip.bodies import InferBody, InferInput, InferOutput
+from app.api.oip.json_tensors import read
+from app.api.oip.output_tensors import OutputTensor
+from app.api.oip.service import Inference
 from app.errors import MalformedBody, Unsupported
 from app.oip.binary import decode, encode
-from app.api.oip.endpoints.service import Inference
-from app.api.oip.endpoints.json_tensors import read
-from app.api.oip.endpoints.output_tensors import OutputTensor
 from app.serving.prediction.requests import PayloadReader
 from app.serving.rows import Array
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from app.api.oip.output_tensors import output_names
 from app.oip.datatypes import datatype_of
 from app.serving.signatures.nested import type_name
-from app.api.oip.endpoints.output_tensors import output_names
 from app.serving.signatures.signature import Signature
 
 INPUT = "input"

@@ -9,11 +9,11 @@ import orjson
 
 from app.oip.datatypes import datatype_of
 from app.serving.json_output import array_values, plain
-from app.serving.signatures.validation_errors import Misfit
+from app.serving.rows import Array, Output, as_array
 from app.serving.signatures.scalars import Untyped
 from app.serving.signatures.signature import Signature
-from app.serving.rows import Array, Output, as_array
 from app.serving.signatures.tensors import flatten
+from app.serving.signatures.validation_errors import Misfit
 
 UNNAMED = "output"
 """What the only output is called where neither the model nor its signature names it."""

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from app.api.oip.output_tensors import OutputTensor
+from app.api.oip.service import Inference, InferRequest
 from app.errors import MalformedBody, Unsupported
 from app.oip import inference_pb2 as pb
 from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of
 from app.oip.datatypes import DTYPES
-from app.api.oip.endpoints.service import Inference, InferRequest
 from app.serving.references import ModelRef
-from app.api.oip.endpoints.output_tensors import OutputTensor
-from app.serving.signatures.casting import exact
 from app.serving.rows import Array, as_array
+from app.serving.signatures.casting import exact
 
 _FIELDS = {
     "BOOL": "bool_contents",

@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple
 
+from app.api.oip.metadata import TensorMetadata, input_metadata, output_metadata
+from app.api.oip.output_tensors import OutputTensor, output_tensors
 from app.errors import InvalidRequest, MalformedBody, Unsupported
 from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES
-from app.serving.signatures.validation_errors import listed
-from app.serving.references import ModelRef, ModelVersion
-from app.api.oip.endpoints.output_tensors import OutputTensor, output_tensors
-from app.serving.ports import ModelManager, Statistics
+from app.serving.comparison.statistics import Statistics
+from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
-from app.serving.signatures.signature import Signature
+from app.serving.references import ModelRef, ModelVersion
 from app.serving.rows import Array
-from app.api.oip.endpoints.metadata import TensorMetadata, input_metadata, output_metadata
+from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import listed
 
 _PROTOCOL = frozenset({"binary_data_output", "content_type", "headers", "priority", "timeout"})
 """Parameters of a request that belong to the protocol or to other servers, and never to a model."""

@@ -1,1 +1,1 @@
-"""TODO app/api/serve."""
+"""The endpoints ``/serve`` and ``/``."""

@@ -9,12 +9,13 @@ from app.api.http.errors import legacy_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
 from app.errors import MalformedBody
-from app.serving.prediction.enrichment import FeatureRequest
+from app.serving.features import FeatureQuery
 from app.serving.json_output import predictions
-from app.serving.references import ModelRef, make_ref, parse_ref
-from app.serving.ports import FeatureQuery, ModelManager
+from app.serving.ports import ModelManager
+from app.serving.prediction.enrichment import FeatureRequest
 from app.serving.prediction.requests import Payload, PredictionRequest
 from app.serving.prediction.service import PredictionService
+from app.serving.references import ModelRef, make_ref, parse_ref
 
 
 class LegacyDialect:

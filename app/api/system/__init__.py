@@ -1,1 +1,1 @@
-"""TODO app/api/system/health."""
+"""Health probes, documentation pages and the OpenAPI schema."""

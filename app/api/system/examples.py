@@ -7,10 +7,10 @@ from itertools import islice
 from typing import Any
 
 from app.errors import ServingError
-from app.serving.signatures.json_schema import Schema, request_schema, response_schema
-from app.serving.ports import ModelSpec
+from app.serving.model_spec import ModelSpec
 from app.serving.prediction.requests import Payload
 from app.serving.prediction.served_model import ServedModel
+from app.serving.signatures.json_schema import Schema, request_schema, response_schema
 
 Body = dict[str, Any]
 

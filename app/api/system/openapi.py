@@ -13,15 +13,15 @@ from app.api.bodies import ServeError
 from app.api.http.errors import legacy_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import JSON, Route
+from app.api.system.examples import example_request, example_response
 from app.api.v1.predict import PREFIX
 from app.errors import ServingError
-from app.api.system.health.examples import example_request, example_response
-from app.serving.signatures.json_schema import request_schema, response_schema
-from app.serving.references import ModelRef
 from app.serving.ports import ModelManager
-from app.serving.releases.table import ModelStatus
 from app.serving.prediction.served_model import ServedModel
 from app.serving.prediction.service import PredictionService
+from app.serving.references import ModelRef
+from app.serving.releases.table import ModelStatus
+from app.serving.signatures.json_schema import request_schema, response_schema
 
 log = logging.getLogger(__name__)
 

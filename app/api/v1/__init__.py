@@ -1,1 +1,1 @@
-"""TODO app/api/v1/predict."""
+"""The platform's own dialect under ``/v1``, which extends KServe v1."""

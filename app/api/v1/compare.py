@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Reply, dump
-from app.api.oip.endpoints import version_reference
 from app.api.http.routing import Route
+from app.api.oip.endpoints import version_reference
 from app.api.v1.predict import PREFIX
 from app.errors import Conflict, InvalidRequest
 from app.serving.comparison.compare import compare

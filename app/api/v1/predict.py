@@ -15,13 +15,14 @@ from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Handler, Reply, dump
 from app.api.http.routing import Route
 from app.errors import FeatureSourceNotFound, MalformedBody, NotFound
-from app.serving.prediction.enrichment import FeatureRequest
-from app.serving.signatures.json_schema import DIALECT, request_schema, response_schema
+from app.serving.features import FeatureQuery
 from app.serving.json_output import plain, predictions
-from app.serving.references import ModelRef, parse_ref
-from app.serving.ports import FeatureQuery, ModelManager
+from app.serving.ports import ModelManager
+from app.serving.prediction.enrichment import FeatureRequest
 from app.serving.prediction.requests import Payload, PredictionRequest
 from app.serving.prediction.service import PredictionService
+from app.serving.references import ModelRef, parse_ref
+from app.serving.signatures.json_schema import DIALECT, request_schema, response_schema
 
 PREFIX = "/v1/models/"
 FEATURES = "/v1/features/"

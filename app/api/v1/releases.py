@@ -11,6 +11,8 @@ from typing import Any
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Handler, Reply, dump
+from app.api.http.routing import Route
+from app.api.v1.predict import PREFIX, reference
 from app.api.v1.release_bodies import (
     LoadResponse,
     PromoteRequest,
@@ -19,11 +21,9 @@ from app.api.v1.release_bodies import (
     TrafficRequest,
     TrafficResponse,
 )
-from app.api.http.routing import Route
-from app.api.v1.predict import PREFIX, reference
 from app.errors import Conflict, InvalidReference, MalformedBody, ModelNotFound
-from app.serving.references import ModelRef, ModelVersion, make_ref
 from app.serving.ports import ModelManager
+from app.serving.references import ModelRef, ModelVersion, make_ref
 from app.serving.releases.table import ModelStatus, Switch
 from app.serving.releases.traffic import make_plan
 

@@ -1,1 +1,1 @@
-"""TODO app/serving/batching/batcher."""
+"""Dynamic batching: many requests, one prediction."""

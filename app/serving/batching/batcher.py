@@ -15,8 +15,8 @@ from contextvars import Context
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ReplicaDied, ServingError
-from app.serving.batching.limits import BatchLimits
 from app.serving.batching.concurrency import InFlightBound
+from app.serving.batching.limits import BatchLimits
 from app.serving.batching.queue import LARGE_SHARE, Line, Part, Total
 
 P = TypeVar("P")

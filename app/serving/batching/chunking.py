@@ -9,8 +9,8 @@ from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 from app.serving.batching.batcher import Batcher
-from app.serving.rows import Rows
 from app.serving.batching.queue import LARGE_SHARE
+from app.serving.rows import Rows
 
 P = TypeVar("P")
 R = TypeVar("R")

@@ -1,6 +1,7 @@
 """How many batches of one model a gateway replica has under way at once, found from how long they take.
 
-`app.serving.batching.batcher` keeps one `InFlightBound` per batcher and tells it of every batch. Why it works as it does, and
+`app.serving.batching.batcher` keeps one `InFlightBound` per batcher and tells it of every batch. Why it works as it
+does, and
 what was measured: ``docs/adr/0005-in-flight-bound.md``.
 """
 

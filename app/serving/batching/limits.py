@@ -19,7 +19,8 @@ class BatchLimits:
     """Bounds that a batcher keeps.
 
     `max_rows` and `max_bytes` bound one batch; with a `max_rows` of 1 every request is a call of its own, whole.
-    `max_in_flight` bounds what `app.serving.batching.concurrency` may learn. `wait_s` is how many seconds the first request of a
+    `max_in_flight` bounds what `app.serving.batching.concurrency` may learn. `wait_s` is how many seconds the first
+    request of a
     batch waits for company.
     """
 

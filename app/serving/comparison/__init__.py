@@ -1,1 +1,1 @@
-"""TODO app/serving/comparison/compare."""
+"""Comparison of model versions by what they answered."""

@@ -1,6 +1,6 @@
 """Two versions of a model compared by what the gateways counted: rates and means with intervals at 95 %, in words too.
 
-``GET /v1/models/{name}/compare`` answers it. Pure: `app.serving.ports.Statistics` in, a `Comparison` out.
+``GET /v1/models/{name}/compare`` answers it. Pure: `Statistics` in, a `Comparison` out.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Literal
 
-from app.serving import confidence as intervals
-from app.serving.comparison.error_attribution import is_fault_of_copy
-from app.serving.confidence import Interval, Moments
-from app.serving.ports import Statistics
+from app.serving import confidence
 from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowCounts
+from app.serving.comparison.error_attribution import is_fault_of_copy
+from app.serving.comparison.statistics import Statistics
+from app.serving.confidence import Interval, Moments
 
 NOTHING_YET = "no difference can be told yet"
 FEWEST = 30
@@ -147,14 +147,14 @@ def _of_all(version: str, counted: Statistics) -> Side:
 def _rates(mine: Side, base: Side) -> Difference | None:
     if not mine.requests or not base.requests:
         return None
-    found = intervals.rate_difference(mine.faults, mine.requests, base.faults, base.requests)
+    found = confidence.rate_difference(mine.faults, mine.requests, base.faults, base.requests)
     return _told(found, "more errors", "fewer errors", enough=True)
 
 
 def _means(mine: Moments, base: Moments, more: str, less: str) -> Difference | None:
     if not mine.count or not base.count:
         return None
-    found = intervals.mean_difference(mine, base)
+    found = confidence.mean_difference(mine, base)
     if not isfinite(found.high - found.low):  # numbers too large to be squared
         return None
     return _told(found, more, less, enough=min(mine.count, base.count) >= FEWEST)
@@ -170,7 +170,7 @@ def _told(found: Interval, more: str, less: str, *, enough: bool) -> Difference:
 def _rate(hits: int, count: int) -> Estimate | None:
     if not count:
         return None
-    found = intervals.rate(hits, count)
+    found = confidence.rate(hits, count)
     return Estimate(found.value, found.low, found.high)
 
 
@@ -178,7 +178,7 @@ def _mean(numbers: Moments) -> Estimate | None:
     """A mean; its interval only where the numbers suffice for one and are not too large to be squared."""
     if not numbers.count or not isfinite(numbers.mean):
         return None
-    found = intervals.mean(numbers)
+    found = confidence.mean(numbers)
     if numbers.count < FEWEST or not isfinite(found.high - found.low):
         return Estimate(numbers.mean, None, None)
     return Estimate(found.value, found.low, found.high)
@@ -197,7 +197,7 @@ def _shadow(counted: ShadowCounts) -> ShadowComparison:
         largest=counted.largest if differences.count else None,
         relative=counted.relative.mean if differences.count else None,
         latency_s=(
-            _told(intervals.mean(slower), "slower", "faster", enough=slower.count >= FEWEST) if slower.count else None
+            _told(confidence.mean(slower), "slower", "faster", enough=slower.count >= FEWEST) if slower.count else None
         ),
         error_rate=_rate(faults, answered + faults),
         errors=errors,

@@ -1,7 +1,8 @@
 """What is counted of models whose calls are divided or copied, so that their versions can be compared.
 
 Each gateway replica counts in a `TrafficTally`; `VariantCounts` and `ShadowCounts` add up over replicas, and
-`app.serving.comparison.compare` reads them. Counting begins anew whenever a model's traffic changes: what came at other times,
+`app.serving.comparison.compare` reads them. Counting begins anew whenever a model's traffic changes: what came at
+other times,
 or by other weights, fell on the versions unevenly and would pass for a difference between them.
 """
 
@@ -13,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from app.serving.comparison.prediction_diff import Disagreement
 from app.serving.comparison.error_attribution import is_fault
+from app.serving.comparison.prediction_diff import Disagreement
 from app.serving.confidence import NO_NUMBERS, Moments
 from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable

@@ -1,1 +1,1 @@
-"""TODO app/serving/placement."""
+"""Placement: which pool members hold which model versions."""

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from app.serving.placement.replication import CopyPlan
-from app.serving.references import ModelVersion
-from app.serving.releases.table import State, VersionState
 from app.serving.placement.rendezvous import Ring
+from app.serving.placement.replication import CopyPlan
+from app.serving.placement.states import State, VersionState
+from app.serving.references import ModelVersion
 
 EVERYWHERE = sys.maxsize
 """`PoolPlan.copies` where each member holds all, because its callers can use no other."""

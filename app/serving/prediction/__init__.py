@@ -1,1 +1,1 @@
-"""TODO app/serving/prediction/requests."""
+"""The use case: from one request to one prediction."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.errors import EntityNotFound, FeatureStoreUnavailable, InvalidInput
-from app.serving.batching.limits import BatchLimits
 from app.serving.batching.batcher import Batcher
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource, FeatureStore
+from app.serving.batching.limits import BatchLimits
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.ports import FeatureStore
 from app.serving.signatures.signature import Signature
 
 _CALLS_IN_FLIGHT = 4

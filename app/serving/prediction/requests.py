@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from app.serving.prediction.enrichment import Enriched, FeatureRequest
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Output, Rows
+from app.serving.signatures.signature import Signature
 
 
 class Payload(NamedTuple):

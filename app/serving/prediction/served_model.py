@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from app.serving.batching.batcher import Batcher
-from app.serving.ports import ModelSpec
-from app.serving.prediction.requests import Payload
-from app.serving.signatures.signature import Signature
 from app.serving.batching.chunking import Piece, pieces
+from app.serving.model_spec import ModelSpec
+from app.serving.prediction.requests import Payload
 from app.serving.rows import Output, Rows
+from app.serving.signatures.signature import Signature
 
 
 class ServedModel:

@@ -14,22 +14,23 @@ from functools import partial
 from typing import Any
 
 from app.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed, ServingError, TooLarge
-from app.serving.prediction.admission import Admission, AdmissionLimits
-from app.serving.batching.limits import BatchLimits
 from app.serving.batching.batcher import Batcher
+from app.serving.batching.chunking import SplitRequest
+from app.serving.batching.limits import BatchLimits
+from app.serving.comparison.counters import ShadowPair
 from app.serving.comparison.prediction_diff import mean_prediction
-from app.serving.prediction.enrichment import Enriched, Enrichment
-from app.serving.references import ModelRef, ModelVersion
+from app.serving.features import FeatureQuery, FeatureSource
 from app.serving.placement.load import Backlog
-from app.serving.ports import Directory, FeatureQuery, FeatureSource, FeatureStore, Recorder
+from app.serving.ports import Directory, FeatureStore, Recorder
+from app.serving.prediction.admission import Admission, AdmissionLimits
+from app.serving.prediction.enrichment import Enriched, Enrichment
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
 from app.serving.prediction.served_model import ServedModel
 from app.serving.prediction.shadow import Original, Shadowing, ShadowLimits
-from app.serving.single_flight import SingleFlight
-from app.serving.batching.chunking import SplitRequest
-from app.serving.rows import Output, Rows, join, stack
-from app.serving.comparison.counters import ShadowPair
+from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
+from app.serving.rows import Output, Rows, join, stack
+from app.serving.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 

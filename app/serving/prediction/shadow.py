@@ -1,6 +1,7 @@
 """Copies of callers' requests for a model's shadow version, compared with what the callers got.
 
-`app.serving.prediction.service` hands over what it has answered. A copy delays and fails nobody: it runs in a task of its own, in
+`app.serving.prediction.service` hands over what it has answered. A copy delays and fails nobody: it runs in a task
+of its own, in
 an empty context, within bounds, and is not sent again.
 """
 
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.errors import DeadlineExceeded, ServingError
+from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
 from app.serving.comparison.prediction_diff import Disagreement, disagreement
 from app.serving.ports import Recorder
-from app.serving.rows import Output
-from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
 from app.serving.releases.traffic import Traffic
+from app.serving.rows import Output
 
 log = logging.getLogger(__name__)
 

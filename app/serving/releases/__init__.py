@@ -1,1 +1,1 @@
-"""TODO app/serving/releases."""
+"""Releases: which model version serves which requests."""

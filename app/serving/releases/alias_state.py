@@ -1,4 +1,5 @@
-"""What answers now for each alias of each model, and what it was before: the memory of `app.serving.releases.reconciler`.
+"""What answers now for each alias of each model, and what it was before: the memory of
+`app.serving.releases.reconciler`.
 
 It outlives a restart in two places: the snapshot beside the artifact cache, and the tag ``serving.live`` of each
 registered model, which also tells people. Where both know an alias, the later switch counts.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from app.serving.releases.tags import NO_TAGS, ModelTags, read_tags
 from app.serving.releases.recent_writes import OwnWrites
-from app.serving.ports import RegisteredModel
+from app.serving.releases.registered_model import RegisteredModel
+from app.serving.releases.tags import NO_TAGS, ModelTags, read_tags
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from app.serving.ports import RegisteredModel
+from app.serving.releases.registered_model import RegisteredModel
 
 LAG_S = 5.0
 """Seconds for which answers may lack what was written. Whoever takes it back elsewhere within them, before it was read

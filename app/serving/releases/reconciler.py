@@ -22,17 +22,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.serving.releases.catalog import Catalogue
-from app.serving.releases.alias_state import BARE, Live, LiveVersions
-from app.serving.references import ModelVersion
-from app.serving.releases.tags import POOL_TAG, ModelTags
 from app.serving.placement.pool_members import PoolMembers, PoolPlan
-from app.serving.ports import RegisteredModel
-from app.serving.releases.table import Release, ReleaseTable, State
+from app.serving.placement.states import State
+from app.serving.references import ModelVersion
+from app.serving.releases.alias_state import BARE, Live, LiveVersions
+from app.serving.releases.catalog import Catalogue
+from app.serving.releases.load_requests import Wishes
+from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.retention import Residency
 from app.serving.releases.rollout import Switches
+from app.serving.releases.table import Release, ReleaseTable
+from app.serving.releases.tags import POOL_TAG, ModelTags
 from app.serving.releases.traffic import NO_TRAFFIC, Traffic
-from app.serving.releases.load_requests import Wishes
 
 
 @dataclass(slots=True)

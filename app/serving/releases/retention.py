@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from app.serving.releases.alias_state import BARE, LiveVersions
 from app.serving.references import ModelVersion, parse_ref
-from app.serving.ports import RegisteredModel
+from app.serving.releases.alias_state import BARE, LiveVersions
+from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.traffic import TrafficPlan
 
 _ALL = "*"

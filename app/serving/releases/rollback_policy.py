@@ -42,7 +42,8 @@ class RollbackRule:
 class Sample(NamedTuple):
     """What had been counted for a version at a time, summed over the gateway replicas that answered.
 
-    `time` is in seconds of any clock that does not jump; `errors` are those that `app.serving.comparison.error_attribution` names, and
+    `time` is in seconds of any clock that does not jump; `errors` are those that
+    `app.serving.comparison.error_attribution` names, and
     `requests` counts both the answered and these; `answered`, `request_seconds` and the sum of their squares are of
     those that were answered. A change of `replicas` tells that the counts before and after are not of the same ones.
     """

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 
-from app.serving.signatures.compatibility import incompatibilities
-from app.serving.releases.alias_state import FIRST, MOVED, Live
-from app.serving.references import ModelVersion
 from app.serving.placement.pool_members import PoolMembers
+from app.serving.references import ModelVersion
+from app.serving.releases.alias_state import FIRST, MOVED, Live
+from app.serving.signatures.compatibility import incompatibilities
 
 Specs = Sequence[Mapping[str, Any]] | None
 

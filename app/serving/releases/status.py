@@ -6,8 +6,8 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from typing import Any
 
-from app.serving.releases.alias_state import BARE
 from app.serving.references import ModelVersion
+from app.serving.releases.alias_state import BARE
 from app.serving.releases.reconciler import ReleaseBook
 from app.serving.releases.table import ModelStatus
 

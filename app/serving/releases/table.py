@@ -1,6 +1,7 @@
 """What is served, as one immutable value that gateways and pools are told.
 
-`Releases` (in `app.deployments`) builds it with `app.serving.releases.reconciler`; gateways answer every request from the
+`Releases` (in `app.deployments`) builds it with `app.serving.releases.reconciler`; gateways answer every request
+from the
 last table they have, without asking anybody.
 """
 
@@ -8,26 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
-from app.serving.references import ModelRef, ModelVersion
 from app.serving.placement.rendezvous import Ring
+from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
-
-State = Literal["loading", "ready", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class VersionState:
-    """What one pool replica says of one model version; `nbytes` is what it takes in memory."""
-
-    state: State
-    error: str | None = None
-    nbytes: int = 0
-    load_ms: float = 0.0
-    problem: str | None = None
-    """What speaks against it although it is loaded: it does not predict its own input example."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.serving.batching.batcher import limits as batch_limits
-from app.serving.releases import rollback_policy as rollback_rule
-from app.serving.releases import traffic
+from app.serving.batching import limits
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
+from app.serving.releases import rollback_policy, traffic
 from app.serving.releases.rollback_policy import RollbackRule
 from app.serving.releases.traffic import NO_TRAFFIC, TrafficPlan
 
@@ -43,9 +42,9 @@ def read_tags(tags: Mapping[str, str]) -> ModelTags:
     """Read all of a model's tags."""
     if not any(tag.startswith("serving.") for tag in tags):
         return NO_TAGS
-    batch, batch_problems = batch_limits.read_tags(tags)
+    batch, batch_problems = limits.read_tags(tags)
     plan, traffic_problems = traffic.read_tags(tags)
-    rule, rule_problems = rollback_rule.read_tags(tags)
+    rule, rule_problems = rollback_policy.read_tags(tags)
     return ModelTags(
         tags.get(POOL_TAG) or DEFAULT_POOL,
         batch,

@@ -1,1 +1,1 @@
-"""TODO app/serving/signatures."""
+"""MLflow signatures: check inputs and convert them to columns."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import orjson
 
-from app.serving.json_output import is_deeper, may_be_deeper
-from app.serving.signatures.validation_errors import Misfit, refusal
+from app.serving.json_depth import is_deeper, may_be_deeper
 from app.serving.rows import Array
+from app.serving.signatures.validation_errors import Misfit, refusal
 
 _MAX_DEPTH = 32
 

@@ -11,7 +11,11 @@ from typing import Any
 import numpy as np
 
 from app.errors import InvalidInput
+from app.serving.rows import Array, Layout, Rows, Values
+from app.serving.signatures.casting import documents, exact, texts
 from app.serving.signatures.columns import Column, ColumnType, as_lists, dtype_name
+from app.serving.signatures.nested import NESTED, column_type, type_name
+from app.serving.signatures.scalars import Binary, Float, Integer
 from app.serving.signatures.validation_errors import (
     MOST_NAMES,
     Misfit,
@@ -24,10 +28,6 @@ from app.serving.signatures.validation_errors import (
     wrong_names,
     wrong_shape,
 )
-from app.serving.signatures.nested import NESTED, column_type, type_name
-from app.serving.signatures.casting import documents, exact, texts
-from app.serving.signatures.scalars import Binary, Float, Integer
-from app.serving.rows import Array, Layout, Rows, Values
 
 _LAYOUTS = 256
 """Layouts kept per model: one for each set of optional columns, of null booleans and of parameters in use."""

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from app.errors import InvalidInput
-from app.serving.signatures.validation_errors import Misfit, short, unequal
 from app.serving.rows import Values
+from app.serving.signatures.validation_errors import Misfit, short, unequal
 
 
 @dataclass(frozen=True, slots=True)

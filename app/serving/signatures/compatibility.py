@@ -1,6 +1,7 @@
 """Tells what callers of one model version would stumble over with another one, by the two signatures alone.
 
-`app.serving.releases.rollout` asks before an alias moves. Whatever is found here is refused there, so the rule is: what the
+`app.serving.releases.rollout` asks before an alias moves. Whatever is found here is refused there, so the rule is:
+what the
 old signature takes, the new one takes too, and reads in the same way. Two things are let pass, because they would
 block nearly every change of a model: a caller of a new optional column who sends rows as lists has to send longer ones,
 and a version without a signature checks nothing.
@@ -16,10 +17,10 @@ import numpy as np
 
 from app.errors import ModelUnavailable
 from app.serving.signatures.columns import dtype_name
-from app.serving.signatures.validation_errors import listed, short
 from app.serving.signatures.nested import type_name
 from app.serving.signatures.scalars import Float
 from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import listed, short
 
 Spec = Mapping[str, Any]
 Specs = Sequence[Spec]

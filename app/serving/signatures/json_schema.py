@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from app.serving.ports import ModelSpec
+from app.serving.model_spec import ModelSpec
 
 Schema = dict[str, Any]
 Spec = Mapping[str, Any]
@@ -70,7 +70,8 @@ def notes(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def value_schema(spec: Spec, required: bool = True) -> Schema:
-    """Of one value of a column or property, nulls as `app.serving.signatures.nested` and `app.serving.signatures.scalars` take them."""
+    """Of one value of a column or property, nulls as `app.serving.signatures.nested` and
+    `app.serving.signatures.scalars` take them."""
     kind = spec["type"]
     if kind == "any":
         return {}

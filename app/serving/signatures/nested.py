@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from app.serving.signatures.columns import Cells, ColumnType
-from app.serving.signatures.validation_errors import Misfit
 from app.serving.signatures.scalars import Untyped, scalar_type
+from app.serving.signatures.validation_errors import Misfit
 
 NESTED_NAMES = frozenset({"array", "object", "map", "sparkml_vector"})
 """MLflow's names of the types whose values hold others."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from app.errors import InvalidInput
 from app.serving.signatures.columns import ColumnType
-from app.serving.signatures.validation_errors import Misfit, listed, resembling, short
 from app.serving.signatures.nested import Object, column_type
+from app.serving.signatures.validation_errors import Misfit, listed, resembling, short
 
 
 class Parameters:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from app.serving.rows import Array, Values, as_array
 from app.serving.signatures.columns import Cells, ColumnType
 from app.serving.signatures.validation_errors import Misfit
-from app.serving.rows import Array, Values, as_array
 
 _NULL = type(None)
 _FLOATS = {"float": "float32", "double": "float64"}

@@ -1,6 +1,7 @@
 """What a model takes, compiled once from its MLflow signature, and the rows of each request read by it.
 
-`app.serving.prediction.service` compiles one per model version. Everything that a caller can get wrong is told here, before the
+`app.serving.prediction.service` compiles one per model version. Everything that a caller can get wrong is told here,
+before the
 request enters a batch.
 """
 
@@ -10,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from app.errors import InvalidInput, ModelUnavailable
+from app.serving.rows import Array, Rows
 from app.serving.signatures.column_input import ColumnInput
 from app.serving.signatures.columns import Column
-from app.serving.signatures.validation_errors import short
 from app.serving.signatures.parameters import Parameters
-from app.serving.rows import Array, Rows
 from app.serving.signatures.tensor_input import TensorInput
 from app.serving.signatures.untyped_input import UntypedInput
+from app.serving.signatures.validation_errors import short
 
 Specs = Sequence[Mapping[str, Any]]
 

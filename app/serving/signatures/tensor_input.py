@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from app.errors import InvalidInput
-from app.serving.signatures.columns import Column, as_lists
-from app.serving.signatures.validation_errors import listed, no_rows, not_an_object, unequal, wrong_names
-from app.serving.signatures.casting import texts
 from app.serving.rows import Array, Layout, Rows
+from app.serving.signatures.casting import texts
+from app.serving.signatures.columns import Column, as_lists
 from app.serving.signatures.tensors import Tensor
+from app.serving.signatures.validation_errors import listed, no_rows, not_an_object, unequal, wrong_names
 
 
 class TensorInput:

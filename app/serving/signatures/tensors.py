@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from app.errors import InvalidInput
-from app.serving.signatures.columns import ColumnType, dtype_name
-from app.serving.signatures.validation_errors import Misfit, refusal, without_rows, wrong_shape
-from app.serving.signatures.casting import exact
-from app.serving.signatures.scalars import Binary, Boolean, Datetime, Float, Integer, Text, Untyped
 from app.serving.rows import Array, as_array
+from app.serving.signatures.casting import exact
+from app.serving.signatures.columns import ColumnType, dtype_name
+from app.serving.signatures.scalars import Binary, Boolean, Datetime, Float, Integer, Text, Untyped
+from app.serving.signatures.validation_errors import Misfit, refusal, without_rows, wrong_shape
 
 
 class Tensor:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from app.serving.signatures.columns import Column, as_lists, dtype_name
-from app.serving.signatures.validation_errors import no_rows, not_an_object, unequal, without_rows, wrong_names
-from app.serving.signatures.casting import texts
-from app.serving.signatures.scalars import Untyped
 from app.serving.rows import Array, Layout, Rows, Values
+from app.serving.signatures.casting import texts
+from app.serving.signatures.columns import Column, as_lists, dtype_name
+from app.serving.signatures.scalars import Untyped
 from app.serving.signatures.tensors import untyped_tensor
+from app.serving.signatures.validation_errors import no_rows, not_an_object, unequal, without_rows, wrong_names
 
 
 class UntypedInput:

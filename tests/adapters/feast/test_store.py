@@ -15,7 +15,7 @@ from feast.feature_view import FeatureViewState
 from app.adapters.feast import store as feast_store
 from app.adapters.feast.store import FeastStore
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, InvalidInput, StartupError
-from app.serving.ports import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from tests.adapters.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, materialise
 from tests.mlflow_server import free_port
 

@@ -23,8 +23,8 @@ from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUna
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout
 from app.settings import Settings
-from tests.contract import test_model_parity as parity
 from tests.conftest import environment_of_nobody
+from tests.contract import test_model_parity as parity
 from tests.server import Server
 
 with warnings.catch_warnings():

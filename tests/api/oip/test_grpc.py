@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry
 
 from app import errors
 from app.api.oip.grpc import CODES, InferenceServicer, code_of
+from app.api.oip.service import InferenceService
 from app.errors import ServingError
 from app.oip import inference_pb2 as pb
 from app.oip import inference_pb2_grpc as untyped
 from app.oip.binary import encode, encode_elements
-from app.api.oip.endpoints.service import InferenceService
 from app.serving.rows import Batch, Output
 from tests.fakes import LIMITS, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.test_errors import TREE

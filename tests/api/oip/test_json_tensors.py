@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.oip.json_tensors import read
 from app.errors import InvalidInput, InvalidRequest
 from app.oip.datatypes import DTYPES
-from app.api.oip.endpoints.json_tensors import read
 from app.serving.rows import Array
 
 IN_JSON = [name for name in DTYPES if name != "BF16"]

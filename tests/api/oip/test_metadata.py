@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.api.oip.endpoints.output_tensors import output_tensors
-from app.serving.signatures.signature import Signature
+from app.api.oip.metadata import input_metadata, output_metadata
+from app.api.oip.output_tensors import output_tensors
 from app.serving.rows import Output
-from app.api.oip.endpoints.metadata import input_metadata, output_metadata
+from app.serving.signatures.signature import Signature
 
 
 def column(kind: str, name: str | None = None, **more: Any) -> dict[str, Any]:

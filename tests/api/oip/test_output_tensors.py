@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.oip.output_tensors import OutputTensor, output_names, output_tensors
 from app.errors import ModelFailed
-from app.api.oip.endpoints.output_tensors import OutputTensor, output_names, output_tensors
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Array, Output
+from app.serving.signatures.signature import Signature
 
 
 def signature(*outputs: dict[str, Any]) -> Signature:

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.oip.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
 from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ModelNotFound, Unsupported
-from app.api.oip.endpoints.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
+from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.ports import Statistics
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Array, Batch, Output
+from app.serving.signatures.signature import Signature
 from tests.fakes import FakeModel, Fakes, columns, make_fakes, total
 
 PRICES = ModelRef("prices")

@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from app.api.system.health import openapi
+from app.api.system import openapi
 from app.errors import ModelUnavailable, Unavailable
 from app.serving.references import ModelRef, parse_ref
 from app.serving.releases.table import ModelStatus

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 
 from app.api.v1.compare import CompareResponse
+from app.serving.comparison.counters import ShadowCounts, VariantCounts
+from app.serving.comparison.statistics import Statistics
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
 from tests.api.conftest import Connect
 from tests.fakes import Fakes, make_fakes, total
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from app.errors import DeadlineExceeded, InvalidInput, ModelFailed, PoolUnavailable, ReplicaDied
-from app.serving.batching.limits import BatchLimits
 from app.serving.batching.batcher import AnsweredBatch, Batcher
 from app.serving.batching.chunking import Piece, SplitRequest
+from app.serving.batching.limits import BatchLimits
 from tests.virtual_time import run
 
 FOREVER = float("inf")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import DeadlineExceeded, ModelFailed
-from app.serving.batching.limits import BatchLimits
 from app.serving.batching.batcher import Batcher
 from app.serving.batching.chunking import Piece, SplitRequest, pieces
+from app.serving.batching.limits import BatchLimits
 from app.serving.rows import Layout, Rows
 from tests.virtual_time import run
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from app.serving.comparison.compare import FEWEST, NOTHING_YET, Comparison, Difference, Estimate, compare
+from app.serving.comparison.counters import ShadowCounts, TrafficTally, VariantCounts
+from app.serving.comparison.statistics import Statistics
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
-from app.serving.comparison.counters import ShadowCounts, TrafficTally, VariantCounts
 from app.serving.releases.traffic import Traffic, Variant
 
 RUNS = 600

@@ -8,12 +8,12 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 
+from app.serving.comparison.counters import ShadowCounts, ShadowPair, ShadowResult, TrafficTally, VariantCounts
 from app.serving.comparison.prediction_diff import Disagreement
+from app.serving.comparison.statistics import Statistics
 from app.serving.confidence import Moments, mean_difference
 from app.serving.references import ModelVersion
-from app.serving.ports import Statistics
 from app.serving.releases.table import Release, ReleaseTable
-from app.serving.comparison.counters import ShadowCounts, ShadowPair, ShadowResult, TrafficTally, VariantCounts
 from app.serving.releases.traffic import Traffic, Variant
 
 V1, V2 = ModelVersion("prices", "1"), ModelVersion("prices", "2")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.serving.references import ModelVersion
 from app.serving.placement.load import NOTE_TTL_S, Backlog, BusyMeter, BusySample, CallNote, Waiting
+from app.serving.references import ModelVersion
 
 A, B = ModelVersion("a", "1"), ModelVersion("b", "1")
 

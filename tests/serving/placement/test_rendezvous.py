@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.serving.references import ModelVersion
 from app.serving.placement.rendezvous import Ring
+from app.serving.references import ModelVersion
 
 VERSIONS = [ModelVersion(f"model-{number}", "1") for number in range(300)]
 members = st.sets(st.text(min_size=1, max_size=8), min_size=1, max_size=12)

@@ -11,8 +11,8 @@ import pytest
 
 from app.errors import DeadlineExceeded, ModelFailed
 from app.serving.batching.limits import BatchLimits, BatchOverrides
-from app.serving.references import parse_ref
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
+from app.serving.references import parse_ref
 from app.serving.rows import Batch, Output
 from tests.fakes import LIMITS, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.virtual_time import run

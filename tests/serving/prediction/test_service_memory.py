@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from app.serving.prediction.requests import service
-from app.serving.references import parse_ref
+from app.serving.prediction import service
 from app.serving.prediction.requests import Payload, PredictionRequest
+from app.serving.references import parse_ref
 from tests.fakes import make_fakes, total
 
 

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 from app.errors import InvalidInput, ModelFailed, ModelNotFound, PoolUnavailable, ReplicaDied
-from app.serving.prediction.enrichment import FeatureRequest
-from app.serving.references import ModelRef, ModelVersion, parse_ref
+from app.serving.features import FeatureQuery
 from app.serving.placement.load import Backlog
-from app.serving.ports import FeatureQuery
+from app.serving.prediction.enrichment import FeatureRequest
 from app.serving.prediction.requests import Payload, PredictionRequest
 from app.serving.prediction.shadow import ShadowLimits
-from app.serving.signatures.signature import Signature
-from app.serving.rows import Batch, Output
+from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.releases.traffic import Traffic, Variant
+from app.serving.rows import Batch, Output
+from app.serving.signatures.signature import Signature
 from tests.fakes import LIMITS, FakeFeatureStore, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.virtual_time import run
 

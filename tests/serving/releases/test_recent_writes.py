@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from app.serving.releases.recent_writes import LAG_S, OwnWrites
-from app.serving.ports import RegisteredModel
+from app.serving.releases.registered_model import RegisteredModel
 
 
 class World:

@@ -1,13 +1,13 @@
 import pytest
 
 from app.serving.batching.limits import BatchOverrides
-from app.serving.references import ModelVersion, parse_ref
 from app.serving.placement.pool_members import PoolPlan
-from app.serving.ports import RegisteredModel
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion, parse_ref
 from app.serving.releases.reconciler import ReleaseBook
-from app.serving.releases.status import every_status, status_of
-from app.serving.releases.table import VersionState
+from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.rollout import Contract
+from app.serving.releases.status import every_status, status_of
 
 READY = VersionState("ready", None, 100, 5.0)
 FAILED = VersionState("failed", "it is broken")

@@ -9,14 +9,14 @@ from typing import Any
 import orjson
 import pytest
 
-from app.serving.references import ModelVersion, parse_ref
-from app.serving.releases.tags import LIVE_TAG
 from app.serving.placement.pool_members import PoolPlan
-from app.serving.ports import RegisteredModel
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion, parse_ref
 from app.serving.releases.reconciler import ReleaseBook
-from app.serving.releases.status import release_health, status_of
-from app.serving.releases.table import VersionState
+from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.rollout import Contract
+from app.serving.releases.status import release_health, status_of
+from app.serving.releases.tags import LIVE_TAG
 from app.serving.releases.traffic import Traffic, Variant
 
 READY = VersionState("ready", None, 100, 5.0)

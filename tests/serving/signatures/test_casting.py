@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput
-from app.serving.signatures.validation_errors import Misfit
+from app.serving.rows import Array
 from app.serving.signatures.casting import documents, exact, texts
 from app.serving.signatures.scalars import Float, Integer
-from app.serving.rows import Array
+from app.serving.signatures.validation_errors import Misfit
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
 FLOATS = ["float16", "float32", "float64"]

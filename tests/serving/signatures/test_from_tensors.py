@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from app.errors import InvalidInput
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Array, Layout, Rows, stack
+from app.serving.signatures.signature import Signature
 
 
 def column(kind: str, name: str, *, required: bool = True, **more: Any) -> dict[str, Any]:

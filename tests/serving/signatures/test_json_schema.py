@@ -13,11 +13,11 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
+from app.api.system.examples import example_request, example_response, sample
 from app.errors import InvalidInput
-from app.api.system.health.examples import example_request, example_response, sample
-from app.serving.signatures.json_schema import notes, request_schema, response_schema
-from app.serving.ports import ModelSpec
+from app.serving.model_spec import ModelSpec
 from app.serving.prediction.served_model import ServedModel
+from app.serving.signatures.json_schema import notes, request_schema, response_schema
 from app.serving.signatures.signature import Signature
 
 SCALARS = ["boolean", "integer", "long", "float", "double", "string", "binary", "datetime"]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidInput, ModelUnavailable
-from app.serving.signatures.signature import Signature
 from app.serving.rows import Layout, Rows, stack
+from app.serving.signatures.signature import Signature
 
 LONGEST_MESSAGE = 1500
 EARLIEST, LATEST = datetime.fromisoformat("1678-01-01"), datetime.fromisoformat("2262-01-01")
