@@ -6,25 +6,16 @@ Used by `app.deployments.releases`, and for what is promoted or gone back to.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-
-from ray import serve
 
 from app.control.registry_sync import RegistryReader
 from app.control.resolver import ReferenceResolver
-from app.deployments.pools import pool_deployment
-from app.deployments.rpc import answer
-from app.errors import ModelUnavailable, RegistryUnavailable, ServingError
-from app.serving.placement.load import CallNote
+from app.errors import ModelUnavailable, RegistryUnavailable
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.alias_state import BARE
 from app.serving.releases.reconciler import ReleaseBook
 from app.serving.single_flight import SingleFlight
-from app.settings import Settings
-
-log = logging.getLogger(__name__)
 
 _SLACK_S = 30.0
 """Seconds beyond the time for a load: the table has to reach the pool, and what the pool says to come back."""
@@ -37,7 +28,9 @@ class VersionLoads:
         book: what should be in memory, and what is.
         reader: the registry.
         resolver: says what references mean.
-        settings: the pools, and how long a load may take.
+        pools: names of the configured pools.
+        load_timeout_s: seconds that a load may take.
+        wake: has a pool at zero replicas start one, by a call for the version.
         news: notified whenever the pools have something new.
         changed: awaited after each change of the book.
     """
@@ -47,15 +40,19 @@ class VersionLoads:
         book: ReleaseBook,
         reader: RegistryReader,
         resolver: ReferenceResolver,
-        settings: Settings,
         *,
+        pools: Sequence[str],
+        load_timeout_s: float,
+        wake: Callable[[str, ModelVersion], Awaitable[None]],
         news: asyncio.Condition,
         changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._book = book
         self._reader = reader
         self._resolver = resolver
-        self._settings = settings
+        self._pools = pools
+        self._load_timeout_s = load_timeout_s
+        self._wake = wake
         self._news = news
         self._changed = changed
         self._loading: SingleFlight[ModelVersion, ModelVersion] = SingleFlight()
@@ -89,12 +86,12 @@ class VersionLoads:
         if self._book.members.is_asleep(pool):
             await self._wake(pool, version)
         try:
-            async with asyncio.timeout(self._settings.load_timeout_s + _SLACK_S), self._news:
+            async with asyncio.timeout(self._load_timeout_s + _SLACK_S), self._news:
                 await self._news.wait_for(
                     lambda: self._book.state(version) in ("ready", "failed") or self._book.has_let_go(version)
                 )
         except TimeoutError:
-            raise ModelUnavailable(f"{version} was not loaded within {self._settings.load_timeout_s:g} s") from None
+            raise ModelUnavailable(f"{version} was not loaded within {self._load_timeout_s:g} s") from None
         if self._book.has_let_go(version):
             raise ModelUnavailable(f"{version} was unloaded meanwhile", {"model": version.name})
         if self._book.state(version) == "failed":
@@ -117,19 +114,10 @@ class VersionLoads:
     def _pool_of(self, version: ModelVersion) -> str:
         """The pool that hosts a version. Raises `ModelUnavailable` where it is not configured."""
         pool = self._book.tags(version.name).pool
-        if pool not in self._settings.pools:
-            pools = ", ".join(self._settings.pools)
+        if pool not in self._pools:
+            pools = ", ".join(self._pools)
             raise ModelUnavailable(
                 f"model '{version.name}' belongs to pool '{pool}', which is not configured: "
                 f"set its tag serving.pool to one of {pools}"
             )
         return pool
-
-    async def _wake(self, pool: str, version: ModelVersion) -> None:
-        """Have a pool at zero replicas start one: a call for the version does that."""
-        handle = serve.get_deployment_handle(pool_deployment(pool), serve.get_replica_context().app_name)
-        try:
-            async with asyncio.timeout(self._settings.load_timeout_s):
-                await answer(handle.describe.remote(version, CallNote()), f"pool '{pool}'")
-        except (TimeoutError, ServingError) as error:
-            log.warning("pool '%s' does not wake up with %s: %s", pool, version, error)

@@ -15,8 +15,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-from app.adapters.mlflow.registry import MlflowRegistry
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
+from app.serving.ports import ModelRegistry
 from app.serving.releases.reconciler import ReleaseBook
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.single_flight import SingleFlight
@@ -45,7 +45,7 @@ class RegistryReader:
 
     def __init__(
         self,
-        registry: MlflowRegistry,
+        registry: ModelRegistry,
         book: ReleaseBook,
         changed: Callable[[], Awaitable[None]],
         poll_s: float,
@@ -94,12 +94,12 @@ class RegistryReader:
             self._fail_fast()
         return await self._ask_about(name)
 
-    async def ask(self, question: Callable[[MlflowRegistry], T]) -> T:
+    async def ask(self, question: Callable[[ModelRegistry], T]) -> T:
         """Any other answer of the registry. Raises what `question` raises."""
         self._fail_fast()
         return await self._answer(question)
 
-    async def write(self, name: str, order: Callable[[MlflowRegistry], None]) -> None:
+    async def write(self, name: str, order: Callable[[ModelRegistry], None]) -> None:
         """Write to the registry what is of one model. Raises what `order` raises.
 
         The caller enters in the book what was written: an answer that is under way may be older, and is left aside.
@@ -137,7 +137,7 @@ class RegistryReader:
         await self._changed()
         return known
 
-    async def _answer(self, question: Callable[[MlflowRegistry], T]) -> T:
+    async def _answer(self, question: Callable[[ModelRegistry], T]) -> T:
         """Ask in a thread; remember whether the registry answers."""
         try:
             result = await asyncio.to_thread(question, self._registry)
@@ -176,7 +176,7 @@ class RegistryReader:
         return min(self._poll_s * 2.0 ** min(self._failures, 10), max(_LONGEST_PAUSE_S, self._poll_s))
 
 
-def _all_models(registry: MlflowRegistry, known: frozenset[str]) -> Sequence[RegisteredModel]:
+def _all_models(registry: ModelRegistry, known: frozenset[str]) -> Sequence[RegisteredModel]:
     """Every model. Raises `RegistryUnavailable` where the list lacks one of the `known` that the registry still has."""
     models = registry.models()
     for name in known - {model.name for model in models}:

@@ -12,9 +12,10 @@ from app.api.app import create_app
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
-from app.deployments.handles import GATEWAY, HandleFeatureStore, ReleaseFollower
+from app.deployments.feature_client import HandleFeatureStore
 from app.deployments.pool_member import MemberRunner, PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
+from app.deployments.release_client import GATEWAY, ReleaseFollower
 from app.deployments.rpc import Handle
 from app.errors import InvalidReference, StartupError
 from app.metrics.releases import ReleaseMetrics

@@ -22,11 +22,12 @@ from app.control.registry_sync import RegistryReader
 from app.control.resolver import ReferenceResolver
 from app.control.snapshot import Snapshot
 from app.control.state_tags import LiveTags
-from app.deployments.handles import statistics
-from app.deployments.pools import pool_plan
+from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
-from app.deployments.rpc import returns_errors
-from app.errors import RegistryUnavailable, Unavailable
+from app.deployments.release_client import statistics
+from app.deployments.rpc import answer, returns_errors
+from app.errors import RegistryUnavailable, ServingError, Unavailable
+from app.serving.placement.load import CallNote
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.reconciler import ReleaseBook
@@ -81,7 +82,14 @@ class Releases:
         self._resolver = ReferenceResolver(self._book, self._reader, missing_s=settings.registry_poll_s)
         self._news = asyncio.Condition()
         self._loads = VersionLoads(
-            self._book, self._reader, self._resolver, settings, news=self._news, changed=self._publish
+            self._book,
+            self._reader,
+            self._resolver,
+            pools=tuple(settings.pools),
+            load_timeout_s=settings.load_timeout_s,
+            wake=self._wake,
+            news=self._news,
+            changed=self._publish,
         )
         self._writer = ReleaseWriter(
             self._book,
@@ -238,6 +246,14 @@ class Releases:
             if not self._settings.registry_read_only:
                 work += [self._live_tags.follow(self._switched), self._rollbacks.run()]
             self._tasks = [asyncio.create_task(one) for one in work]
+
+    async def _wake(self, pool: str, version: ModelVersion) -> None:
+        handle = serve.get_deployment_handle(pool_deployment(pool), serve.get_replica_context().app_name)
+        try:
+            async with asyncio.timeout(self._settings.load_timeout_s):
+                await answer(handle.describe.remote(version, CallNote()), f"pool '{pool}'")
+        except (TimeoutError, ServingError) as error:
+            log.warning("pool '%s' does not wake up with %s: %s", pool, version, error)
 
     async def _publish(self) -> None:
         """After the book has changed."""

@@ -27,7 +27,7 @@ from app.serving.rows import Batch, Output
 
 
 class ModelRegistry(Protocol):
-    """The registry, read. Blocking: called off the event loop."""
+    """The model registry. Its methods block: call them off the event loop."""
 
     def models(self) -> Sequence[RegisteredModel]:
         """Every registered model, or nearly: only `model` tells that one is gone. Raises `RegistryUnavailable`."""
@@ -37,6 +37,21 @@ class ModelRegistry(Protocol):
 
     def has_version(self, version: ModelVersion) -> bool:
         """Whether the version exists. Raises `RegistryUnavailable`."""
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias to a version.
+
+        Raises:
+            ModelNotFound: no such model, or no such READY version.
+            InvalidReference: MLflow does not accept the alias.
+            RegistryReadOnly, RegistryUnavailable.
+        """
+
+    def set_tag(self, name: str, tag: str, value: str) -> None:
+        """Set a tag of a model. Raises `ModelNotFound`, `InvalidRequest`, `RegistryReadOnly`, `RegistryUnavailable`."""
+
+    def delete_tag(self, name: str, tag: str) -> None:
+        """Delete a tag of a model; a missing tag is no error. Raises as `set_tag` does."""
 
 
 class ModelRunner(Protocol):

@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of pydantic
     from ray.exceptions import ActorDiedError
 
-    from app.deployments.handles import PoolRunner
+    from app.deployments.pool_client import PoolRunner
 
 from app.errors import ReplicaDied
 from app.serving.placement.load import Backlog

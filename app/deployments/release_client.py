@@ -1,4 +1,4 @@
-"""The ports of the domain over Ray Serve handles: what a gateway replica reaches the other deployments with."""
+"""Client of `Releases`: the `Directory` and `ModelManager` of a gateway replica."""
 
 from __future__ import annotations
 
@@ -7,99 +7,29 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 from ray import serve
 
+from app.deployments.pool_client import PoolRunner
 from app.deployments.rpc import Handle, answer, gather, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
 from app.serving.comparison.statistics import Statistics
-from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
-from app.serving.model_spec import ModelSpec
-from app.serving.placement.load import Backlog, CallNote
 from app.serving.ports import ModelRunner
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.table import ModelStatus, ReleaseTable, Switch
 from app.serving.releases.traffic import Traffic, TrafficPlan
-from app.serving.rows import Batch, Output
 
 log = logging.getLogger(__name__)
 
 GATEWAY = "Gateway"
 
 _RETRY_S = 1.0
-_SOURCE_TTL_S = 30.0
 _HEALTH_S = 5.0
 _GOODBYE_S = 2.0
-_BY_REFERENCE_BYTES = 2 * 1024**2
-"""From here on the object store is faster than a message; see `docs/adr/0009-large-arrays.md`."""
-
-
-class PoolRunner:
-    """A `ModelRunner` over the handle of one pool.
-
-    Args:
-        copies: how many replicas share the calls for a version.
-    """
-
-    def __init__(self, name: str, handle: Handle, copies: Callable[[ModelVersion], int]) -> None:
-        self._part = f"pool '{name}'"
-        self._handle = handle
-        self._copies = copies
-        self._sender = uuid.uuid4().hex
-
-    async def describe(self, version: ModelVersion) -> ModelSpec:
-        note = CallNote(self._copies(version))
-        spec: ModelSpec = await answer(self._handle.describe.remote(version, note), self._part)
-        return spec
-
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
-        note = CallNote(self._copies(version), self._sender, backlog)
-        call = self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
-        try:
-            output: Output = await answer(call.remote(version, batch, note), self._part)
-        except ReplicaDied:
-            if not again:
-                raise
-            # Once more on another replica. If that dies too, the batcher sends each of its requests apart.
-            output = await answer(call.remote(version, batch, note), self._part)
-        return output
-
-    # Made once, with the event loop running: a handle makes another handle each time a method of it is named.
-
-    @cached_property
-    def _by_message(self) -> Handle:
-        """Calls by gRPC. Batches are plain data, so that the plain pickle does, at a fraction of cloudpickle's cost."""
-        return self._handle.options(
-            method_name="predict", request_serialization="pickle", response_serialization="pickle"
-        )
-
-    @cached_property
-    def _by_reference(self) -> Handle:
-        """Calls by Ray's object store, which copies large arrays once and not four times."""
-        return self._handle.options(method_name="predict", _by_reference=True)
-
-
-class HandleFeatureStore:
-    """A `FeatureStore` over the handle of `Features`; remembers the definitions of sources for half a minute."""
-
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-        self._sources: TTLCache[FeatureQuery, FeatureSource] = TTLCache(maxsize=1024, ttl=_SOURCE_TTL_S)
-
-    async def source(self, query: FeatureQuery) -> FeatureSource:
-        source: FeatureSource | None = self._sources.get(query)
-        if source is None:
-            source = self._sources[query] = await answer(self._handle.source.remote(query), "the feature store")
-        return source
-
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        rows: FeatureRows = await answer(self._handle.read.remote(query, entities), "the feature store")
-        return rows
 
 
 class ReleaseFollower:
