@@ -6,7 +6,7 @@ import pytest
 from app import errors
 from app.api.http.errors import status_of
 from app.errors import ServingError
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import HTTP_LIMITS, make_fakes, total
 from tests.test_errors import TREE
 

@@ -14,8 +14,8 @@ from app.oip import inference_pb2 as pb
 from app.oip.binary import encode
 from app.serving.references import ModelRef
 from app.serving.releases.traffic import Traffic, Variant
-from tests.api.conftest import Connect
 from tests.api.oip.test_grpc import serving
+from tests.connect import Connect
 from tests.fakes import Fakes, make_fakes, total
 
 SPLIT = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))

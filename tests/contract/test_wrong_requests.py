@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from app.oip.binary import encode_elements
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import LIMITS, FakeModel, Fakes, columns, make_fakes, tensor
 
 HEADER = "inference-header-content-length"

@@ -16,7 +16,7 @@ from app.adapters.feast import store as feast_store
 from app.adapters.feast.store import FeastStore
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, InvalidInput, StartupError
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
-from tests.adapters.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, materialise
+from tests.adapters.feast.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, materialise
 from tests.mlflow_server import free_port
 
 pytestmark = [

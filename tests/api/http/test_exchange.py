@@ -6,7 +6,7 @@ import pytest
 
 from app.api.http.exchange import parse_json
 from app.errors import MalformedBody
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import HTTP_LIMITS, make_fakes, total
 
 BODY = orjson.dumps({"model_name": "prices", "data": {"oil": 75.5, "gas": 3.2}})

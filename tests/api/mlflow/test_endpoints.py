@@ -13,7 +13,7 @@ import pytest
 from app.errors import Overloaded
 from app.serving.references import parse_ref
 from app.serving.rows import Output
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import LIMITS, FakeModel, columns, failing, make_fakes, tensor, total
 
 ROW = {"oil": 75.5, "gas": 3.2}

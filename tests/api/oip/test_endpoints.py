@@ -19,7 +19,7 @@ from app import __version__
 from app.oip.binary import decode, encode, encode_elements
 from app.serving.comparison.statistics import Statistics
 from app.serving.rows import Array, Batch, Output
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import HTTP_LIMITS, FakeModel, Fakes, columns, make_fakes, tensor, total
 
 HEADER = "inference-header-content-length"

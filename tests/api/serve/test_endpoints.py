@@ -6,7 +6,7 @@ import pytest
 
 from app.errors import FeatureStoreUnavailable, ModelFailed, ModelUnavailable
 from app.serving.rows import Output
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import FakeFeatureStore, FakeModel, columns, failing, make_fakes, tensor, total
 
 ROW = {"oil": 75.5, "gas": 3.2}

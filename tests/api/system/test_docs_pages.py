@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import make_fakes
 
 ASSETS = ["swagger-ui-bundle.js", "swagger-ui.css", "redoc.standalone.js", "favicon.png"]

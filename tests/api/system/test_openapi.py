@@ -12,7 +12,7 @@ from app.errors import ModelUnavailable, Unavailable
 from app.serving.references import ModelRef, parse_ref
 from app.serving.releases.table import ModelStatus
 from app.serving.releases.traffic import make_plan
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import FakeManager, FakeModel, Fakes, columns, make_fakes, tensor, total
 
 OIL_AND_GAS = replace(

@@ -13,7 +13,7 @@ from app.serving.comparison.counters import ShadowCounts, VariantCounts
 from app.serving.comparison.statistics import Statistics
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import Fakes, make_fakes, total
 
 URL = "/v1/models/a sum/compare"

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from app.serving.rows import Output
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import FakeFeatureStore, FakeModel, columns, make_fakes, total
 
 ROW = {"oil": 75.5, "gas": 3.2}

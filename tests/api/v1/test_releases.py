@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.conftest import Connect
+from tests.connect import Connect
 from tests.fakes import Fakes, make_fakes, total
 
 ROW = {"oil": 75.5, "gas": 3.2}

@@ -1,3 +1,7 @@
+"""Clients that call the application in this process."""
+
+from __future__ import annotations
+
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 
