@@ -13,7 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
-from app.client import (
+from app.errors import ModelUnavailable
+from app.serving.releases.traffic import Traffic, Variant
+from ml_serve_client import (
     ApiError,
     AsyncClient,
     Client,
@@ -26,8 +28,6 @@ from app.client import (
     Part,
     Version,
 )
-from app.errors import ModelUnavailable
-from app.serving.releases.traffic import Traffic, Variant
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.server import Server
 
@@ -477,7 +477,7 @@ def test_both_clients_have_the_same_methods() -> None:
 
 
 def test_the_client_needs_nothing_of_the_server() -> None:
-    script = "import sys, app.client; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    script = "import sys, ml_serve_client; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     names = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     for name in ("numpy", "pandas", "fastapi", "ray", "mlflow", "feast"):
         assert f"'{name}'" not in names

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from app.client import Health, Model, Prediction, ReplicaUsage, Version
     from app.doctor import Check
+    from ml_serve_client import Health, Model, Prediction, ReplicaUsage, Version
 
 _WIDTH_OF_PIPES = 160
 _STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "loading": "yellow"}

@@ -13,7 +13,7 @@ from app.cli import inputs
 from app.cli.remote import Json, Timeout, Url, connect
 
 if TYPE_CHECKING:
-    from app.client import Client, Switched, Traffic
+    from ml_serve_client import Client, Switched, Traffic
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
 Alias = Annotated[

@@ -10,7 +10,11 @@ import jsonschema
 import numpy as np
 import pytest
 
-from app.client import (
+from app.serving.comparison.counters import ShadowCounts, VariantCounts
+from app.serving.comparison.statistics import Statistics as Counted
+from app.serving.confidence import Moments
+from app.serving.references import ModelVersion
+from ml_serve_client import (
     ApiError,
     AsyncClient,
     Client,
@@ -21,10 +25,6 @@ from app.client import (
     TensorMetadata,
     Traffic,
 )
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
-from app.serving.comparison.statistics import Statistics as Counted
-from app.serving.confidence import Moments
-from app.serving.references import ModelVersion
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 

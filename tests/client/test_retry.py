@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.client import ApiError, AsyncClient, Client, ConnectionFailed, NoAnswer, Retry
+from ml_serve_client import ApiError, AsyncClient, Client, ConnectionFailed, NoAnswer, Retry
 from tests.server import Server
 
 AT_ONCE = Retry(attempts=3, backoff_s=0)

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from app.client import Client
+from ml_serve_client import Client
 from tests.contract.test_model_parity import CASES, Case, as_json, exact
 from tests.platform import DEMO, URL, Platform
 from tests.registered import SLOW_S, name_of, registry, tracking

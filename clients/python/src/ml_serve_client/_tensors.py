@@ -8,23 +8,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx
 import numpy as np
 
-from app.client.call import to_json
-from app.client.errors import api_error
-from app.client.predictions import TensorPrediction
-from app.errors import MalformedBody
-from app.oip.binary import decode, encode
-from app.oip.datatypes import DTYPES, datatype_of
+from ml_serve_client._call import to_json
+from ml_serve_client._codec import DTYPES, Array, datatype_of, decode, encode
+from ml_serve_client._errors import api_error
+from ml_serve_client._predictions import TensorPrediction
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 INPUT = "input"
 """What an array without a name is called. The gateway takes any name for an only tensor that has none."""
@@ -97,7 +93,7 @@ def prediction(response: httpx.Response) -> TensorPrediction:
         if size is None:
             array = np.array(output["data"], dtype=DTYPES[output["datatype"]]).reshape(output["shape"])
         else:
-            array = _decoded(output, memoryview(content)[at : at + size])
+            array = decode(output["datatype"], output["shape"], memoryview(content)[at : at + size])
             at += size
         outputs[output["name"]] = array
     return TensorPrediction(outputs, body["model_name"], body["model_version"], response.headers.get("x-request-id"))
@@ -170,19 +166,3 @@ def _missing(name: str, row: int, value: Any) -> ValueError:
 def _json_values(array: Array) -> list[Any]:
     values: list[Any] = array.ravel().tolist()
     return [None if math.isnan(value) else value for value in values] if array.dtype.kind == "f" else values
-
-
-def _decoded(output: Mapping[str, Any], data: memoryview) -> Array:
-    try:
-        array = decode(output["name"], output["datatype"], output["shape"], data)
-    except MalformedBody as error:
-        raise ValueError(str(error)) from None
-    if not array.dtype.hasobject:
-        return array.copy()  # what lies in the body is read-only, and at any address
-    try:
-        for index, element in enumerate(texts := array.ravel().tolist()):
-            texts[index] = element.decode()
-    except UnicodeDecodeError:
-        return array
-    array.ravel()[:] = texts
-    return array

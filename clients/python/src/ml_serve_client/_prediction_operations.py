@@ -1,6 +1,6 @@
-"""What the methods of a client that predict send and how their answers are read, as `app.client.calls` has the others.
+"""Builders of calls that predict: one function per method, shared by both clients.
 
-The signatures and docstrings here are those of the methods.
+Both clients take signature and docstring of each method from here.
 """
 # ruff: noqa: PLC0415 - numpy is imported where arrays are sent: rows and everything else need none
 
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import httpx
 
-from app.client.call import Call, json_call, json_of, path, session_headers
-from app.client.predictions import Prediction, TensorPrediction, prediction
+from ml_serve_client._call import Call, json_call, json_of, path, session_headers
+from ml_serve_client._errors import missing_extra
+from ml_serve_client._predictions import Prediction, TensorPrediction, prediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -167,12 +168,16 @@ def infer(
     Raises:
         ValueError: a column is of a type that no tensor holds, or its text or times have missing values.
         TypeError: `data` is none of these.
+        ImportError: numpy is not installed.
     """
-    from app.client import tensors
+    try:
+        from ml_serve_client import _tensors
+    except ModuleNotFoundError as error:
+        raise missing_extra("numpy") from error
 
-    content, headers = tensors.request(data, outputs, params, binary)
+    content, headers = _tensors.request(data, outputs, params, binary)
     headers |= session_headers(session)
-    return Call("POST", path(model, version, alias, "/infer", root=_V2), tensors.prediction, content, headers, timeout)
+    return Call("POST", path(model, version, alias, "/infer", root=_V2), _tensors.prediction, content, headers, timeout)
 
 
 def _prediction(response: httpx.Response) -> Prediction:

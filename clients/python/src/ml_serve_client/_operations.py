@@ -1,6 +1,6 @@
-"""What each method of a client sends and how its answer is read: one function per method, shared by both clients.
+"""Builders of calls that describe or change what is served: one function per method, shared by both clients.
 
-Those that predict are in `app.client.prediction_calls`. The signatures and docstrings here are those of the methods.
+Both clients take signature and docstring of each method from here. `_prediction_operations` has those that predict.
 """
 
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from app.client import answers
-from app.client.answers import (
+from ml_serve_client import _results
+from ml_serve_client._call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
+from ml_serve_client._comparison import Comparison, comparison
+from ml_serve_client._results import (
     FeatureSource,
     Health,
     Loaded,
@@ -21,20 +23,18 @@ from app.client.answers import (
     Switched,
     Traffic,
 )
-from app.client.call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
-from app.client.comparisons import Comparison, comparison
 
 _V2 = "/v2/models/"
 
 
 def models() -> Call[list[Model]]:
     """Every registered model."""
-    return Call("GET", "/v1/models", reads(answers.models))
+    return Call("GET", "/v1/models", reads(_results.models))
 
 
 def model(name: str) -> Call[Model]:
     """One registered model."""
-    return Call("GET", path(name), reads(answers.one_model))
+    return Call("GET", path(name), reads(_results.one_model))
 
 
 def metadata(ref: str) -> Call[ModelMetadata]:
@@ -43,7 +43,7 @@ def metadata(ref: str) -> Call[ModelMetadata]:
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("GET", path(ref, root=_V2), reads(answers.metadata), wait=LOAD_WAIT_S)
+    return Call("GET", path(ref, root=_V2), reads(_results.metadata), wait=LOAD_WAIT_S)
 
 
 def schema(ref: str) -> Call[Schema]:
@@ -52,12 +52,12 @@ def schema(ref: str) -> Call[Schema]:
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("GET", path(ref, verb="/schema"), reads(answers.schema), wait=LOAD_WAIT_S)
+    return Call("GET", path(ref, verb="/schema"), reads(_results.schema), wait=LOAD_WAIT_S)
 
 
 def features(name: str) -> Call[FeatureSource]:
     """What a feature service, or else a feature view of that name, needs and gives."""
-    return Call("GET", path(name, root="/v1/features/"), reads(answers.features))
+    return Call("GET", path(name, root="/v1/features/"), reads(_results.features))
 
 
 def statistics(ref: str) -> Call[Statistics]:
@@ -66,7 +66,7 @@ def statistics(ref: str) -> Call[Statistics]:
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("GET", path(ref, verb="/stats", root=_V2), reads(answers.statistics))
+    return Call("GET", path(ref, verb="/stats", root=_V2), reads(_results.statistics))
 
 
 def compare(name: str, base: str | int, other: str | int) -> Call[Comparison]:
@@ -88,7 +88,7 @@ def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
         timeout: seconds until the gateway gives up, retries included.
     """
-    return Call("POST", path(ref, verb=":load"), reads(answers.loaded), deadline=timeout, wait=LOAD_WAIT_S)
+    return Call("POST", path(ref, verb=":load"), reads(_results.loaded), deadline=timeout, wait=LOAD_WAIT_S)
 
 
 def promote(
@@ -115,7 +115,7 @@ def promote(
         "alias": alias,
         "force": force or None,
     }
-    return json_call(path(name, verb=":promote"), reads(answers.switched), body, timeout, wait=LOAD_WAIT_S)
+    return json_call(path(name, verb=":promote"), reads(_results.switched), body, timeout, wait=LOAD_WAIT_S)
 
 
 def rollback(name: str, *, alias: str | None = None, timeout: float | None = None) -> Call[Switched]:
@@ -126,12 +126,14 @@ def rollback(name: str, *, alias: str | None = None, timeout: float | None = Non
         alias: the alias that is moved back; the default one where it is left out.
         timeout: seconds until the gateway gives up, retries included.
     """
-    return json_call(path(name, verb=":rollback"), reads(answers.switched), {"alias": alias}, timeout, wait=LOAD_WAIT_S)
+    return json_call(
+        path(name, verb=":rollback"), reads(_results.switched), {"alias": alias}, timeout, wait=LOAD_WAIT_S
+    )
 
 
 def traffic(name: str) -> Call[Traffic]:
     """How the calls to a model's bare name are divided among its aliases, and copied to one."""
-    return Call("GET", path(name, verb="/traffic"), reads(answers.traffic))
+    return Call("GET", path(name, verb="/traffic"), reads(_results.traffic))
 
 
 def set_traffic(name: str, weights: Mapping[str, float], *, shadow: str | None = None) -> Call[Traffic]:
@@ -148,7 +150,7 @@ def set_traffic(name: str, weights: Mapping[str, float], *, shadow: str | None =
     if "shadow" in weights:
         raise ValueError("an alias that is called 'shadow' cannot have a weight")
     body = {**weights, "shadow": shadow}
-    return json_call(path(name, verb="/traffic"), reads(answers.traffic), body, None, method="PUT")
+    return json_call(path(name, verb="/traffic"), reads(_results.traffic), body, None, method="PUT")
 
 
 def unload(ref: str) -> Call[Loaded]:
@@ -157,12 +159,12 @@ def unload(ref: str) -> Call[Loaded]:
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("POST", path(ref, verb=":unload"), reads(answers.loaded))
+    return Call("POST", path(ref, verb=":unload"), reads(_results.loaded))
 
 
 def health() -> Call[Health]:
     """Every part and its state, also when the platform cannot answer requests."""
-    return Call("GET", "/health", lambda response: answers.health(json_of(response, 503)))
+    return Call("GET", "/health", lambda response: _results.health(json_of(response, 503)))
 
 
 def ready() -> Call[bool]:
@@ -172,4 +174,4 @@ def ready() -> Call[bool]:
 
 def status() -> Call[list[ReplicaUsage]]:
     """What every replica takes."""
-    return Call("GET", "/v1/status", reads(answers.replicas))
+    return Call("GET", "/v1/status", reads(_results.replicas))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.client.errors import ApiError, api_error
+from ml_serve_client._errors import ApiError, api_error
 
 T = TypeVar("T")
 

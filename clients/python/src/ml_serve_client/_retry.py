@@ -14,7 +14,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from app.client.errors import ApiError, ConnectionFailed
+from ml_serve_client._errors import ApiError, ConnectionFailed
 
 _BUSY = (429, 503)
 _LASTING = ("model_unavailable", "replica_died")

@@ -1,4 +1,4 @@
-"""The two clients: what a call is, `calls` and `prediction_calls` say; here it is sent, blocking or awaited."""
+"""The two clients. Their methods send the calls that `_operations` and `_prediction_operations` build."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 import httpx
 from tenacity import AsyncRetrying, Retrying
 
-from app.client import calls, prediction_calls
-from app.client import retry as retries
-from app.client.call import Call, shown
-from app.client.errors import ConnectionFailed, NoAnswer
-from app.client.retry import Budget, Retry
+from ml_serve_client import _operations, _prediction_operations
+from ml_serve_client import _retry as retries
+from ml_serve_client._call import Call, shown
+from ml_serve_client._errors import ConnectionFailed, NoAnswer
+from ml_serve_client._retry import Budget, Retry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,26 +85,26 @@ class Client:
         self._retry = retry
         self._http = httpx.Client(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
-    predict = _sync(prediction_calls.predict)
-    predict_inputs = _sync(prediction_calls.predict_inputs)
-    predict_entities = _sync(prediction_calls.predict_entities)
-    infer = _sync(prediction_calls.infer)
-    models = _sync(calls.models)
-    model = _sync(calls.model)
-    metadata = _sync(calls.metadata)
-    schema = _sync(calls.schema)
-    statistics = _sync(calls.statistics)
-    compare = _sync(calls.compare)
-    features = _sync(calls.features)
-    load = _sync(calls.load)
-    promote = _sync(calls.promote)
-    rollback = _sync(calls.rollback)
-    traffic = _sync(calls.traffic)
-    set_traffic = _sync(calls.set_traffic)
-    unload = _sync(calls.unload)
-    health = _sync(calls.health)
-    ready = _sync(calls.ready)
-    status = _sync(calls.status)
+    predict = _sync(_prediction_operations.predict)
+    predict_inputs = _sync(_prediction_operations.predict_inputs)
+    predict_entities = _sync(_prediction_operations.predict_entities)
+    infer = _sync(_prediction_operations.infer)
+    models = _sync(_operations.models)
+    model = _sync(_operations.model)
+    metadata = _sync(_operations.metadata)
+    schema = _sync(_operations.schema)
+    statistics = _sync(_operations.statistics)
+    compare = _sync(_operations.compare)
+    features = _sync(_operations.features)
+    load = _sync(_operations.load)
+    promote = _sync(_operations.promote)
+    rollback = _sync(_operations.rollback)
+    traffic = _sync(_operations.traffic)
+    set_traffic = _sync(_operations.set_traffic)
+    unload = _sync(_operations.unload)
+    health = _sync(_operations.health)
+    ready = _sync(_operations.ready)
+    status = _sync(_operations.status)
 
     def _send(self, call: Call[T]) -> T:
         budget = Budget(call.budget(self._timeout))
@@ -149,26 +149,26 @@ class AsyncClient:
         self._retry = retry
         self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
 
-    predict = _async(prediction_calls.predict)
-    predict_inputs = _async(prediction_calls.predict_inputs)
-    predict_entities = _async(prediction_calls.predict_entities)
-    infer = _async(prediction_calls.infer)
-    models = _async(calls.models)
-    model = _async(calls.model)
-    metadata = _async(calls.metadata)
-    schema = _async(calls.schema)
-    statistics = _async(calls.statistics)
-    compare = _async(calls.compare)
-    features = _async(calls.features)
-    load = _async(calls.load)
-    promote = _async(calls.promote)
-    rollback = _async(calls.rollback)
-    traffic = _async(calls.traffic)
-    set_traffic = _async(calls.set_traffic)
-    unload = _async(calls.unload)
-    health = _async(calls.health)
-    ready = _async(calls.ready)
-    status = _async(calls.status)
+    predict = _async(_prediction_operations.predict)
+    predict_inputs = _async(_prediction_operations.predict_inputs)
+    predict_entities = _async(_prediction_operations.predict_entities)
+    infer = _async(_prediction_operations.infer)
+    models = _async(_operations.models)
+    model = _async(_operations.model)
+    metadata = _async(_operations.metadata)
+    schema = _async(_operations.schema)
+    statistics = _async(_operations.statistics)
+    compare = _async(_operations.compare)
+    features = _async(_operations.features)
+    load = _async(_operations.load)
+    promote = _async(_operations.promote)
+    rollback = _async(_operations.rollback)
+    traffic = _async(_operations.traffic)
+    set_traffic = _async(_operations.set_traffic)
+    unload = _async(_operations.unload)
+    health = _async(_operations.health)
+    ready = _async(_operations.ready)
+    status = _async(_operations.status)
 
     async def _send(self, call: Call[T]) -> T:
         budget = Budget(call.budget(self._timeout))

@@ -61,6 +61,11 @@ class NoAnswer(ConnectionFailed):
     """The request was sent, but its answer broke off or did not come in time."""
 
 
+def missing_extra(package: str) -> ImportError:
+    """The error of a method whose optional dependency is not installed; each extra is named as its package."""
+    return ImportError(f"{package} is not installed; install it with: pip install 'ml-serve-client[{package}]'")
+
+
 def api_error(response: httpx.Response) -> ApiError:
     """The error in an answer.
 

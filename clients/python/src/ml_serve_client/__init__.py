@@ -1,4 +1,4 @@
-"""A typed client of a gateway: `Client` for plain code, `AsyncClient` for asyncio.
+"""Typed client of an ml-serve gateway: `Client` for blocking code, `AsyncClient` for asyncio.
 
 ::
 
@@ -9,7 +9,11 @@
 Every method raises `ApiError` where the answer is an error and `ConnectionFailed` where there is none.
 """
 
-from app.client.answers import (
+from ml_serve_client._client import DEFAULT_URL, AsyncClient, Client
+from ml_serve_client._comparison import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
+from ml_serve_client._errors import ApiError, ClientError, ConnectionFailed, NoAnswer
+from ml_serve_client._predictions import Prediction, TensorPrediction
+from ml_serve_client._results import (
     FeatureSource,
     Health,
     Live,
@@ -25,11 +29,7 @@ from app.client.answers import (
     Traffic,
     Version,
 )
-from app.client.clients import DEFAULT_URL, AsyncClient, Client
-from app.client.comparisons import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
-from app.client.errors import ApiError, ClientError, ConnectionFailed, NoAnswer
-from app.client.predictions import Prediction, TensorPrediction
-from app.client.retry import Retry
+from ml_serve_client._retry import Retry
 
 __all__ = [
     "DEFAULT_URL",

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ml_serve_client._errors import missing_extra
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -51,9 +53,12 @@ class TensorPrediction:
         """The outputs as columns of a pandas DataFrame, rows in the order that they were sent.
 
         The columns of an only output that is a matrix are numbered from 0. Other outputs of several dimensions have an
-        array in each cell.
+        array in each cell. Raises `ImportError` where pandas is not installed.
         """
-        import pandas as pd  # noqa: PLC0415 - the client works without pandas
+        try:
+            import pandas as pd  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError as error:
+            raise missing_extra("pandas") from error
 
         if len(self.outputs) == 1 and self.array.ndim == 2 and self.array.shape[1] != 1:
             return pd.DataFrame(self.array)
