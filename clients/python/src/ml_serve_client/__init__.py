@@ -6,33 +6,35 @@
         client.predict("prices", {"oil": 75.5, "gas": 3.2}).predictions
         client.infer("prices", pd.DataFrame({"oil": [75.5], "gas": [3.2]})).array
 
-Every method raises `ApiError` where the answer is an error and `ConnectionFailed` where there is none.
+Every method raises `ApiError` for an error response and `ConnectionFailed` where no response arrives.
 """
 
 from ml_serve_client._client import DEFAULT_URL, AsyncClient, Client
 from ml_serve_client._comparison import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
-from ml_serve_client._errors import ApiError, ClientError, ConnectionFailed, NoAnswer
+from ml_serve_client._errors import ApiError, ClientError, ConnectionFailed, NoResponse
 from ml_serve_client._predictions import Prediction, TensorPrediction
 from ml_serve_client._results import (
+    AliasChange,
     FeatureSource,
     Health,
-    Live,
-    Loaded,
+    LiveVersion,
     Model,
     ModelMetadata,
+    ModelVersion,
     Part,
     ReplicaUsage,
     Schema,
     Statistics,
-    Switched,
     TensorMetadata,
     Traffic,
-    Version,
+    VersionState,
 )
 from ml_serve_client._retry import Retry
+from ml_serve_client._version import __version__
 
 __all__ = [
     "DEFAULT_URL",
+    "AliasChange",
     "ApiError",
     "AsyncClient",
     "Client",
@@ -44,11 +46,11 @@ __all__ = [
     "Estimate",
     "FeatureSource",
     "Health",
-    "Live",
-    "Loaded",
+    "LiveVersion",
     "Model",
     "ModelMetadata",
-    "NoAnswer",
+    "ModelVersion",
+    "NoResponse",
     "Part",
     "Prediction",
     "ReplicaUsage",
@@ -56,9 +58,9 @@ __all__ = [
     "Schema",
     "ShadowComparison",
     "Statistics",
-    "Switched",
     "TensorMetadata",
     "TensorPrediction",
     "Traffic",
-    "Version",
+    "VersionState",
+    "__version__",
 ]

@@ -1,34 +1,34 @@
-"""One request to a gateway and how its answer is read, whichever client sends it."""
+"""One request to a gateway and how its response is read, whichever client sends it."""
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 import httpx
 
 from ml_serve_client._errors import ApiError, api_error
+from ml_serve_client._json import from_json, to_json
 
 T = TypeVar("T")
 
-LOAD_WAIT_S = 330.0
-"""Seconds that a call which may load a model is waited for: a little more than a gateway allows a load by default."""
-_CONNECT_S = 5.0
-_MARGIN_S = 5.0  # at the deadline the gateway answers 504: waiting a little longer lets that answer arrive
+V1 = "/v1/models/"
+V2 = "/v2/models/"
+LOAD_TIMEOUT_S = 330.0
+"""Seconds to wait for a call that may load a model: a little more than the gateway's default limit of a load."""
+_CONNECT_TIMEOUT_S = 5.0
+_MARGIN_S = 5.0  # the gateway answers 504 at the deadline; the client waits a little longer to receive it
 
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """One request and how its answer is read.
+    """One request and how its response is read.
 
     Args:
-        deadline: seconds after which the gateway shall give up, retries included.
-        wait: seconds to wait for the answer where there is no deadline; None leaves it to the client.
+        deadline_s: seconds until the gateway gives up, retries included; it is sent to the gateway.
+        timeout_s: seconds to wait without a deadline, retries included; None is the client's own timeout.
     """
 
     method: str
@@ -36,21 +36,21 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    deadline: float | None = None
-    wait: float | None = None
+    deadline_s: float | None = None
+    timeout_s: float | None = None
 
-    def budget(self, wait: float) -> float:
-        """Seconds for all of the call, retries included; `wait` is the client's own."""
-        return self.deadline if self.deadline is not None else self.wait or wait
+    def budget_s(self, default_s: float) -> float:
+        """Seconds for the whole call, retries included."""
+        return self.deadline_s if self.deadline_s is not None else self.timeout_s or default_s
 
-    def arguments(self, left: float) -> dict[str, Any]:
-        """Arguments for httpx's ``request``; `left` is what is left of the budget, in seconds."""
+    def arguments(self, left_s: float) -> dict[str, Any]:
+        """Arguments of httpx's ``request`` for an attempt with `left_s` seconds left."""
         headers = dict(self.headers)
-        seconds = left
-        if self.deadline is not None:
-            headers["x-request-timeout-seconds"] = f"{left:g}"
-            seconds += _MARGIN_S
-        timeout = httpx.Timeout(seconds, connect=min(_CONNECT_S, left))
+        timeout_s = left_s
+        if self.deadline_s is not None:
+            headers["x-request-timeout-seconds"] = f"{left_s:g}"
+            timeout_s += _MARGIN_S
+        timeout = httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, left_s))
         return {
             "method": self.method,
             "url": self.path,
@@ -59,15 +59,15 @@ class Call(Generic[T]):
             "timeout": timeout,
         }
 
-    def answer(self, response: httpx.Response) -> T:
-        """The typed answer. Raises `ApiError`."""
+    def result(self, response: httpx.Response) -> T:
+        """Read the response. Raises `ApiError` for an error, and for a response that no gateway sends."""
         try:
             return self.read(response)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError):
             if not response.is_success:
                 raise api_error(response) from None
             kind = response.headers.get("content-type", "no content type")
-            message = f"{shown(response.url)} does not answer as an ml-serve gateway does ({kind})"
+            message = f"{masked(response.url)} does not answer as an ml-serve gateway does ({kind})"
             raise ApiError(response.status_code, "unexpected_answer", message, {}, None) from None
 
 
@@ -75,24 +75,24 @@ def json_call(
     path: str,
     read: Callable[[httpx.Response], T],
     body: Mapping[str, Any],
-    deadline: float | None,
-    wait: float | None = None,
     *,
     method: str = "POST",
     session: str | None = None,
+    deadline_s: float | None = None,
+    timeout_s: float | None = None,
 ) -> Call[T]:
-    """A request with JSON; keys whose value is None are left out.
+    """Build a call with a JSON body; keys whose value is None are left out.
 
     Raises:
-        ValueError, TypeError: a value cannot be written as JSON, NaN among them; or the session cannot be sent.
+        ValueError, TypeError: a value has no JSON form, such as NaN; or the session is not a header value.
     """
     content = to_json({key: value for key, value in body.items() if value is not None})
     headers = {"content-type": "application/json", **session_headers(session)}
-    return Call(method, path, read, content, headers, deadline, wait)
+    return Call(method, path, read, content, headers, deadline_s, timeout_s)
 
 
 def session_headers(session: str | None) -> dict[str, str]:
-    """What keeps a caller with one version of a model. Raises `ValueError` for what no header carries as it is."""
+    """Headers of a sticky session. Raises `ValueError` for text that HTTP headers do not carry unchanged."""
     if session is None:
         return {}
     if not session or not session.isascii() or not session.isprintable() or session != session.strip():
@@ -100,10 +100,10 @@ def session_headers(session: str | None) -> dict[str, str]:
     return {"x-session-id": session}
 
 
-def path(
-    model: str, version: str | int | None = None, alias: str | None = None, verb: str = "", *, root: str = "/v1/models/"
+def model_path(
+    model: str, version: str | int | None = None, alias: str | None = None, *, root: str = V1, suffix: str = ""
 ) -> str:
-    """The path of a reference: names are percent-encoded, ``@`` and ``/versions/`` stay readable."""
+    """Path of a model reference: names are percent-encoded; ``@`` and ``/versions/`` stay readable."""
     if version is not None and alias is not None:
         raise ValueError("give a version or an alias, not both")
     if version is not None:
@@ -111,40 +111,26 @@ def path(
     elif alias is not None:
         model = f"{model}@{alias}"
     name, separator, number = model.partition("/versions/")
-    return f"{root}{quote(name, safe='@')}{separator}{quote(number, safe='')}{verb}"
+    return f"{root}{quote(name, safe='@')}{separator}{quote(number, safe='')}{suffix}"
 
 
-def reads(parse: Callable[[Any], T]) -> Callable[[httpx.Response], T]:
-    """A reader of the JSON of a success. It raises `ApiError` for other answers."""
+def reader(parse: Callable[[Any], T]) -> Callable[[httpx.Response], T]:
+    """Read the JSON of a success with `parse`."""
     return lambda response: parse(json_of(response))
 
 
+def reader_of(kind: type[T]) -> Callable[[httpx.Response], T]:
+    """Read the JSON of a success as a dataclass."""
+    return lambda response: from_json(kind, json_of(response))
+
+
 def json_of(response: httpx.Response, *also: int) -> Any:
-    """The JSON of a success, or of an answer with one of the other statuses. Raises `ApiError`, `ValueError`."""
+    """Decode the JSON of a success, or of a response with a status in `also`. Raises `ApiError`, `ValueError`."""
     if not response.is_success and response.status_code not in also:
         raise api_error(response)
     return response.json()
 
 
-def to_json(value: Any) -> bytes:
-    """JSON, with numpy's values as numbers and lists, dates as ISO 8601 and bytes as base64.
-
-    Raises:
-        ValueError, TypeError: a value cannot be written as JSON, NaN among them.
-    """
-    return json.dumps(value, default=_plain, allow_nan=False).encode()
-
-
-def shown(url: httpx.URL) -> str:
-    """The URL without a user name and password."""
+def masked(url: httpx.URL) -> str:
+    """Write the URL with ``***`` for user name and password."""
     return str(url.copy_with(userinfo=b"***") if url.userinfo else url)
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
-    raise TypeError(f"a value of type {type(value).__name__} cannot be sent as JSON")

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
-from tenacity import AsyncRetrying, Retrying
 
 from ml_serve_client import _operations, _prediction_operations
-from ml_serve_client import _retry as retries
-from ml_serve_client._call import Call, shown
-from ml_serve_client._errors import ConnectionFailed, NoAnswer
-from ml_serve_client._retry import Budget, Retry
+from ml_serve_client._call import Call, masked
+from ml_serve_client._errors import ClientError, ConnectionFailed, NoResponse
+from ml_serve_client._retry import DEFAULT_RETRY, Attempts, Retry
+from ml_serve_client._version import __version__
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+_USER_AGENT = {"user-agent": f"ml-serve-client/{__version__}"}
 
 
 def _describe(method: Callable[..., Any], build: Callable[..., Any]) -> None:
-    """Name, documentation and signature of `build` for `method`, for `help` and editors."""
+    """Give `method` the name, docstring and signature of `build`, for `help` and editors."""
     signature = inspect.signature(build)
     client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
     method.__name__ = build.__name__
@@ -36,7 +38,7 @@ def _describe(method: Callable[..., Any], build: Callable[..., Any]) -> None:
 
 
 def _sync(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
-    """A method of `Client` that sends what `build` makes."""
+    """Make a method of `Client` that sends the call of `build`."""
 
     def method(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return client._send(build(*args, **kwargs))
@@ -46,7 +48,7 @@ def _sync(build: Callable[P, Call[T]]) -> Callable[Concatenate[Client, P], T]:
 
 
 def _async(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]]:
-    """A method of `AsyncClient` that sends what `build` makes."""
+    """Make a method of `AsyncClient` that sends the call of `build`."""
 
     async def method(client: AsyncClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await client._send(build(*args, **kwargs))
@@ -56,17 +58,17 @@ def _async(build: Callable[P, Call[T]]) -> Callable[Concatenate[AsyncClient, P],
 
 
 class Client:
-    """Calls a gateway and waits for its answers. May be shared by threads. Close it, or use ``with``.
+    """Client of a gateway for blocking code. Threads may share it. Close it, or use ``with``.
 
     Args:
-        base_url: where the gateway is, a path prefix included: ``https://api.example.com/ml/serve``.
-        timeout: seconds for a call that names no deadline, retries included.
-        retry: when a call that failed is sent again.
-        headers: sent with every request, for instance an API key.
-        transport: what carries requests, instead of the network.
+        base_url: URL of the gateway with its path prefix: ``https://api.example.com/ml/serve``.
+        timeout: seconds for a call without a deadline, retries included.
+        retry: retry policy.
+        headers: headers of every request, for instance an API key.
+        transport: transport that replaces the network.
 
     Raises:
-        ValueError: `base_url` is not a URL with http or https.
+        ValueError: `base_url` is not an http or https URL.
     """
 
     def __init__(
@@ -74,16 +76,18 @@ class Client:
         base_url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
-        retry: Retry = retries.DEFAULT,
+        retry: Retry = DEFAULT_RETRY,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        url = _checked(base_url)
-        self.url = shown(url)
-        """The base URL, without a user name and password."""
+        url = _parse_url(base_url)
+        self.url = masked(url)
+        """The base URL, with user name and password masked."""
         self._timeout = timeout
         self._retry = retry
-        self._http = httpx.Client(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
+        self._http = httpx.Client(
+            base_url=url, headers=_headers(headers), transport=transport, trust_env=_may_use_proxy(url)
+        )
 
     predict = _sync(_prediction_operations.predict)
     predict_inputs = _sync(_prediction_operations.predict_inputs)
@@ -107,14 +111,17 @@ class Client:
     status = _sync(_operations.status)
 
     def _send(self, call: Call[T]) -> T:
-        budget = Budget(call.budget(self._timeout))
-        answer: T = Retrying(**self._retry.policy(budget.seconds))(self._attempt, call, budget)
-        return answer
-
-    def _attempt(self, call: Call[T], budget: Budget) -> T:
-        with _reaching(self.url):
-            response = self._http.request(**call.arguments(budget.left()))
-        return call.answer(response)
+        attempts = Attempts(self._retry, call.budget_s(self._timeout))
+        while True:
+            try:
+                with _network_errors(self.url):
+                    response = self._http.request(**call.arguments(attempts.begin()))
+                return call.result(response)
+            except ClientError as error:
+                wait = attempts.wait_after(error)
+                if wait is None:
+                    raise
+            time.sleep(wait)
 
     def close(self) -> None:
         """Close the connections."""
@@ -138,16 +145,18 @@ class AsyncClient:
         base_url: str = DEFAULT_URL,
         *,
         timeout: float = 60.0,
-        retry: Retry = retries.DEFAULT,
+        retry: Retry = DEFAULT_RETRY,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        url = _checked(base_url)
-        self.url = shown(url)
-        """The base URL, without a user name and password."""
+        url = _parse_url(base_url)
+        self.url = masked(url)
+        """The base URL, with user name and password masked."""
         self._timeout = timeout
         self._retry = retry
-        self._http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, trust_env=_is_remote(url))
+        self._http = httpx.AsyncClient(
+            base_url=url, headers=_headers(headers), transport=transport, trust_env=_may_use_proxy(url)
+        )
 
     predict = _async(_prediction_operations.predict)
     predict_inputs = _async(_prediction_operations.predict_inputs)
@@ -171,13 +180,17 @@ class AsyncClient:
     status = _async(_operations.status)
 
     async def _send(self, call: Call[T]) -> T:
-        budget = Budget(call.budget(self._timeout))
-        return await AsyncRetrying(**self._retry.policy(budget.seconds))(self._attempt, call, budget)
-
-    async def _attempt(self, call: Call[T], budget: Budget) -> T:
-        with _reaching(self.url):
-            response = await self._http.request(**call.arguments(budget.left()))
-        return call.answer(response)
+        attempts = Attempts(self._retry, call.budget_s(self._timeout))
+        while True:
+            try:
+                with _network_errors(self.url):
+                    response = await self._http.request(**call.arguments(attempts.begin()))
+                return call.result(response)
+            except ClientError as error:
+                wait = attempts.wait_after(error)
+                if wait is None:
+                    raise
+            await asyncio.sleep(wait)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -193,32 +206,38 @@ class AsyncClient:
         return f"AsyncClient({self.url!r})"
 
 
-def _checked(text: str) -> httpx.URL:
+def _parse_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL as error:
         raise ValueError(f"the URL cannot be read: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(f"'{shown(url)}' is not a URL such as {DEFAULT_URL}")
+        raise ValueError(f"'{masked(url)}' is not a URL such as {DEFAULT_URL}")
     return url
 
 
-def _is_remote(url: httpx.URL) -> bool:
-    """Whether the proxies that the environment names may be meant for this URL."""
-    return url.host not in _THIS_MACHINE
+def _headers(headers: Mapping[str, str] | None) -> httpx.Headers:
+    merged = httpx.Headers(_USER_AGENT)
+    merged.update(headers)
+    return merged
+
+
+def _may_use_proxy(url: httpx.URL) -> bool:
+    """Whether the proxies that the environment names apply; never for this machine."""
+    return url.host not in _LOCAL_HOSTS
 
 
 @contextmanager
-def _reaching(url: str) -> Iterator[None]:
-    """Turn httpx's errors into `ConnectionFailed`."""
+def _network_errors(url: str) -> Iterator[None]:
+    """Translate httpx errors into `ConnectionFailed` and `NoResponse`."""
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
         raise ConnectionFailed(f"cannot connect to {url}{_reason(error)}") from error
     except httpx.TimeoutException as error:
-        raise NoAnswer(f"{url} did not answer in time") from error
+        raise NoResponse(f"{url} did not answer in time") from error
     except httpx.RequestError as error:
-        raise NoAnswer(f"the connection to {url} broke{_reason(error)}") from error
+        raise NoResponse(f"the connection to {url} broke{_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -6,89 +6,100 @@ Both clients take signature and docstring of each method from here. `_prediction
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
-from ml_serve_client import _results
-from ml_serve_client._call import LOAD_WAIT_S, Call, json_call, json_of, path, reads
-from ml_serve_client._comparison import Comparison, comparison
+from ml_serve_client._call import LOAD_TIMEOUT_S, V2, Call, json_call, json_of, model_path, reader, reader_of
+from ml_serve_client._comparison import Comparison
+from ml_serve_client._json import from_json
 from ml_serve_client._results import (
+    AliasChange,
     FeatureSource,
     Health,
-    Loaded,
     Model,
     ModelMetadata,
     ReplicaUsage,
     Schema,
     Statistics,
-    Switched,
     Traffic,
+    VersionState,
+    read_health,
+    read_statistics,
 )
-
-_V2 = "/v2/models/"
 
 
 def models() -> Call[list[Model]]:
-    """Every registered model."""
-    return Call("GET", "/v1/models", reads(_results.models))
+    """List the registered models."""
+    return Call("GET", "/v1/models", reader(lambda body: [from_json(Model, item) for item in body["models"]]))
 
 
 def model(name: str) -> Call[Model]:
-    """One registered model."""
-    return Call("GET", path(name), reads(_results.one_model))
+    """Get one registered model."""
+    return Call("GET", model_path(name), reader(lambda body: from_json(Model, body["model"])))
 
 
 def metadata(ref: str) -> Call[ModelMetadata]:
-    """The tensors that a version takes and gives; it is loaded where it is not.
+    """Get the input and output tensors of a version; the gateway loads it if necessary.
 
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("GET", path(ref, root=_V2), reads(_results.metadata), wait=LOAD_WAIT_S)
+    return Call("GET", model_path(ref, root=V2), reader_of(ModelMetadata), timeout_s=LOAD_TIMEOUT_S)
 
 
 def schema(ref: str) -> Call[Schema]:
-    """JSON Schema of the bodies that a version takes and answers; it is loaded where it is not.
+    """Get the JSON Schema of the request and response bodies of a version; the gateway loads it if necessary.
 
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("GET", path(ref, verb="/schema"), reads(_results.schema), wait=LOAD_WAIT_S)
+    return Call("GET", model_path(ref, suffix="/schema"), reader_of(Schema), timeout_s=LOAD_TIMEOUT_S)
 
 
 def features(name: str) -> Call[FeatureSource]:
-    """What a feature service, or else a feature view of that name, needs and gives."""
-    return Call("GET", path(name, root="/v1/features/"), reads(_results.features))
+    """Get the join keys and columns of a feature service, or else of a feature view of that name."""
+    return Call("GET", model_path(name, root="/v1/features/"), reader_of(FeatureSource))
 
 
 def statistics(ref: str) -> Call[Statistics]:
-    """What the gateway has counted for a version.
+    """Get the gateway's counts of a version.
 
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
     """
-    return Call("GET", path(ref, verb="/stats", root=_V2), reads(_results.statistics))
+    return Call("GET", model_path(ref, root=V2, suffix="/stats"), reader(read_statistics))
 
 
 def compare(name: str, base: str | int, other: str | int) -> Call[Comparison]:
-    """Two versions of a model, compared by what the gateway has counted for them.
+    """Compare two versions of a model by the gateway's counts.
 
     Args:
         name: a registered model's name.
         base: alias or number of the version to compare with.
-        other: alias or number of the version that is compared.
+        other: alias or number of the version to compare.
     """
     query = urlencode({"base": base, "other": other})
-    return Call("GET", f"{path(name, verb='/compare')}?{query}", reads(comparison))
+    return Call("GET", f"{model_path(name, suffix='/compare')}?{query}", reader_of(Comparison))
 
 
-def load(ref: str, *, timeout: float | None = None) -> Call[Loaded]:
-    """Make a version resident; returns once it is warm on every replica of its pool.
+def load(ref: str, *, timeout: float | None = None) -> Call[VersionState]:
+    """Load a version; returns once it is warm on every replica of its pool.
 
     Args:
         ref: a model's name, ``name@alias`` or ``name/versions/N``.
         timeout: seconds until the gateway gives up, retries included.
     """
-    return Call("POST", path(ref, verb=":load"), reads(_results.loaded), deadline=timeout, wait=LOAD_WAIT_S)
+    path = model_path(ref, suffix=":load")
+    return Call("POST", path, reader_of(VersionState), deadline_s=timeout, timeout_s=LOAD_TIMEOUT_S)
+
+
+def unload(ref: str) -> Call[VersionState]:
+    """Unload a version from memory; the gateway loads it again for the next call.
+
+    Args:
+        ref: a model's name, ``name@alias`` or ``name/versions/N``.
+    """
+    return Call("POST", model_path(ref, suffix=":unload"), reader_of(VersionState))
 
 
 def promote(
@@ -99,14 +110,14 @@ def promote(
     alias: str | None = None,
     force: bool = False,
     timeout: float | None = None,
-) -> Call[Switched]:
-    """Warm a version, then move an alias to it in the registry; returns once every gateway replica answers with it.
+) -> Call[AliasChange]:
+    """Warm a version and move an alias to it in the registry; returns once every gateway replica serves it.
 
     Args:
         name: a registered model's name.
-        version, from_alias: one of them: the version, or another alias whose version it shall be.
-        alias: the alias that is moved; the default one, which is what the bare name means, where it is left out.
-        force: move it although the version takes other inputs than the one before, or fails its own example.
+        version, from_alias: one of them: the version, or another alias of the version.
+        alias: the alias to move; by default the one that the bare name stands for.
+        force: promote a version that takes other inputs than the live one, or fails its own input example.
         timeout: seconds until the gateway gives up, retries included.
     """
     body = {
@@ -115,63 +126,57 @@ def promote(
         "alias": alias,
         "force": force or None,
     }
-    return json_call(path(name, verb=":promote"), reads(_results.switched), body, timeout, wait=LOAD_WAIT_S)
+    return _alias_call(name, ":promote", body, timeout)
 
 
-def rollback(name: str, *, alias: str | None = None, timeout: float | None = None) -> Call[Switched]:
-    """Move an alias back to the version that it answered before; a second time changes nothing.
+def rollback(name: str, *, alias: str | None = None, timeout: float | None = None) -> Call[AliasChange]:
+    """Move an alias back to its previous version; a second rollback changes nothing.
 
     Args:
         name: a registered model's name.
-        alias: the alias that is moved back; the default one where it is left out.
+        alias: the alias to move back; by default the one that the bare name stands for.
         timeout: seconds until the gateway gives up, retries included.
     """
-    return json_call(
-        path(name, verb=":rollback"), reads(_results.switched), {"alias": alias}, timeout, wait=LOAD_WAIT_S
-    )
+    return _alias_call(name, ":rollback", {"alias": alias}, timeout)
 
 
 def traffic(name: str) -> Call[Traffic]:
-    """How the calls to a model's bare name are divided among its aliases, and copied to one."""
-    return Call("GET", path(name, verb="/traffic"), reads(_results.traffic))
+    """Get the traffic split and the shadow of a model's bare name."""
+    return Call("GET", model_path(name, suffix="/traffic"), reader_of(Traffic))
 
 
 def set_traffic(name: str, weights: Mapping[str, float], *, shadow: str | None = None) -> Call[Traffic]:
-    """Divide the calls to a model's bare name; it replaces what was there.
+    """Replace the traffic split and the shadow of a model's bare name.
 
     Args:
         name: a registered model's name.
-        weights: percent per alias, 100 together; empty to send all calls to what the bare name means.
-        shadow: the alias that gets a copy of each call; none where it is left out.
+        weights: percent per alias, 100 together; empty for no split.
+        shadow: the alias that receives a copy of each call; None for no shadow.
 
     Raises:
-        ValueError: an alias is called ``shadow``: its weight cannot be told from the alias of the copies.
+        ValueError: an alias is called ``shadow``, which the request reserves.
     """
     if "shadow" in weights:
         raise ValueError("an alias that is called 'shadow' cannot have a weight")
     body = {**weights, "shadow": shadow}
-    return json_call(path(name, verb="/traffic"), reads(_results.traffic), body, None, method="PUT")
-
-
-def unload(ref: str) -> Call[Loaded]:
-    """Let a version go from memory; it comes back when it is called or loaded.
-
-    Args:
-        ref: a model's name, ``name@alias`` or ``name/versions/N``.
-    """
-    return Call("POST", path(ref, verb=":unload"), reads(_results.loaded))
+    return json_call(model_path(name, suffix="/traffic"), reader_of(Traffic), body, method="PUT")
 
 
 def health() -> Call[Health]:
-    """Every part and its state, also when the platform cannot answer requests."""
-    return Call("GET", "/health", lambda response: _results.health(json_of(response, 503)))
+    """Get the health of every part, also while the platform cannot answer requests."""
+    return Call("GET", "/health", lambda response: read_health(json_of(response, 503)))
 
 
 def ready() -> Call[bool]:
-    """Whether the models that should be served are loaded; False too while no replica is up."""
+    """Check whether the models that should be served are loaded; False also while no replica is up."""
     return Call("GET", "/readyz", lambda response: not response.is_server_error and bool(json_of(response)["status"]))
 
 
 def status() -> Call[list[ReplicaUsage]]:
-    """What every replica takes."""
-    return Call("GET", "/v1/status", reads(_results.replicas))
+    """Get the memory that each replica uses."""
+    return Call("GET", "/v1/status", reader(lambda body: [from_json(ReplicaUsage, item) for item in body["replicas"]]))
+
+
+def _alias_call(name: str, verb: str, body: Mapping[str, Any], timeout: float | None) -> Call[AliasChange]:
+    path = model_path(name, suffix=verb)
+    return json_call(path, reader_of(AliasChange), body, deadline_s=timeout, timeout_s=LOAD_TIMEOUT_S)

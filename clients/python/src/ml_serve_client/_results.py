@@ -1,7 +1,4 @@
-"""What the methods of a client return, but for predictions: frozen values, with the functions that read them from JSON.
-
-Keys that are not known here are ignored, so that a client can talk to a newer gateway. A missing one raises `KeyError`.
-"""
+"""Results of the methods that describe or change what is served: frozen dataclasses."""
 
 from __future__ import annotations
 
@@ -9,26 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Json = Mapping[str, Any]
-
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class ModelVersion:
     """A model version in its pool: `state` is ``cold``, ``loading``, ``ready`` or ``failed``.
 
-    `replicas` have it loaded; it takes `nbytes` of memory in each, and took `load_ms` to load.
+    `replicas` is how many replicas have loaded it, `nbytes` its memory in each of them, `load_ms` how long a load took.
     """
 
     state: str
     replicas: int
-    nbytes: int
+    nbytes: int = field(metadata={"key": "bytes"})
     load_ms: float
-    error: str | None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
-    """The version that an alias answers, the one before, since when (ISO 8601), and why, in a sentence."""
+class LiveVersion:
+    """The version that serves an alias, the one before, since when (ISO 8601), and the reason in a sentence."""
 
     version: str
     previous: str | None
@@ -40,10 +35,10 @@ class Live:
 class Model:
     """A registered model.
 
-    `default` is what the bare name answers and `aliases` what each alias answers. `desired` holds the aliases of the
-    registry, which differ from `aliases` while a version warms up and where it is held up; `blocked` says why, per
-    alias. `live` tells since when each alias answers what it does. `traffic` is percent per alias of the calls to the
-    bare name, `shadow` the alias that gets copies of them; `problems` are tags of the model that cannot be followed.
+    `default` is the version that serves the bare name and `aliases` the version that serves each alias. `desired` holds
+    the aliases of the registry; they differ from `aliases` during a rollout and while a rollout is blocked. `blocked`
+    has the reason per blocked alias. `live` has the history of each alias. `traffic` is percent per alias of the calls
+    to the bare name, `shadow` the alias that receives copies of them. `problems` are invalid tags of the model.
     """
 
     name: str
@@ -51,8 +46,8 @@ class Model:
     aliases: Mapping[str, str]
     desired: Mapping[str, str]
     pool: str
-    versions: Mapping[str, Version]
-    live: Mapping[str, Live] = field(default_factory=dict)
+    versions: Mapping[str, ModelVersion]
+    live: Mapping[str, LiveVersion] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
     traffic: Mapping[str, float] = field(default_factory=dict)
     shadow: str | None = None
@@ -60,38 +55,38 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A version that was loaded or let go; `state` is ``ready`` or ``unloaded``."""
+class VersionState:
+    """A version that was loaded or unloaded; `state` is ``ready`` or ``unloaded``."""
 
-    model: str
-    version: str
+    model: str = field(metadata={"key": "model_name"})
+    version: str = field(metadata={"key": "model_version"})
     state: str
 
 
 @dataclass(frozen=True, slots=True)
-class Switched(Loaded):
-    """What a promotion or a rollback has come to: `alias` answers the version, and answered `previous` before.
+class AliasChange(VersionState):
+    """Result of a promotion or a rollback: `alias` is served by the version, and was served by `previous` before.
 
-    `changed` is False where it was so already. `default` is what the bare name answers now.
+    `changed` is False where the version served the alias already. `default` is the version that serves the bare name.
     """
 
     alias: str
-    previous: str | None
+    previous: str | None = field(metadata={"key": "previous_version"})
     changed: bool
-    default: str | None
+    default: str | None = field(metadata={"key": "default_version"})
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How the calls to a model's bare name are divided and copied.
+    """Traffic split and shadow of the calls to a model's bare name.
 
-    `weights` is percent per alias, empty where all calls go to what the bare name means; `shadow` is the alias that
-    gets a copy of each call. `versions` holds what each of these aliases answers now, None where it answers nothing
-    yet; `problems` are tags of the model that cannot be followed.
+    `weights` is percent per alias, empty without a split; `shadow` is the alias that receives a copy of each call.
+    `versions` holds the version that serves each of these aliases, None where there is none yet. `problems` are invalid
+    tags of the model.
     """
 
-    model: str
-    weights: Mapping[str, float]
+    model: str = field(metadata={"key": "model_name"})
+    weights: Mapping[str, float] = field(metadata={"key": "traffic"})
     shadow: str | None
     versions: Mapping[str, str | None]
     problems: tuple[str, ...]
@@ -99,7 +94,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class TensorMetadata:
-    """One tensor of a model: its datatype in the Open Inference Protocol, and its shape.
+    """A tensor of a model: its datatype in the Open Inference Protocol, and its shape.
 
     -1 is any length; the first dimension is the rows.
     """
@@ -111,9 +106,9 @@ class TensorMetadata:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """What a model takes and gives; `inputs` and `outputs` are empty where its signature does not say."""
+    """Input and output tensors of a model, empty where its signature does not declare them."""
 
-    model: str
+    model: str = field(metadata={"key": "name"})
     versions: tuple[str, ...]
     platform: str
     inputs: tuple[TensorMetadata, ...]
@@ -122,19 +117,19 @@ class ModelMetadata:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """JSON Schema of the bodies that a version takes and answers."""
+    """JSON Schema of the request and response bodies of a version."""
 
-    model: str
-    version: str
+    model: str = field(metadata={"key": "model_name"})
+    version: str = field(metadata={"key": "model_version"})
     request: Mapping[str, Any]
     response: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureSource:
-    """A feature service or feature view: `kind` says which.
+    """A feature service or feature view: `kind` is ``feature_service`` or ``feature_view``.
 
-    Entities have every one of `join_keys`, and get the columns in `features`.
+    An entity needs every one of `join_keys`, and gets the columns in `features`.
     """
 
     name: str
@@ -145,10 +140,10 @@ class FeatureSource:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What was counted for a version since the gateway started.
+    """Counts of a version since the gateway started.
 
-    `rows` were predicted in `batches` calls of the model, which took `batch_seconds` together; `requests` were answered
-    in `request_seconds`, and `failures` were not.
+    The model predicted `rows` in `batches` calls, which took `batch_seconds` together. The gateway answered `requests`
+    in `request_seconds`; `failures` requests failed.
     """
 
     model: str
@@ -163,7 +158,7 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the platform: ``ok``, ``degraded`` or ``unavailable``, and what else it says of itself."""
+    """Health of one part of the platform: ``ok``, ``degraded`` or ``unavailable``, and its details."""
 
     status: str
     details: Mapping[str, Any]
@@ -171,7 +166,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``ok``, ``degraded`` or ``unavailable``; `ready` once everything that should be loaded is."""
+    """Health of the platform: ``ok``, ``degraded`` or ``unavailable``. `ready` says whether its models are loaded."""
 
     status: str
     ready: bool
@@ -180,7 +175,7 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaUsage:
-    """What one replica takes: resident memory of its process and, where it hosts models, theirs."""
+    """Resident memory of a replica and, where it hosts models, what they use."""
 
     replica: str
     deployment: str
@@ -189,72 +184,12 @@ class ReplicaUsage:
     model_bytes: int | None = None
     evictions: int | None = None
     artifact_cache: Mapping[str, float] | None = None
-    """What it has done with the node's cache of artifacts since it started: ``hits``, ``downloads``,
-    ``downloaded_bytes``, ``download_seconds``, ``evictions`` and ``damaged``."""
+    """Use of the node's artifact cache by this replica since it started: ``hits``, ``downloads``, ``downloaded_bytes``,
+    ``download_seconds``, ``evictions`` and ``damaged``."""
 
 
-def models(body: Json) -> list[Model]:
-    """Read the answer of ``GET /v1/models``."""
-    return [_model(item) for item in body["models"]]
-
-
-def one_model(body: Json) -> Model:
-    """Read the answer of ``GET /v1/models/{name}``."""
-    return _model(body["model"])
-
-
-def loaded(body: Json) -> Loaded:
-    """Read the answer to ``:load`` and ``:unload``."""
-    return Loaded(body["model_name"], body["model_version"], body["state"])
-
-
-def switched(body: Json) -> Switched:
-    """Read the answer to ``:promote`` and ``:rollback``."""
-    return Switched(
-        model=body["model_name"],
-        version=body["model_version"],
-        state=body["state"],
-        alias=body["alias"],
-        previous=body["previous_version"],
-        changed=body["changed"],
-        default=body["default_version"],
-    )
-
-
-def traffic(body: Json) -> Traffic:
-    """Read the answer of ``GET`` and ``PUT /v1/models/{name}/traffic``."""
-    return Traffic(
-        model=body["model_name"],
-        weights=dict(body["traffic"]),
-        shadow=body["shadow"],
-        versions=dict(body["versions"]),
-        problems=tuple(body["problems"]),
-    )
-
-
-def metadata(body: Json) -> ModelMetadata:
-    """Read the answer of ``GET /v2/models/{ref}``."""
-    return ModelMetadata(
-        model=body["name"],
-        versions=tuple(body["versions"]),
-        platform=body["platform"],
-        inputs=tuple(map(_tensor, body["inputs"])),
-        outputs=tuple(map(_tensor, body["outputs"])),
-    )
-
-
-def schema(body: Json) -> Schema:
-    """Read the answer of ``GET /v1/models/{ref}/schema``."""
-    return Schema(body["model_name"], body["model_version"], body["request"], body["response"])
-
-
-def features(body: Json) -> FeatureSource:
-    """Read the answer of ``GET /v1/features/{name}``."""
-    return FeatureSource(body["name"], body["kind"], tuple(body["join_keys"]), tuple(body["features"]))
-
-
-def statistics(body: Json) -> Statistics:
-    """Read the answer of ``GET /v2/models/{ref}/stats``."""
+def read_statistics(body: Any) -> Statistics:
+    """Read the response of ``GET /v2/models/{ref}/stats``."""
     (counted,) = body["model_stats"]
     inference = counted["inference_stats"]
     return Statistics(
@@ -269,52 +204,10 @@ def statistics(body: Json) -> Statistics:
     )
 
 
-def health(body: Json) -> Health:
-    """Read the answer of ``GET /health``."""
+def read_health(body: Any) -> Health:
+    """Read the response of ``GET /health``."""
     parts = {
         name: Part(part["status"], {key: value for key, value in part.items() if key != "status"})
         for name, part in body["parts"].items()
     }
     return Health(body["status"], body["ready"], parts)
-
-
-def replicas(body: Json) -> list[ReplicaUsage]:
-    """Read the answer of ``GET /v1/status``."""
-    return [
-        ReplicaUsage(
-            replica=item["replica"],
-            deployment=item["deployment"],
-            rss_bytes=item["rss_bytes"],
-            models=item.get("models"),
-            model_bytes=item.get("model_bytes"),
-            evictions=item.get("evictions"),
-            artifact_cache=item.get("artifact_cache"),
-        )
-        for item in body["replicas"]
-    ]
-
-
-def _model(item: Json) -> Model:
-    return Model(
-        name=item["name"],
-        default=item["default"],
-        aliases=dict(item["aliases"]),
-        desired=dict(item["desired"]),
-        pool=item["pool"],
-        versions={
-            number: Version(facts["state"], facts["replicas"], facts["bytes"], facts["load_ms"], facts.get("error"))
-            for number, facts in item["versions"].items()
-        },
-        live={
-            alias: Live(one["version"], one["previous"], one["since"], one["why"])
-            for alias, one in item.get("live", {}).items()
-        },
-        blocked=dict(item.get("blocked", {})),
-        traffic=dict(item.get("traffic", {})),
-        shadow=item.get("shadow"),
-        problems=tuple(item.get("problems", ())),
-    )
-
-
-def _tensor(item: Json) -> TensorMetadata:
-    return TensorMetadata(item["name"], item["datatype"], tuple(item["shape"]))

@@ -1,44 +1,38 @@
-"""Which calls are sent again, when, and how long: a policy for both clients, carried out by tenacity."""
+"""Retry policy of both clients, and the attempts of one call."""
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass
-from typing import Any
 
-from tenacity import (
-    RetryCallState,
-    retry_if_exception,
-    stop_after_attempt,
-    stop_before_delay,
-    wait_random_exponential,
-)
-
-from ml_serve_client._errors import ApiError, ConnectionFailed
+from ml_serve_client._errors import ApiError, ClientError, ConnectionFailed
 
 _BUSY = (429, 503)
-_LASTING = ("model_unavailable", "replica_died")
-"""Codes of a 503 that are not tried again: a version that does not load, a request that may be what kills replicas."""
-_LEAST_S = 0.001
+_PERMANENT = ("model_unavailable", "replica_died")
+"""Codes of a 503 that are not retried: a version that does not load, a request that may be what kills replicas."""
+_MIN_TIMEOUT_S = 0.001
+_MAX_DOUBLINGS = 60  # keeps the backoff a finite number
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When a call that failed is sent again, by itself: as long as its time allows, and only what may pass.
+    """Retry policy: which failed calls the client repeats, how often and after which wait.
 
-    That is an answer of 429 or 503, but for a model that cannot be loaded and a replica that died of the request; a
-    connection that cannot be made; and one that broke, since every call of a client may be repeated: predictions change
-    nothing, and a load, a promotion, a rollback or an unload done twice is as one. An answer that is late is not asked
-    for again. ``Retry-After`` is kept; where it would take longer than the call has time, the error is raised at once.
+    The client retries responses with status 429 or 503, connections that cannot be made and connections that break.
+    It does not retry a model that cannot be loaded, a replica that died while predicting, or a response that is late.
+    Every method can be repeated: predictions change nothing, and to load, unload, promote or roll back twice has the
+    effect of once. The client waits as long as ``Retry-After`` says, plus the backoff. It raises the error at once
+    where the wait would exceed the deadline of the call.
 
     Args:
-        attempts: most attempts of one call; 1 sends nothing twice.
-        backoff_s: seconds of the first wait at most, doubled by each attempt; the wait is drawn from 0 to that, and
-            comes on top of ``Retry-After``.
-        max_backoff_s: seconds that this grows to.
+        attempts: maximum attempts of one call; 1 disables retries.
+        backoff_s: maximum of the first wait in seconds. It doubles with each attempt; the wait is drawn between 0 and
+            the maximum.
+        max_backoff_s: limit of the doubled maximum, in seconds.
 
     Raises:
-        ValueError: there is no attempt, or a wait is negative.
+        ValueError: `attempts` is less than 1, or a wait is negative.
     """
 
     attempts: int = 3
@@ -51,41 +45,42 @@ class Retry:
         if self.backoff_s < 0 or self.max_backoff_s < 0:
             raise ValueError("backoff_s and max_backoff_s must be 0 or more")
 
-    def policy(self, budget: float) -> dict[str, Any]:
-        """Arguments for tenacity's ``Retrying`` and ``AsyncRetrying``; `budget` is the seconds that the call has."""
-        backoff = wait_random_exponential(multiplier=self.backoff_s, max=self.max_backoff_s)
-        return {
-            "stop": stop_after_attempt(self.attempts) | stop_before_delay(budget),
-            "wait": lambda state: _asked(state) + backoff(state),
-            "retry": retry_if_exception(_passes),
-            "reraise": True,
-        }
+
+DEFAULT_RETRY = Retry()
 
 
-DEFAULT = Retry()
+class Attempts:
+    """The attempts of one call: they share its time budget, which starts with the first attempt."""
+
+    def __init__(self, retry: Retry, budget_s: float) -> None:
+        self._retry = retry
+        self._budget_s = budget_s
+        self._count = 0
+        self._started = 0.0
+
+    def begin(self) -> float:
+        """Count an attempt and return the seconds that are left for it, always more than 0."""
+        self._count += 1
+        if self._count == 1:
+            self._started = time.monotonic()
+            return self._budget_s
+        return max(self._budget_s - self._elapsed(), _MIN_TIMEOUT_S)
+
+    def wait_after(self, error: ClientError) -> float | None:
+        """Seconds to wait before the next attempt, None where the call has failed for good."""
+        if self._count >= self._retry.attempts or not _is_transient(error):
+            return None
+        longest = min(self._retry.backoff_s * 2 ** min(self._count - 1, _MAX_DOUBLINGS), self._retry.max_backoff_s)
+        wait = random.uniform(0, longest)  # noqa: S311 - spreads retries; it protects nothing
+        if isinstance(error, ApiError):
+            wait += error.retry_after or 0.0
+        return wait if self._elapsed() + wait < self._budget_s else None
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
 
 
-class Budget:
-    """The seconds that a call has; its clock starts with the first attempt."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._began: float | None = None
-
-    def left(self) -> float:
-        """Seconds left for the attempt that begins now; never 0."""
-        now = time.monotonic()
-        if self._began is None:
-            self._began = now
-        return max(self.seconds - (now - self._began), _LEAST_S)
-
-
-def _passes(error: BaseException) -> bool:
+def _is_transient(error: ClientError) -> bool:
     if isinstance(error, ApiError):
-        return error.status in _BUSY and error.code not in _LASTING
-    return isinstance(error, ConnectionFailed)  # where it was only late, no time is left
-
-
-def _asked(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome is not None else None
-    return (error.retry_after or 0.0) if isinstance(error, ApiError) else 0.0
+        return error.status in _BUSY and error.code not in _PERMANENT
+    return isinstance(error, ConnectionFailed)  # after a late response, no time is left for another attempt
