@@ -1,7 +1,7 @@
-"""``mlflow deployments`` for a gateway: the target ``ml-serve``, found by MLflow through the package's entry point.
+"""Plugin for ``mlflow deployments``: the target ``ml-serve``, which MLflow finds by the package's entry point.
 
-A deployment is a registered model, called as it is registered. The gateway serves every one of them by itself; to
-deploy is to choose the version, and to have it loaded and warm.
+A deployment is a registered model and has its name. The gateway serves every registered model; to deploy one is to
+choose its version, and to load and warm it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 from ml_serve_client import DEFAULT_URL, ApiError, Client, ClientError, Model
 
 FLAVOR = "python_function"
-"""The only flavour: the gateway serves models as pyfunc loads them."""
+"""The only flavor: the gateway serves every model as pyfunc."""
 _SCHEME = "ml-serve"
 _URI = re.compile(r"models:/+(?P<name>[^/@]+)(?:/(?P<version>[0-9]+)|@(?P<alias>[^/@]+))")
 _STATUSES = {
@@ -38,40 +38,39 @@ _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 
 
 def target_help() -> str:
-    """What ``mlflow deployments help -t ml-serve`` shows."""
+    """Return the text of ``mlflow deployments help -t ml-serve``."""
     return f"""\
 Target URI: ml-serve:http://HOST:PORT, the URL of a running gateway; ml-serve alone is {DEFAULT_URL}.
 
-A deployment is a model of the registry that the gateway reads, and has its name. predict takes name@alias and
-name/versions/N too.
+A deployment is a registered model and has its name. predict also takes name@alias and name/versions/N.
 
   create   loads the version of --model-uri (models:/NAME/VERSION or models:/NAME@ALIAS) on every replica of its pool
-  update   the same, and callers of the bare name get this version from then on
-  get      shows the model: its versions and their states, its aliases, what its bare name means
+  update   does the same and moves the default alias to the version, so that the bare name stands for it
+  get      shows the model: its versions and their states, its aliases, its default version
   list     shows every registered model
   predict  predicts; the input is a DataFrame, a dict of columns or tensors, or an array
-  delete   lets every version of the model go from memory; it stays registered, and comes back when it is called
+  delete   unloads every version of the model; it stays registered, and the next call loads it again
 
 Config:
-  promote  true or false: whether an alias is moved to the version; create: false, update: true
-  alias    the alias that is moved, instead of the default one
-  force    true: move it although the version takes other inputs than the one before, or fails its own example
+  promote  true or false: move an alias to the version; create: false, update: true
+  alias    the alias to move, instead of the default one
+  force    true: promote an incompatible version, or one that fails its own input example
   timeout  seconds that a load may take
 """
 
 
 def run_local(name: str, model_uri: str, flavor: str | None = None, config: Mapping[str, Any] | None = None) -> None:
-    """Deploy to the gateway of this machine, which ``ml-serve up`` starts. Arguments and errors are those of create."""
+    """Deploy to the gateway on this machine, which ``ml-serve up`` starts; arguments are those of create."""
     MlServeDeploymentClient(_SCHEME).create_deployment(name, model_uri, flavor, config)
 
 
 class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # mlflow's types are not read
-    """Deploys models of the MLflow registry to a gateway.
+    """Deployment client of a gateway for the models of the MLflow registry.
 
-    Every method raises `MlflowException`. Endpoints and flavours but ``python_function`` are refused.
+    Every method raises `MlflowException`. Endpoints, and flavors other than ``python_function``, are refused.
 
     Args:
-        target_uri: ``ml-serve:http://host:port``; ``ml-serve`` is the gateway of this machine.
+        target_uri: ``ml-serve:http://host:port``; ``ml-serve`` is the gateway on this machine.
     """
 
     def __init__(self, target_uri: str) -> None:
@@ -80,7 +79,7 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         try:
             Client(self._url).close()
         except ValueError as error:
-            _refuse(f"the target must be ml-serve:http://HOST:PORT, for {error}")
+            _refuse(f"the target must be ml-serve:http://HOST:PORT: {error}")
 
     def create_deployment(
         self,
@@ -90,17 +89,16 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Load a version; returns once it is warm on every replica of its pool. Doing it again changes nothing.
+        """Load a version; return once it is warm on every replica of its pool. A second call changes nothing.
 
         Args:
             name: the registered model's name.
             model_uri: ``models:/name/3`` or ``models:/name@alias``.
-            config: ``promote``: whether callers of the bare name get this version from now on, which is not so by
-                default, or those of the alias ``alias``; ``force``: also where it takes other inputs than the version
-                before, or fails its own example; ``timeout``: seconds that the load may take.
+            config: ``promote``: move the default alias, or ``alias``, to this version, False by default; ``force``:
+                promote an incompatible version too; ``timeout``: seconds that the load may take.
 
         Returns:
-            What `get_deployment` does, and the version loaded.
+            The result of `get_deployment`, and the loaded ``version``.
         """
         return self._deploy(name, model_uri, flavor, config, endpoint, promote=False)
 
@@ -112,17 +110,17 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         config: Mapping[str, Any] | None = None,
         endpoint: str | None = None,
     ) -> dict[str, Any]:
-        """Load a version and let callers of the bare name get it: `create_deployment` with ``promote`` by default."""
+        """Load a version and move the default alias to it: `create_deployment` with ``promote`` by default."""
         if model_uri is None:
-            _refuse(f"which version? Give a model URI such as models:/{name}/2: there is nothing else to update")
+            _refuse(f"no version; give a model URI such as models:/{name}/2")
         return self._deploy(name, model_uri, flavor, config, endpoint, promote=True)
 
     def delete_deployment(
         self, name: str, config: Mapping[str, Any] | None = None, endpoint: str | None = None
     ) -> None:
-        """Let every version of the model go from memory, or one where the name is a reference.
+        """Unload every version of the model, or one version where the name is a reference.
 
-        The model stays registered, and comes back when it is called. One that does not exist is no error.
+        The model stays registered, and the next call loads it again. An unknown model is no error.
         """
         _check(endpoint=endpoint)
         _options(config)
@@ -140,13 +138,13 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
                     raise
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
-        """Every registered model, as `get_deployment` describes it."""
+        """List every registered model in the form of `get_deployment`."""
         _check(endpoint=endpoint)
         with self._calling() as client:
             return [_described(model) for model in client.models()]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        """A registered model: ``name``, ``flavor``, and what `ml_serve_client.Model` has. JSON values only."""
+        """Get a registered model: ``name``, ``flavor`` and the fields of `ml_serve_client.Model` as JSON values."""
         _check(endpoint=endpoint)
         with self._calling() as client:
             return _described(client.model(name))
@@ -154,19 +152,19 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
     def predict(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> PredictionsResponse:
-        """Predict.
+        """Predict rows, columns or tensors.
 
         Args:
             deployment_name: a registered model's name, or ``name@alias``, ``name/versions/N``.
             inputs: a DataFrame, a Series, an array, a list of rows; or a dict of lists, arrays or values by column or
-                tensor. Missing values are null.
+                tensor. Missing values become null.
 
         Returns:
-            ``predictions`` as MLflow's own server writes them, and ``model_name`` and ``model_version``.
+            ``predictions`` in the form of MLflow's scoring server, ``model_name`` and ``model_version``.
         """
         _check(endpoint=endpoint)
         if deployment_name is None:
-            _refuse("which model? Give the name of a deployment")
+            _refuse("no model; give the name of a deployment")
         with self._calling() as client:
             answer = client.predict_inputs(deployment_name, _json_values(inputs))
         found = {"predictions": answer.predictions, "model_name": answer.model, "model_version": answer.version}
@@ -175,11 +173,11 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> NoReturn:
-        """Not offered: predictions are answered whole."""
+        """Refuse: the gateway does not stream."""
         raise MlflowException("the target ml-serve does not stream: use predict", _code("NOT_IMPLEMENTED"))
 
     def explain(self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None) -> NoReturn:
-        """Not offered."""
+        """Refuse: the gateway does not explain predictions."""
         raise MlflowException("the target ml-serve does not explain predictions", _code("NOT_IMPLEMENTED"))
 
     def _deploy(
@@ -197,7 +195,7 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         options = _options(config)
         timeout, alias, force = options.get("timeout"), options.get("alias"), options.get("force", False)
         if not options.get("promote", promote) and (alias or force):
-            _refuse("config 'alias' and 'force' go with 'promote': without it nothing is moved")
+            _refuse("config 'alias' and 'force' need 'promote'")
         with self._calling() as client:
             loaded = client.load(ref, timeout=timeout)
             if options.get("promote", promote):
@@ -206,7 +204,7 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
 
     @contextmanager
     def _calling(self) -> Iterator[Client]:
-        """A client whose errors are MLflow's."""
+        """Make a client whose errors become `MlflowException`."""
         try:
             with Client(self._url) as client:
                 yield client
@@ -214,28 +212,28 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
             invalid = "INVALID_PARAMETER_VALUE" if 400 <= error.status < 500 else "INTERNAL_ERROR"
             raise MlflowException(str(error), _code(_STATUSES.get(error.status, invalid))) from error
         except ClientError as error:
-            hint = "is the gateway running? It is started with: ml-serve up"
+            hint = "is the gateway running? start it with: ml-serve up"
             raise MlflowException(f"{error}; {hint}", _code("TEMPORARILY_UNAVAILABLE")) from error
         except (ValueError, TypeError) as error:
             raise MlflowException(str(error), _code("INVALID_PARAMETER_VALUE")) from error
 
 
 def _reference(name: str, model_uri: str) -> str:
-    """The reference that a model URI means."""
+    """Convert a model URI to a reference."""
     match = _URI.fullmatch(model_uri)
     if match is None:
         if model_uri.startswith("models:/"):
             _refuse(f"'{model_uri}' names no version: write models:/NAME/VERSION or models:/NAME@ALIAS")
         register = f"mlflow.register_model('{model_uri}', '{name}')"
-        _refuse(f"the gateway serves registered models: call {register}, then deploy models:/{name}/VERSION")
+        _refuse(f"the gateway serves registered models only; call {register}, then deploy models:/{name}/VERSION")
     registered, version, alias = match["name"], match["version"], match["alias"]
     if registered != name:
-        _refuse(f"a deployment is called as its model is registered: '{registered}', not '{name}'")
+        _refuse(f"a deployment has the name of its model: '{registered}', not '{name}'")
     return f"{name}@{alias}" if alias else f"{name}/versions/{version}"
 
 
 def _options(config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The config with its types: on the command line all values are texts."""
+    """Parse the config, whose values are text on the command line."""
     options: dict[str, Any] = {}
     for key, value in (config or {}).items():
         text = str(value).lower()
@@ -248,15 +246,15 @@ def _options(config: Mapping[str, Any] | None) -> dict[str, Any]:
         elif key in _OPTIONS:
             _refuse(f"config '{key}' is '{value}', expected {_OPTIONS[key]}")
         else:
-            _refuse(f"config '{key}' is not known; there are {', '.join(_OPTIONS)}")
+            _refuse(f"config '{key}' is unknown; known are {', '.join(_OPTIONS)}")
     return options
 
 
 def _check(*, endpoint: str | None, flavor: str | None = None) -> None:
     if endpoint is not None:
-        _refuse("the target ml-serve has no endpoints: name a deployment")
+        _refuse("the target ml-serve has no endpoints; give the name of a deployment")
     if flavor not in (None, FLAVOR):
-        _refuse(f"flavor '{flavor}' cannot be chosen: the gateway serves every model as {FLAVOR}")
+        _refuse(f"flavor '{flavor}' is not supported; the gateway serves every model as {FLAVOR}")
 
 
 def _described(model: Model) -> dict[str, Any]:
@@ -264,7 +262,7 @@ def _described(model: Model) -> dict[str, Any]:
 
 
 def _json_values(inputs: Any) -> Any:
-    """Lists and values, by name where the inputs have names; what is missing is None."""
+    """Convert inputs to lists and values, by name where they have names; missing values become None."""
     if isinstance(inputs, pd.DataFrame):
         return {str(name): _column(column) for name, column in inputs.items()}
     if isinstance(inputs, Mapping):

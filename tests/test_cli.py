@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from app import __version__
 from app.cli import cli
-from app.cli.failures import EPILOG, FAILED, NO_ANSWER, OK, REFUSED, USAGE
+from app.cli.errors import EPILOG, FAILED, NO_RESPONSE, OK, REFUSED, USAGE
 from app.errors import ModelUnavailable
 from app.serving.comparison.counters import ShadowCounts, VariantCounts
 from app.serving.comparison.statistics import Statistics
@@ -107,7 +107,7 @@ def test_models_are_json_for_scripts(run: Shell) -> None:
     }  # fmt: skip
 
 
-def test_no_models_are_told_as_such(run: Shell, server: Server) -> None:
+def test_an_empty_registry_is_said_in_words(run: Shell, server: Server) -> None:
     server.app = make_fakes({}).app
     assert run("models").stdout == "no registered models\n"
     assert run.json("models") == []
@@ -167,15 +167,15 @@ def test_parameters_are_json_values(run: Shell) -> None:
         (("3",), "must be an object"),
         (('{"a": NaN}',), "NaN is not JSON"),
         (("{}", "--param", "x"), "'x' is not of the form key=value"),
-        (("{}", "--entity", "id=1"), "--entity goes with --feature-service or --feature-view"),
-        (("{}", "--feature-view", "v"), "--entity goes with --feature-service or --feature-view"),
+        (("{}", "--entity", "id=1"), "--entity needs --feature-service or --feature-view"),
+        (("{}", "--feature-view", "v"), "--entity needs --feature-service or --feature-view"),
         (("[1]", "--feature-view", "v", "--entity", "id=1"), "must be an object of columns"),
         (("--feature-view", "v", "--entity", "oil"), "'oil' is not of the form key=value"),
         (("--feature-view", "v", "--entity", "{1}"), "--entity is not valid JSON"),
         (("{}", "--timeout", "0"), "--timeout"),
     ],
 )
-def test_what_is_typed_wrong_is_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
+def test_invalid_rows_are_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
     result = run("predict", "sum", *words, code=USAGE)
     assert message in result.stderr
     assert result.stdout == ""
@@ -184,69 +184,69 @@ def test_what_is_typed_wrong_is_a_usage_error(run: Shell, words: tuple[str, ...]
 # Releases
 
 
-def test_an_alias_that_is_held_up_is_told_with_the_reason(run: Shell, fakes: Fakes) -> None:
+def test_a_blocked_alias_is_shown_with_its_reason(run: Shell, fakes: Fakes) -> None:
     fakes.manager.desired["sum"] = {"champion": "2", "next": "3"}
     fakes.manager.blocked["sum"] = {"champion": "version 2 takes other inputs", "next": "it cannot be loaded"}
     shown = run("models").stdout
     assert "champion v1 → v2" in shown
     assert "champion stays at v1: version 2 takes other inputs" in shown
-    assert "next answers nothing: it cannot be loaded" in shown
-    assert "1 with an alias that is held up" in run("status").stdout
+    assert "next serves nothing: it cannot be loaded" in shown
+    assert "1 with a blocked alias" in run("status").stdout
 
 
 def test_a_version_is_promoted_and_rolled_back(run: Shell) -> None:
-    assert run("promote", "sum", "2").stdout == "sum@champion answers v2, and v1 before\n"
-    assert run("promote", "sum", "2").stdout == "sum@champion answers v2 already, and v1 before\n"
+    assert run("promote", "sum", "2").stdout == "sum@champion serves v2, previously v1\n"
+    assert run("promote", "sum", "2").stdout == "sum@champion already serves v2, previously v1\n"
     assert run("predict", "sum", '{"a": 1, "b": 2}').stdout == "sum v2\n103.0\n"
-    assert run("rollback", "sum").stdout == "sum@champion answers v1, and v2 before\n"
+    assert run("rollback", "sum").stdout == "sum@champion serves v1, previously v2\n"
     assert run.json("rollback", "sum", "--timeout", "5") == {
         "model": "sum", "version": "1", "state": "ready", "alias": "champion", "previous": "2", "changed": False,
         "default": "1",
     }  # fmt: skip
 
 
-def test_another_alias_is_promoted_and_from_another_alias(run: Shell) -> None:
-    assert run("promote", "sum", "2", "--alias", "challenger").stdout == "sum@challenger answers v2\n"
+def test_a_promotion_moves_or_follows_another_alias(run: Shell) -> None:
+    assert run("promote", "sum", "2", "--alias", "challenger").stdout == "sum@challenger serves v2\n"
     assert run.json("promote", "sum", "--from", "challenger")["default"] == "2"
     assert "nothing is known" in error_line(run("rollback", "sum", "--alias", "challenger", code=REFUSED))
 
 
-def test_what_takes_other_inputs_is_promoted_by_force_only(run: Shell) -> None:
+def test_an_incompatible_version_is_promoted_by_force_only(run: Shell) -> None:
     assert "takes other inputs" in error_line(run("promote", "sum", "3", code=REFUSED))
     assert run.json("promote", "sum", "3", "--force")["version"] == "3"
 
 
 @pytest.mark.parametrize("words", [("promote", "sum", "2"), ("rollback", "sum"), ("traffic", "sum", "champion=100")])
-def test_a_registry_that_cannot_be_written_to_is_one_line(run: Shell, fakes: Fakes, words: tuple[str, ...]) -> None:
+def test_a_read_only_registry_is_one_line(run: Shell, fakes: Fakes, words: tuple[str, ...]) -> None:
     fakes.manager.read_only = True
     assert "not written to" in error_line(run(*words, code=REFUSED))
 
 
-def test_traffic_is_shown_divided_copied_and_cleared(run: Shell) -> None:
-    assert run("traffic", "sum").stdout == "sum: calls are not divided\n"
+def test_traffic_is_shown_split_shadowed_and_cleared(run: Shell) -> None:
+    assert run("traffic", "sum").stdout == "sum: no traffic split\n"
     run("promote", "sum", "2", "--alias", "challenger")
     divided = run("traffic", "sum", "champion=90", "challenger=10")
     assert rows(divided) == [["alias", "version", "percent"], ["champion", "v1", "90"], ["challenger", "v2", "10"]]
-    assert "copies go to challenger, v2" in run("traffic", "sum", "--shadow", "challenger").stdout
+    assert "shadow: challenger v2" in run("traffic", "sum", "--shadow", "challenger").stdout
     kept = run.json("traffic", "sum", "champion=95", "challenger=5")
     assert (kept["weights"], kept["shadow"]) == ({"champion": 95.0, "challenger": 5.0}, "challenger")
     bare = run.json("traffic", "sum", "--no-shadow")
     assert (bare["weights"], bare["shadow"]) == ({"champion": 95.0, "challenger": 5.0}, None)
     assert run.json("traffic", "sum") == bare
-    assert run("traffic", "sum", "--clear").stdout == "sum: calls are not divided\n"
+    assert run("traffic", "sum", "--clear").stdout == "sum: no traffic split\n"
 
 
-def test_traffic_shows_tags_that_are_ignored_and_aliases_without_an_answer(run: Shell, fakes: Fakes) -> None:
+def test_traffic_shows_ignored_tags_and_aliases_without_version(run: Shell, fakes: Fakes) -> None:
     fakes.manager.plans["sum"] = TrafficPlan((("champion", 90.0), ("next", 10.0)), "later")
     fakes.manager.problems["sum"] = ["tag serving.traffic is ignored: it is not JSON"]
     shown = run("traffic", "sum")
     assert ["next", "-", "10"] in rows(shown)
-    assert "copies go to later, which answers nothing yet" in shown.stdout
+    assert "shadow: later without a version yet" in shown.stdout
     assert "it is not JSON" in shown.stdout
     assert "it is not JSON" in run("models").stdout
 
 
-def test_traffic_that_cannot_be_is_refused(run: Shell) -> None:
+def test_an_invalid_traffic_split_is_refused(run: Shell) -> None:
     assert "sum up to 110" in error_line(run("traffic", "sum", "champion=90", "challenger=20", code=REFUSED))
     assert "no alias 'nobody'" in error_line(run("traffic", "sum", "--shadow", "nobody", code=REFUSED))
 
@@ -254,17 +254,17 @@ def test_traffic_that_cannot_be_is_refused(run: Shell) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("promote", "sum"), "give a VERSION, or --from"),
-        (("promote", "sum", "2", "--from", "challenger"), "and not both"),
+        (("promote", "sum"), "give either VERSION or --from ALIAS"),
+        (("promote", "sum", "2", "--from", "challenger"), "give either VERSION or --from ALIAS"),
         (("traffic", "sum", "champion"), "'champion' is not of the form"),
         (("traffic", "sum", "champion=most"), "such as challenger=10"),
         (("traffic", "sum", "champion=1e999"), "such as challenger=10"),
         (("traffic", "sum", "champion=50", "champion=50"), "give each alias once"),
         (("traffic", "sum", "--shadow", "a", "--no-shadow"), "not both"),
-        (("traffic", "sum", "champion=100", "--clear"), "--clear takes everything away"),
+        (("traffic", "sum", "champion=100", "--clear"), "--clear removes split and shadow"),
     ],
 )
-def test_releases_typed_wrong_are_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
+def test_invalid_release_options_are_a_usage_error(run: Shell, words: tuple[str, ...], message: str) -> None:
     result = run(*words, code=USAGE)
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert result.stdout == ""
@@ -297,7 +297,7 @@ def compared(fakes: Fakes) -> None:
 def test_two_versions_are_compared_side_by_side(run: Shell, fakes: Fakes) -> None:
     compared(fakes)
     shown = run("compare", "sum", "champion", "2").stdout.splitlines()
-    assert shown[0] == "sum: calls of the bare name, dealt to the versions by chance"
+    assert shown[0] == "sum: calls of the bare name, assigned to the versions at random"
     assert shown[1] == "counted from 1970-01-01T00:00:00+00:00 to 1970-01-01T00:01:00+00:00; intervals at 95 %"
     text = "\n".join(" ".join(line.split()) for line in shown)
     assert "champion v1 v2 difference" in text
@@ -307,11 +307,11 @@ def test_two_versions_are_compared_side_by_side(run: Shell, fakes: Fakes) -> Non
     assert "more errors" in text
     assert "latency 20.00 ms (18.03 ms … 21.97 ms) 20.00 ms (18.03 ms … 21.97 ms) 0.00 ms (-2.79 ms … +2.79 ms)" in text
     assert "no difference can be told yet" in text
-    assert "copies of champion v1's requests for v2" in text
-    assert "other label or form 5.00 % (1.96 % … 12.16 %) of the rows" in text
+    assert "shadow requests of champion v1, sent to v2" in text
+    assert "mismatches 5.00 % (1.96 % … 12.16 %) of the rows" in text
     assert "difference 0.5 (0.4504 … 0.5496) at most 3, 10.00 % on average" in text
     assert "2 model_failed" in text
-    assert "not sent 1 1 by the bound on rows" in text
+    assert "dropped 1 1 by the limit on rows" in text
 
 
 def test_a_comparison_is_json_for_scripts(run: Shell, fakes: Fakes) -> None:
@@ -320,10 +320,10 @@ def test_a_comparison_is_json_for_scripts(run: Shell, fakes: Fakes) -> None:
     assert (found["model"], found["error_rate"]["verdict"]) == ("sum", "more errors")
 
 
-def test_a_comparison_of_versions_that_nobody_called_says_so(run: Shell) -> None:
+def test_a_comparison_without_counts_shows_no_differences(run: Shell) -> None:
     shown = run("compare", "sum", "1", "2").stdout
     assert "since the gateway started" in shown
-    assert "copies" not in shown
+    assert "shadow" not in shown
     assert rows(run("compare", "sum", "1", "2"))[-1][0] == "prediction"
     run("compare", "sum", "champion", "1", code=REFUSED)
 
@@ -406,7 +406,7 @@ def test_an_unreachable_url_is_one_line_with_a_hint() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://me:secret@127.0.0.1:{unused.getsockname()[1]}"
         for command in (("models",), ("status", "--json"), ("predict", "m", "{}"), ("load", "m"), ("unload", "m")):
-            line = error_line(Shell(url)(*command, code=NO_ANSWER))
+            line = error_line(Shell(url)(*command, code=NO_RESPONSE))
             assert f"127.0.0.1:{unused.getsockname()[1]}" in line
             assert "start it with: ml-serve up" in line
             assert "secret" not in line
@@ -418,14 +418,14 @@ def test_an_answer_that_breaks_off_is_one_line(run: Shell, server: Server) -> No
         await send({"type": "http.response.body", "body": b"1", "more_body": True})
 
     server.app = cut
-    line = error_line(run("models", code=NO_ANSWER))
+    line = error_line(run("models", code=NO_RESPONSE))
     assert "broke" in line
     assert "is it running" not in line
 
 
 def test_the_url_is_an_option_before_and_after_the_command(server: Server, fakes: Fakes) -> None:
     elsewhere = Shell("http://127.0.0.1:1")
-    elsewhere("models", code=NO_ANSWER)
+    elsewhere("models", code=NO_RESPONSE)
     elsewhere("--url", server.url, "models")
     elsewhere("models", "--url", server.url)
     elsewhere("--url", "http://127.0.0.1:2", "models", "--url", server.url)

@@ -69,7 +69,7 @@ def test_mlflow_finds_the_plugin_by_its_entry_point() -> None:
     assert "ml-serve:http://HOST:PORT" in _target_help("ml-serve")
 
 
-def test_a_new_deployment_is_warm_and_does_not_change_what_the_name_means(client: Any) -> None:
+def test_a_new_deployment_is_warm_and_moves_no_alias(client: Any) -> None:
     made = client.create_deployment("sum", "models:/sum/2")
     assert (made["name"], made["flavor"], made["version"], made["default"]) == ("sum", "python_function", "2", "1")
     assert states(client) == {"1": "cold", "2": "ready", "3": "cold"}
@@ -127,7 +127,7 @@ def test_deployments_are_the_registered_models(client: Any) -> None:
     ("name", "uri", "message"),
     [
         ("sum", "runs:/abc/model", r"register_model\('runs:/abc/model', 'sum'\), then deploy models:/sum/VERSION"),
-        ("sum", "s3://bucket/model", "serves registered models"),
+        ("sum", "s3://bucket/model", "serves registered models only"),
         ("sum", "models:/sum", "names no version"),
         ("sum", "models:/sum/latest", "names no version"),
         ("sum", "models:/sum/Production", "names no version"),
@@ -146,15 +146,15 @@ def test_a_model_uri_that_cannot_be_served_is_refused(client: Any, name: str, ur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flavor": "sklearn"}, "flavor 'sklearn' cannot be chosen"),
+        ({"flavor": "sklearn"}, "flavor 'sklearn' is not supported"),
         ({"endpoint": "e"}, "no endpoints"),
         ({"config": {"promote": "perhaps"}}, "'promote' is 'perhaps', expected true or false"),
         ({"config": {"promote": True, "force": "perhaps"}}, "'force' is 'perhaps', expected true or false"),
         ({"config": {"promote": True, "alias": ""}}, "'alias' is '', expected an alias"),
-        ({"config": {"force": True}}, "go with 'promote'"),
-        ({"config": {"alias": "challenger"}}, "go with 'promote'"),
+        ({"config": {"force": True}}, "need 'promote'"),
+        ({"config": {"alias": "challenger"}}, "need 'promote'"),
         ({"config": {"timeout": "0"}}, "'timeout' is '0', expected seconds"),
-        ({"config": {"replicas": 2}}, "'replicas' is not known"),
+        ({"config": {"replicas": 2}}, "'replicas' is unknown"),
     ],
 )
 def test_what_is_not_offered_is_refused(client: Any, options: dict[str, Any], message: str) -> None:
@@ -205,7 +205,7 @@ def test_an_answer_becomes_a_frame_or_an_array(client: Any) -> None:
 # Errors
 
 
-def test_errors_are_mlflow_s_with_fitting_codes(client: Any, fakes: Fakes) -> None:
+def test_errors_are_mlflow_exceptions_with_their_codes(client: Any, fakes: Fakes) -> None:
     calls: dict[str, Callable[[], Any]] = {
         "RESOURCE_DOES_NOT_EXIST": lambda: client.get_deployment("nope"),
         "INVALID_PARAMETER_VALUE": lambda: client.predict("sum", {"a": [1]}),
@@ -219,9 +219,9 @@ def test_errors_are_mlflow_s_with_fitting_codes(client: Any, fakes: Fakes) -> No
         with pytest.raises(MlflowException) as caught:
             client.predict("sum", inputs)
         assert caught.value.error_code == "INVALID_PARAMETER_VALUE"
-    with pytest.raises(MlflowException, match="which model"):
+    with pytest.raises(MlflowException, match="no model"):
         client.predict(inputs={})
-    with pytest.raises(MlflowException, match="which version"):
+    with pytest.raises(MlflowException, match="no version"):
         client.update_deployment("sum")
 
 
@@ -233,12 +233,12 @@ def test_what_is_not_implemented_says_so(client: Any) -> None:
 
 
 @pytest.mark.parametrize("target", ["ml-serve:/tmp", "ml-serve:ftp://host", "ml-serve:http://"])
-def test_a_target_that_is_no_url_is_refused(target: str) -> None:
+def test_an_invalid_target_is_refused(target: str) -> None:
     with pytest.raises(MlflowException, match="ml-serve:http://HOST:PORT"):
         mlflow.deployments.get_deploy_client(target)
 
 
-def test_a_gateway_that_is_not_there_is_told() -> None:
+def test_an_unreachable_gateway_is_an_error() -> None:
     with pytest.raises(MlflowException, match="ml-serve up") as caught:
         mlflow.deployments.get_deploy_client("ml-serve:http://127.0.0.1:1").list_deployments()
     assert caught.value.error_code == "TEMPORARILY_UNAVAILABLE"

@@ -1,8 +1,7 @@
-"""``ml-serve``, the command line: `main` is the console script.
+"""The command line ``ml-serve``; `main` is its console script.
 
-`app.cli.remote`, `app.cli.releasing` and `app.cli.comparing` have the commands that call a gateway, `app.cli.local`
-those that run on this machine. What is heavy is imported by the command that needs it, so that help and the small
-commands answer at once.
+`app.cli.remote`, `app.cli.releases` and `app.cli.comparison` have the commands that call a gateway, `app.cli.local`
+those that run on this machine. Each command imports its libraries itself, so that help and small commands start fast.
 """
 
 from __future__ import annotations
@@ -13,25 +12,25 @@ import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import comparing, local, releasing, remote
-from app.cli.failures import EPILOG, report
+from app.cli import comparison, local, releases, remote
+from app.cli.errors import EPILOG, report
 
 _REMOTE = (
     remote.models,
     remote.predict,
     remote.load,
     remote.unload,
-    releasing.promote,
-    releasing.rollback,
-    releasing.traffic,
-    comparing.compare,
+    releases.promote,
+    releases.rollback,
+    releases.traffic,
+    comparison.compare,
     remote.status,
 )
 _LOCAL = (local.up, local.demo, local.doctor)
 
 
 class _Commands(TyperGroup):
-    """The commands; what goes wrong in one becomes lines on stderr and an exit code."""
+    """Command group that turns exceptions into lines on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -50,7 +49,7 @@ cli = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # plain help: it needs no import of rich
+    rich_markup_mode=None,  # plain help, without importing rich
     pretty_exceptions_enable=False,
 )
 
@@ -70,8 +69,8 @@ def _global_options(
         bool, typer.Option("--version", help="Show the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Serve models of the MLflow registry, with features from Feast."""
-    # The commands have the option too, for those who write it there; this is what it falls back to.
+    """Serve models from the MLflow registry with features from Feast."""
+    # The commands have the option --url too; this is its default.
     ctx.default_map = {command.__name__: {"url": url} for command in _REMOTE}
 
 

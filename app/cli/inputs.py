@@ -1,6 +1,6 @@
-"""What a person types, as values: JSON from an argument, a file or stdin, and ``key=value`` pairs.
+"""Parsers of arguments: JSON from an argument, a file or stdin, and ``key=value`` pairs.
 
-All of it raises `typer.BadParameter`, which ends in a usage error.
+They raise `typer.BadParameter`, a usage error.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import typer
 
 
 def read_json(argument: str | None, file: Path | None) -> Any:
-    """The JSON of a file, of the argument, or where it is ``-`` or left out, of stdin."""
+    """Read JSON from a file or an argument; from stdin where the argument is ``-`` or missing."""
     if file is not None:
         if argument is not None:
             raise typer.BadParameter("give the JSON as an argument or with --file, not both")
         return _parse(_text(file), str(file))
     if argument is None and sys.stdin.isatty():
-        raise typer.BadParameter("the rows are missing: give JSON as an argument, with --file, or on standard input")
+        raise typer.BadParameter("no rows: give JSON as an argument, with --file, or on standard input")
     if argument in (None, "-"):
         return _parse(sys.stdin.read(), "standard input")
     return _parse(argument, "the argument")
 
 
 def read_rows(argument: str | None, file: Path | None) -> dict[str, Any] | list[Any]:
-    """A row, or a list of rows."""
+    """Read a row, or a list of rows."""
     rows = read_json(argument, file)
     if not isinstance(rows, dict | list):
-        raise typer.BadParameter("the JSON must be an object, which is one row, or a list of rows")
+        raise typer.BadParameter("the JSON must be an object, for one row, or a list of rows")
     return rows
 
 
 def read_object(argument: str | None, file: Path | None) -> dict[str, Any]:
-    """Columns by name."""
+    """Read columns by name."""
     columns = read_json(argument, file)
     if not isinstance(columns, dict):
         raise typer.BadParameter("with --entity the JSON must be an object of columns")
@@ -43,7 +43,7 @@ def read_object(argument: str | None, file: Path | None) -> dict[str, Any]:
 
 
 def read_pair(text: str) -> tuple[str, Any]:
-    """``key=value``. A value that is not JSON is a text, so that ``id=oil`` needs no quotes."""
+    """Parse ``key=value``. A value that is not JSON is text, so that ``id=oil`` needs no quotes."""
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise typer.BadParameter(f"'{text}' is not of the form key=value")
@@ -54,7 +54,7 @@ def read_pair(text: str) -> tuple[str, Any]:
 
 
 def read_entity(text: str) -> dict[str, Any]:
-    """Join keys of one entity: ``key=value``, several with commas between, or a JSON object."""
+    """Parse the join keys of one entity: ``key=value``, separated by commas, or a JSON object."""
     if text.lstrip().startswith("{"):
         return dict(_parse(text, "--entity"))
     return dict(read_pair(pair) for pair in text.split(","))
@@ -79,4 +79,4 @@ def _strict(text: str) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON: write null")
+    raise ValueError(f"{constant} is not JSON; write null")

@@ -1,5 +1,5 @@
-"""The commands that run on this machine: start the platform, seed the demo, look whether a start would work."""
-# ruff: noqa: PLC0415 - each command imports what it needs: together that is Ray, MLflow and Feast
+"""Commands that run on this machine: start the platform, seed the demo, check the prerequisites."""
+# ruff: noqa: PLC0415 - each command imports what it needs: Ray, MLflow or Feast
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.failures import FAILED
+from app.cli.errors import FAILED
 from app.cli.remote import Json
 
 Config = Annotated[
@@ -24,16 +24,16 @@ def up(
         bool | None,
         typer.Option(
             "--demo/--no-demo",
-            help="Seed the demo model and its features. Unset: where the registry is the embedded one.",
+            help="Seed the demo model and its features. Default: only with the embedded registry.",
             show_default=False,
         ),
     ] = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, metavar="PORT", help="Port of the HTTP endpoints.")
     ] = None,
-    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start the Ray dashboard too.")] = False,
+    dashboard: Annotated[bool, typer.Option("--dashboard", help="Start the Ray dashboard.")] = False,
 ) -> None:
-    """Run the whole platform here, until Ctrl-C."""
+    """Run the platform on this machine until Ctrl-C."""
     from app.settings import load
 
     settings = load(config, http_port=port, dashboard=dashboard or None)
@@ -52,13 +52,13 @@ def demo(config: Config = None) -> None:
     from app.demo import seed
 
     summary = seed(settings, typer.echo)
-    typer.echo(f"{summary.model} is {'registered' if summary.changed else 'there already'}")
+    typer.echo(f"{summary.model} is {'registered' if summary.changed else 'already registered'}")
     if summary.feature_service:
         typer.echo(f"feature service {summary.feature_service} has {len(summary.entities)} entities")
 
 
 def doctor(config: Config = None, as_json: Json = False) -> None:
-    """Look whether the platform can start here."""
+    """Check whether the platform can start on this machine."""
     from app.settings import load
 
     settings = load(config)

@@ -1,4 +1,4 @@
-"""What commands write to stdout: tables for people, one JSON document for programs."""
+"""Output of the commands: tables for people, one JSON document for programs."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from app.doctor import Check
     from ml_serve_client import Health, Model, ModelVersion, Prediction, ReplicaUsage
 
-_WIDTH_OF_PIPES = 160
+_PIPE_WIDTH = 160
 _STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "loading": "yellow"}
 _OTHER_STYLE = {"cold": "dim"}
 
 
 def console() -> Console:
-    """Stdout. No markup: names and messages are shown as they are."""
-    width = None if sys.stdout.isatty() else _WIDTH_OF_PIPES
+    """Make a console on stdout without markup, so that names and messages are shown unchanged."""
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
 def print_json(value: Any) -> None:
-    """Write one JSON document."""
+    """Print one JSON document."""
     typer.echo(json.dumps(value, indent=2))
 
 
 def print_prediction(prediction: Prediction) -> None:
-    """Which version answered, and a line of JSON for each row."""
+    """Print the version that answered, and a line of JSON for each row."""
     typer.echo(f"{prediction.model} v{prediction.version}")
     rows = prediction.predictions if isinstance(prediction.predictions, list) else [prediction.predictions]
     for row in rows:
@@ -41,7 +41,7 @@ def print_prediction(prediction: Prediction) -> None:
 
 
 def models_table(models: Sequence[Model]) -> Table:
-    """A row for each model."""
+    """Make a table with a row for each model."""
     table = empty_table("model", "default", "aliases", "pool", "versions", "problems")
     for model in models:
         table.add_row(
@@ -56,17 +56,17 @@ def models_table(models: Sequence[Model]) -> Table:
 
 
 def models_summary(models: Sequence[Model]) -> str:
-    """How many models there are and how many of them are ready to answer by their bare name."""
+    """Count the models, and those whose default version is ready."""
     ready = sum(1 for model in models if (v := model.versions.get(model.default or "")) and v.state == "ready")
     failed = sum(1 for model in models if any(version.state == "failed" for version in model.versions.values()))
     blocked = sum(1 for model in models if model.blocked)
     text = f"models: {len(models)} registered, {ready} ready"
     text += f", {failed} with a failed version" if failed else ""
-    return f"{text}, {blocked} with an alias that is held up" if blocked else text
+    return f"{text}, {blocked} with a blocked alias" if blocked else text
 
 
 def parts_table(health: Health) -> Table:
-    """A row for each part of the platform."""
+    """Make a table with a row for each part of the platform."""
     table = empty_table("part", "state", "details")
     for name, part in health.parts.items():
         table.add_row(name.replace("_", " "), _state(part.status), "\n".join(_facts(part.details)))
@@ -74,7 +74,7 @@ def parts_table(health: Health) -> Table:
 
 
 def replicas_table(replicas: Sequence[ReplicaUsage]) -> Table:
-    """A row for each replica; memory in MB, a million bytes."""
+    """Make a table with a row for each replica; MB are a million bytes."""
     table = empty_table("deployment", "replica", "RSS MB", "models", "models MB", "evictions", "downloads", numbers=5)
     for usage in sorted(replicas, key=lambda usage: (usage.deployment, usage.replica)):
         table.add_row(
@@ -90,14 +90,13 @@ def replicas_table(replicas: Sequence[ReplicaUsage]) -> Table:
 
 
 def _downloads(counts: Mapping[str, float]) -> str:
-    """Artifacts fetched by a replica, and how often they were on its node's disk already."""
     fetched = f"{counts['downloads']:.0f} ({megabytes(int(counts['downloaded_bytes']))} MB)"
     damaged = f", {counts['damaged']:.0f} damaged" if counts["damaged"] else ""
     return f"{fetched}, {counts['hits']:.0f} cached{damaged}"
 
 
 def checks_table(checks: Iterable[Check]) -> Table:
-    """A row for each check."""
+    """Make a table with a row for each check."""
     table = empty_table("", "check", "result")
     for check in checks:
         table.add_row(Text("✓", "green") if check.ok else Text("✗", "red"), check.name, check.message)
@@ -105,13 +104,13 @@ def checks_table(checks: Iterable[Check]) -> Table:
 
 
 def megabytes(nbytes: int) -> str:
-    """Bytes in MB, with a decimal where there are few."""
+    """Format bytes as MB, with a decimal below 100."""
     value = nbytes / 1e6
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def empty_table(*headings: str, numbers: int = 0) -> Table:
-    """An empty table, the last `numbers` columns to the right. Long cells are folded: nothing is cut off."""
+    """Make an empty table, whose last `numbers` columns are aligned to the right. Long cells are folded."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
         right = index >= len(headings) - numbers
@@ -120,21 +119,21 @@ def empty_table(*headings: str, numbers: int = 0) -> Table:
 
 
 def _aliases(model: Model) -> Iterable[str]:
-    """``champion v1``, and ``champion v1 → v2`` where the registry says 2 and 1 still answers."""
+    """``champion v1``, or ``champion v1 → v2`` while version 1 is live and the registry wants 2."""
     for alias in sorted({*model.aliases, *model.desired}):
-        live, wanted = model.aliases.get(alias), model.desired.get(alias)
+        live, desired = model.aliases.get(alias), model.desired.get(alias)
         shown = f"{alias} v{live}" if live is not None else alias
-        yield shown if wanted == live else f"{shown} → {f'v{wanted}' if wanted is not None else 'removed'}"
+        yield shown if desired == live else f"{shown} → {f'v{desired}' if desired is not None else 'removed'}"
 
 
 def _problems(model: Model) -> Iterable[str]:
-    """Why aliases do not answer what the registry says, what else failed to load, and tags that are ignored."""
-    for alias, why in sorted(model.blocked.items()):
+    """Reasons of blocked aliases, errors of other versions, and ignored tags."""
+    for alias, reason in sorted(model.blocked.items()):
         live = model.aliases.get(alias)
-        yield f"{alias} {f'stays at v{live}' if live is not None else 'answers nothing'}: {why}"
-    held_up = [model.desired.get(alias) for alias in model.blocked]
+        yield f"{alias} {f'stays at v{live}' if live is not None else 'serves nothing'}: {reason}"
+    blocked = [model.desired.get(alias) for alias in model.blocked]
     for number, version in model.versions.items():
-        if version.error and number not in held_up:
+        if version.error and number not in blocked:
             yield f"v{number}: {version.error}"
     yield from model.problems
 
@@ -151,7 +150,7 @@ def _state(state: str) -> Text:
 
 
 def _facts(details: Mapping[str, Any]) -> Iterable[str]:
-    """What a part says of itself, a line for each fact."""
+    """Details of a part, a line for each."""
     for key, value in details.items():
         if isinstance(value, Mapping):
             yield from (f"{name}: {text}" for name, text in value.items())

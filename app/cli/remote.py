@@ -1,30 +1,30 @@
-"""The commands that call a gateway."""
-# ruff: noqa: PLC0415 - httpx and rich are imported where they are used: help needs neither
+"""Commands that call a gateway for models, predictions and status."""
+# ruff: noqa: PLC0415 - help needs neither httpx nor rich
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from app.cli import inputs
-from app.cli.failures import FAILED
+from app.cli.errors import FAILED
 
 if TYPE_CHECKING:
-    from ml_serve_client import Client
+    from ml_serve_client import Client, VersionState
 
 T = TypeVar("T")
 
-_URL_HELP = "Where the gateway is."
+_URL_HELP = "URL of the gateway."
 GlobalUrl = Annotated[
     str | None,
     typer.Option("--url", metavar="URL", envvar="ML_SERVE_URL", help=_URL_HELP, show_default="http://127.0.0.1:8000"),
 ]
 Url = Annotated[str | None, typer.Option("--url", metavar="URL", help=_URL_HELP)]
-Json = Annotated[bool, typer.Option("--json", help="Write one JSON document.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Ref = Annotated[str, typer.Argument(metavar="REF", help="A model: name, name@alias or name/versions/N.")]
 Timeout = Annotated[
     float | None, typer.Option(min=0.001, metavar="SECONDS", help="Seconds until the gateway gives up.")
@@ -48,13 +48,13 @@ def models(url: Url = None, as_json: Json = False) -> None:
 def load(ref: Ref, url: Url = None, timeout: Timeout = None, as_json: Json = False) -> None:
     """Load a model version on every replica of its pool."""
     with connect(url) as client:
-        _tell(client.load(ref, timeout=timeout), as_json)
+        _print_state(client.load(ref, timeout=timeout), as_json)
 
 
 def unload(ref: Ref, url: Url = None, as_json: Json = False) -> None:
-    """Let a model version go from memory."""
+    """Unload a model version from memory."""
     with connect(url) as client:
-        _tell(client.unload(ref), as_json)
+        _print_state(client.unload(ref), as_json)
 
 
 def predict(
@@ -64,31 +64,33 @@ def predict(
         typer.Argument(
             metavar="JSON",
             help="A row as an object, or a list of rows; '-' or nothing reads standard input. With --entity: columns "
-            "that replace the feature store's.",
+            "that replace those of the feature store.",
         ),
     ] = None,
     *,
     file: Annotated[Path | None, typer.Option(metavar="FILE", help="Read the JSON from this file.")] = None,
     entity: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An entity: KEY=VALUE[,KEY=VALUE] or a JSON object. Repeatable."),
+        typer.Option(
+            metavar="KEY=VALUE", help="Join keys of an entity: KEY=VALUE[,KEY=VALUE] or a JSON object. Repeatable."
+        ),
     ] = None,
     feature_service: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Feature service to read the entities from.")
+        str | None, typer.Option(metavar="NAME", help="Feature service that has the columns of the entities.")
     ] = None,
     feature_view: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Feature view to read the entities from.")
+        str | None, typer.Option(metavar="NAME", help="Feature view that has the columns of the entities.")
     ] = None,
     param: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An inference parameter, as JSON. Repeatable.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Inference parameter; the value is JSON. Repeatable.")
     ] = None,
     timeout: Timeout = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Predict rows, or entities of the feature store."""
+    """Predict rows, or entities from the feature store."""
     if bool(entity) != bool(feature_service or feature_view):
-        raise typer.BadParameter("--entity goes with --feature-service or --feature-view, and they with it")
+        raise typer.BadParameter("--entity needs --feature-service or --feature-view, and both of them need --entity")
     params = dict(map(inputs.read_pair, param)) if param else None
     with connect(url) as client:
         if entity:
@@ -112,7 +114,7 @@ def predict(
 
 
 def status(url: Url = None, as_json: Json = False) -> None:
-    """Show the state of the platform and what it takes."""
+    """Show the health of the platform and its memory use."""
     with connect(url) as client:
         health = client.health()
         replicas, no_replicas = _try(client.status)
@@ -140,7 +142,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
 
 
 def connect(url: str | None) -> Client:
-    """A client of the gateway at `url`, or where it is by default."""
+    """Make a client of the gateway at `url`, by default the one on this machine."""
     from ml_serve_client import Client
 
     try:
@@ -150,7 +152,7 @@ def connect(url: str | None) -> Client:
 
 
 def _try(call: Callable[[], T]) -> tuple[T | None, str]:
-    """The answer, or why there is none: one part that fails shall not hide what the others say."""
+    """Call the gateway and return the result, or None and the error: the other parts are shown nevertheless."""
     from ml_serve_client import ApiError
 
     try:
@@ -159,10 +161,10 @@ def _try(call: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _tell(loaded: Any, as_json: bool) -> None:
+def _print_state(changed: VersionState, as_json: bool) -> None:
     from app.cli import output
 
     if as_json:
-        output.print_json(asdict(loaded))
+        output.print_json(asdict(changed))
     else:
-        output.console().print(f"{loaded.model} v{loaded.version} is {loaded.state}")
+        output.console().print(f"{changed.model} v{changed.version} is {changed.state}")

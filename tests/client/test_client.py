@@ -112,7 +112,7 @@ async def test_rows_may_be_lists_for_a_model_that_takes_an_array(client: AsyncCl
     assert (await client.predict("free", [[1, 2], [3, 4]])).predictions == [3, 7]
 
 
-async def test_a_version_and_an_alias_may_be_given_apart_or_in_the_reference(client: AsyncClient) -> None:
+async def test_version_and_alias_are_arguments_or_in_the_reference(client: AsyncClient) -> None:
     row = {"a": 1, "b": 2}
     for call in (
         client.predict("sum", row, version=2),
@@ -148,7 +148,7 @@ def test_versions_and_aliases_stay_readable_in_the_path() -> None:
     ]
 
 
-async def test_numpy_values_dates_and_bytes_are_sent_as_the_gateway_reads_them(client: AsyncClient) -> None:
+async def test_numpy_values_dates_and_bytes_become_json(client: AsyncClient) -> None:
     assert (await client.predict("count", {"n": np.int64(2**62 + 1)})).predictions == [2**62 + 1]
     assert (await client.predict("raw", {"x": b"\x00\xff"})).predictions == ["AP8="]
     for value in (date(2026, 1, 2), datetime(2026, 1, 2), np.datetime64("2026-01-02T00:00:00")):  # noqa: DTZ001
@@ -156,7 +156,7 @@ async def test_numpy_values_dates_and_bytes_are_sent_as_the_gateway_reads_them(c
         assert answer.startswith("2026-01-02T00:00:00")
 
 
-async def test_what_json_cannot_hold_is_refused_before_it_is_sent(client: AsyncClient, fakes: Fakes) -> None:
+async def test_a_value_without_json_form_is_refused_before_sending(client: AsyncClient, fakes: Fakes) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         await client.predict("sum", {"a": float("nan"), "b": 1})
     with pytest.raises(TypeError, match="type object cannot be sent"):
@@ -168,7 +168,7 @@ async def test_parameters_reach_the_model(client: AsyncClient) -> None:
     assert (await client.predict("scaled", {"a": 2}, params={"factor": 10})).predictions == [20]
 
 
-async def test_a_session_stays_with_one_of_the_versions_that_share_the_calls(client: AsyncClient, fakes: Fakes) -> None:
+async def test_a_session_sticks_to_one_version_of_a_traffic_split(client: AsyncClient, fakes: Fakes) -> None:
     split = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
     fakes.directory.traffics["sum"] = split
     row, columns, entities = {"a": 1, "b": 2}, {"a": [1], "b": [2]}, [{"id": "oil"}]
@@ -190,7 +190,7 @@ async def test_a_session_stays_with_one_of_the_versions_that_share_the_calls(cli
 
 
 @pytest.mark.parametrize("session", ["", " ", " a", "a\n", "a\r\nx-admin: 1", "é", "a\tb"])
-def test_a_session_that_no_header_carries_as_it_is_is_refused(session: str) -> None:
+def test_a_session_that_is_no_header_value_is_refused(session: str) -> None:
     client, requests = sent()
     with pytest.raises(ValueError, match="the session"):
         client.predict("m", {}, session=session)
@@ -199,7 +199,7 @@ def test_a_session_that_no_header_carries_as_it_is_is_refused(session: str) -> N
     assert not requests
 
 
-async def test_entities_are_predicted_with_the_columns_of_the_feature_store(client: AsyncClient) -> None:
+async def test_entities_are_predicted_with_columns_of_the_store(client: AsyncClient) -> None:
     prediction = await client.predict_entities("sum", [{"id": "oil"}, {"id": "gas"}], feature_view="daily")
     assert prediction.predictions == [3, 7]
     assert prediction.features == {"a": [1, 3], "b": [2, 4]}
@@ -212,14 +212,14 @@ async def test_overrides_replace_columns_of_the_feature_store(client: AsyncClien
     assert prediction.predictions == [111]
 
 
-async def test_the_deadline_is_kept_by_the_gateway(client: AsyncClient, fakes: Fakes) -> None:
+async def test_the_gateway_keeps_the_deadline(client: AsyncClient, fakes: Fakes) -> None:
     fakes.runner.delay_s = 5
     with pytest.raises(ApiError) as caught:
         await client.predict("sum", {"a": 1, "b": 2}, timeout=0.1)
     assert (caught.value.status, caught.value.code) == (504, "deadline_exceeded")
 
 
-def test_a_deadline_is_sent_and_waited_for_with_a_margin() -> None:
+def test_the_client_waits_a_little_longer_than_the_deadline() -> None:
     client, requests = sent(timeout=7)
     client.predict("m", {}, timeout=2.5)
     client.predict("m", {})
@@ -272,7 +272,7 @@ async def test_a_load_that_fails_says_why(client: AsyncClient) -> None:
     assert (await client.model("unloadable")).versions["1"].error == "its library is missing"
 
 
-async def test_health_is_read_whether_good_or_bad(client: AsyncClient, fakes: Fakes) -> None:
+async def test_health_is_read_from_200_and_503(client: AsyncClient, fakes: Fakes) -> None:
     health = await client.health()
     assert (health.status, health.ready) == ("ok", True)
     assert health.parts["pools"] == Part("ok", {})
@@ -282,7 +282,7 @@ async def test_health_is_read_whether_good_or_bad(client: AsyncClient, fakes: Fa
     assert health.parts["pools"] == Part("unavailable", {"reason": {"default": "no replica"}})
 
 
-async def test_ready_is_a_yes_or_no(client: AsyncClient, fakes: Fakes) -> None:
+async def test_ready_is_a_truth_value(client: AsyncClient, fakes: Fakes) -> None:
     assert await client.ready() is True
     fakes.manager.ready = False
     assert await client.ready() is False
@@ -294,7 +294,7 @@ def test_nothing_is_ready_while_no_replica_is_up() -> None:
         answering(404, b"not here").ready()
 
 
-async def test_status_tells_what_replicas_take(client: AsyncClient, fakes: Fakes) -> None:
+async def test_status_has_the_memory_of_each_replica(client: AsyncClient, fakes: Fakes) -> None:
     pool = {"replica": "p1", "deployment": "ModelPool", "rss_bytes": 2, "models": 3, "model_bytes": 4, "evictions": 5}
     fakes.manager.replicas.append(pool)
     gateway, hosting = await client.status()
@@ -307,7 +307,7 @@ async def test_status_tells_what_replicas_take(client: AsyncClient, fakes: Fakes
 # Errors
 
 
-async def test_an_error_has_everything_that_the_gateway_says(client: AsyncClient) -> None:
+async def test_an_error_has_every_field_of_its_body(client: AsyncClient) -> None:
     with pytest.raises(ApiError) as caught:
         await client.predict("sum", [{"a": 1, "b": 2}, {"a": 1, "b": "x"}])
     error = caught.value
@@ -325,7 +325,7 @@ async def test_an_unknown_model_is_an_error(client: AsyncClient) -> None:
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
 
 
-async def test_a_model_that_raises_is_an_error_without_its_secrets(client: AsyncClient) -> None:
+async def test_the_error_of_a_failing_model_hides_its_message(client: AsyncClient) -> None:
     with pytest.raises(ApiError) as caught:
         await client.predict("broken", {"a": 1})
     assert caught.value.status == 500
@@ -357,14 +357,14 @@ def test_every_kind_of_error_body_is_read(status: int, body: Any, code: str, mes
         assert message is None or caught.value.message == message
 
 
-def test_the_request_id_of_a_header_is_known_too() -> None:
+def test_the_request_id_may_come_from_the_header() -> None:
     with pytest.raises(ApiError) as caught:
         answering(500, b"oh", **{"x-request-id": "abc"}).models()
     assert caught.value.request_id == "abc"
 
 
 @pytest.mark.parametrize("body", [b"<html>a web page</html>", b"[]", b'{"models": 3}', b'{"models": [{}]}', b'"text"'])
-def test_a_server_that_is_no_gateway_is_named(body: bytes) -> None:
+def test_a_response_of_another_server_names_its_url(body: bytes) -> None:
     with pytest.raises(ApiError, match=r"127\.0\.0\.1:8000/v1/models does not answer as an ml-serve gateway") as caught:
         answering(200, body).models()
     assert caught.value.code == "unexpected_answer"
@@ -388,7 +388,7 @@ def server(fakes: Fakes) -> Iterator[Server]:
         yield server
 
 
-def test_the_client_that_blocks_does_the_same(server: Server) -> None:
+def test_the_blocking_client_has_the_same_results(server: Server) -> None:
     with Client(server.url) as client:
         assert client.predict("sum", {"a": 1, "b": 2}).predictions == [3]
         assert client.predict_entities("sum", [{"id": "oil"}], feature_view="daily").predictions == [3]
@@ -403,7 +403,7 @@ def test_the_client_that_blocks_does_the_same(server: Server) -> None:
             client.model("nope")
 
 
-async def test_the_async_client_works_over_the_network_and_at_once(server: Server) -> None:
+async def test_the_async_client_sends_calls_concurrently(server: Server) -> None:
     async with AsyncClient(server.url) as client:
         calls = (client.predict("sum", {"a": n, "b": 1}) for n in range(20))
         assert [p.predictions for p in await asyncio.gather(*calls)] == [[n + 1] for n in range(20)]
@@ -421,19 +421,19 @@ def test_a_refused_connection_names_the_url_without_its_password() -> None:
     assert "secret" not in str(e.value)
 
 
-async def test_a_refused_connection_is_the_same_for_the_async_client() -> None:
+async def test_the_async_client_raises_the_same_connection_error() -> None:
     async with AsyncClient("http://127.0.0.1:1") as client:
         with pytest.raises(ConnectionFailed, match=r"cannot connect to http://127\.0\.0\.1:1"):
             await client.ready()
 
 
-def test_an_answer_that_does_not_come_is_not_waited_for(server: Server, fakes: Fakes) -> None:
+def test_a_response_after_the_timeout_is_an_error(server: Server, fakes: Fakes) -> None:
     fakes.runner.delay_s = 5
     with Client(server.url, timeout=0.1) as client, pytest.raises(NoResponse, match="did not answer in time"):
         client.predict("sum", {"a": 1, "b": 2})
 
 
-def test_a_connection_that_breaks_is_told() -> None:
+def test_a_broken_connection_is_an_error() -> None:
     async def cut(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
         await send({"type": "http.response.body", "body": b"1", "more_body": True})
@@ -446,14 +446,14 @@ def test_a_connection_that_breaks_is_told() -> None:
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://x", "http://", "", "http://u:secret@h:port"])
-def test_a_base_url_that_is_none_is_refused(url: str) -> None:
+def test_an_invalid_base_url_is_refused(url: str) -> None:
     for kind in (Client, AsyncClient):
         with pytest.raises(ValueError, match="URL") as caught:
             kind(url)
         assert "secret" not in str(caught.value)
 
 
-async def test_passwords_are_masked_where_a_client_is_shown() -> None:
+async def test_repr_masks_passwords() -> None:
     async with AsyncClient("https://me:secret@h/ml/serve") as client:
         assert repr(client) == "AsyncClient('https://***@h/ml/serve')"
     with Client("https://token@h") as blocking:
@@ -476,14 +476,14 @@ def test_both_clients_have_the_same_methods() -> None:
     assert inspect.signature(Client.predict).parameters["timeout"].default is None
 
 
-def test_the_client_needs_nothing_of_the_server() -> None:
+def test_the_client_imports_nothing_of_the_server() -> None:
     script = "import sys, ml_serve_client; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     names = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     for name in ("numpy", "pandas", "fastapi", "ray", "mlflow", "feast"):
         assert f"'{name}'" not in names
 
 
-def test_times_have_a_zone_or_none_as_given() -> None:
+def test_times_keep_their_zone() -> None:
     client, requests = sent()
     client.predict("m", [{"t": datetime(2026, 1, 2, 3, tzinfo=UTC)}])
     assert json.loads(requests[0].content) == {"instances": [{"t": "2026-01-02T03:00:00+00:00"}]}

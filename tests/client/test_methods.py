@@ -52,7 +52,7 @@ def client(fakes: Fakes) -> AsyncClient:
     return AsyncClient("http://gateway", transport=httpx.ASGITransport(fakes.app))
 
 
-async def test_metadata_names_the_tensors(client: AsyncClient) -> None:
+async def test_metadata_describes_the_tensors(client: AsyncClient) -> None:
     a, b = (TensorMetadata(name, "FP64", (-1,)) for name in "ab")
     expected = ModelMetadata("a sum", ("1", "2", "3"), "fake_mlflow", (a, b), (TensorMetadata("total", "FP64", (-1,)),))
     assert await client.metadata("a sum") == expected
@@ -63,7 +63,7 @@ async def test_metadata_names_the_tensors(client: AsyncClient) -> None:
     assert caught.value.status == 404
 
 
-async def test_schema_is_one_that_bodies_meet(client: AsyncClient) -> None:
+async def test_valid_bodies_satisfy_the_schema(client: AsyncClient) -> None:
     schema = await client.schema("a sum@champion")
     assert (schema.model, schema.version) == ("a sum", "1")
     jsonschema.validate({"instances": [{"a": 1, "b": 2.5}]}, schema.request)
@@ -72,7 +72,7 @@ async def test_schema_is_one_that_bodies_meet(client: AsyncClient) -> None:
     assert schema.response["type"] == "object"
 
 
-async def test_statistics_are_what_was_counted(client: AsyncClient, fakes: Fakes) -> None:
+async def test_statistics_are_the_counts_of_the_gateway(client: AsyncClient, fakes: Fakes) -> None:
     fakes.manager.counted = Counted(
         requests=5, request_seconds=2.5, rows=7, batches=3, batch_seconds=1.5, failures=2
     )  # fmt: skip
@@ -114,7 +114,7 @@ async def test_two_versions_are_compared(client: AsyncClient, fakes: Fakes) -> N
     assert caught.value.status == 409
 
 
-async def test_a_feature_service_and_a_feature_view_tell_their_keys(client: AsyncClient) -> None:
+async def test_feature_services_and_views_name_their_join_keys(client: AsyncClient) -> None:
     expected = FeatureSource("daily_service", "feature_service", ("id",), ("a", "b"))
     assert await client.features("daily_service") == expected
     assert (await client.features("a view")).kind == "feature_view"
@@ -123,7 +123,7 @@ async def test_a_feature_service_and_a_feature_view_tell_their_keys(client: Asyn
     assert caught.value.code == "feature_source_not_found"
 
 
-async def test_a_promotion_moves_what_the_bare_name_means_and_a_rollback_moves_it_back(client: AsyncClient) -> None:
+async def test_a_rollback_undoes_the_promotion_of_the_default_alias(client: AsyncClient) -> None:
     assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "1"
     promoted = AliasChange("a sum", "2", "ready", alias="champion", previous="1", changed=True, default="2")
     assert await client.promote("a sum", 2, timeout=5) == promoted
@@ -136,7 +136,7 @@ async def test_a_promotion_moves_what_the_bare_name_means_and_a_rollback_moves_i
     assert not (await client.rollback("a sum")).changed
 
 
-async def test_another_alias_is_moved_and_may_be_where_the_version_comes_from(client: AsyncClient) -> None:
+async def test_a_promotion_moves_or_follows_another_alias(client: AsyncClient) -> None:
     moved = await client.promote("a sum", 1, alias="challenger")
     assert (moved.alias, moved.version, moved.default) == ("challenger", "1", "1")
     assert (await client.rollback("a sum", alias="challenger")).version == "2"
@@ -146,23 +146,21 @@ async def test_another_alias_is_moved_and_may_be_where_the_version_comes_from(cl
 @pytest.mark.parametrize(
     ("name", "version", "status"), [("a sum", "9", 404), ("a sum@champion", "1", 400), ("a sum", "3", 409)]
 )
-async def test_a_promotion_that_cannot_be_changes_nothing(
-    client: AsyncClient, name: str, version: str, status: int
-) -> None:
+async def test_a_refused_promotion_changes_nothing(client: AsyncClient, name: str, version: str, status: int) -> None:
     with pytest.raises(ApiError) as caught:
         await client.promote(name, version)
     assert caught.value.status == status
     assert (await client.model("a sum")).default == "1"
 
 
-async def test_what_takes_other_inputs_is_promoted_by_force(client: AsyncClient) -> None:
+async def test_an_incompatible_version_is_promoted_by_force(client: AsyncClient) -> None:
     with pytest.raises(ApiError) as caught:
         await client.promote("a sum", 3)
     assert caught.value.details["differences"] == ["column 'c' (double) is new and required"]
     assert (await client.promote("a sum", 3, force=True)).version == "3"
 
 
-async def test_calls_are_divided_and_copied(client: AsyncClient) -> None:
+async def test_traffic_is_split_and_shadowed(client: AsyncClient) -> None:
     weights = {"champion": 90.0, "challenger": 10.0}
     divided = Traffic("a sum", weights, "challenger", {"champion": "1", "challenger": "2"}, ())
     assert await client.set_traffic("a sum", weights, shadow="challenger") == divided
@@ -176,7 +174,7 @@ async def test_calls_are_divided_and_copied(client: AsyncClient) -> None:
         await client.set_traffic("a sum", {"shadow": 100})
 
 
-async def test_a_model_tells_what_is_held_up(client: AsyncClient, fakes: Fakes) -> None:
+async def test_a_model_has_the_reason_of_a_blocked_rollout(client: AsyncClient, fakes: Fakes) -> None:
     fakes.manager.desired["a sum"] = {"champion": "3", "challenger": "2"}
     fakes.manager.blocked["a sum"] = {"champion": "it takes other inputs"}
     model = await client.model("a sum")
@@ -199,7 +197,7 @@ def server(fakes: Fakes) -> Iterator[Server]:
         yield server
 
 
-def test_the_client_that_blocks_does_the_same(server: Server) -> None:
+def test_the_blocking_client_has_the_same_results(server: Server) -> None:
     with Client(server.url) as client:
         assert client.metadata("a sum").platform == "fake_mlflow"
         assert client.schema("a sum").version == "1"

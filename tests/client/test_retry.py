@@ -78,7 +78,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     [error(429), error(503, "pool_unavailable"), httpx.Response(503, text="busy"), refused, broken],
     ids=["429", "503", "503 of a load balancer", "refused", "broken"],
 )
-def test_what_may_pass_is_sent_again(failure: Any) -> None:
+def test_transient_failures_are_retried(failure: Any) -> None:
     script = Script(failure, failure, ok)
     assert script.client().predict("m", {}).predictions == [1]
     assert len(script.requests) == 3
@@ -93,7 +93,7 @@ def test_what_may_pass_is_sent_again(failure: Any) -> None:
     ],
     ids=lambda failure: f"{failure.status_code} {failure.json()['code']}",
 )  # fmt: skip
-def test_what_lasts_or_does_harm_is_not_sent_again(failure: httpx.Response) -> None:
+def test_permanent_failures_are_not_retried(failure: httpx.Response) -> None:
     script = Script(failure)
     with pytest.raises(ApiError) as caught:
         script.client().predict("m", {})
@@ -101,7 +101,7 @@ def test_what_lasts_or_does_harm_is_not_sent_again(failure: httpx.Response) -> N
     assert len(script.requests) == 1
 
 
-def test_the_last_error_is_raised_once_all_attempts_are_made() -> None:
+def test_the_last_attempt_raises_its_error() -> None:
     script = Script(error(503, "unavailable"), refused, error(429))
     with pytest.raises(ApiError, match="busy") as caught:
         script.client().predict("m", {})
@@ -113,7 +113,7 @@ def test_the_last_error_is_raised_once_all_attempts_are_made() -> None:
     assert len(script.requests) == 5
 
 
-def test_one_attempt_switches_it_off(clock: Clock) -> None:
+def test_one_attempt_disables_retries(clock: Clock) -> None:
     script = Script(error(429, **{"retry-after": "1"}))
     with pytest.raises(ApiError) as caught:
         script.client(Retry(attempts=1)).predict("m", {})
@@ -121,7 +121,7 @@ def test_one_attempt_switches_it_off(clock: Clock) -> None:
     assert caught.value.retry_after == 1
 
 
-def test_the_wait_doubles_and_is_drawn(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_backoff_doubles_and_is_drawn_at_random(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[float, float]] = []
 
     def draw(low: float, high: float) -> float:
@@ -136,7 +136,7 @@ def test_the_wait_doubles_and_is_drawn(clock: Clock, monkeypatch: pytest.MonkeyP
     assert clock.slept == [0.5, 1, 2, 3]
 
 
-def test_retry_after_is_kept_in_seconds_and_as_a_date(clock: Clock) -> None:
+def test_the_client_waits_as_long_as_retry_after_says(clock: Clock) -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     script = Script(error(429, **{"retry-after": "7"}), error(503, "unavailable", **{"retry-after": date}), ok)
     script.client().predict("m", {})
@@ -150,13 +150,13 @@ def test_retry_after_is_kept_in_seconds_and_as_a_date(clock: Clock) -> None:
     [("0", 0), ("", None), ("soon", None), ("-1", None), ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
      ("Thu, 01 Jan 1970 00:00:00 -0000", 0), ("1e3", None)],
 )  # fmt: skip
-def test_a_retry_after_that_is_odd_is_no_error(header: str, seconds: float | None) -> None:
+def test_an_invalid_retry_after_is_ignored(header: str, seconds: float | None) -> None:
     with pytest.raises(ApiError) as caught:
         Script(error(429, **{"retry-after": header})).client(Retry(attempts=1)).models()
     assert caught.value.retry_after == seconds
 
 
-def test_a_retry_after_beyond_the_deadline_is_not_waited_for(clock: Clock) -> None:
+def test_a_retry_after_beyond_the_deadline_raises_at_once(clock: Clock) -> None:
     script = Script(error(429, **{"retry-after": "30"}))
     with pytest.raises(ApiError):
         script.client().predict("m", {}, timeout=10)
@@ -165,7 +165,7 @@ def test_a_retry_after_beyond_the_deadline_is_not_waited_for(clock: Clock) -> No
     assert (len(script.requests), clock.slept) == (2, [])
 
 
-def test_each_attempt_is_told_what_is_left_of_the_deadline(clock: Clock) -> None:
+def test_each_attempt_sends_what_is_left_of_the_deadline(clock: Clock) -> None:
     script = Script(error(429, **{"retry-after": "4"}), error(429, **{"retry-after": "5"}), ok)
     script.client().predict("m", {}, timeout=10)
     assert [request.headers["x-request-timeout-seconds"] for request in script.requests] == ["10", "6", "1"]
@@ -173,14 +173,14 @@ def test_each_attempt_is_told_what_is_left_of_the_deadline(clock: Clock) -> None
     assert [waits[0] - wait for wait in waits] == [0, 4, 9]
 
 
-def test_without_a_deadline_the_client_s_own_time_is_for_all_attempts(clock: Clock) -> None:
+def test_attempts_without_a_deadline_share_the_client_timeout(clock: Clock) -> None:
     script = Script(error(429, **{"retry-after": "4"}), ok)
     script.client(timeout=10).predict("m", {})
     assert [request.extensions["timeout"]["read"] for request in script.requests] == [10, 6]
     assert "x-request-timeout-seconds" not in script.requests[0].headers
 
 
-def test_an_answer_that_is_late_is_not_asked_for_again(clock: Clock) -> None:
+def test_a_late_response_is_not_retried(clock: Clock) -> None:
     def late_by_all_of_it(request: httpx.Request) -> httpx.Response:
         clock.now += request.extensions["timeout"]["read"]
         return late(request)
@@ -192,7 +192,7 @@ def test_an_answer_that_is_late_is_not_asked_for_again(clock: Clock) -> None:
         assert len(script.requests) == 1
 
 
-def test_loads_and_unloads_are_repeated_too() -> None:
+def test_loads_and_unloads_are_retried() -> None:
     loaded = httpx.Response(200, json={"model_name": "m", "model_version": "1", "state": "ready"})
     for call in ("load", "unload"):
         script = Script(broken, loaded)
@@ -200,13 +200,13 @@ def test_loads_and_unloads_are_repeated_too() -> None:
         assert len(script.requests) == 2
 
 
-def test_a_health_that_is_bad_is_an_answer() -> None:
+def test_a_health_of_503_is_a_result() -> None:
     script = Script(httpx.Response(503, json={"status": "unavailable", "ready": False, "parts": {}}))
     assert script.client().health().status == "unavailable"
     assert len(script.requests) == 1
 
 
-async def test_the_async_client_does_the_same() -> None:
+async def test_the_async_client_retries_in_the_same_way() -> None:
     script = Script(refused, error(429, **{"retry-after": "0"}), ok)
     async with AsyncClient("http://gateway", retry=AT_ONCE, transport=httpx.MockTransport(script)) as client:
         assert (await client.predict("m", {}, timeout=9)).predictions == [1]
@@ -220,7 +220,7 @@ async def test_the_async_client_does_the_same() -> None:
     assert len(script.requests) == 1
 
 
-async def test_a_call_that_waits_to_be_sent_again_can_be_cancelled() -> None:
+async def test_a_call_can_be_cancelled_during_the_backoff() -> None:
     script = Script(error(429, **{"retry-after": "30"}))
     async with AsyncClient("http://gateway", transport=httpx.MockTransport(script)) as client:
         with pytest.raises(TimeoutError):
@@ -229,7 +229,7 @@ async def test_a_call_that_waits_to_be_sent_again_can_be_cancelled() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"attempts": 0}, {"backoff_s": -1}, {"max_backoff_s": -1}])
-def test_a_retry_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_retry_policy_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Retry(**wrong)
 
@@ -246,7 +246,7 @@ def address() -> Iterator[tuple[str, int]]:
         yield taken.getsockname()
 
 
-def test_a_connection_that_breaks_once_is_made_again() -> None:
+def test_a_broken_connection_is_retried() -> None:
     requests = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -261,7 +261,7 @@ def test_a_connection_that_breaks_once_is_made_again() -> None:
     assert requests == 2
 
 
-def test_nothing_that_listens_is_told_after_all_attempts(address: tuple[str, int]) -> None:
+def test_a_refused_connection_is_an_error_after_all_attempts(address: tuple[str, int]) -> None:
     with (
         Client(f"http://127.0.0.1:{address[1]}", retry=AT_ONCE) as client,
         pytest.raises(ConnectionFailed, match="cannot connect"),

@@ -118,7 +118,7 @@ async def test_frames_mappings_and_matrices_are_columns(client: AsyncClient, dat
     assert answer.array.tolist() == [3.5, 7]
 
 
-async def test_predict_gives_frames_and_arrays_to_infer(client: AsyncClient) -> None:
+async def test_predict_passes_frames_and_arrays_to_infer(client: AsyncClient) -> None:
     answer: TensorPrediction = await client.predict("sum", pd.DataFrame({"a": [1], "b": [2]}), version=2)
     assert answer.array.tolist() == [103]
     assert (await client.predict("sum", np.array([[1, 2]]), alias="challenger")).array.tolist() == [103]
@@ -126,7 +126,7 @@ async def test_predict_gives_frames_and_arrays_to_infer(client: AsyncClient) -> 
 
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("dtype", NUMBERS)
-async def test_every_type_of_numbers_comes_back_as_it_was(client: AsyncClient, dtype: str, binary: bool) -> None:
+async def test_every_numeric_dtype_comes_back_unchanged(client: AsyncClient, dtype: str, binary: bool) -> None:
     bounds = np.finfo(dtype) if dtype.startswith("f") else None if dtype == "bool" else np.iinfo(dtype)
     array = np.array([[0, 1], [bounds.min, bounds.max] if bounds else [1, 0]], dtype=dtype)
     answer = (await client.infer(dtype, array, binary=binary)).array
@@ -134,7 +134,7 @@ async def test_every_type_of_numbers_comes_back_as_it_was(client: AsyncClient, d
     assert np.array_equal(answer, array)
 
 
-async def test_columns_of_several_types_go_together(client: AsyncClient) -> None:
+async def test_columns_of_several_types_are_sent_together(client: AsyncClient) -> None:
     frame = pd.DataFrame({"x": [1.5, np.nan], "n": [2**62 + 1, -1], "ok": [True, False], "word": ["a", "é\x00漢"]})
     for binary in (True, False):
         answer = (await client.infer("mixed", frame, binary=binary)).frame()
@@ -153,7 +153,7 @@ async def test_columns_of_several_types_go_together(client: AsyncClient) -> None
     ],
     ids=lambda column: str(column.dtype),
 )
-async def test_the_kinds_of_columns_of_pandas_are_their_values(client: AsyncClient, column: "pd.Series[Any]") -> None:
+async def test_pandas_extension_columns_are_sent_as_their_values(client: AsyncClient, column: "pd.Series[Any]") -> None:
     assert (await client.infer("sum", pd.DataFrame({"a": column, "b": [0, 0]}))).array.tolist() == [1, 2]
 
 
@@ -183,7 +183,7 @@ async def test_text_of_every_kind_is_text(client: AsyncClient, texts: Any) -> No
     assert (await client.infer("word", {"word": texts})).array.tolist() == ["a", "é"]
 
 
-async def test_bytes_stay_bytes_where_they_are_no_text(client: AsyncClient) -> None:
+async def test_bytes_that_are_not_utf_8_stay_bytes(client: AsyncClient) -> None:
     assert (await client.infer("raw", {"x": [b"\x00\xff", b"a"]})).array.tolist() == [b"\x00\xff", b"a"]
     assert (await client.infer("raw", {"x": [b"\x00\xff"]}, binary=False)).array.tolist() == ["AP8="]
 
@@ -207,7 +207,7 @@ async def test_dates_and_times_of_python_are_sent_too(client: AsyncClient) -> No
     assert (await client.infer("when", frame)).array.tolist() == ["2026-01-02T00:00:00", "2026-01-02T01:00:00"]
 
 
-async def test_lists_go_as_a_tensor_or_one_by_one(client: AsyncClient) -> None:
+async def test_lists_are_a_tensor_or_json_elements(client: AsyncClient) -> None:
     assert (await client.infer("lists", {"x": np.array([[1.0, 2], [3, 4]])})).array.tolist() == [3, 7]
     ragged = pd.DataFrame({"x": [[1.0, 2.0], np.array([3.0])]})
     assert (await client.infer("lists", ragged)).array.tolist() == [3, 3]
@@ -242,13 +242,13 @@ async def test_parameters_reach_the_model(client: AsyncClient) -> None:
         ({}, "no column"),
     ],
 )  # fmt: skip
-def test_what_no_tensor_holds_is_refused_before_it_is_sent(data: Any, message: str) -> None:
+def test_a_value_that_no_tensor_holds_is_refused(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sent(data)
 
 
 @pytest.mark.parametrize("data", [None, [[1, 2]], "text", 3])
-def test_other_data_are_refused(data: Any) -> None:
+def test_data_of_another_type_are_refused(data: Any) -> None:
     with pytest.raises(TypeError, match="give a DataFrame, an array, or a mapping"):
         sent(data)
 
@@ -259,7 +259,7 @@ def test_infinities_need_the_binary_form() -> None:
         sent({"a": [np.inf]}, binary=False)
 
 
-async def test_a_mistake_is_told_by_the_gateway(client: AsyncClient) -> None:
+async def test_the_gateway_names_the_missing_column(client: AsyncClient) -> None:
     with pytest.raises(ApiError, match="the input lacks 'b'") as caught:
         await client.infer("sum", {"a": [1.0], "c": [1.0]})
     assert (caught.value.status, caught.value.code) == (400, "invalid_input")
@@ -268,7 +268,7 @@ async def test_a_mistake_is_told_by_the_gateway(client: AsyncClient) -> None:
 # On the wire
 
 
-def test_the_body_is_binary_by_default_and_json_where_asked() -> None:
+def test_the_body_is_binary_by_default_and_json_on_request() -> None:
     request = sent(pd.DataFrame({"a": np.array([1, 2], "int32"), 0: ["x", "yz"]}), params={"k": 1})
     length = int(request.headers["inference-header-content-length"])
     assert request.url.path == "/v2/models/m/infer"
@@ -310,7 +310,7 @@ def answer(content: str, **output: Any) -> bytes:
         (answer("1234", datatype="BYTES", parameters={"binary_data_size": 4}), -4),
     ],
 )
-def test_an_answer_that_is_not_of_the_protocol_is_an_error(content: bytes, length: int | str | None) -> None:
+def test_a_response_outside_the_protocol_is_an_error(content: bytes, length: int | str | None) -> None:
     headers = {} if length is None else {"inference-header-content-length": str(length)}
     if isinstance(length, int):
         headers["inference-header-content-length"] = str(len(content) + length)
@@ -350,7 +350,7 @@ async def test_a_frame_has_a_row_for_each_row(client: AsyncClient) -> None:
     assert narrow["o"].tolist() == [1, 2]
 
 
-async def test_arrays_of_an_answer_may_be_changed(client: AsyncClient) -> None:
+async def test_result_arrays_are_writable(client: AsyncClient) -> None:
     answer = (await client.infer("sum", {"a": [1.0], "b": [2.0]})).array
     answer += 1
     assert answer.flags.aligned

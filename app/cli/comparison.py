@@ -1,5 +1,5 @@
-"""``ml-serve compare``: two versions of a model side by side, with intervals."""
-# ruff: noqa: PLC0415 - httpx and rich are imported where they are used: help needs neither
+"""``ml-serve compare``: two versions of a model side by side, with confidence intervals."""
+# ruff: noqa: PLC0415 - help needs neither httpx nor rich
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ml_serve_client import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
 
-_WHAT = {
-    "divided": "calls of the bare name, dealt to the versions by chance",
-    "all": "all calls, since callers were not divided between these two: they may differ in more than the version",
+_COUNTED = {
+    "divided": "calls of the bare name, assigned to the versions at random",
+    "all": "all calls; without a traffic split, the callers of the versions may differ too",
 }
 
 Write = Callable[[float], str]
@@ -27,61 +27,63 @@ Write = Callable[[float], str]
 def compare(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")],
     base: Annotated[str, typer.Argument(metavar="BASE", help="Alias or version to compare with.")],
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="Alias or version that is compared.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="Alias or version to compare.")],
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two versions by what was counted for them."""
+    """Compare two versions by the counts of the gateway."""
     with connect(url) as client:
-        found = client.compare(name, base, other)
+        result = client.compare(name, base, other)
     from app.cli import output
 
     if as_json:
-        output.print_json(asdict(found))
+        output.print_json(asdict(result))
         return
     console = output.console()
-    console.print(f"{found.model}: {_WHAT[found.counted]}")
-    console.print(f"counted {_span(found.base)}; intervals at {found.level * 100:g} %\n")
-    console.print(_versions(found))
-    if found.shadow is not None:
-        console.print(f"\ncopies of {_named(found.base)}'s requests for {_named(found.other)}")
-        console.print(_copies(found.shadow))
+    console.print(f"{result.model}: {_COUNTED[result.counted]}")
+    console.print(f"counted {_span(result.base)}; intervals at {result.level * 100:g} %\n")
+    console.print(_versions_table(result))
+    if result.shadow is not None:
+        console.print(f"\nshadow requests of {_named(result.base)}, sent to {_named(result.other)}")
+        console.print(_shadow_table(result.shadow))
 
 
-def _versions(found: Comparison) -> Table:
+def _versions_table(result: Comparison) -> Table:
     from app.cli.output import empty_table
 
-    base, other = found.base, found.other
+    base, other = result.base, result.other
     shown = empty_table("", _named(base), _named(other), "difference", "")
     shown.add_row("requests", f"{base.requests:,}", f"{other.requests:,}", "", "")
     rows = (
-        ("error rate", base.error_rate, other.error_rate, found.error_rate, _percent),
-        ("latency", base.latency_s, other.latency_s, found.latency_s, _milliseconds),
-        ("prediction", base.prediction, other.prediction, found.prediction, _number),
+        ("error rate", base.error_rate, other.error_rate, result.error_rate, _percent),
+        ("latency", base.latency_s, other.latency_s, result.latency_s, _milliseconds),
+        ("prediction", base.prediction, other.prediction, result.prediction, _number),
     )
-    for label, mine, theirs, difference, write in rows:
-        told = difference.verdict if difference is not None else ""
-        shown.add_row(label, _estimate(mine, write), _estimate(theirs, write), _difference(difference, write), told)
+    for label, of_base, of_other, difference, write in rows:
+        verdict = difference.verdict if difference is not None else ""
+        shown.add_row(
+            label, _estimate(of_base, write), _estimate(of_other, write), _difference(difference, write), verdict
+        )
     return shown
 
 
-def _copies(shadow: ShadowComparison) -> Table:
+def _shadow_table(shadow: ShadowComparison) -> Table:
     from app.cli.output import empty_table
 
     shown = empty_table("", "", "")
     shown.show_header = False
     shown.add_row("requests", f"{shadow.requests:,} with {shadow.rows:,} rows", "")
-    shown.add_row("other label or form", _estimate(shadow.mismatch_rate, _percent), "of the rows")
+    shown.add_row("mismatches", _estimate(shadow.mismatch_rate, _percent), "of the rows")
     if shadow.difference is not None and shadow.largest is not None and shadow.relative is not None:
-        told = f"at most {_number(shadow.largest)}, {_percent(shadow.relative)} on average"
-        shown.add_row("difference", _estimate(shadow.difference, _number), told)
+        note = f"at most {_number(shadow.largest)}, {_percent(shadow.relative)} on average"
+        shown.add_row("difference", _estimate(shadow.difference, _number), note)
     if shadow.latency_s is not None:
         shown.add_row("latency", _difference(shadow.latency_s, _milliseconds), shadow.latency_s.verdict)
     codes = ", ".join(f"{count} {code}" for code, count in sorted(shadow.errors.items()))
     shown.add_row("error rate", _estimate(shadow.error_rate, _percent), codes)
     if shadow.dropped:
-        bounds = ", ".join(f"{count} by the bound on {what}" for what, count in sorted(shadow.dropped.items()))
-        shown.add_row("not sent", f"{sum(shadow.dropped.values()):,}", bounds)
+        limits = ", ".join(f"{count} by the limit on {what}" for what, count in sorted(shadow.dropped.items()))
+        shown.add_row("dropped", f"{sum(shadow.dropped.values()):,}", limits)
     return shown
 
 

@@ -1,0 +1,138 @@
+"""``ml-serve promote``, ``rollback`` and ``traffic``: which version of a model serves which requests."""
+# ruff: noqa: PLC0415 - help needs neither httpx nor rich
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli import inputs
+from app.cli.remote import Json, Timeout, Url, connect
+
+if TYPE_CHECKING:
+    from ml_serve_client import AliasChange, Client, Traffic
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
+Alias = Annotated[
+    str | None, typer.Option(metavar="ALIAS", help="Alias to move. Default: the one that the bare name stands for.")
+]
+
+
+def promote(
+    name: Name,
+    version: Annotated[str | None, typer.Argument(metavar="VERSION", help="Number of the version.")] = None,
+    *,
+    from_alias: Annotated[
+        str | None,
+        typer.Option("--from", metavar="ALIAS", help="Promote the version of this alias, instead of VERSION."),
+    ] = None,
+    alias: Alias = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote an incompatible version, or one that fails its own input example.")
+    ] = False,
+    timeout: Timeout = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Warm a model version and move an alias to it in the registry."""
+    if (version is None) == (from_alias is None):
+        raise typer.BadParameter("give either VERSION or --from ALIAS")
+    with connect(url) as client:
+        _print_change(
+            client.promote(name, version, from_alias=from_alias, alias=alias, force=force, timeout=timeout), as_json
+        )
+
+
+def rollback(name: Name, alias: Alias = None, timeout: Timeout = None, url: Url = None, as_json: Json = False) -> None:
+    """Move an alias back to its previous version."""
+    with connect(url) as client:
+        _print_change(client.rollback(name, alias=alias, timeout=timeout), as_json)
+
+
+def traffic(
+    name: Name,
+    weights: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ALIAS=PERCENT]...", help="Traffic split of the bare name; 100 together.", show_default=False
+        ),
+    ] = None,
+    *,
+    shadow: Annotated[
+        str | None, typer.Option(metavar="ALIAS", help="Alias that receives a copy of each call.")
+    ] = None,
+    no_shadow: Annotated[bool, typer.Option("--no-shadow", help="Remove the shadow.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove split and shadow.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show or set the traffic split and the shadow of a model."""
+    split = dict(map(_weight, weights or ()))
+    if len(split) < len(weights or ()):
+        raise typer.BadParameter("give each alias once")
+    if shadow is not None and no_shadow:
+        raise typer.BadParameter("give --shadow or --no-shadow, not both")
+    if clear and (split or shadow is not None):
+        raise typer.BadParameter("--clear removes split and shadow; give it without weights and --shadow")
+    with connect(url) as client:
+        if clear:
+            found = client.set_traffic(name, {})
+        elif split or shadow is not None or no_shadow:
+            found = _update(client, name, split, shadow, keep_shadow=shadow is None and not no_shadow)
+        else:
+            found = client.traffic(name)
+    from app.cli import output
+
+    if as_json:
+        output.print_json(asdict(found))
+    else:
+        _print_traffic(found)
+
+
+def _update(client: Client, name: str, weights: dict[str, float], shadow: str | None, *, keep_shadow: bool) -> Traffic:
+    """Replace what was given and keep the rest."""
+    before = client.traffic(name) if keep_shadow or not weights else None
+    if before is not None:
+        weights = weights or dict(before.weights)
+        shadow = before.shadow if keep_shadow else shadow
+    return client.set_traffic(name, weights, shadow=shadow)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    alias, weight = inputs.read_pair(text)
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise typer.BadParameter(f"'{text}' is not of the form ALIAS=PERCENT, such as challenger=10")
+    return alias, weight
+
+
+def _print_change(change: AliasChange, as_json: bool) -> None:
+    from app.cli import output
+
+    if as_json:
+        output.print_json(asdict(change))
+        return
+    serves = "serves" if change.changed else "already serves"
+    previously = f", previously v{change.previous}" if change.previous is not None else ""
+    output.console().print(f"{change.model}@{change.alias} {serves} v{change.version}{previously}")
+
+
+def _print_traffic(traffic: Traffic) -> None:
+    from app.cli import output
+
+    console = output.console()
+    if not traffic.weights:
+        console.print(f"{traffic.model}: no traffic split")
+    else:
+        table = output.empty_table("alias", "version", "percent", numbers=1)
+        for alias, weight in sorted(traffic.weights.items(), key=lambda item: (-item[1], item[0])):
+            version = traffic.versions.get(alias)
+            table.add_row(alias, f"v{version}" if version is not None else "-", f"{weight:g}")
+        console.print(table)
+    if traffic.shadow is not None:
+        version = traffic.versions.get(traffic.shadow)
+        console.print(f"shadow: {traffic.shadow} {f'v{version}' if version is not None else 'without a version yet'}")
+    for problem in traffic.problems:
+        console.print(problem)
