@@ -11,20 +11,16 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from cachetools import LRUCache
-
 from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.rpc import Handle, answer
 from app.errors import PoolUnavailable, ServingError
 from app.hosting.model_host import ModelHost
-from app.serving.batching.merging import Merger
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog, BusyMeter, BusySample, CallNote, Waiting
 from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable
 from app.serving.rows import Batch, Output
-from app.serving.signatures.signature import Signature
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -36,7 +32,6 @@ _REPORTS_AT_ONCE = 8
 _REPORTS_PER_S = 4
 _WORK_REPORT_S = 5.0
 _GOODBYE_S = 2.0
-_SIGNATURES = 1024
 
 
 class PoolMember:
@@ -80,15 +75,6 @@ class PoolMember:
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
         )
-        self._table = ReleaseTable()
-        self._max_rows = settings.batch.max_rows
-        self._by_row: LRUCache[ModelVersion, tuple[ModelSpec, bool]] = LRUCache(maxsize=_SIGNATURES)
-        self._merger = Merger(
-            self._host.predict,
-            most_calls=pool.predict_threads,
-            most_rows=self._most_rows,
-            max_bytes=settings.batch.max_bytes,
-        )
         self._kept = asyncio.Event()
         self._resident: frozenset[ModelVersion] = frozenset()
         self._described: set[ModelVersion] = set()
@@ -119,15 +105,13 @@ class PoolMember:
         """Predict one batch.
 
         Args:
-            note: what waits at its sender; None where the sender is this process, the only one that sends here, whose
-                batches are as large as they can be.
+            note: what waits at its sender; None where the sender is this process.
         """
         if note is not None:
             self._waiting.note(version, note)
-        call = self._host.predict if note is None else self._merger.predict
         self._rows += batch.count
         try:
-            return await call(version, batch)
+            return await self._host.predict(version, batch)
         finally:
             self._rows -= batch.count
 
@@ -165,21 +149,6 @@ class PoolMember:
             if task.done() and not task.cancelled():
                 raise PoolUnavailable(f"pool '{self.name}' no longer follows the releases") from task.exception()
 
-    def _most_rows(self, version: ModelVersion) -> int:
-        """How many rows a call that merges batches may have; 0 where they must stay as they are."""
-        spec = self._host.spec(version)
-        if spec is None:
-            return 0
-        known, by_row = self._by_row.get(version, (None, False))
-        if known is not spec:  # not compiled yet, or the name means another model now
-            by_row = Signature.compile(spec.inputs, spec.outputs, spec.params).by_row
-            self._by_row[version] = spec, by_row
-        if not by_row:
-            return 0
-        release = self._table.releases.get(version.name)
-        tagged = release.batch.max_rows if release is not None else None
-        return self._max_rows if tagged is None else tagged
-
     async def _follow(self) -> None:
         """Hold what the table says, for as long as the process lives."""
         table = ReleaseTable()
@@ -188,7 +157,6 @@ class PoolMember:
             try:
                 before = table
                 table = await answer(self._releases.watch.remote(table.term, table.epoch, self.member_id), "releases")
-                self._table = table
                 self._loader.expect({name: release.created for name, release in table.releases.items()})
                 self._obey(table, before)
                 # Not awaited: a slow load must not keep the replica from hearing what comes next.
