@@ -21,7 +21,7 @@ from app.client import (
     TensorMetadata,
     Traffic,
 )
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
+from app.serving.comparison.statistics import ShadowCounts, VariantCounts
 from app.serving.comparison.statistics import Statistics as Counted
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
