@@ -19,10 +19,11 @@ from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
 from app.deployments.release_client import GATEWAY, ReleaseFollower
 from app.errors import InvalidReference, StartupError
+from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
-from app.metrics.requests import PrometheusRecorder
 from app.oip import inference_pb2 as pb
 from app.serving.batching.limits import BatchLimits
+from app.serving.comparison.ledger import Ledger
 from app.serving.comparison.statistics import Statistics
 from app.serving.prediction.admission import AdmissionLimits
 from app.serving.prediction.service import PredictionService, ServiceLimits
@@ -54,8 +55,9 @@ class Gateway:
         self._metrics = ReleaseMetrics()
         self._follower = ReleaseFollower(releases, pools, features, own, self._followed)
         store = FeatureClient(features) if features is not None else None
-        self._recorder = PrometheusRecorder(traffic=self._follower.traffic)
-        self._service = PredictionService(self._follower, store, self._recorder, service_limits(settings))
+        self._ledger = Ledger(self._follower.traffic)
+        PredictionMetrics(self._ledger)
+        self._service = PredictionService(self._follower, store, self._ledger, service_limits(settings))
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -72,7 +74,7 @@ class Gateway:
 
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)
-        self._recorder.follow(before, table)
+        self._ledger.follow(before, table)
 
     async def check_health(self) -> None:
         """Raise if the replica no longer works. Serve calls this every few seconds."""
@@ -119,7 +121,7 @@ class Gateway:
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         """Return what this replica has counted for a version."""
-        return self._recorder.statistics(version)
+        return self._ledger.statistics(ModelVersion(*version))
 
     async def usage(self) -> dict[str, Any]:
         """Return this replica's figures, including those of the pools inside it."""
