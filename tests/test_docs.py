@@ -150,7 +150,8 @@ def test_no_cell_is_longer_than_two_lines(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     pages = set(_pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
-    assert pages == {place for place in build_site.places().values() if place.endswith(".md")}
+    records = {path.relative_to(DOCS).as_posix() for path in RECORDS}  # they are in the index of decisions
+    assert pages == {place for place in build_site.places().values() if place.endswith(".md")} - records
 
 
 def _pages(items: Any) -> list[str]:
@@ -175,7 +176,7 @@ def test_the_modules_that_contributing_names_exist() -> None:
 def test_benchmark_figures_are_those_of_the_results() -> None:
     results = (ROOT / "benchmarks" / "RESULTS.md").read_text()
     figures = re.findall(r"(?<![\w.-])\d[\d,.]*\d(?![\w-])", prose(DOCS / "benchmarks" / "index.md"))
-    assert len(figures) > 20
+    assert len(figures) > 10
     rounded = {f"{float(value):.1f}" for value in re.findall(r"\b\d+\.\d{2}\b", results)}
     assert [
         value for value in figures if not re.search(rf"\b{re.escape(value)}\b", results) and value not in rounded
