@@ -22,12 +22,13 @@ test: check clients ## Everything that CI runs: the checks, then the tests that 
 	$(BIN)/pytest -m "ray" $(ARGS)
 
 .PHONY: check
-check: $(VENV)/.dev ## Format, lint, types, floors, generated files and the quick tests
+check: $(VENV)/.dev ## Format, lint, types, layers, generated files, documentation and the quick tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/build_site.py
 	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: bench
@@ -46,13 +47,17 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed
 openapi: $(VENV)/.dev ## Write the generated files: openapi/gateway.yaml, docs/settings.md, the code of openapi/inference.proto
 	$(BIN)/python docs/generate.py
 
+.PHONY: docs
+docs: $(VENV)/.dev ## Build the documentation and show it on http://127.0.0.1:8080 (Ctrl-C stops it)
+	$(BIN)/python docs/build_site.py --serve
+
 .PHONY: lock
-lock: ## Write the locked requirements anew
+lock: ## Update the locked requirements
 	requirements/lock.sh
 
 .PHONY: clean
-clean: ## Remove the environments
-	rm -rf $(VENV) $(CLIENTS) .venv-peers
+clean: ## Remove the environments and the built documentation
+	rm -rf $(VENV) $(CLIENTS) .venv-peers .site .cache
 
 .PHONY: reset
 reset: ## Remove the embedded state in .ml-serve: registry, models, feature store

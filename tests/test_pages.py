@@ -1,8 +1,7 @@
-"""The examples of the documents, run as they are written: each prints what stands beside it."""
+"""The examples of the documentation, run as they are written: each prints what the page shows."""
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -10,15 +9,21 @@ from pathlib import Path
 
 import pytest
 
+from tests import console
 from tests.platform import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("demo_as_before")]
 
-PLUGIN = ROOT / "docs" / "mlflow-plugin.md"
+CLIENTS = ROOT / "docs" / "clients"
+WITH_COMMANDS = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "```console" in path.read_text()]
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "client.md", PLUGIN], ids=lambda page: page.name)
-def test_python_prints_what_stands_beside_it(page: Path) -> None:
+def _name(page: Path) -> str:
+    return page.relative_to(ROOT / "docs").as_posix()
+
+
+@pytest.mark.parametrize("page", [CLIENTS / "python.md", CLIENTS / "mlflow-plugin.md"], ids=_name)
+def test_python_prints_what_the_page_shows(page: Path) -> None:
     code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -27,17 +32,16 @@ def test_python_prints_what_stands_beside_it(page: Path) -> None:
     assert len(expected) == code.count("print(")
 
 
-@pytest.mark.parametrize("page", [ROOT / "docs" / "releases.md", PLUGIN], ids=lambda page: page.name)
-def test_commands_print_what_stands_under_them(page: Path, tmp_path: Path) -> None:
-    (block,) = re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL)
-    commands = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
-    assert len(commands) == block.count("$ ") > 0
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true"}
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=_name)
+def test_commands_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
+    commands = console.commands(page.read_text())
+    assert commands
     for command, shown in commands:
-        line = command.replace("mlflow ", "python -m mlflow ", 1)
-        done = subprocess.run(
-            line, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert [text.rstrip() for text in done.stdout.strip().splitlines()] == shown.splitlines()
+        folder = ROOT if command.startswith(".venv/") else tmp_path
+        console.check(shown, console.run(command, folder))
+
+
+def test_the_pages_with_commands_are_found() -> None:
+    assert {"get-started.md", "release/index.md", "clients/curl.md", "clients/mlflow-plugin.md"} <= {
+        _name(page) for page in WITH_COMMANDS
+    }

@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
+from app.serving.comparison.statistics import ShadowCounts, VariantCounts
 from app.serving.comparison.statistics import Statistics as Counted
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion

@@ -30,7 +30,7 @@ from ml_serve_client import (
 from tests.fakes import make_fakes
 from tests.platform import ROOT
 
-PAGE = (ROOT / "docs" / "client.md").read_text()
+PAGE = (ROOT / "docs" / "clients" / "python.md").read_text()
 VALUES = [
     getattr(ml_serve_client, name)
     for name in ml_serve_client.__all__
@@ -63,7 +63,7 @@ def test_every_method_is_documented_with_all_its_arguments(method: str) -> None:
     if "The others are those of" not in text:
         arguments = set(inspect.signature(function).parameters) - {"self", "name"}
         assert all(re.search(rf"\b{argument}\b", text) for argument in arguments)
-    assert f"`{method}" in PAGE or f".{method}(" in PAGE, f"docs/client.md says nothing of {method}"
+    assert f"`{method}" in PAGE or f".{method}(" in PAGE, f"docs/clients/python.md says nothing of {method}"
 
 
 @pytest.mark.parametrize("name", ml_serve_client.__all__)
