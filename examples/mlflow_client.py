@@ -1,4 +1,4 @@
-"""The demo model by MLflow's own clients: its deployments API, and a request to the scoring protocol."""
+"""Call the demo model with MLflow's deployments API, and with a request of its scoring protocol."""
 
 import os
 
@@ -10,12 +10,12 @@ url = os.environ.get("ML_SERVE_URL", "http://127.0.0.1:8000")
 model = "commodity_price_predictor"
 frame = pd.DataFrame([{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}])
 
-# Needs this project installed beside MLflow: it brings the target.
+# The target is part of the gateway's package, which must be installed beside MLflow.
 client = get_deploy_client(f"ml-serve:{url}")
 print([deployment["name"] for deployment in client.list_deployments()])
 print(client.predict(model, frame).to_json())
 
-# What `mlflow models serve` answers, with the model's name in the path.
+# The protocol of `mlflow models serve`, with the name of the model in the path.
 answer = requests.post(
     f"{url}/invocations/{model}", json={"dataframe_split": frame.to_dict(orient="split")}, timeout=10
 )

@@ -1,4 +1,4 @@
-"""The demo model by this project's own client: rows, arrays, entities, errors."""
+"""Call the demo model with the Python client: rows, arrays, entities, errors."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The demo model by tritonclient over gRPC; needs ``pip install tritonclient[grpc]``."""
+"""Call the demo model with tritonclient over gRPC; needs ``pip install tritonclient[grpc]``."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The demo model by tritonclient over HTTP; needs ``pip install tritonclient[http]``."""
+"""Call the demo model with tritonclient over HTTP; needs ``pip install tritonclient[http]``."""
 
 import os
 
@@ -17,7 +17,7 @@ for name, value in row.items():
 answer = client.infer("commodity_price_predictor", inputs)
 print(answer.as_numpy("price"))
 
-# All columns at once, in the order of the signature; the alias stands where a version would.
+# All columns in one tensor, in the order of the signature. The alias stands in place of a version.
 table = np.array([list(row.values())] * 1000)
 columns = triton.InferInput("table", table.shape, "FP64")
 columns.set_data_from_numpy(table)
