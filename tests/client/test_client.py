@@ -258,6 +258,15 @@ async def test_models_are_listed(client: AsyncClient, fakes: Fakes) -> None:
     assert await client.model("sum") == found["sum"]
 
 
+def test_results_of_older_and_newer_gateways_are_read() -> None:
+    version = {"state": "ready", "replicas": 1, "bytes": 2, "load_ms": 3.0, "new": True}
+    model = {"name": "m", "default": None, "aliases": {}, "desired": {}, "pool": "p", "versions": {"1": version}}
+    (found,) = answering(200, {"models": [{**model, "new": {"key": [1]}}]}).models()
+    assert found == Model("m", None, {}, {}, "p", {"1": ModelVersion("ready", 1, 2, 3.0, None)})
+    with pytest.raises(ApiError, match="does not answer as an ml-serve gateway"):
+        answering(200, {"models": [{**model, "versions": {"1": {"state": "ready"}}}]}).models()
+
+
 async def test_a_model_is_loaded_and_unloaded(client: AsyncClient) -> None:
     assert await client.load("sum/versions/2") == VersionState("sum", "2", "ready")
     assert (await client.model("sum")).versions["2"] == ModelVersion("ready", 1, 1_000_000, 1.0, None)

@@ -1,4 +1,4 @@
-"""What `ml_serve_client` offers is whole, documented, typed, and in the package that is built."""
+"""The public API of `ml_serve_client` is complete, documented and typed."""
 
 import dataclasses
 import inspect
@@ -58,7 +58,7 @@ def test_every_public_class_is_exported() -> None:
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
 def test_every_class_is_documented_and_every_result_frozen(kind: type) -> None:
     assert kind.__doc__
-    assert not kind.__doc__.startswith(f"{kind.__name__}(")  # what dataclass writes where nobody does
+    assert not kind.__doc__.startswith(f"{kind.__name__}(")  # the text that dataclass writes by default
     assert not dataclasses.is_dataclass(kind) or kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
 
 
