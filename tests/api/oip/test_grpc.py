@@ -240,14 +240,14 @@ WRONG: list[tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = [
     (prices(model="nope"), MISSING, "no registered model 'nope'"),
     (prices(model="prices@nope"), MISSING, "prices@nope"),
     (prices(model="a/b"), INVALID, "is not understood"),
-    (changed(_shape(-1)), INVALID, "no negative one"),
+    (changed(_shape(-1)), INVALID, "none of them negative"),
     (changed(_shape(*[1] * 33)), INVALID, "at most 32 dimensions"),
     (changed(_shape(2)), INVALID, "has 1 values, expected 2"),
     (changed(_shape(2**62, 2**62)), INVALID, "has 1 values"),
-    (changed(_shape()), INVALID, "single value"),
+    (changed(_shape()), INVALID, "no dimensions"),
     (changed(_shape(1, 1, 1)), INVALID, "has the shape [1, 1, 1]"),
     (changed(_shape(2), raw=True), INVALID, "has 8 bytes, expected 16"),
-    (changed(_set(datatype="FP8")), INVALID, "'FP8' is none of"),
+    (changed(_set(datatype="FP8")), INVALID, "unknown datatype 'FP8'; use one of"),
     (changed(_set(datatype="BF16")), INVALID, "send raw_input_contents"),
     (changed(_set(datatype="INT32")), INVALID, "'int_contents' has 0 values"),
     (changed(_set(name="coal")), INVALID, "coal"),
@@ -256,7 +256,7 @@ WRONG: list[tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = [
     (
         changed(lambda request: request.inputs[0].contents.fp64_contents.append(1.0), raw=True),
         INVALID,
-        "although there are raw_input_contents",
+        "both 'contents' and raw_input_contents",
     ),
     (changed(_parameter("timeout", -1)), INVALID, "microseconds"),
     (changed(_parameter("sequence_id", 7)), UNIMPLEMENTED, "sequences"),
@@ -279,7 +279,7 @@ async def test_an_integer_out_of_its_datatypes_range_is_refused() -> None:
     request.inputs.add(name="x", datatype="INT8", shape=[1]).contents.int_contents.append(128)
     async with serving(make_fakes({"mirror": mirror()})) as stub:
         error = await refused(stub.ModelInfer(request))
-    assert (error.code(), "no INT8" in (error.details() or "")) == (INVALID, True)
+    assert (error.code(), "out of the range of INT8" in (error.details() or "")) == (INVALID, True)
 
 
 async def test_bytes_that_are_no_text_are_refused_by_row() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.oip.json_tensors import read
+from app.api.oip.json_tensors import read_tensor
 from app.errors import InvalidInput, InvalidRequest
 from app.oip.datatypes import DTYPES
 from app.serving.rows import Array
@@ -31,7 +31,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 def refused(datatype: str, shape: list[int], data: Any, name: str = "x") -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        read(name, datatype, shape, data)
+        read_tensor(name, datatype, shape, data)
     assert len(caught.value.message) < 1500
     json.dumps(caught.value.details)
     return caught.value
@@ -48,19 +48,19 @@ def test_flat_and_nested_values_are_one_tensor(datatype: str, shape: list[int], 
     expected = np.empty(count, dtype=DTYPES[datatype])
     expected[:] = flat
     expected = expected.reshape(shape)
-    assert bits(read("x", datatype, shape, flat)) == bits(expected)
+    assert bits(read_tensor("x", datatype, shape, flat)) == bits(expected)
     boxed = np.empty(count, dtype=object)
     boxed[:] = flat
-    assert bits(read("x", datatype, shape, boxed.reshape(shape).tolist())) == bits(expected)
+    assert bits(read_tensor("x", datatype, shape, boxed.reshape(shape).tolist())) == bits(expected)
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 def test_null_among_floats_is_nan(datatype: str) -> None:
-    assert repr(read("x", datatype, [2, 1], [[None], [1]]).tolist()) == "[[nan], [1.0]]"
+    assert repr(read_tensor("x", datatype, [2, 1], [[None], [1]]).tolist()) == "[[nan], [1.0]]"
 
 
 def test_whole_floats_are_integers() -> None:
-    assert read("x", "INT8", [2], [3.0, -1]).tolist() == [3, -1]
+    assert read_tensor("x", "INT8", [2], [3.0, -1]).tolist() == [3, -1]
 
 
 @pytest.mark.parametrize(

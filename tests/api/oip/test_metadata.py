@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.oip.bodies import TensorMetadata
 from app.api.oip.metadata import input_metadata, output_metadata
 from app.api.oip.output_tensors import output_tensors
 from app.serving.rows import Output
@@ -52,23 +53,27 @@ DOUBLES = {"type": "double"}
 )
 def test_every_type_has_its_datatype_and_shape(spec: dict[str, Any], datatype: str, shape: list[int]) -> None:
     signature = Signature.compile([spec], [spec])
-    assert input_metadata(signature) == [("x", datatype, shape)]
-    assert output_metadata(signature) == [("x", datatype, shape)]
+    assert input_metadata(signature) == [TensorMetadata("x", datatype, shape)]
+    assert output_metadata(signature) == [TensorMetadata("x", datatype, shape)]
 
 
 def test_every_column_and_tensor_is_described_in_order() -> None:
     columns = Signature.compile([column("double", "b"), column("long", "a", required=False)])
     assert [one.name for one in input_metadata(columns)] == ["b", "a"]
     tensors = Signature.compile([tensor("float32", -1, name="q"), tensor("float64", -1, 2, name="p")])
-    assert input_metadata(tensors) == [("q", "FP32", [-1]), ("p", "FP64", [-1, 2])]
+    assert input_metadata(tensors) == [TensorMetadata("q", "FP32", [-1]), TensorMetadata("p", "FP64", [-1, 2])]
 
 
 def test_what_has_no_name_gets_one() -> None:
     signature = Signature.compile([tensor("float32", -1, 3)], [tensor("float64", -1)])
-    assert input_metadata(signature) == [("input", "FP32", [-1, 3])]
-    assert output_metadata(signature) == [("output", "FP64", [-1])]
+    assert input_metadata(signature) == [TensorMetadata("input", "FP32", [-1, 3])]
+    assert output_metadata(signature) == [TensorMetadata("output", "FP64", [-1])]
     columns = Signature.compile([column("double"), column("long")], [column("double"), column("long")])
-    assert input_metadata(columns) == output_metadata(columns) == [("0", "FP64", [-1]), ("1", "INT64", [-1])]
+    assert (
+        input_metadata(columns)
+        == output_metadata(columns)
+        == [TensorMetadata("0", "FP64", [-1]), TensorMetadata("1", "INT64", [-1])]
+    )
 
 
 def test_without_a_signature_nothing_is_told() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.oip.bodies import IndexEntry
 from app.api.oip.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
 from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ModelNotFound, Unsupported
 from app.serving.comparison.statistics import Statistics
@@ -114,7 +115,7 @@ async def test_bytes_alone_are_the_models_only_input(signature: Signature, data:
 @pytest.mark.parametrize(
     ("signature", "size", "words"),
     [
-        (Signature.compile(columns("a", "b")), 16, r"one's are: 'a \(FP64\)', 'b \(FP64\)'"),
+        (Signature.compile(columns("a", "b")), 16, r"one's inputs are: 'a \(FP64\)', 'b \(FP64\)'"),
         (Signature.compile(columns("s", type="string")), 16, r"'s \(BYTES\)'"),
         (Signature.compile(None), 16, "unknown"),
         (Signature.compile(columns(*map(str, range(500)))), 16, "and 480 more"),
@@ -204,8 +205,8 @@ async def test_what_could_not_be_loaded_is_told_with_its_reason() -> None:
     with pytest.raises(Exception, match="artifacts"):
         await service.load(ModelRef("broken"))
     assert await service.index(ready=False) == [
-        ("broken", "1", "UNAVAILABLE", "its artifacts are gone"),
-        ("prices", "1", "UNAVAILABLE", "unloaded"),
+        IndexEntry("broken", "1", "UNAVAILABLE", "its artifacts are gone"),
+        IndexEntry("prices", "1", "UNAVAILABLE", "unloaded"),
     ]
     assert await service.names() == ["broken", "prices"]
 
