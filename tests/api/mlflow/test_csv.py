@@ -62,7 +62,7 @@ def test_rows_may_be_longer_than_a_block_of_the_reader() -> None:
 def test_a_row_of_many_columns_is_refused_before_it_is_read() -> None:
     with pytest.raises(TooLarge, match="101 columns"):
         csv_columns(b",".join(b"c%d" % number for number in range(101)), UNTYPED, LIMITS)
-    with pytest.raises(TooLarge, match="the first row of the CSV is longer than"):
+    with pytest.raises(TooLarge, match="the header row of the CSV is longer than"):
         csv_columns(b"," * 2_000_000, UNTYPED, LIMITS)
 
 

@@ -222,7 +222,7 @@ async def test_a_bad_table_is_a_400_that_names_the_fault(
 @pytest.mark.parametrize(
     ("content_type", "words"),
     [
-        ("application/json; charset=latin-1", "'latin-1' is not read here"),
+        ("application/json; charset=latin-1", "unsupported charset 'latin-1'; send UTF-8"),
         ("application/json; format=pandas-split", "'format'"),
         ("application/x-www-form-urlencoded", "send application/json, text/csv or application/vnd.apache.parquet"),
         ("text/csv; header=absent", "'header'"),

@@ -94,7 +94,7 @@ class TestColumns:
         ("before", "after", "told"),
         [
             ([A], [A, B], "column 'b' (double) is new and required"),
-            ([A, B], [A], "column 'b' (double) is gone, and calls that still send it are refused"),
+            ([A, B], [A], "column 'b' (double) was removed, so calls that still send it fail"),
             (
                 [column("a", "double", required=False), B],
                 [A, B],
@@ -113,7 +113,11 @@ class TestColumns:
             ),
             ([column(None, "double")], [column(None, "string")], "column '0' takes string instead of double"),
             ([column(0, "double")], [column(0, "string")], "column '0' takes string instead of double"),  # type: ignore[arg-type]  # a label of a frame without names
-            ([A, B], [B, A], "the columns are in another order, so rows sent as lists are read differently: 'b', 'a'"),
+            (
+                [A, B],
+                [B, A],
+                "the columns are in another order, which changes the meaning of rows sent as lists: 'b', 'a'",
+            ),
             ([A], [tensor("float64", -1, 1)], "the model takes tensors instead of columns"),
             ([column(None, thing(x="long"))], [A], "each row is an object of the columns instead of any object"),
         ],
@@ -142,7 +146,7 @@ class TestColumns:
     def test_only_some_of_many_differences_are_told(self) -> None:
         told = incompatibilities([A], [A, *(column(f"c{index}", "long") for index in range(1000))])
         assert len(told) == MOST_DIFFERENCES + 1
-        assert told[-1] == f"there are {1000 - MOST_DIFFERENCES} more differences"
+        assert told[-1] == f"and {1000 - MOST_DIFFERENCES} more differences"
 
     @pytest.mark.parametrize("was", SCALARS)
     @pytest.mark.parametrize("now", SCALARS)
@@ -176,7 +180,7 @@ class TestTensors:
             (
                 [tensor("float32", -1, name="x"), tensor("float32", -1, name="y")],
                 [tensor("float32", -1, name="x")],
-                "tensor 'y' is gone, and calls that still send it are refused",
+                "tensor 'y' was removed, so calls that still send it fail",
             ),
             (
                 [tensor("float32", -1, name="x")],
@@ -217,8 +221,8 @@ class TestParameters:
         after = [parameter("a", "double"), parameter("b", "long"), parameter("d", "long"), parameter("e", "long")]
         assert incompatibilities(None, None, (before, after)) == [
             "parameter 'b' takes long instead of double",
-            "parameter 'c' is gone, and calls that still send it are refused",
-            "parameter 'd' is no list any more",
+            "parameter 'c' was removed, so calls that still send it fail",
+            "parameter 'd' is not a list now",
         ]
         assert incompatibilities([A], [A], (None, after)) == []
 
