@@ -25,7 +25,7 @@ MOVES_ALIASES = ("--include-path-regex", MOVES)
 
 @pytest.mark.usefixtures("demo_as_before")
 @pytest.mark.parametrize("operations", [PREDICTS_AND_TELLS, MOVES_ALIASES], ids=["predicts-and-tells", "moves-aliases"])
-def test_no_request_makes_a_server_error_or_an_answer_that_is_not_documented(
+def test_every_response_is_documented_and_no_server_error(
     operations: tuple[str, str], platform: Platform, tmp_path: Path
 ) -> None:
     with Client(URL) as client:  # the demo has operations of its own once it was called

@@ -42,7 +42,7 @@ def bits(array: Array) -> tuple[Any, ...]:
 
 
 @given(st.sampled_from(IN_JSON), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.data())
-def test_flat_and_nested_values_are_one_tensor(datatype: str, shape: list[int], data: st.DataObject) -> None:
+def test_flat_and_nested_values_are_the_same_tensor(datatype: str, shape: list[int], data: st.DataObject) -> None:
     count = math.prod(shape)
     flat = data.draw(st.lists(VALUES[datatype], min_size=count, max_size=count))
     expected = np.empty(count, dtype=DTYPES[datatype])
@@ -85,7 +85,7 @@ def test_whole_floats_are_integers() -> None:
         ("FP64", {"a": 1}, "(FP64)"),
     ],
 )
-def test_a_value_of_another_type_is_told_by_its_place(datatype: str, value: Any, words: str) -> None:
+def test_wrong_value_is_reported_with_its_place(datatype: str, value: Any, words: str) -> None:
     good = {"BOOL": True, "BYTES": "a"}.get(datatype, 1)
     error = refused(datatype, [2, 3], [good] * 4 + [value, good])
     assert words in error.message
@@ -117,17 +117,17 @@ def test_a_value_of_another_type_is_told_by_its_place(datatype: str, value: Any,
         ([2**40, 0], [], "no values"),
     ],
 )
-def test_another_shape_than_the_values_have_is_told(shape: list[int], data: Any, words: str) -> None:
+def test_wrong_shape_is_reported(shape: list[int], data: Any, words: str) -> None:
     error = refused("FP64", shape, data, name="price")
     assert words in error.message
     assert "'price'" in error.message
 
 
-def test_a_value_among_lists_is_told_by_its_place() -> None:
+def test_list_beside_a_value_is_reported_with_its_place() -> None:
     assert "row 1" in refused("FP64", [2], [1.0, [2.0]]).message
 
 
-def test_half_floats_of_two_bytes_have_no_form_in_json() -> None:
+def test_bf16_has_no_json_form() -> None:
     error = refused("BF16", [1], [1.0])
     assert "send it as binary data" in error.message
     assert isinstance(error, InvalidInput)

@@ -64,7 +64,7 @@ def test_every_column_and_tensor_is_described_in_order() -> None:
     assert input_metadata(tensors) == [TensorMetadata("q", "FP32", [-1]), TensorMetadata("p", "FP64", [-1, 2])]
 
 
-def test_what_has_no_name_gets_one() -> None:
+def test_unnamed_tensors_get_a_name() -> None:
     signature = Signature.compile([tensor("float32", -1, 3)], [tensor("float64", -1)])
     assert input_metadata(signature) == [TensorMetadata("input", "FP32", [-1, 3])]
     assert output_metadata(signature) == [TensorMetadata("output", "FP64", [-1])]
@@ -76,13 +76,13 @@ def test_what_has_no_name_gets_one() -> None:
     )
 
 
-def test_without_a_signature_nothing_is_told() -> None:
+def test_metadata_is_empty_without_a_signature() -> None:
     assert input_metadata(Signature.compile(None)) == []
     assert output_metadata(Signature.compile(None)) == []
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_inputs_of_the_described_shape_and_datatype_are_taken(width: int) -> None:
+def test_inputs_as_described_are_accepted(width: int) -> None:
     for spec in (column("array", "x", items=DOUBLES), column("sparkml_vector", "x"), tensor("float64", -1, -1)):
         signature = Signature.compile([spec])
         assert [len(one.shape) for one in input_metadata(signature)] == [2]
@@ -91,7 +91,7 @@ def test_inputs_of_the_described_shape_and_datatype_are_taken(width: int) -> Non
         assert [np.shape(value) for value in rows.columns[0]] == [(width,)] * 2
 
 
-def test_answers_have_the_names_and_datatypes_that_are_told() -> None:
+def test_outputs_have_the_described_names_and_datatypes() -> None:
     cells = np.empty(2, dtype=object)
     cells[:] = [[1.5, 2.5], [3.0, None]]
     answers = {"list": cells, "when": np.array(["2024-01-01"] * 2, "datetime64[ns]"), "ok": np.array([True, False])}
