@@ -24,7 +24,7 @@ WHEN = "2024-02-29T12:00:00"
 
 
 def seen(data: Any, params: dict[str, Any] | None) -> list[str]:
-    """What a model is given: the kind, and of each row the values and dtypes."""
+    """Answer the kind of the input, and the values and dtypes of each row."""
     columns = {"": np.asarray(data)} if isinstance(data, np.ndarray | list) else dict(data)
     rows = [type(data).__name__ + repr(sorted((params or {}).items()))] * len(next(iter(columns.values())))
     for name, column in columns.items():

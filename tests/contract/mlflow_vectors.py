@@ -20,13 +20,13 @@ AB = pd.DataFrame({"a": [1.0, 2.5], "b": [3.0, -1.25]})
 ROW = {"s": "007", "n": 2**53 + 1, "b": True, "a": 1.5, "note": "x"}
 ROWS = [ROW, {"s": "", "n": -1, "b": False, "a": None, "note": None}]
 
-EXTRA = "MLflow drops columns that the model lacks with a line in its log; here a misspelt column is an error"
-STRICT = "MLflow casts what it can, digits lost or not; here a value must be one of its column's type"
-FAILED = "MLflow answers 400 where the model raised at what it was given; here it is checked before"
-NAMED = "here a message names what is wrong"
+EXTRA = "MLflow drops columns that the model lacks with a line in its log; here a misspelled column is an error"
+STRICT = "MLflow casts values even if digits are lost; here a value must have its column's type"
+FAILED = "MLflow answers 400 if the model raises; here the input is validated first"
+NAMED = "here the message names the mistake"
 HELPFUL = "MLflow cannot read this"
 PLAIN = "MLflow answers in plain text"
-NULL = "here a missing text is None, whatever the format; from a CSV MLflow makes NaN"
+NULL = "here a missing text is None in every format; MLflow reads NaN from a CSV"
 
 
 def split(frame: pd.DataFrame) -> dict[str, Any]:
@@ -212,7 +212,7 @@ PARQUETS = [
         pd.DataFrame({"x": [1.5, 2], "y": [[1, 2], [3, 4]]}),
         mlflow=200,
         ours=BAD,
-        why="how much memory lists in Parquet take cannot be told before it is taken; they may come as JSON",
+        why="the memory of lists in Parquet is only known after decoding; callers can send them as JSON",
     ),
     parquet(
         "inferred types",
@@ -332,7 +332,7 @@ MALFORMED = [
         rows(["a"], 1, 2),
         mlflow=200,
         ours=BAD,
-        why="pandas' own to_dict never writes it so, and of lists it could not be told",
+        why="pandas' own to_dict never writes this form, and it is ambiguous for lists",
     ),
     sent("split, no rows", "linear", rows(["a", "b"]), mlflow=BAD, ours=INVALID, why=FAILED),
     sent("split, a fraction for a name", "untyped", rows([3.5], [1]), mlflow=200, ours=BAD, why=NAMED),

@@ -1,4 +1,4 @@
-"""gRPC through Serve's ingress and HAProxy, where a call's deadline, size and status must survive the way."""
+"""gRPC through Serve's ingress and HAProxy: deadlines, message limits and statuses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def request(model: str, values: list[float]) -> pb.ModelInferRequest:
 
 
 def cancelled() -> float:
-    """Calls of which the gateway has counted that they were withdrawn."""
+    """The number of cancelled calls that the gateway has counted."""
     name = 'grpc_requests_total{code="CANCELLED",method="ModelInfer"}'
     lines = [line for line in httpx.get(f"{URL}/metrics").text.splitlines() if line.startswith(name)]
     return float(lines[0].split()[-1]) if lines else 0.0

@@ -102,15 +102,15 @@ def _typed(text: Any, column: Column | None) -> Values:
     """Convert text for a column of the signature; None for a column that the signature does not have."""
     if column is not None and column.type == "any":
         return _inferred(text)
+    is_number = column is not None and column.dtype and np.dtype(column.dtype).kind in "iuf"
+    numbers = _numbers(text) if is_number else None
+    if numbers is not None:
+        return numbers
     words: list[Any] = text.to_pylist()
-    if column is None:
-        return words
-    if column.type == "boolean" or column.dtype == "bool":
-        return [_TYPED_TRUTHS.get(word, word) for word in words]
-    if column.dtype and np.dtype(column.dtype).kind in "iuf":
-        numbers = _numbers(text)
-        return [_number(word) for word in words] if numbers is None else numbers
-    return words
+    if is_number:
+        return [_number(word) for word in words]
+    is_boolean = column is not None and (column.type == "boolean" or column.dtype == "bool")
+    return [_TYPED_TRUTHS.get(word, word) for word in words] if is_boolean else words
 
 
 def _inferred(text: Any) -> Values:

@@ -98,7 +98,7 @@ def test_outputs_have_the_described_names_and_datatypes() -> None:
     kinds = [column("array", "list", items=DOUBLES), column("datetime", "when"), column("boolean", "ok")]
     signature = Signature.compile(None, kinds)
     tensors = output_tensors(Output("columns", tuple(answers), tuple(answers.values()), 2), signature)
-    told = output_metadata(signature)
+    described = output_metadata(signature)
     assert [(one.name, one.datatype, one.array.ndim) for one in tensors] == [
-        (one.name, one.datatype, len(one.shape)) for one in told
+        (one.name, one.datatype, len(one.shape)) for one in described
     ]

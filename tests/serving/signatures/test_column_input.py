@@ -132,7 +132,7 @@ def test_null_in_an_optional_boolean_changes_the_layout() -> None:
 
 
 @pytest.mark.parametrize(
-    ("payload", "told"),
+    ("payload", "expected"),
     [
         ([{"a": 1.0, "c": "x"}], {"column": "b", "row": 0, "missing": ["b"]}),
         ([ROW, {"a": 1.0}], {"column": "b", "row": 1, "missing": ["b", "c"]}),
@@ -149,9 +149,9 @@ def test_null_in_an_optional_boolean_changes_the_layout() -> None:
         ([ROW, {**ROW, "c": 3}], {"column": "c", "row": 1, "expected": "a string"}),
     ],
 )
-def test_wrong_records_are_reported_with_column_and_row(payload: Any, told: dict[str, Any]) -> None:
+def test_wrong_records_are_reported_with_column_and_row(payload: Any, expected: dict[str, Any]) -> None:
     details = refused(lambda: ABC.rows("records", payload)).details
-    assert {key: details.get(key) for key in told} == told
+    assert {key: details.get(key) for key in expected} == expected
 
 
 def test_misspelled_column_gets_a_suggestion() -> None:

@@ -91,7 +91,7 @@ class TestColumns:
         assert incompatibilities([A], nothing) == []
 
     @pytest.mark.parametrize(
-        ("before", "after", "told"),
+        ("before", "after", "expected"),
         [
             ([A], [A, B], "column 'b' (double) is new and required"),
             ([A, B], [A], "column 'b' (double) was removed, so calls that still send it fail"),
@@ -122,8 +122,8 @@ class TestColumns:
             ([column(None, thing(x="long"))], [A], "each row is an object of the columns instead of any object"),
         ],
     )
-    def test_each_difference_is_one_sentence(self, before: Any, after: Any, told: str) -> None:
-        assert incompatibilities(before, after) == [told]
+    def test_each_difference_is_one_sentence(self, before: Any, after: Any, expected: str) -> None:
+        assert incompatibilities(before, after) == [expected]
 
     @pytest.mark.parametrize(
         ("before", "after"),
@@ -144,9 +144,9 @@ class TestColumns:
         assert incompatibilities(unknown, [A]) == []
 
     def test_the_number_of_reported_differences_is_limited(self) -> None:
-        told = incompatibilities([A], [A, *(column(f"c{index}", "long") for index in range(1000))])
-        assert len(told) == MOST_DIFFERENCES + 1
-        assert told[-1] == f"and {1000 - MOST_DIFFERENCES} more differences"
+        expected = incompatibilities([A], [A, *(column(f"c{index}", "long") for index in range(1000))])
+        assert len(expected) == MOST_DIFFERENCES + 1
+        assert expected[-1] == f"and {1000 - MOST_DIFFERENCES} more differences"
 
     @pytest.mark.parametrize("was", SCALARS)
     @pytest.mark.parametrize("now", SCALARS)
@@ -158,7 +158,7 @@ class TestColumns:
 
 class TestTensors:
     @pytest.mark.parametrize(
-        ("before", "after", "told"),
+        ("before", "after", "expected"),
         [
             ([tensor("float64", -1, 3)], [tensor("int64", -1, 3)], "the tensor takes int64 instead of float64"),
             (
@@ -190,8 +190,8 @@ class TestTensors:
             ([tensor("float64", -1, 1)], [A], "the model takes columns instead of tensors"),
         ],
     )
-    def test_each_difference_is_one_sentence(self, before: Any, after: Any, told: str) -> None:
-        assert incompatibilities(before, after) == [told]
+    def test_each_difference_is_one_sentence(self, before: Any, after: Any, expected: str) -> None:
+        assert incompatibilities(before, after) == [expected]
 
     def test_only_tensor_may_lose_its_name(self) -> None:
         assert incompatibilities([tensor("float32", -1, name="x")], [tensor("float64", -1)]) == []
