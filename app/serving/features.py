@@ -1,4 +1,4 @@
-"""Feature queries and the rows that the feature store returns."""
+"""Queries to the feature store and the rows that it returns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 
 class FeatureQuery(NamedTuple):
-    """Where features come from: exactly one of a feature view and a feature service."""
+    """The source of features: exactly one of a feature view and a feature service."""
 
     view: str | None
     service: str | None
@@ -19,7 +19,7 @@ class FeatureQuery(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FeatureSource:
-    """A feature view or service as the store defines it: its join keys and its features' names, in order."""
+    """The join keys and feature names, in order, of a feature view or service."""
 
     join_keys: tuple[str, ...]
     features: tuple[str, ...]
@@ -27,9 +27,9 @@ class FeatureSource:
 
 @dataclass(frozen=True, slots=True)
 class FeatureRows:
-    """Features read for some entities: per feature one list of values, None where the store has no value.
+    """Features of some entities: one list of values per feature, None for missing values.
 
-    `found` says per entity whether the store knows it at all.
+    `found` says for each entity whether the store has it.
     """
 
     columns: Mapping[str, Sequence[Any]]

@@ -1,4 +1,4 @@
-"""Nesting depth of JSON, checked in linear time."""
+"""Linear-time checks of the nesting depth of JSON."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 
 
 def is_deeper(value: Any, depth: int) -> bool:
-    """Whether parsed JSON is nested deeper than so many levels."""
+    """Return whether parsed JSON is nested deeper than `depth` levels."""
     level = [value] if type(value) in _CONTAINERS else []
     for _ in range(depth):
-        # Most lists hold none; to know it costs no Python work per item.
+        # Most lists hold no containers, which this finds without Python work per item.
         parts = [item.values() if isinstance(item, dict) else item for item in level]
         parts = [part for part in parts if not _CONTAINERS.isdisjoint(map(type, part))]
         level = [child for part in parts for child in part if type(child) in _CONTAINERS]
@@ -21,13 +21,13 @@ def is_deeper(value: Any, depth: int) -> bool:
 
 
 def may_be_deeper(text: bytes, depth: int) -> bool:
-    """Whether JSON text, which is well-formed, may be nested deeper than so many levels: a cheap look at its brackets.
+    """Return whether well-formed JSON text may be nested deeper than `depth` levels, from its brackets alone.
 
-    False is certain. True may come from brackets inside of strings; `is_deeper` tells.
+    False is certain. True may be wrong because of brackets inside strings: then `is_deeper` decides.
     """
     brackets = text.translate(_AS_SQUARE, _NO_BRACKETS)
     for _ in range(depth):
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"")  # one level less: what holds no other container is taken away
+        brackets = brackets.replace(b"[]", b"")  # remove the innermost containers
     return bool(brackets)

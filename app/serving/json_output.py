@@ -1,6 +1,6 @@
-"""A model's output as values that JSON holds: the same for every dialect.
+"""Conversion of a model's output to JSON values, the same for every dialect.
 
-NaN and infinities become null, datetimes ISO 8601, bytes base64. Integers stay integers with all their digits.
+NaN and infinities become null, datetimes ISO 8601 text, bytes base64. Integers keep all their digits.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ from app.serving.rows import Array, Output, as_array
 _FEW = 64
 _PLAIN = {str, bool, type(None)}
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
-"""The integers that JSON writers and readers hold as such."""
+"""Range of the integers that JSON libraries write and read exactly."""
 
 
 def predictions(output: Output) -> Any:
-    """Values to be written as JSON.
-
-    An unnamed array is a list, nested by its dimensions; columns are a list of one dict per row; named tensors are a
-    dict of lists.
+    """Convert an unnamed array to nested lists, columns to one dict per row, named tensors to a dict of lists.
 
     Raises:
-        ModelFailed: the model answered something that JSON cannot hold.
+        ModelFailed: the output has a value without a JSON form.
     """
     lists = [array_values(array) for array in output.arrays]
     if output.kind == "tensor":
@@ -42,18 +39,18 @@ def predictions(output: Output) -> Any:
 
 
 def array_values(array: Array) -> list[Any]:  # noqa: PLR0911  # one line for each kind of array
-    """The array as nested lists of values that JSON holds. Raises as `predictions` does."""
+    """Convert an array to nested lists of JSON values. Raises as `predictions`."""
     kind = array.dtype.kind
     if kind == "f":
         if array.ndim == 1 and len(array) <= _FEW:
-            # A sum is finite only where all its terms are, and costs less here than numpy's call.
+            # A finite sum has only finite terms, and costs less here than a call of numpy.
             few: list[Any] = array.tolist()
             if math.isfinite(sum(few)):
                 return few
         finite = np.isfinite(array)
         if finite.all():
             return _listed(array)
-        # Boxed first: numpy widens a 32-bit float exactly, and only an object array can hold None.
+        # numpy widens 32-bit floats exactly, and only an object array can hold None.
         boxed = array.astype(object)
         boxed[~finite] = None
         return _listed(boxed)
@@ -65,11 +62,11 @@ def array_values(array: Array) -> list[Any]:  # noqa: PLR0911  # one line for ea
         return array_values(array / np.timedelta64(1, "s"))
     if kind in "OS":
         return [plain(item) for item in array.tolist()]
-    raise ModelFailed(f"the model answered {array.dtype.name}, which JSON cannot hold", {"dtype": array.dtype.name})
+    raise ModelFailed(f"the model answered {array.dtype.name}, which has no JSON form", {"dtype": array.dtype.name})
 
 
 def plain(item: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of value
-    """Any value as JSON holds it, with all that is inside. Durations are seconds. Raises as `predictions` does."""
+    """Convert any value and the values inside it to JSON values. Durations are seconds. Raises as `predictions`."""
     if type(item) in _PLAIN:
         return item
     if isinstance(item, np.generic | np.ndarray):
@@ -99,7 +96,7 @@ def plain(item: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind
         return plain(item.tolist())
     if type(item).__name__ == "NAType":  # pandas' missing value, without importing pandas
         return None
-    raise ModelFailed(f"the model answered a value of type {type(item).__name__}, which JSON cannot hold")
+    raise ModelFailed(f"the model answered a value of type {type(item).__name__}, which has no JSON form")
 
 
 def _listed(array: Array) -> list[Any]:
@@ -113,7 +110,7 @@ def _datetimes(array: Array) -> list[Any]:
 
 
 def _trimmed(text: str) -> str | None:
-    """ISO 8601 as Python writes it: no fraction, microseconds, or nanoseconds."""
+    """Shorten ISO 8601 text to no fraction, microseconds, or nanoseconds, as Python writes it. NaT is None."""
     whole, _, fraction = text.partition(".")
     fraction = fraction.rstrip("0")
     if not fraction:

@@ -11,11 +11,15 @@ from app.serving.references import ModelVersion
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """What is known of a model version once it is loaded. All of it is plain data.
+    """Plain data about a loaded model version.
 
-    `inputs`, `outputs` and `params` are the parsed JSON of MLflow's signature (``ModelSignature.to_dict()``), None
-    where the model was logged without. `input_example` is the logged one as JSON values, and `metadata` what was logged
-    under that name.
+    Attributes:
+        inputs, outputs, params: the parsed JSON of MLflow's signature (``ModelSignature.to_dict()``), None for parts
+            that the model was logged without.
+        input_example: the logged example as JSON values, None without one.
+        nbytes: memory that the loaded model takes, in bytes.
+        load_ms: time to load it, in milliseconds.
+        metadata: the metadata that was logged with the model.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""Columnar rows on their way through the product: a request's input, a batch of inputs, a model's output.
+"""Columnar data: the input of a request, a batch of inputs, the output of a model.
 
-A `Rows` is one request's validated input. Inputs with the same `Layout` may be stacked into one `Batch`; the `Output`
-of a batch is cut apart again by row count. All of them are plain tuples of names and numpy arrays, cheap to pickle
-between deployments and free of pandas, which only the process that hosts a model imports.
+`Rows` is the validated input of one request. Inputs with the same `Layout` can be stacked into one `Batch`, and the
+`Output` of a batch is split again by row count. All of them are tuples of names and numpy arrays: cheap to pickle
+between deployments, and free of pandas, which only the processes that host models import.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from app.errors import ModelFailed, WrongRowCount
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Values = list[Any] | Array
-"""The values of one column: Python values that `dtype` holds exactly, or an array whose first axis is the rows."""
+"""Values of one column: Python values that its dtype holds exactly, or an array whose first axis is the rows."""
 
 
 class Layout(NamedTuple):
-    """What two inputs must have in common to share one call of the model.
+    """The properties that inputs must share to be predicted in one call.
 
-    `kind` says what the model is given: a DataFrame (``columns``), one array (``tensor``) or a dict of arrays
-    (``tensors``). `names` are the labels of the columns, whole numbers where the model was trained on a frame without
-    column names. `dtypes` holds one numpy dtype string per name, and one alone for a tensor, whose `names` is empty.
-    `shapes` holds the shape of one row of each, ``()`` for a column. `params` is canonical JSON, empty for none.
+    Attributes:
+        kind: what the model gets: a DataFrame (``columns``), one array (``tensor``) or a dict of arrays (``tensors``).
+        names: labels of the columns, whole numbers if the model was trained on a DataFrame without column names; empty
+            for a tensor.
+        dtypes: one numpy dtype string per name; a single one for a tensor.
+        shapes: shape of one row of each, ``()`` for a column.
+        params: canonical JSON of the parameters, empty for none.
     """
 
     kind: Literal["columns", "tensor", "tensors"]
@@ -41,7 +44,7 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """One request's input: `columns` in the order of ``layout.dtypes``, each with `count` values."""
+    """The input of one request: `columns` in the order of ``layout.dtypes``, each with `count` values."""
 
     layout: Layout
     columns: tuple[Values, ...]
@@ -49,7 +52,7 @@ class Rows:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values, estimated: exact for arrays, by item size (64 for objects) for lists."""
+        """Size of the values in bytes: exact for arrays, estimated for lists and objects (64 bytes per object)."""
         row_bytes = _row_bytes(self.layout.dtypes, self.layout.shapes)
         if row_bytes is not None:
             return row_bytes * self.count
@@ -64,18 +67,17 @@ class Rows:
         return total
 
     def cut(self, start: int, stop: int) -> Rows:
-        """The rows from `start` to `stop`, that one left out. Arrays are not copied."""
+        """Return the rows from `start` up to, not including, `stop`. Arrays are not copied."""
         return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
 
 
 def _objects_bytes(values: Iterable[Any]) -> int:
-    """Bytes of objects, estimated."""
     return sum(64 + len(value) if isinstance(value, str | bytes) else 64 for value in values)
 
 
 @lru_cache(maxsize=1024)
 def _row_bytes(dtypes: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> int | None:
-    """Bytes of one row, None where they depend on its values."""
+    """Return the size of one row in bytes; None if it depends on the values."""
     found = [np.dtype(dtype) for dtype in dtypes]
     if any(dtype.hasobject or not dtype.itemsize for dtype in found):
         return None
@@ -84,10 +86,10 @@ def _row_bytes(dtypes: tuple[str, ...], shapes: tuple[tuple[int, ...], ...]) -> 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The stacked input of one call: arrays in the order of ``layout.dtypes``, first axis the rows.
+    """The stacked input of one call: arrays in the order of ``layout.dtypes``, whose first axis is the rows.
 
-    Columns of one dtype travel between processes as one array, `block`, of which `arrays` are then the rows: packed and
-    unpacked one by one, a hundred of them cost several times as much.
+    Columns of one dtype are pickled as one array, `block`, whose rows are the `arrays`: pickling a hundred arrays one
+    by one costs several times as much.
     """
 
     layout: Layout
@@ -103,7 +105,7 @@ class Batch:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays; of objects only what points to them."""
+        """Size of the arrays in bytes; of objects only the pointers."""
         return sum(array.nbytes for array in self.arrays)
 
 
@@ -119,7 +121,7 @@ def _from_block(layout: Layout, block: Array, count: int) -> Batch:
 
 
 def stack(parts: Sequence[Rows]) -> Batch:
-    """Stack inputs of one layout, in order. Every array is built once, however many parts there are."""
+    """Stack inputs of one layout, in order. Each array is built once, for any number of parts."""
     layout = parts[0].layout
     arrays = []
     for index, (dtype, shape) in enumerate(zip(layout.dtypes, layout.shapes, strict=True)):
@@ -135,7 +137,7 @@ def stack(parts: Sequence[Rows]) -> Batch:
 
 
 def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> Array:
-    """The values as one array of `dtype` whose rows have `shape`; lists inside an object column stay lists."""
+    """Make one array of `dtype` whose rows have `shape`; lists inside an object column stay lists."""
     if dtype.hasobject and not isinstance(values, np.ndarray):
         # np.array() would turn a list of equally long lists into a matrix.
         column = np.empty(len(values), dtype=object)
@@ -146,10 +148,10 @@ def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a model answered for `count` rows.
+    """The output of a model for `count` rows.
 
-    `names` is empty for an unnamed array, and else names one array each: the columns of a DataFrame (``columns``) or
-    the entries of a dict of arrays (``tensors``). The first axis of every array is the rows.
+    `names` is empty for an unnamed array (``tensor``). Otherwise it names one array each: the columns of a DataFrame
+    (``columns``) or the entries of a dict of arrays (``tensors``). The first axis of every array is the rows.
     """
 
     kind: Literal["columns", "tensor", "tensors"]
@@ -159,14 +161,14 @@ class Output:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values, estimated where they are objects, as in `Rows`."""
+        """Size of the values in bytes, estimated for objects as in `Rows`."""
         return sum(_objects_bytes(array.flat) if array.dtype.hasobject else array.nbytes for array in self.arrays)
 
     def split(self, counts: Sequence[int]) -> list[Output]:
-        """Cut into consecutive outputs of so many rows each.
+        """Split into consecutive outputs with these row counts.
 
         Raises:
-            WrongRowCount: the rows asked for and the rows answered differ, so no row can be told whose it is.
+            WrongRowCount: the model answered another number of rows, so its rows belong to no request.
         """
         asked = sum(counts)
         if asked != self.count or any(len(array) != asked for array in self.arrays):
@@ -185,13 +187,13 @@ class Output:
 
 
 def join(outputs: Sequence[Output]) -> Output:
-    """Put the answers to consecutive rows together, as if they had been one answer.
+    """Join outputs for consecutive rows.
 
-    Dtypes that differ become the one that numpy promotes them to, as a model's own column would where only some of its
-    rows have a fraction or a gap. Text beside anything else becomes objects: numpy would write numbers as text.
+    Different dtypes are promoted as numpy does, like a model's own column in which only some rows have a fraction or a
+    null. Text beside another dtype becomes objects: numpy would turn numbers into text.
 
     Raises:
-        ModelFailed: the answers differ in form, in names or in the shape of a row, so they are not parts of one.
+        ModelFailed: the outputs differ in form, in names or in the shape of a row.
     """
     first = outputs[0]
     if len(outputs) == 1:
@@ -215,6 +217,6 @@ def join(outputs: Sequence[Output]) -> Output:
 
 def _unlike(what: str) -> ModelFailed:
     return ModelFailed(
-        f"the model's answers to parts of the request differ in {what} and cannot be joined: send fewer rows, or "
-        "have the model tagged serving.batch.max_rows=1, which keeps its requests whole"
+        f"the model's answers to parts of the request differ in {what} and cannot be joined; send fewer rows, or "
+        "tag the model with serving.batch.max_rows=1, which keeps its requests whole"
     )

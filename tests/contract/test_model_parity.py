@@ -1,4 +1,4 @@
-"""What a model answers through our path is, to the last bit, what plain ``pyfunc.predict`` answers."""
+"""Predictions through our path equal those of plain ``pyfunc.predict``, to the last bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Records = list[dict[str, Any]]
 
 
 def echo(data: Any, params: dict[str, Any] | None) -> list[str]:
-    """What is seen of each row: dtypes and values."""
+    """Answer the dtypes and values of each row."""
     arrays = data if isinstance(data, dict | pd.DataFrame) else {"": np.asarray(data)}
     rows: list[str] = [type(data).__name__ + repr(sorted((params or {}).items()))] * len(
         next(iter(dict(arrays).values()))
@@ -49,7 +49,7 @@ def echo(data: Any, params: dict[str, Any] | None) -> list[str]:
 
 
 def shout(data: Any, params: dict[str, Any] | None) -> pd.DataFrame:
-    """A DataFrame, after the input is written into."""
+    """Write into the input, then answer a DataFrame."""
     data["x"] *= 2
     return pd.DataFrame(
         {
@@ -71,7 +71,7 @@ def _text(value: Any) -> str:
 
 @dataclass
 class Case:
-    """A model, rows as callers send them, and the same rows as plain pyfunc is given them."""
+    """A model, rows as callers send them, and the same rows as plain pyfunc gets them."""
 
     name: str
     log: Callable[[], Any]
@@ -79,7 +79,7 @@ class Case:
     plain: Callable[[Records], Any] = pd.DataFrame
     params: list[dict[str, Any] | None] = field(default_factory=lambda: [None])
     alike: bool = True
-    """A row's answer does not depend on the rows beside it. It does, in the last bits, for matrix products."""
+    """Whether a row's prediction is independent of the other rows. Matrix products differ in the last bits."""
 
 
 def numbers(*names: str) -> Callable[[random.Random], dict[str, Any]]:
@@ -178,7 +178,7 @@ SCALARS = ["boolean", "integer", "long", "float", "double", "string", "binary", 
 
 
 def scalar(kind: str, rng: random.Random) -> Any:
-    """A value as JSON has it."""
+    """A value as JSON."""
     if kind == "boolean":
         return rng.random() < 0.5
     if kind == "integer":
@@ -195,7 +195,7 @@ def scalar(kind: str, rng: random.Random) -> Any:
 
 
 def pandas_value(kind: str, value: Any) -> Any:
-    """The same value as a data scientist would put it into a DataFrame."""
+    """The same value as a data scientist puts it into a DataFrame."""
     if value is None:
         return {"float": np.float32("nan"), "double": float("nan"), "datetime": pd.NaT}.get(kind)
     if kind == "binary":
@@ -238,7 +238,7 @@ def scalar_frame(records: Records) -> pd.DataFrame:
 
 
 def sparse_scalars(rng: random.Random) -> dict[str, Any]:
-    """Rows of one request differ in what optional columns they leave out."""
+    """Rows of one request that leave out different optional columns."""
     kinds = [kind for kind in ("double", "string", "boolean", "datetime") if rng.random() < 0.6]
     return {"integer": scalar("integer", rng), **{kind: scalar(kind, rng) for kind in kinds}}
 
@@ -404,12 +404,12 @@ CASES = [
 
 
 ENFORCED = {"nested", "no signature"}
-"""Cases whose input pyfunc goes on to look at itself."""
+"""Cases whose input pyfunc validates again."""
 
 
 @dataclass
 class Logged:
-    """A logged model: as plain pyfunc loads it, and as it is served."""
+    """A logged model, as plain pyfunc loads it and as it is served."""
 
     plain: Any
     served: Any
@@ -463,10 +463,10 @@ def as_json(prediction: Any) -> Any:
 
 
 def answers(model: Any, parts: list[Rows]) -> list[Any]:
-    """What each request is answered when they share one call."""
+    """The predictions of requests that share one call."""
     batch = stack(parts)
     for array in batch.arrays:
-        array.flags.writeable = False  # as an array is that another process sent
+        array.flags.writeable = False  # like an array from another process
     output = model_output(model.predict(model_input(batch), params=model_params(batch)), batch.count)
     return [predictions(part) for part in output.split([part.count for part in parts])]
 
@@ -502,5 +502,5 @@ def rows_of(answer: Any) -> list[Any]:
 
 
 def exact(values: Any) -> str:
-    """All the bits of floats, and 1 told from 1.0."""
+    """Text with all the bits of floats, which differs for 1 and 1.0."""
     return repr(values)

@@ -1,4 +1,4 @@
-"""gRPC through Serve's ingress and HAProxy, where a call's deadline, size and status must survive the way."""
+"""gRPC through Serve's ingress and HAProxy: deadlines, message limits and statuses."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def request(model: str, values: list[float]) -> pb.ModelInferRequest:
 
 
 def cancelled() -> float:
-    """Calls of which the gateway has counted that they were withdrawn."""
+    """The number of cancelled calls that the gateway has counted."""
     name = 'grpc_requests_total{code="CANCELLED",method="ModelInfer"}'
     lines = [line for line in httpx.get(f"{URL}/metrics").text.splitlines() if line.startswith(name)]
     return float(lines[0].split()[-1]) if lines else 0.0
 
 
-def test_a_call_is_answered_and_says_by_whom(stub: Any) -> None:
+def test_response_names_the_model_version(stub: Any) -> None:
     answer, call = stub.ModelInfer.with_call(request("choking", [2.0]), metadata=[("x-request-id", "mine")])
     assert list(answer.outputs[0].contents.fp64_contents) == [4.0]
     trailing = [(item.key, item.value) for item in call.trailing_metadata()]
@@ -64,7 +64,7 @@ def test_a_call_is_answered_and_says_by_whom(stub: Any) -> None:
     ],
     ids=["unknown model", "wrong input", "model that cannot be loaded", "model that raises"],
 )
-def test_a_refusal_keeps_its_code_and_message(
+def test_error_keeps_its_code_and_message(
     stub: Any, message: pb.ModelInferRequest, code: grpc.StatusCode, words: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as caught:
@@ -73,7 +73,7 @@ def test_a_refusal_keeps_its_code_and_message(
     assert "secret" not in str(caught.value)
 
 
-def test_a_deadline_ends_the_call_and_the_gateway_hears_of_it(stub: Any) -> None:
+def test_deadline_cancels_the_call_in_the_gateway(stub: Any) -> None:
     stub.ModelInfer(request("slow", [1.0]))  # loaded
     before = cancelled()
     with pytest.raises(grpc.RpcError) as caught:
@@ -83,7 +83,7 @@ def test_a_deadline_ends_the_call_and_the_gateway_hears_of_it(stub: Any) -> None
     assert cancelled() > before
 
 
-def test_a_message_over_the_limit_is_refused_and_one_below_is_not(stub: Any) -> None:
+def test_only_messages_over_the_limit_are_refused(stub: Any) -> None:
     rows = 50_000
     below = pb.ModelInferRequest(model_name="linear", raw_input_contents=[bytes(rows * 24)])
     below.inputs.add(name="table", datatype="FP64", shape=[rows, 3])

@@ -1,4 +1,4 @@
-"""The environment of other projects' clients, which need other versions of libraries than the product does."""
+"""The environment of other projects' clients, which need other versions of libraries than the gateway."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tests.platform import ROOT, Platform
 pytestmark = pytest.mark.ray
 
 
-def test_tritonclient_works_unchanged_over_http_and_grpc(platform: Platform) -> None:
+def test_tritonclient_works_over_http_and_grpc(platform: Platform) -> None:
     done = subprocess.run(
         [clients_python(), ROOT / "tests/foreign/triton_checks.py", "127.0.0.1:8000", "127.0.0.1:9000"],
         capture_output=True,

@@ -24,7 +24,7 @@ ROWS = np.random.default_rng(1).normal(size=(20, 3))
 
 
 class Remote:
-    """One transport's client, with what a check needs around it."""
+    """One transport's client, with the helpers of the checks."""
 
     def __init__(self, transport):
         self.transport = transport
@@ -51,7 +51,7 @@ class Remote:
 
 
 def predictions(model, rows):
-    """What the row dialect answers for the same rows."""
+    """The predictions of the row dialect for the same rows."""
     body = json.dumps({"instances": rows}).encode()
     request = urllib.request.Request(
         f"http://{URL}/v1/models/{model}:predict", body, {"content-type": "application/json"}
@@ -193,7 +193,7 @@ def inference_parameters(remote):
 def compression(remote):
     rows = np.zeros((20_000, 3))
     rows[:, 0] = np.arange(20_000)
-    # A forest's answer for a row does not depend, in its last bits, on the rows beside it in the same piece.
+    # A forest's prediction for a row is independent of the other rows, to the last bit.
     expected = remote.client.infer("forest", remote.columns("abc", rows)).as_numpy("output")
     for algorithm in ("gzip", "deflate"):
         if remote.transport == "http":
@@ -224,7 +224,7 @@ def errors_say_what_to_fix(remote):
 
 
 def wrong_requests_harm_no_other(remote):
-    """Good and wrong calls at the same time, from clients of their own: one is not shared between threads."""
+    """Make good and wrong calls at the same time, each from its own client: clients are not thread-safe."""
     expected = predictions("linear", as_records("abc"))
 
     def call(number):
@@ -259,7 +259,7 @@ CHECKS = [
 
 
 def main():
-    """Run every check over both transports; a line of JSON for each: its name, and what went wrong."""
+    """Run every check over both transports and print a line of JSON for each: its name and its failure."""
     for transport in MODULES:
         for check in CHECKS:
             fault = None

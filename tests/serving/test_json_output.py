@@ -32,7 +32,7 @@ def objects(*values: Any) -> Any:
     return unnamed(array)
 
 
-def test_the_form_follows_the_kind_of_output() -> None:
+def test_form_follows_the_kind_of_output() -> None:
     arrays = (np.array([1, 2]), np.array([[0.5], [1.5]]))
     assert predictions(Output("tensor", (), arrays[:1], 2)) == [1, 2]
     assert predictions(Output("tensor", (), arrays[1:], 2)) == [[0.5], [1.5]]
@@ -41,7 +41,7 @@ def test_the_form_follows_the_kind_of_output() -> None:
 
 
 @given(st.lists(st.floats(width=64)))
-def test_floats_keep_their_bits_and_what_is_not_finite_is_null(values: list[float]) -> None:
+def test_floats_keep_their_bits_and_nonfinite_is_null(values: list[float]) -> None:
     written = orjson.loads(orjson.dumps(unnamed(np.array(values, dtype="float64"))))
     assert repr(written) == repr([value if math.isfinite(value) else None for value in values])
 
@@ -58,7 +58,7 @@ def test_integers_lose_no_digit(dtype: str, value: int) -> None:
     assert orjson.dumps(objects(value)) == f"[{value}]".encode()
 
 
-def test_truth_values_and_text() -> None:
+def test_booleans_and_text() -> None:
     answer = unnamed(np.array([[True, False]]))
     assert answer == [[True, False]]
     assert type(answer[0][0]) is bool
@@ -129,19 +129,19 @@ class _NotATime:
         (memoryview(b"ab"), [97, 98]),
     ],
 )
-def test_anything_in_an_object_column_becomes_json(value: Any, expected: Any) -> None:
+def test_objects_become_json(value: Any, expected: Any) -> None:
     answer = objects(value, value)
     assert repr(answer) == repr([expected, expected])
     orjson.dumps(answer)
 
 
 @pytest.mark.parametrize("array", [np.array([1j]), np.array([object()]), np.zeros(1, dtype="i4,f8")])
-def test_what_json_cannot_hold_is_a_failure_of_the_model(array: Any) -> None:
+def test_values_without_a_json_form_are_a_model_failure(array: Any) -> None:
     with pytest.raises(ModelFailed):
         unnamed(array)
 
 
-def test_an_output_that_was_pickled_and_cut_reads_the_same() -> None:
+def test_pickled_and_split_output_reads_the_same() -> None:
     output = Output("columns", ("a", "b"), (np.array([1.5, math.nan, 2.5]), np.array(["x", "y", "z"], dtype=object)), 3)
     copied: Output = pickle.loads(pickle.dumps(output))
     pieces = [predictions(piece) for piece in copied.split([1, 2])]
@@ -161,12 +161,12 @@ def test_an_output_that_was_pickled_and_cut_reads_the_same() -> None:
         ({"a": {"b": {"c": [[]]}}, "d": []}, 5),
     ],
 )
-def test_depth_is_that_of_the_deepest_list_or_object(value: object, depth: int) -> None:
+def test_depth_is_that_of_the_deepest_container(value: object, depth: int) -> None:
     assert [is_deeper(value, limit) for limit in range(7)] == [limit < depth for limit in range(7)]
 
 
 @pytest.mark.parametrize("text", ["[[1], {}, [[2]]]", '{"a": {"b": [1, {"c": []}]}}', "1", "[]", '"x"', '[" ][ "]'])
-def test_a_look_at_the_brackets_never_misses_what_is_too_deep(text: str) -> None:
+def test_bracket_check_never_misses_deep_json(text: str) -> None:
     value = json.loads(text)
     for depth in range(7):
         assert may_be_deeper(text.encode(), depth) or not is_deeper(value, depth)

@@ -49,7 +49,7 @@ def requests(draw: st.DrawFn) -> tuple[list[Rows], list[list[list[Any]]]]:
 
 
 @given(requests())
-def test_a_stacked_batch_splits_into_what_was_put_in(drawn: tuple[list[Rows], list[list[list[Any]]]]) -> None:
+def test_stacked_batch_splits_into_its_parts(drawn: tuple[list[Rows], list[list[list[Any]]]]) -> None:
     parts, plain = drawn
     batch = stack(parts)
     assert batch.layout == parts[0].layout
@@ -83,35 +83,33 @@ def test_lists_in_an_object_column_stay_lists() -> None:
         assert batch.arrays[0].shape == (2,)
 
 
-def test_a_lone_array_is_not_copied() -> None:
+def test_single_array_is_not_copied() -> None:
     array = np.ones(3)
     batch = stack([Rows(Layout("columns", ("x",), ("float64",), ((),)), (array,), 3)])
     assert batch.arrays[0] is array
 
 
 @pytest.mark.parametrize("counts", [[1], [1, 2], [3, 3], []])
-def test_an_output_with_other_rows_than_asked_is_never_cut(counts: list[int]) -> None:
+def test_output_with_a_wrong_row_count_is_not_split(counts: list[int]) -> None:
     output = Output("tensor", (), (np.arange(4),), 4)
     with pytest.raises(WrongRowCount) as caught:
         output.split(counts)
     assert caught.value.details == {"rows": sum(counts), "answered": 4}
 
 
-def test_an_output_whose_arrays_differ_in_rows_is_never_cut() -> None:
+def test_output_with_uneven_arrays_is_not_split() -> None:
     with pytest.raises(WrongRowCount):
         Output("tensors", ("a", "b"), (np.arange(4), np.arange(3)), 4).split([2, 2])
 
 
-def test_bytes_are_counted_by_size_or_by_item() -> None:
+def test_nbytes_counts_by_size_or_by_item() -> None:
     layout = Layout("columns", ("a", "b", "c"), ("float64", "int32", "object"), ((), (), ()))
     rows = Rows(layout, (np.ones(2), [1, 2], ["four", None]), 2)
     assert rows.nbytes == 16 + 8 + (64 + 4) + 64
 
 
 @given(requests(), st.data())
-def test_rows_that_are_cut_make_the_same_batch(
-    drawn: tuple[list[Rows], list[list[list[Any]]]], data: st.DataObject
-) -> None:
+def test_cut_rows_stack_to_the_same_batch(drawn: tuple[list[Rows], list[list[list[Any]]]], data: st.DataObject) -> None:
     for part in drawn[0]:
         edge = data.draw(st.integers(0, part.count))
         cuts = [part.cut(start, stop) for start, stop in ((0, edge), (edge, part.count)) if start < stop]
@@ -141,7 +139,7 @@ def test_rows_that_are_cut_make_the_same_batch(
     ],
     ids=str,
 )
-def test_answers_are_joined_as_one(parts: list[Any], expected: Any) -> None:
+def test_outputs_are_joined(parts: list[Any], expected: Any) -> None:
     joined = join([Output("columns", ("x",), (part,), len(part)) for part in parts])
     assert (joined.kind, joined.names, joined.count) == ("columns", ("x",), len(expected))
     (array,) = joined.arrays
@@ -150,7 +148,7 @@ def test_answers_are_joined_as_one(parts: list[Any], expected: Any) -> None:
     assert [type(value) for value in array.tolist()] == [type(value) for value in expected.tolist()]
 
 
-def test_an_answer_that_is_split_joins_into_itself() -> None:
+def test_split_output_joins_to_itself() -> None:
     output = Output("tensors", ("a", "b"), (np.arange(6), np.arange(12).reshape(6, 2)), 6)
     joined = join(output.split([1, 2, 3]))
     assert [array.tolist() for array in joined.arrays] == [array.tolist() for array in output.arrays]
@@ -174,7 +172,7 @@ def test_an_answer_that_is_split_joins_into_itself() -> None:
         ),
     ],
 )
-def test_answers_that_are_not_of_one_piece_are_refused(first: Output, second: Output, what: str) -> None:
+def test_outputs_that_differ_are_not_joined(first: Output, second: Output, what: str) -> None:
     with pytest.raises(ModelFailed, match=f"differ in {what} and cannot be joined"):
         join([first, second])
 
@@ -188,9 +186,7 @@ def test_answers_that_are_not_of_one_piece_are_refused(first: Output, second: Ou
         (("float64",), (np.ones(2),), False),
     ],
 )
-def test_a_batch_is_the_same_in_another_process(
-    dtypes: tuple[str, ...], arrays: tuple[Array, ...], travels_as_one: bool
-) -> None:
+def test_batch_survives_pickling(dtypes: tuple[str, ...], arrays: tuple[Array, ...], travels_as_one: bool) -> None:
     names = tuple("ab"[: len(dtypes)])
     batch = Batch(Layout("columns", names, dtypes, ((),) * len(dtypes)), arrays, 2)
     arrived = pickle.loads(pickle.dumps(batch, protocol=5))
@@ -201,7 +197,7 @@ def test_a_batch_is_the_same_in_another_process(
     assert (arrived.block is not None) == travels_as_one
 
 
-def test_tensors_of_one_dtype_do_not_travel_as_one() -> None:
+def test_tensors_of_one_dtype_are_pickled_apart() -> None:
     layout = Layout("tensors", ("a", "b"), ("float64",) * 2, ((3,), (1,)))
     batch = Batch(layout, (np.ones((2, 3)), np.ones((2, 1))), 2)
     assert [array.shape for array in pickle.loads(pickle.dumps(batch)).arrays] == [(2, 3), (2, 1)]

@@ -1,4 +1,4 @@
-"""Request and answer bodies of MLflow's scoring protocol, and how a split DataFrame becomes columns."""
+"""Request and response bodies of MLflow's scoring protocol, and the conversion of a split DataFrame to columns."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class SplitFrame(Body):
     """Rows: a list of values for each."""
 
     columns: list[Any] | None = Field(None, examples=[["crude_oil_price", "natural_gas_price", "exchange_rate"]])
-    """Names, in the order of the values; left out: 0, 1, and so on."""
+    """Names, in the order of the values; 0, 1, and so on by default."""
 
     index: list[Any] | None = None
-    """Labels of the rows, which no model is given."""
+    """Labels of the rows, which the model does not get."""
 
     def labels(self) -> list[str | int]:
-        """What the columns are called. Raises `InvalidRequest`."""
+        """Return the column names. Raises `InvalidRequest`."""
         if self.columns is None:
             return list(range(len(self.data[0]) if self.data and isinstance(self.data[0], list) else 0))
         for label in self.columns:
@@ -37,14 +37,17 @@ class SplitFrame(Body):
                 raise MalformedBody(f"'dataframe_split.columns' has {short(label)}, expected text or a whole number")
         name, times = Counter(map(str, self.columns)).most_common(1)[0] if self.columns else ("", 0)
         if times > 1:
-            raise InvalidInput(f"'dataframe_split.columns' has {short(name)} {times} times", {"column": name})
+            raise InvalidInput(
+                f"'dataframe_split.columns' has {short(name)} {times} times; give each column its own name",
+                {"column": name},
+            )
         return self.columns
 
     def values(self, width: int) -> Sequence[Values]:
-        """The values of each column, for so many columns: all at once, without Python's work per row.
+        """Return the values of each of `width` columns, without Python work per row.
 
         Raises:
-            MalformedBody: a row is not a list of so many values, or the index has another length.
+            MalformedBody: a row is not a list of `width` values, or the index has another length.
         """
         if self.index is not None and len(self.index) != len(self.data):
             raise MalformedBody(
@@ -81,20 +84,20 @@ class InvocationsRequest(Body):
     """Rows in TensorFlow Serving's format: objects of columns, or nested lists for a tensor."""
 
     inputs: Any = None
-    """The same column-wise: an object of lists, one tensor, or a single value."""
+    """Columns in TensorFlow Serving's format: an object of lists, one tensor, or a single value."""
 
     params: Any = None
-    """Inference parameters by name, where the model's signature has them."""
+    """Inference parameters by name, if the model's signature has any."""
 
 
 class InvocationsResponse(BaseModel):
-    """The answer of ``POST /invocations``."""
+    """The response of ``POST /invocations``."""
 
     predictions: Any = Field(examples=[[78.3]])
 
 
 class InvocationsError(BaseModel):
-    """MLflow's error, with details and the request id beside it."""
+    """MLflow's error, with details and the request id."""
 
     error_code: str
     message: str

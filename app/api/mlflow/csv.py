@@ -1,4 +1,4 @@
-"""Tables as CSV: text into values by column name, as pandas would read it for MLflow."""
+"""Reader of CSV tables: values by column name, as pandas reads them for MLflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from app.api.mlflow.tables import TableLimits, as_list, brief, check_names, check_width, plain
+from app.api.mlflow.tables import TableLimits, brief, check_names, check_width, values_of
 from app.errors import MalformedBody, TooLarge
 from app.serving.rows import Values
 from app.serving.signatures.columns import Column
@@ -19,28 +19,28 @@ NULLS = (
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
     "NULL", "NaN", "None", "n/a", "nan", "null",
 )  # fmt: skip
-"""Spellings of a missing value: pandas' own, quoted or not."""
+"""Pandas' spellings of a missing value, quoted or not."""
 
 _WHOLE = r"^[-+]?[0-9]+$"
 _TRUTHS = {word: word.lower() == "true" for word in ("true", "True", "TRUE", "false", "False", "FALSE")}
 _TYPED_TRUTHS = {**_TRUTHS, "1": True, "0": False}
 
 _HEADER_BYTES = 1024**2
-"""Longest first row of a CSV: it is looked at before it is known to have but so many columns."""
+"""Limit on the first row of a CSV, which is parsed before the number of columns is checked."""
 
 
 def csv_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[str, Values]:
-    """The columns of a CSV with a header row, in UTF-8.
+    """Read the columns of a UTF-8 CSV with a header row.
 
-    Text becomes what the signature says of its column: numbers, truth values, or text, such as ``007`` and times.
-    Without a signature it is whole numbers, numbers, truth values or text, whichever all values of a column are. Text
-    that is not what its column takes stays text: the signature's own check names it. A first column without a name is
-    the index that pandas writes; a model with columns is not given it.
+    The signature decides the type of a column: numbers, booleans, or text, such as ``007`` and times. Without a
+    signature, a column has the first type of integers, numbers, booleans and text that all its values fit. Text that
+    does not fit its column stays text, which the signature's own validation reports. A first column without a name is
+    pandas' index, and is dropped for a model with columns.
 
     Raises:
-        MalformedBody: not a CSV; it says where it goes wrong.
+        MalformedBody: not a CSV.
         InvalidInput: two columns have one name.
-        TooLarge: too many columns, or names that are too long.
+        TooLarge: too many columns, or a header row that is too long.
     """
     names, header_rows = _header(body)
     check_width(len(names), limits)
@@ -57,10 +57,10 @@ def csv_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[
 
 
 def _header(body: bytes) -> tuple[list[str], int]:
-    """The names of the columns, and the number of rows up to them, for blank lines may come first."""
+    """Read the column names and the number of rows up to them; blank lines may come first."""
     start = body[:_HEADER_BYTES]
     if len(body) > len(start) and b"\n" not in start and b"\r" not in start:
-        raise TooLarge(f"the first row of the CSV is longer than {_HEADER_BYTES} bytes")
+        raise TooLarge(f"the header row of the CSV is longer than {_HEADER_BYTES} bytes")
     rows = csv.reader(io.TextIOWrapper(io.BytesIO(start), "utf-8-sig", newline=""))
     try:
         for count, row in enumerate(rows, 1):
@@ -70,12 +70,12 @@ def _header(body: bytes) -> tuple[list[str], int]:
                 return names, count
     except (csv.Error, UnicodeDecodeError) as error:
         raise MalformedBody(f"the body is not valid CSV: {brief(error)}") from None
-    raise MalformedBody("the body is empty: the first row of a CSV has the names of its columns")
+    raise MalformedBody("the body is empty; send a CSV whose first row has the column names")
 
 
 def _csv_table(body: bytes, width: int, header_rows: int) -> Any:
-    """Every column as text with nulls, under its position for a name."""
-    import pyarrow as pa  # noqa: PLC0415  # see tabular
+    """Parse the body to text columns with nulls, named by their positions."""
+    import pyarrow as pa  # noqa: PLC0415  # see tables
     from pyarrow import csv as arrow_csv  # noqa: PLC0415
 
     names = [str(index) for index in range(width)]
@@ -99,33 +99,34 @@ def _csv_table(body: bytes, width: int, header_rows: int) -> Any:
 
 
 def _typed(text: Any, column: Column | None) -> Values:
-    """The text as values for a column of a signature; None for a column that it does not have."""
-    if column is None:
-        return as_list(text)
-    if column.type == "any":
+    """Convert text for a column of the signature; None for a column that the signature does not have."""
+    if column is not None and column.type == "any":
         return _inferred(text)
-    if column.type == "boolean" or column.dtype == "bool":
-        return [_TYPED_TRUTHS.get(word, word) for word in text.to_pylist()]
-    if column.dtype and np.dtype(column.dtype).kind in "iuf":
-        numbers = _numbers(text)
-        return [_number(word) for word in text.to_pylist()] if numbers is None else numbers
-    return as_list(text)
+    is_number = column is not None and column.dtype and np.dtype(column.dtype).kind in "iuf"
+    numbers = _numbers(text) if is_number else None
+    if numbers is not None:
+        return numbers
+    words: list[Any] = text.to_pylist()
+    if is_number:
+        return [_number(word) for word in words]
+    is_boolean = column is not None and (column.type == "boolean" or column.dtype == "bool")
+    return [_TYPED_TRUTHS.get(word, word) for word in words] if is_boolean else words
 
 
 def _inferred(text: Any) -> Values:
-    """The text as pandas reads it where nobody says what it is."""
+    """Convert text to the type that pandas infers."""
     if text.null_count == len(text):
         return np.full(len(text), np.nan)
     numbers = _numbers(text)
     if numbers is not None:
         return numbers
-    words: list[Any] = [math.nan if word is None else word for word in as_list(text)]
+    words: list[Any] = [math.nan if word is None else word for word in text.to_pylist()]
     return [_TRUTHS.get(word, word) for word in words] if {*words} - {math.nan} <= _TRUTHS.keys() else words
 
 
 def _numbers(text: Any) -> Values | None:
-    """The column as whole numbers if all are, else as numbers; None where one is neither."""
-    import pyarrow as pa  # noqa: PLC0415  # see tabular
+    """Convert text to integers if all are, else to numbers; None if a value is neither."""
+    import pyarrow as pa  # noqa: PLC0415  # see tables
     from pyarrow import compute  # noqa: PLC0415
 
     text = compute.utf8_trim_whitespace(text)
@@ -134,16 +135,16 @@ def _numbers(text: Any) -> Values | None:
         text = compute.utf8_ltrim(text, "+")
     for dtype in (pa.int64(), pa.uint64()) if whole else (pa.float64(),):
         try:
-            return plain(text.cast(dtype))
+            return values_of(text.cast(dtype))
         except pa.ArrowInvalid:
             continue
     return None
 
 
 def _number(word: str | None) -> Any:
-    """One number; what is none stays as it is."""
+    """Convert one number; other text stays as it is."""
     try:
-        if word is None or "_" in word or not word.isascii():  # which Python allows in numbers
+        if word is None or "_" in word or not word.isascii():  # Python accepts both in numbers, pandas does not
             return word
         return float(word) if not word.strip().lstrip("+-").isdecimal() else int(word)
     except ValueError:

@@ -1,4 +1,4 @@
-"""MLflow's scoring protocol, that of ``mlflow models serve``, with a model reference in the path."""
+"""The scoring protocol of ``mlflow models serve``, with a model reference in the path."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 class MlflowDialect:
     """Handlers of ``/invocations``, ``/models/{ref}/invocations``, ``/ping`` and ``/version``.
 
+    Handlers raise `ServingError`.
+
     Args:
         service: answers predictions.
         manager: knows whether the models are loaded.
-        table_bytes: most bytes, and most values, that a Parquet file may hold when decompressed.
-        default_model: what a bare ``/invocations`` means, None for nothing.
+        table_bytes: limit on the bytes, and on the values, of a decoded Parquet file.
+        default_model: the model of ``/invocations`` without a reference, None for none.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class MlflowDialect:
         self._default_model = default_model
 
     def routes(self) -> list[Route]:
-        """Every endpoint of the dialect."""
+        """List the endpoints."""
 
         def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
             return Route(method, path, handler, "mlflow", mlflow_error, InvocationsError, **further)
@@ -73,44 +75,31 @@ class MlflowDialect:
         ]
 
     async def invoke_default(self, exchange: Exchange) -> Reply:
-        """Predict with the default model.
-
-        Raises:
-            ServingError.
-        """
+        """Predict with the default model."""
         if self._default_model is None:
             raise NotFound(
-                "this gateway has no default model: POST to /invocations/{ref} with a model's name, or set "
+                "this gateway has no default model; POST to /invocations/{ref} with a model's name, or set "
                 "'default_model' (ML_SERVE_DEFAULT_MODEL)"
             )
         return await self._predict(exchange, self._default_model)
 
     async def invoke(self, exchange: Exchange) -> Reply:
-        """Predict with a model.
-
-        Raises:
-            ServingError.
-        """
-        path: str = exchange.scope["path"]
-        return await self._predict(exchange, parse_ref(path.removeprefix(_INVOCATIONS + "/")))
+        """Predict with a model."""
+        return await self._predict(exchange, parse_ref(exchange.scope["path"].removeprefix(_INVOCATIONS + "/")))
 
     async def invoke_model(self, exchange: Exchange) -> Reply:
-        """Predict with a model whose name comes first in the path.
-
-        Raises:
-            ServingError.
-        """
+        """Predict with a model whose name comes first in the path."""
         path: str = exchange.scope["path"]
         return await self._predict(exchange, parse_ref(path.removeprefix(_MODELS).removesuffix(_INVOCATIONS)))
 
     async def ping(self, exchange: Exchange) -> Reply:
-        """The models that should be served are loaded."""
+        """Check that all models that should be served are loaded."""
         if not self._manager.ready:
             raise Unavailable("models are still being loaded; see /health")
         return Reply(b"\n", content_type=_TEXT)
 
     async def version(self, exchange: Exchange) -> Reply:
-        """MLflow's version."""
+        """Return MLflow's version."""
         return Reply(version("mlflow").encode(), content_type=_TEXT)
 
     async def _predict(self, exchange: Exchange, ref: ModelRef) -> Reply:
@@ -119,7 +108,7 @@ class MlflowDialect:
         if kind == JSON:
             body = InvocationsRequest.read(_parsed(exchange, await exchange.body()))
             request.payload = _payload(body)
-            request.params = _params(body)
+            request.params = body.params
         else:
             request.payload = self._table(kind, await exchange.body())
         prediction = await self._service.predict(request)
@@ -127,7 +116,7 @@ class MlflowDialect:
         return Reply(dump({"predictions": predictions(prediction.output)}), headers=headers)
 
     def _table(self, kind: str, body: bytes) -> PayloadReader:
-        """Text has no types of its own: the model's signature must be there to read it."""
+        """Make a reader that gets the signature, because the text of a CSV has no types of its own."""
 
         async def read(signature: Signature) -> Payload:
             limits = TableLimits(self._service.most_columns, self._table_bytes)
@@ -139,26 +128,25 @@ class MlflowDialect:
 
 @lru_cache(maxsize=256)
 def media_type(header: bytes) -> str:
-    """The media type of a body, JSON where the caller names none.
+    """Parse the content type of a body; JSON is the default.
 
     Raises:
-        UnsupportedMediaType: another type than JSON, CSV and Parquet, another charset than UTF-8, or a parameter that
-            is not known.
+        UnsupportedMediaType: not JSON, CSV or Parquet, a charset other than UTF-8, or an unknown parameter.
     """
     kind, *pairs = [part.strip() for part in header.decode("latin-1").split(";")]
     for key, _, value in (pair.partition("=") for pair in pairs if pair):
         if key.strip().lower() != "charset":
-            raise UnsupportedMediaType(f"content-type has the parameter {short(key)}: only charset is read here")
+            raise UnsupportedMediaType(f"unsupported content-type parameter {short(key)}; send only charset")
         if value.strip().strip('"').lower() not in ("utf-8", "utf8"):
-            raise UnsupportedMediaType(f"the charset {short(value)} is not read here: send UTF-8")
+            raise UnsupportedMediaType(f"unsupported charset {short(value)}; send UTF-8")
     kind = kind.lower() or JSON
     if kind not in (JSON, CSV, PARQUET):
-        raise UnsupportedMediaType(f"content-type {short(kind)} is not read here: send {JSON}, {CSV} or {PARQUET}")
+        raise UnsupportedMediaType(f"unsupported content-type {short(kind)}; send {JSON}, {CSV} or {PARQUET}")
     return kind
 
 
 def _parsed(exchange: Exchange, body: bytes) -> Any:
-    """The JSON of a body, in which MLflow's own clients write NaN, which JSON has not, for what is missing."""
+    """Parse JSON in which missing values may be NaN, which MLflow's own clients write although JSON has no NaN."""
     try:
         return exchange.parse(body)
     except MalformedBody:
@@ -171,22 +159,16 @@ def _payload(body: InvocationsRequest) -> Payload | PayloadReader:
     given = [form for form in _FORMS if getattr(body, form) is not None]
     if len(given) != 1:
         found = " and ".join(f"'{form}'" for form in given) or "none of them"
-        raise MalformedBody(f"give exactly one of {', '.join(_FORMS)}; the body has {found}", {"allowed": [*_FORMS]})
-    if body.dataframe_split is not None:
-        return _split(body.dataframe_split)
-    if body.dataframe_records is not None:
-        return Payload("records", body.dataframe_records)
-    if body.instances is not None:
-        return Payload("instances", body.instances)
-    return Payload("inputs", body.inputs)
-
-
-def _params(body: InvocationsRequest) -> dict[str, Any] | None:
+        raise MalformedBody(f"send exactly one of {', '.join(_FORMS)}; the body has {found}", {"allowed": [*_FORMS]})
     if not isinstance(body.params, dict | None):
         raise InvalidInput(
             f"'params' is {short(body.params)}, expected an object of names and values", {"parameter": "params"}
         )
-    return body.params
+    if body.dataframe_split is not None:
+        return _split(body.dataframe_split)
+    if body.dataframe_records is not None:
+        return Payload("records", body.dataframe_records)
+    return Payload("inputs", body.inputs) if body.instances is None else Payload("instances", body.instances)
 
 
 def _split(frame: SplitFrame) -> PayloadReader:
@@ -194,7 +176,7 @@ def _split(frame: SplitFrame) -> PayloadReader:
     values = frame.values(len(labels))
 
     async def read(signature: Signature) -> Payload:
-        # A model without a signature is given the labels as they are; others have their columns called by name.
+        # A model without a signature gets the labels as they are, which may be numbers.
         typed = signature.columns or signature.tensor
         names = map(str, labels) if typed else labels
         return Payload("columns", dict(zip(names, values, strict=True)))

@@ -1,37 +1,37 @@
-"""Tables as Parquet: a file into values by column name, as pandas would read it for MLflow."""
+"""Reader of Parquet tables: values by column name, as pandas reads them for MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from app.api.mlflow.tables import TableLimits, as_list, as_numpy, brief, check_names, check_width, plain
+from app.api.mlflow.tables import TableLimits, brief, check_names, check_width, values_of
 from app.errors import MalformedBody, TooLarge
 from app.serving.rows import Values
 from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import short
 
-_WIDEST = 32
-"""Bytes of the widest decimal."""
+_DECIMAL_BYTES = 32
+"""Size of the widest decimal."""
 
 _TEXT_ROWS, _NUMBER_ROWS = 64, 8192
-"""Rows of a Parquet file that are decoded before its size is looked at again: text may be long and stored once."""
+"""Rows to decode between checks of the size: a long text may be stored once and repeated in every row."""
 
 
 def parquet_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[str, Values]:
-    """The columns of a Parquet file, without those that pandas stored as its index.
+    """Read the columns of a Parquet file, except those of pandas' index.
 
     Args:
         body: the file.
-        signature: times may be missing where it does not require them.
-        limits: what the file may hold when decoded.
+        signature: says which columns may have missing times.
+        limits: apply to the decoded file.
 
     Raises:
-        MalformedBody: not Parquet, a broken file, or a column of a type that is not read.
+        MalformedBody: not Parquet, a broken file, or a column of an unsupported type.
         InvalidInput: two columns have one name.
-        TooLarge: over a limit.
+        TooLarge: a limit is exceeded.
     """
-    import pyarrow as pa  # noqa: PLC0415  # see tabular
+    import pyarrow as pa  # noqa: PLC0415  # see tables
     from pyarrow import parquet  # noqa: PLC0415
 
     try:
@@ -48,18 +48,18 @@ def parquet_columns(body: bytes, signature: Signature, limits: TableLimits) -> d
 
 
 def _batches(file: Any, limits: TableLimits) -> Iterator[Any]:
-    """Some rows at a time, for what a file says of its own size need not be true: bytes may stand for gigabytes.
+    """Decode some rows at a time: a few bytes may expand to gigabytes, whatever size the file declares.
 
-    pyarrow's accessors of row groups and column chunks are not used: of a broken file they end the whole process.
+    pyarrow's accessors of row groups and column chunks are not used: with a broken file they end the process.
     """
     schema = file.metadata.schema
     check_width(len(schema), limits)
     leaves = [schema.column(index) for index in range(len(schema))]
     for leaf in leaves:
-        if leaf.max_repetition_level or (leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length > _WIDEST):
+        if leaf.max_repetition_level or (leaf.physical_type == "FIXED_LEN_BYTE_ARRAY" and leaf.length > _DECIMAL_BYTES):
             raise MalformedBody(
-                f"column {short(leaf.path)} of the Parquet file holds lists, maps or wide binary values, which are "
-                "not read here: send them as JSON",
+                f"column {short(leaf.path)} of the Parquet file holds lists, maps or wide binary values; "
+                "send them as JSON",
                 {"column": leaf.path[:80]},
             )
     has_text = any(leaf.physical_type == "BYTE_ARRAY" for leaf in leaves)
@@ -68,34 +68,36 @@ def _batches(file: Any, limits: TableLimits) -> Iterator[Any]:
         size += max(batch.nbytes, batch.num_rows * batch.num_columns)
         if size > limits.nbytes:
             raise TooLarge(
-                f"the Parquet file holds more than the {limits.nbytes} bytes or values that are allowed",
+                f"the decoded Parquet file has more than {limits.nbytes} bytes or values; send fewer rows",
                 {"limit_bytes": limits.nbytes},
             )
         yield batch
 
 
 def _index_columns(pandas: Any) -> list[Any]:
-    """The columns of the index, by what pandas notes in a file; an index that only counts is none."""
+    """Return the index columns in pandas' metadata; an index that only counts has none."""
     index = pandas.get("index_columns") if isinstance(pandas, dict) else None
     return index if isinstance(index, list) else []
 
 
 def _stored(column: Any, required: bool) -> Values:
-    """A column of a Parquet file."""
-    import pyarrow as pa  # noqa: PLC0415  # see tabular
+    import pyarrow as pa  # noqa: PLC0415  # see tables
     from pyarrow import types  # noqa: PLC0415
 
     if types.is_timestamp(column.type) or types.is_date(column.type):
         moments = column.cast(pa.timestamp("ns"))
-        return as_list(moments.cast(pa.string())) if column.null_count and required else as_numpy(moments)
+        # A null in a required column is an error for the signature to report; as an array it would be NaT.
+        missing = column.null_count and required
+        stored: Values = moments.cast(pa.string()).to_pylist() if missing else moments.to_numpy(zero_copy_only=False)
+        return stored
     if types.is_integer(column.type) or types.is_floating(column.type) or types.is_boolean(column.type):
-        return plain(column)
+        return values_of(column)
     return _objects(column)
 
 
 def _objects(column: Any) -> list[Any]:
-    """Texts, bytes and structs as Python's values. What a dictionary has once is one object, however often it is."""
-    from pyarrow import types  # noqa: PLC0415  # see tabular
+    """Convert texts, bytes and structs to Python values. A value of a dictionary is one object in all its rows."""
+    from pyarrow import types  # noqa: PLC0415  # see tables
 
     if types.is_dictionary(column.type):
         words = _objects(column.dictionary)
@@ -105,4 +107,5 @@ def _objects(column: Any) -> list[Any]:
         rows = zip(*fields.values(), strict=True)
         missing = column.is_null().to_pylist()
         return [None if null else dict(zip(fields, row, strict=True)) for row, null in zip(rows, missing, strict=True)]
-    return as_list(column)
+    values: list[Any] = column.to_pylist()
+    return values

@@ -1,70 +1,76 @@
-"""JSON bodies of the Open Inference Protocol, as pydantic models: what is documented is what is checked."""
+"""JSON bodies of the Open Inference Protocol.
+
+Requests are pydantic models, which validate and document them. Responses that other modules build are dataclasses.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.bodies import Body
 from app.oip.binary import MAX_DIMENSIONS
+from app.oip.datatypes import DTYPES
 
 Datatype = Literal[
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "FP32", "FP64", "BF16",
     "BYTES",
 ]  # fmt: skip
 Length = Annotated[int, Field(ge=0, lt=2**63)]
+DatatypeName = Annotated[str, Field(json_schema_extra={"enum": [*DTYPES]})]
 
 
-class _Lenient(Body):
-    """Keys that are not known are ignored: the protocol lets clients send their own."""
+class _LenientBody(Body):
+    """A body whose unknown keys are ignored: the protocol lets clients send their own."""
 
     model_config = ConfigDict(extra="ignore", strict=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
-class InferInput(_Lenient):
+class InferInput(_LenientBody):
     """One input tensor."""
 
     name: str = Field(examples=["crude_oil_price"])
-    """Column or tensor of the model's signature. A single `[n, width]` tensor of all columns may be called anything."""
+    """Column or tensor of the model's signature. A single `[n, width]` tensor of all columns may have any name."""
 
     shape: list[Length] = Field(max_length=MAX_DIMENSIONS, examples=[[1]])
     """The first dimension is the rows. A column is `[n]` or `[n, 1]`."""
 
     datatype: Datatype = Field(examples=["FP64"])
-    """Numbers are converted to the column's type where they fit it."""
+    """Numbers are converted to the column's type if they fit it."""
 
     parameters: dict[str, Any] | None = None
-    """`binary_data_size`: the tensor's bytes behind the JSON, instead of `data`."""
+    """`binary_data_size`: the number of bytes after the JSON that hold this tensor, instead of `data`."""
 
     data: list[Any] | None = Field(None, examples=[[75.5]])
-    """Values in row-major order, flat or nested as the shape is."""
+    """Values in row-major order, flat or nested like the shape."""
 
 
-class InferOutput(_Lenient):
-    """One output that is wanted."""
+class InferOutput(_LenientBody):
+    """One requested output."""
 
     name: str = Field(examples=["output"])
     parameters: dict[str, Any] | None = None
-    """`binary_data`: whether this output comes as bytes behind the JSON."""
+    """`binary_data`: whether the response has this output as bytes after the JSON."""
 
 
-class InferBody(_Lenient):
+class InferRequestBody(_LenientBody):
     """The body of ``POST /v2/models/{ref}/infer``."""
 
     id: str | None = None
-    """Echoed in the answer."""
+    """Echoed in the response."""
 
     parameters: dict[str, Any] | None = None
-    """The model's inference parameters; `binary_data_output`: whether outputs come as bytes behind the JSON;
-    `timeout`: microseconds. Echoed in the answer."""
+    """The model's inference parameters; `binary_data_output`: whether the response has outputs as bytes after the JSON;
+    `timeout`: microseconds. Echoed in the response."""
 
     inputs: list[InferInput] = Field(min_length=1, fail_fast=True)
     outputs: list[InferOutput] | None = Field(None, fail_fast=True)
-    """Outputs wanted, in this order; all of them where it is left out."""
+    """Requested outputs, in this order; all of them by default."""
 
 
-class OutputBody(BaseModel):
+class InferOutputBody(BaseModel):
     """One output tensor."""
 
     name: str
@@ -72,11 +78,11 @@ class OutputBody(BaseModel):
     datatype: Datatype
     parameters: dict[str, Any] | None = None
     data: list[Any] | None = None
-    """Values in row-major order; null for NaN and infinities. BYTES are text, and base64 where they are bytes."""
+    """Values in row-major order; null for NaN and infinities. BYTES are text, or base64 if they are not text."""
 
 
-class InferAnswer(BaseModel):
-    """The answer of ``POST /v2/models/{ref}/infer``."""
+class InferResponseBody(BaseModel):
+    """The response of ``POST /v2/models/{ref}/infer``."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -84,50 +90,54 @@ class InferAnswer(BaseModel):
     model_version: str
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[OutputBody]
+    outputs: list[InferOutputBody]
 
 
-class ServerMetadataAnswer(BaseModel):
-    """The answer of ``GET /v2``."""
+class ServerMetadataBody(BaseModel):
+    """The response of ``GET /v2``."""
 
     name: str
     version: str
     extensions: list[str]
 
 
-class TensorMetadataAnswer(BaseModel):
-    """A tensor in a model's metadata; -1 is any length."""
+@dataclass(frozen=True, slots=True)
+class TensorMetadata:
+    """A tensor in a model's metadata. The first dimension of its shape is the rows; -1 is any length."""
 
     name: str
-    datatype: Datatype
+    datatype: DatatypeName
     shape: list[int]
 
 
-class ModelMetadataAnswer(BaseModel):
-    """The answer of ``GET /v2/models/{ref}``."""
+@dataclass(frozen=True, slots=True)
+class ModelMetadata:
+    """The response of ``GET /v2/models/{ref}``."""
 
     name: str
     versions: list[str]
     platform: str
-    inputs: list[TensorMetadataAnswer]
-    outputs: list[TensorMetadataAnswer]
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
 
 
-class IndexBody(_Lenient):
+class IndexBody(_LenientBody):
     """The body of ``POST /v2/repository/index``."""
 
     ready: bool = False
-    """Only versions that are loaded."""
+    """Only loaded versions."""
 
 
-class RepositoryBody(_Lenient):
-    """The body of loads and unloads; its parameters are those of other servers."""
+class RepositoryBody(_LenientBody):
+    """The body of loads and unloads."""
 
     parameters: dict[str, Any] | None = None
+    """Ignored, except `config` and `file:…`, which are refused: models come from the registry."""
 
 
-class IndexEntryAnswer(BaseModel):
-    """A version in the answer of ``POST /v2/repository/index``."""
+@dataclass(frozen=True, slots=True)
+class IndexEntry:
+    """A model version in the response of ``POST /v2/repository/index``; `reason` says why it is not READY."""
 
     name: str
     version: str

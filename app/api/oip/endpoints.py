@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from app import __version__
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Handler, Reply, dump
 from app.api.http.routing import JSON, Route
 from app.api.oip import bodies
-from app.api.oip.messages import Infer, header_length, read_infer, write_infer
-from app.api.oip.metadata import TensorMetadata
-from app.api.oip.service import InferenceService, InferRequest, earliest, raw_input
-from app.errors import InvalidReference, Unsupported
+from app.api.oip.messages import HttpInferRequest, header_length, read_infer, write_infer
+from app.api.oip.service import InferenceService, earliest, raw_input
+from app.errors import InvalidReference
 from app.serving.references import ModelRef, make_ref, parse_ref
 
 PREFIX = "/v2/models/"
@@ -26,25 +27,25 @@ _TYPES = {"BYTES": "TYPE_STRING"}
 
 
 class OipDialect:
-    """Handlers of ``/v2``."""
+    """Handlers of ``/v2``. All of them raise `ServingError`."""
 
     def __init__(self, inference: InferenceService) -> None:
         self._inference = inference
 
     def routes(self) -> list[Route]:
-        """Every endpoint of the dialect. What is longer comes first: a reference may hold slashes."""
+        """List the endpoints. Longer paths come first, because a reference may contain slashes."""
 
         def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
             return Route(method, path, handler, "v2", v1_error, V1Error, **further)
 
         ref, repository = PREFIX + "{ref:path}", REPOSITORY + "{ref:path}"
-        asked = {JSON: {"schema": bodies.InferBody.model_json_schema()}, _BINARY: _described(_REQUEST)}
-        answered = {JSON: {"schema": bodies.InferAnswer.model_json_schema()}, _BINARY: _described(_ANSWER)}
+        asked = {JSON: {"schema": bodies.InferRequestBody.model_json_schema()}, _BINARY: _described(_REQUEST)}
+        answered = {JSON: {"schema": bodies.InferResponseBody.model_json_schema()}, _BINARY: _described(_RESPONSE)}
         repository_body: dict[str, Any] = {"body": bodies.RepositoryBody, "body_required": False}
         index: dict[str, Any] = {"body": bodies.IndexBody, "body_required": False}
-        index_answer = {JSON: {"schema": {"type": "array", "items": bodies.IndexEntryAnswer.model_json_schema()}}}
+        index_answer = {JSON: {"schema": TypeAdapter(list[bodies.IndexEntry]).json_schema()}}
         return [
-            route("GET", "/v2", self.server, answer=bodies.ServerMetadataAnswer),
+            route("GET", "/v2", self.server, answer=bodies.ServerMetadataBody),
             route("GET", "/v2/health/live", self.live),
             route("GET", "/v2/health/ready", self.ready, statuses=(503,)),
             route("POST", ref + "/infer", self.infer, body=asked, answer=answered, hot=True, statuses=(501,)),
@@ -52,68 +53,60 @@ class OipDialect:
             route("GET", ref + "/ready", self.model_ready),
             route("GET", ref + "/config", self.config),
             route("GET", ref + "/stats", self.statistics),
-            route("GET", ref, self.metadata, answer=bodies.ModelMetadataAnswer),
+            route("GET", ref, self.metadata, answer=bodies.ModelMetadata),
             route("POST", "/v2/repository/index", self.index, answer=index_answer, **index),
             route("POST", repository + "/load", self.load, **repository_body, statuses=(501,)),
             route("POST", repository + "/unload", self.unload, **repository_body),
         ]
 
     async def infer(self, exchange: Exchange) -> Reply:
-        """Predict tensors.
-
-        ``POST /v2/models/{ref}/infer``; `name/versions/champion` may name an alias. Raises `ServingError`.
-        """
-        deadline = exchange.deadline
-        ref = _reference(exchange, PREFIX, "/infer")
+        """Predict tensors."""
+        deadline, ref = exchange.deadline, _reference(exchange, PREFIX, "/infer")
         body = await exchange.body()
         length = header_length(exchange.headers, body)
         if length or not body:
-            asked = read_infer(exchange.parse(body[:length]), memoryview(body)[length:])
+            asked = read_infer(exchange.parse(body[:length]), memoryview(body)[length:], ref, deadline)
         else:
-            asked = Infer(raw_input(body), binary=True)  # which is answered in binary too
+            asked = HttpInferRequest(ref, deadline, raw_input(body), binary=True)
+        asked.session = exchange.session
         if asked.parameters:
-            deadline = earliest(deadline, exchange.received, asked.parameters)
-        answer = await self._inference.infer(
-            InferRequest(ref, deadline, asked.inputs, asked.outputs, asked.parameters, exchange.session)
-        )
-        return write_infer(answer, asked)
+            asked.deadline = earliest(deadline, exchange.received, asked.parameters)
+        return write_infer(await self._inference.infer(asked), asked)
 
     async def server(self, exchange: Exchange) -> Reply:
-        """Name, version and extensions of the server."""
+        """Describe the server: name, version and extensions."""
         return Reply(dump({"name": NAME, "version": __version__, "extensions": EXTENSIONS}))
 
     async def live(self, exchange: Exchange) -> Reply:
-        """This replica runs."""
+        """Check that this replica runs."""
         return Reply(b'{"live":true}')
 
     async def ready(self, exchange: Exchange) -> Reply:
-        """The models that should be served are loaded."""
+        """Check that all models that should be served are loaded."""
         return Reply(b'{"ready":true}') if self._inference.ready else Reply(b'{"ready":false}', 503)
 
     async def models(self, exchange: Exchange) -> Reply:
-        """Names of the registered models."""
+        """List the names of the registered models."""
         return Reply(dump({"models": await self._inference.names()}))
 
     async def model_ready(self, exchange: Exchange) -> Reply:
-        """Whether a model is loaded."""
+        """Check that a model is loaded."""
         ref = _reference(exchange, PREFIX, "/ready")
         ready = await self._inference.is_ready(ref)
         return Reply(dump({"name": ref.name, "ready": ready}), 200 if ready else 503)
 
     async def metadata(self, exchange: Exchange) -> Reply:
-        """The tensors that a model takes and gives."""
-        model = await self._inference.metadata(_reference(exchange, PREFIX, ""))
-        tensors = {"inputs": _tensors(model.inputs), "outputs": _tensors(model.outputs)}
-        return Reply(dump({"name": model.name, "versions": model.versions, "platform": model.platform, **tensors}))
+        """Describe a model's inputs and outputs."""
+        return Reply(dump(await self._inference.metadata(_reference(exchange, PREFIX, ""))))
 
     async def config(self, exchange: Exchange) -> Reply:
-        """A model's configuration, in Triton's form."""
+        """Describe a model's configuration in Triton's form."""
         model = await self._inference.metadata(_reference(exchange, PREFIX, "/config"))
         body = {
             "name": model.name,
             "platform": model.platform,
             "backend": "mlflow",
-            # Shapes are written whole: their first dimension is the rows.
+            # The shapes below include the dimension of the rows.
             "max_batch_size": 0,
             "input": [_config(tensor) for tensor in model.inputs],
             "output": [_config(tensor) for tensor in model.outputs],
@@ -121,7 +114,7 @@ class OipDialect:
         return Reply(dump(body))
 
     async def statistics(self, exchange: Exchange) -> Reply:
-        """What was counted for a model version, in Triton's form."""
+        """Return the counts of a model version in Triton's form."""
         version, counted = await self._inference.statistics(_reference(exchange, PREFIX, "/stats"))
         body = {
             "name": version.name,
@@ -137,55 +130,53 @@ class OipDialect:
         return Reply(dump({"model_stats": [body]}))
 
     async def index(self, exchange: Exchange) -> Reply:
-        """Model versions and their states."""
+        """List model versions and their states."""
         body = bodies.IndexBody.read(await _optional(exchange))
-        return Reply(dump([entry._asdict() for entry in await self._inference.index(ready=body.ready)]))
+        return Reply(dump(await self._inference.index(ready=body.ready)))
 
     async def load(self, exchange: Exchange) -> Reply:
         """Make a version resident and warm."""
         body = bodies.RepositoryBody.read(await _optional(exchange))
-        if body.parameters and any(name == "config" or name.startswith("file:") for name in body.parameters):
-            raise Unsupported("models and their configuration come from the registry, not from the request")
-        await exchange.in_time(self._inference.load(_reference(exchange, REPOSITORY, "/load")))
+        ref = _reference(exchange, REPOSITORY, "/load")
+        await exchange.in_time(self._inference.load(ref, body.parameters or ()))
         return Reply(b"{}")
 
     async def unload(self, exchange: Exchange) -> Reply:
-        """Let a version go; with a bare name every loaded version of the model."""
+        """Evict a version; with a bare name every loaded version of the model."""
         bodies.RepositoryBody.read(await _optional(exchange))
         await exchange.in_time(self._inference.unload(_reference(exchange, REPOSITORY, "/unload")))
         return Reply(b"{}")
 
 
 async def _optional(exchange: Exchange) -> Any:
-    """The JSON of a body that may be left out."""
+    """Read a JSON body that may be empty."""
     body = await exchange.body()
     return exchange.parse(body) if body.strip() else {}
 
 
 def _reference(exchange: Exchange, prefix: str, suffix: str) -> ModelRef:
-    """The reference in a path."""
+    """Read the reference in a path."""
     path: str = exchange.scope["path"]
     name, separator, version = path[len(prefix) : len(path) - len(suffix)].partition("/versions/")
     if separator and not version:
-        raise InvalidReference(f"'{name[:80]}': the version after '/versions/' is missing", {"reference": name[:80]})
+        raise InvalidReference(
+            f"'{name[:80]}': the version after '/versions/' is missing; write '{name[:80]}/versions/N'",
+            {"reference": name[:80]},
+        )
     return version_reference(name, version)
 
 
 def version_reference(name: str, version: str) -> ModelRef:
-    """A reference from a name and a version, which may be an alias, since the protocol's versions are text.
+    """Make a reference from the protocol's name and version, which is text and may be an alias.
 
-    Without a version the name may itself be a reference. Raises `InvalidReference`.
+    Without a version, the name may itself be a reference. Raises `InvalidReference`.
     """
     if not version:
         return parse_ref(name)
     return make_ref(name, version=version) if version.isdigit() else make_ref(name, alias=version)
 
 
-def _tensors(tensors: list[TensorMetadata]) -> list[dict[str, Any]]:
-    return [tensor._asdict() for tensor in tensors]
-
-
-def _config(tensor: TensorMetadata) -> dict[str, Any]:
+def _config(tensor: bodies.TensorMetadata) -> dict[str, Any]:
     datatype = _TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")
     return {"name": tensor.name, "data_type": datatype, "dims": tensor.shape}
 
@@ -195,10 +186,10 @@ def _duration(count: int, seconds: float) -> dict[str, int]:
 
 
 _REQUEST = (
-    "The JSON, as long as the header `Inference-Header-Content-Length` says, then the tensors with a "
-    "`binary_data_size` in their order. Where that header is 0: only the bytes of the model's single input."
+    "The JSON, whose length is in the header `Inference-Header-Content-Length`, then the tensors with a "
+    "`binary_data_size`, in order. If that header is 0: only the bytes of the model's single input."
 )
-_ANSWER = "The JSON, as long as the header `Inference-Header-Content-Length` says, then the outputs as bytes."
+_RESPONSE = "The JSON, whose length is in the header `Inference-Header-Content-Length`, then the outputs as bytes."
 
 
 def _described(text: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,40 +10,36 @@ from typing import Any
 import numpy as np
 
 from app.api.http.exchange import Reply, dump
-from app.api.oip.bodies import InferBody, InferInput, InferOutput
-from app.api.oip.json_tensors import read
+from app.api.oip.bodies import InferInput, InferOutput, InferRequestBody
+from app.api.oip.json_tensors import read_tensor
 from app.api.oip.output_tensors import OutputTensor
-from app.api.oip.service import Inference
-from app.errors import MalformedBody, Unsupported
+from app.api.oip.service import Inference, InferRequest, check_supported, check_unique
+from app.errors import MalformedBody
 from app.oip.binary import decode, encode
-from app.serving.prediction.requests import PayloadReader
+from app.serving.references import ModelRef
 from app.serving.rows import Array
 
 HEADER_LENGTH = b"inference-header-content-length"
 _BINARY = b"application/octet-stream"
-_FOREIGN = ("shared_memory_region", "classification")
 
 
 @dataclass(slots=True)
-class Infer:
-    """A body that was read.
+class HttpInferRequest(InferRequest):
+    """A request and the form of its response.
 
-    `binary` says whether outputs go back as bytes, where `binary_by_output` says nothing else.
+    `binary` says whether outputs are sent as bytes; `binary_by_output` overrides it.
     """
 
-    inputs: dict[str, Array] | PayloadReader
-    outputs: list[str] = field(default_factory=list)
-    parameters: dict[str, Any] = field(default_factory=dict)
     id: str | None = None
     binary: bool = False
     binary_by_output: dict[str, bool] = field(default_factory=dict)
 
 
 def header_length(headers: Mapping[bytes, bytes], body: bytes) -> int:
-    """Length of the JSON before the raw tensors: all of the body, where the caller does not say.
+    """Return the length of the JSON before the raw tensors; without the header, all of the body.
 
     Raises:
-        MalformedBody: the header is no length within the body.
+        MalformedBody: the header is not a length within the body.
     """
     header = headers.get(HEADER_LENGTH)
     if header is None:
@@ -56,31 +51,30 @@ def header_length(headers: Mapping[bytes, bytes], body: bytes) -> int:
     return int(header)
 
 
-def read_infer(value: Any, tail: memoryview) -> Infer:
-    """Read a body: its JSON, parsed, and the raw tensors behind it.
+def read_infer(value: Any, tail: memoryview, ref: ModelRef, deadline: float) -> HttpInferRequest:
+    """Read the parsed JSON of a body and the raw tensors after it.
 
     Raises:
-        MalformedBody: not of the documented form.
-        InvalidInput: values that are not of their tensor's datatype or shape.
-        Unsupported: shared memory, classification.
+        MalformedBody: the body has not the documented form.
+        InvalidInput: values do not fit their tensor's datatype or shape.
+        Unsupported: shared memory or classification.
     """
-    parsed = InferBody.read(value)
+    parsed = InferRequestBody.read(value)
     parameters = parsed.parameters or {}
-    binary = parameters.get("binary_data_output", False)
-    if not isinstance(binary, bool):
-        raise MalformedBody("parameter 'binary_data_output' must be true or false")
-    return Infer(
+    return HttpInferRequest(
+        ref,
+        deadline,
         inputs=_inputs(parsed.inputs, tail),
-        outputs=_names("output", parsed.outputs or ()),
+        outputs=check_unique("output", parsed.outputs or ()),
         parameters=parameters,
         id=parsed.id,
-        binary=binary,
+        binary=_boolean("parameter", "binary_data_output", parameters) or False,
         binary_by_output=_by_output(parsed.outputs or ()),
     )
 
 
-def write_infer(answer: Inference, asked: Infer) -> Reply:
-    """The answer in the form that was asked for."""
+def write_infer(answer: Inference, asked: HttpInferRequest) -> Reply:
+    """Encode the outputs in the requested form."""
     outputs, tail = [], []
     for output in answer.outputs:
         described: dict[str, Any] = {
@@ -110,13 +104,13 @@ def write_infer(answer: Inference, asked: Infer) -> Reply:
 
 
 def _inputs(inputs: Sequence[InferInput], tail: memoryview) -> dict[str, Array]:
-    _names("input", inputs)
+    check_unique("input", inputs)
     arrays: dict[str, Array] = {}
     at = 0
     for one in inputs:
         size = _binary_size(one)
         if size is None:
-            arrays[one.name] = read(one.name, one.datatype, one.shape, one.data)
+            arrays[one.name] = read_tensor(one.name, one.datatype, one.shape, one.data)
             continue
         if at + size > len(tail):
             raise MalformedBody(
@@ -132,15 +126,12 @@ def _inputs(inputs: Sequence[InferInput], tail: memoryview) -> dict[str, Array]:
 
 def _binary_size(one: InferInput) -> int | None:
     parameters = one.parameters or {}
-    _refuse_foreign("input", one.name, parameters)
+    check_supported("input", one.name, parameters)
     size = parameters.get("binary_data_size")
-    if size is None:
-        if one.data is None:
-            raise MalformedBody(f"tensor '{one.name[:80]}' has neither 'data' nor a 'binary_data_size'")
-        return None
-    if one.data is not None:
-        raise MalformedBody(f"tensor '{one.name[:80]}' has both 'data' and a 'binary_data_size'")
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+    if (size is None) == (one.data is None):
+        both = "neither 'data' nor a" if size is None else "both 'data' and a"
+        raise MalformedBody(f"tensor '{one.name[:80]}' has {both} 'binary_data_size'; send one of them")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
         raise MalformedBody(f"tensor '{one.name[:80]}': 'binary_data_size' must be a whole number of bytes")
     return size
 
@@ -149,28 +140,18 @@ def _by_output(outputs: Sequence[InferOutput]) -> dict[str, bool]:
     found = {}
     for output in outputs:
         parameters = output.parameters or {}
-        _refuse_foreign("output", output.name, parameters)
-        binary = parameters.get("binary_data")
-        if binary is None:
-            continue
-        if not isinstance(binary, bool):
-            raise MalformedBody(f"output '{output.name[:80]}': 'binary_data' must be true or false")
-        found[output.name] = binary
+        check_supported("output", output.name, parameters)
+        binary = _boolean(f"output '{output.name[:80]}':", "binary_data", parameters)
+        if binary is not None:
+            found[output.name] = binary
     return found
 
 
-def _names(kind: str, tensors: Sequence[InferInput | InferOutput]) -> list[str]:
-    names = [tensor.name for tensor in tensors]
-    if len({*names}) < len(names):
-        twice = Counter(names).most_common(1)[0][0]
-        raise MalformedBody(f"the {kind} '{twice[:80]}' is there twice")
-    return names
-
-
-def _refuse_foreign(kind: str, name: str, parameters: Mapping[str, Any]) -> None:
-    for foreign in _FOREIGN:
-        if parameters.get(foreign):
-            raise Unsupported(f"{kind} '{name[:80]}': '{foreign}' is not supported")
+def _boolean(where: str, name: str, parameters: Mapping[str, Any]) -> bool | None:
+    value = parameters.get(name)
+    if not isinstance(value, bool | None):
+        raise MalformedBody(f"{where} '{name}' must be true or false")
+    return value
 
 
 def _values(output: OutputTensor) -> Any:

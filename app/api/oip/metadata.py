@@ -1,33 +1,26 @@
-"""The tensors of a signature as the Open Inference Protocol's metadata describes them."""
+"""Metadata of the Open Inference Protocol for the tensors of a signature."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from app.api.oip.bodies import TensorMetadata
 from app.api.oip.output_tensors import output_names
 from app.oip.datatypes import datatype_of
 from app.serving.signatures.nested import type_name
 from app.serving.signatures.signature import Signature
 
 INPUT = "input"
-"""What the only input is called where the signature does not name it; requests may call it anything."""
+"""Name of the only input if the signature has none for it; requests may use any name."""
 
 _SCALARS = {"boolean": "BOOL", "integer": "INT32", "long": "INT64", "float": "FP32", "double": "FP64"}
 
 
-class TensorMetadata(NamedTuple):
-    """One tensor; -1 in its shape is any length, and its first dimension the rows."""
-
-    name: str
-    datatype: str
-    shape: list[int]
-
-
 def input_metadata(signature: Signature) -> list[TensorMetadata]:
-    """What a model takes: one tensor per column, or its tensors. Empty where it has no signature."""
+    """Describe the inputs of a model: one tensor per column, or its tensors. Empty without a signature."""
     if signature.tensor is not None:
         return [_tensor(INPUT, signature.tensor.dtype, signature.tensor.shape)]
     if signature.is_tensor:
@@ -36,7 +29,7 @@ def input_metadata(signature: Signature) -> list[TensorMetadata]:
 
 
 def output_metadata(signature: Signature) -> list[TensorMetadata]:
-    """What a model gives. Empty where its signature does not say."""
+    """Describe the outputs of a model. Empty if its signature has none."""
     return [_output(name, spec) for name, spec in zip(output_names(signature), signature.outputs, strict=True)]
 
 
@@ -55,5 +48,5 @@ def _column(name: str, kind: str) -> TensorMetadata:
     return TensorMetadata(name, _SCALARS.get(kind, "BYTES"), shape)
 
 
-def _tensor(name: str, dtype: str, shape: Any) -> TensorMetadata:
+def _tensor(name: str, dtype: str, shape: Sequence[int]) -> TensorMetadata:
     return TensorMetadata(name, datatype_of(np.dtype(dtype)), list(shape))

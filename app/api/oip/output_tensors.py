@@ -1,4 +1,4 @@
-"""A model's output as tensors of the Open Inference Protocol."""
+"""Conversion of a model's output to tensors of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from app.serving.signatures.tensors import flatten
 from app.serving.signatures.validation_errors import Misfit
 
 UNNAMED = "output"
-"""What the only output is called where neither the model nor its signature names it."""
+"""Name of the only output if neither the model nor its signature has one for it."""
 
 _NULL = type(None)
 _NUMBERS = {bool, int, float, _NULL}
 
 
 class OutputTensor(NamedTuple):
-    """One output: numbers and truth values as they are, everything else as an object array of text or bytes (BYTES)."""
+    """One output: an array of numbers or booleans, or an object array of text or bytes (BYTES)."""
 
     name: str
     datatype: str
@@ -31,10 +31,10 @@ class OutputTensor(NamedTuple):
 
 
 def output_tensors(output: Output, signature: Signature) -> list[OutputTensor]:
-    """One tensor per column or entry of the output; an unnamed array is named as the signature's outputs are.
+    """Make one tensor per column or entry of the output; an unnamed array gets the names of the signature's outputs.
 
     Raises:
-        ModelFailed: the model answered something that the protocol cannot hold.
+        ModelFailed: the output has a value that the protocol cannot represent.
     """
     if output.kind != "tensor":
         return [_tensor(name, array) for name, array in zip(output.names, output.arrays, strict=True)]
@@ -46,14 +46,10 @@ def output_tensors(output: Output, signature: Signature) -> list[OutputTensor]:
 
 
 def output_names(signature: Signature) -> list[str]:
-    """Names of the outputs by the signature, empty where it has none."""
-    specs = signature.outputs
-    names = [spec.get("name") for spec in specs]
-    return [str(name) if name not in (None, "") else _unnamed(index, len(names)) for index, name in enumerate(names)]
-
-
-def _unnamed(index: int, count: int) -> str:
-    return UNNAMED if count == 1 else str(index)
+    """Name the outputs of the signature; empty if it has none."""
+    names = [spec.get("name") for spec in signature.outputs]
+    unnamed = [UNNAMED] if len(names) == 1 else map(str, range(len(names)))
+    return [str(name) if name not in (None, "") else other for name, other in zip(names, unnamed, strict=True)]
 
 
 def _tensor(name: str, array: Array) -> OutputTensor:
@@ -61,7 +57,6 @@ def _tensor(name: str, array: Array) -> OutputTensor:
         array = array / np.timedelta64(1, "s")
     if array.dtype.kind in "biuf":
         return OutputTensor(name, datatype_of(array.dtype), array)
-    # Datetimes become text here; the rest are values as they are.
     values = array_values(array.ravel()) if array.dtype.kind == "M" else array.ravel().tolist()
     kinds = {*map(type, values)}
     if kinds and kinds <= {list, np.ndarray}:
@@ -77,7 +72,7 @@ def _tensor(name: str, array: Array) -> OutputTensor:
 
 
 def _regular(lists: list[Any]) -> Array | None:
-    """Lists or arrays of one shape as one array, None where they differ."""
+    """Stack lists or arrays of one shape. None if their shapes differ."""
     arrays = [item for item in lists if isinstance(item, np.ndarray)]
     if len(arrays) == len(lists) and len({(item.dtype, item.shape) for item in arrays}) == 1:
         return np.stack(arrays)
@@ -89,10 +84,8 @@ def _regular(lists: list[Any]) -> Array | None:
 
 
 def _element(value: Any) -> str:
-    """Text as it is, nothing for null, and other values as JSON."""
-    if isinstance(value, str):
-        return value
-    converted = plain(value)
+    """Format a value as text: null is empty, a value other than text is JSON."""
+    converted = value if isinstance(value, str) else plain(value)
     if converted is None:
         return ""
     return converted if isinstance(converted, str) else orjson.dumps(converted).decode()

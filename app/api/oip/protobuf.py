@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from app.api.oip.output_tensors import OutputTensor
-from app.api.oip.service import Inference, InferRequest
-from app.errors import MalformedBody, Unsupported
+from app.api.oip.service import Inference, InferRequest, check_supported, check_unique
+from app.errors import MalformedBody
 from app.oip import inference_pb2 as pb
 from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of
 from app.oip.datatypes import DTYPES
@@ -32,31 +32,28 @@ _FIELDS = {
     "BYTES": "bytes_contents",
 }
 _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}
-_FOREIGN = ("shared_memory_region", "classification")
 
 
 def read_infer(message: pb.ModelInferRequest, ref: ModelRef, deadline: float) -> InferRequest:
-    """What a request asks for.
+    """Read a request.
 
     Raises:
-        MalformedBody: a tensor is not of its datatype or shape.
-        Unsupported: shared memory, classification.
+        MalformedBody: a tensor does not fit its datatype or shape.
+        Unsupported: shared memory or classification.
     """
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
-        raise MalformedBody(f"there are {len(raw)} raw_input_contents for {len(message.inputs)} inputs")
-    inputs: dict[str, Array] = {}
-    for index, tensor in enumerate(message.inputs):
-        if tensor.name in inputs:
-            raise MalformedBody(f"the input '{tensor.name[:80]}' is there twice")
-        inputs[tensor.name] = _array(tensor, raw[index] if raw else None)
+        raise MalformedBody(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs; send one for each")
+    names = check_unique("input", message.inputs)
+    arrays = [_array(tensor, raw[index] if raw else None) for index, tensor in enumerate(message.inputs)]
     for output in message.outputs:
-        _refuse_foreign("output", output.name, output.parameters)
-    return InferRequest(ref, deadline, inputs, [output.name for output in message.outputs], read(message.parameters))
+        check_supported("output", output.name, output.parameters)
+    outputs = [output.name for output in message.outputs]
+    return InferRequest(ref, deadline, dict(zip(names, arrays, strict=True)), outputs, read(message.parameters))
 
 
 def write_infer(answer: Inference, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-    """The answer: raw where the request was, or where a datatype has no other form."""
+    """Encode the outputs: raw if the inputs were raw, or if a datatype has no other form."""
     message = pb.ModelInferResponse(model_name=answer.version.name, model_version=answer.version.version, id=request.id)
     for name, value in request.parameters.items():
         message.parameters[name].CopyFrom(value)
@@ -71,7 +68,7 @@ def write_infer(answer: Inference, request: pb.ModelInferRequest) -> pb.ModelInf
 
 
 def read(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as Python's values; one without a value is None."""
+    """Convert parameters to Python values; one without a value is None."""
     found = {}
     for name, parameter in parameters.items():
         choice = parameter.WhichOneof("parameter_choice")
@@ -81,21 +78,21 @@ def read(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _array(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> Array:
     name, datatype, shape = tensor.name, tensor.datatype, list(tensor.shape)
-    _refuse_foreign("input", name, tensor.parameters)
+    check_supported("input", name, tensor.parameters)
     if datatype not in DTYPES:
-        raise MalformedBody(f"tensor '{name[:80]}': '{datatype[:20]}' is none of {', '.join(DTYPES)}")
+        raise MalformedBody(f"tensor '{name[:80]}': unknown datatype '{datatype[:20]}'; use one of {', '.join(DTYPES)}")
     if len(shape) > MAX_DIMENSIONS or any(length < 0 for length in shape):
         raise MalformedBody(
-            f"tensor '{name[:80]}': a shape has at most {MAX_DIMENSIONS} dimensions and no negative one, "
-            f"this one is {shape[:MAX_DIMENSIONS]}"
+            f"tensor '{name[:80]}' has the shape {shape[:MAX_DIMENSIONS]}; "
+            f"send at most {MAX_DIMENSIONS} dimensions, none of them negative"
         )
     if raw is not None:
         if tensor.HasField("contents"):
-            raise MalformedBody(f"tensor '{name[:80]}' has 'contents' although there are raw_input_contents")
+            raise MalformedBody(f"tensor '{name[:80]}' has both 'contents' and raw_input_contents; send one of them")
         return decode(name, datatype, shape, raw)
     field = _FIELDS.get(datatype)
     if field is None:
-        raise MalformedBody(f"tensor '{name[:80]}': {datatype} has no field in 'contents': send raw_input_contents")
+        raise MalformedBody(f"tensor '{name[:80]}': {datatype} has no field in 'contents'; send raw_input_contents")
     values = getattr(tensor.contents, field)
     count = values_of(name, shape)
     if len(values) != count:
@@ -107,7 +104,7 @@ def _array(tensor: pb.ModelInferRequest.InferInputTensor, raw: bytes | None) -> 
     given = np.array(values, dtype=_WIDE.get(field, DTYPES[datatype]))
     array = exact(given, DTYPES[datatype].name)
     if array is None:
-        raise MalformedBody(f"tensor '{name[:80]}': '{field}' has a value that is no {datatype}")
+        raise MalformedBody(f"tensor '{name[:80]}': '{field}' has a value out of the range of {datatype}")
     return array.reshape(shape)
 
 
@@ -116,9 +113,3 @@ def _values(output: OutputTensor) -> list[Any]:
     if output.datatype != "BYTES":
         return values
     return [value.encode() if isinstance(value, str) else value for value in values]
-
-
-def _refuse_foreign(kind: str, name: str, parameters: Mapping[str, Any]) -> None:
-    for foreign in _FOREIGN:
-        if foreign in parameters:
-            raise Unsupported(f"{kind} '{name[:80]}': '{foreign}' is not supported")

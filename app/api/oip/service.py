@@ -1,16 +1,15 @@
-"""The Open Inference Protocol over the one use case: tensors in, tensors out, and what a server tells of its models.
-
-`app.api.oip.endpoints` speaks it over HTTP and `app.api.oip.grpc` over gRPC; what the two share is here.
-"""
+"""The Open Inference Protocol as one service, shared by `app.api.oip.endpoints` (HTTP) and `app.api.oip.grpc`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
-from app.api.oip.metadata import TensorMetadata, input_metadata, output_metadata
+from app.api.oip.bodies import IndexEntry, ModelMetadata
+from app.api.oip.metadata import input_metadata, output_metadata
 from app.api.oip.output_tensors import OutputTensor, output_tensors
 from app.errors import InvalidRequest, MalformedBody, Unsupported
 from app.oip.binary import Buffer, decode
@@ -25,15 +24,18 @@ from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import listed
 
 _PROTOCOL = frozenset({"binary_data_output", "content_type", "headers", "priority", "timeout"})
-"""Parameters of a request that belong to the protocol or to other servers, and never to a model."""
+"""Request parameters that belong to the protocol or to other servers, never to a model."""
 _SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
+_UNSUPPORTED = ("shared_memory_region", "classification")
+_STATES: dict[str, Literal["READY", "LOADING"]] = {"ready": "READY", "loading": "LOADING"}
 
 
 @dataclass(slots=True)
 class InferRequest:
-    """Tensors for one model, or what reads them by its signature (`raw_input`).
+    """Tensors for one model.
 
-    `deadline` is event loop time; `outputs` names those wanted, empty for all; `session` as in `PredictionRequest`.
+    `deadline` is event loop time. `inputs` are arrays by name, or a reader that needs the signature (`raw_input`).
+    `outputs` names the requested ones, empty for all. `session` is the same as in `PredictionRequest`.
     """
 
     ref: ModelRef
@@ -45,33 +47,14 @@ class InferRequest:
 
 
 class Inference(NamedTuple):
-    """The answer to an `InferRequest`."""
+    """The result of an `InferRequest`."""
 
     version: ModelVersion
     outputs: list[OutputTensor]
 
 
-class ModelMetadata(NamedTuple):
-    """What ``GET /v2/models/{name}`` tells."""
-
-    name: str
-    versions: list[str]
-    platform: str
-    inputs: list[TensorMetadata]
-    outputs: list[TensorMetadata]
-
-
-class IndexEntry(NamedTuple):
-    """One version in the repository index: `state` is READY, LOADING or UNAVAILABLE, `reason` says why."""
-
-    name: str
-    version: str
-    state: str
-    reason: str
-
-
 class InferenceService:
-    """What both transports of the protocol do. Every method raises `ServingError`."""
+    """Operations of the protocol. Every method raises `ServingError`."""
 
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:
         self._service = service
@@ -79,13 +62,13 @@ class InferenceService:
 
     @property
     def ready(self) -> bool:
-        """Whether the models that should be served are loaded."""
+        """Whether all models that should be served are loaded."""
         return self._manager.ready
 
     async def infer(self, request: InferRequest) -> Inference:
         """Predict."""
         if not request.inputs:
-            raise MalformedBody("'inputs' has no tensor")
+            raise MalformedBody("'inputs' has no tensor; send at least one")
         payload = Payload("tensors", request.inputs) if isinstance(request.inputs, Mapping) else request.inputs
         params = model_parameters(request.parameters) if request.parameters else None
         prediction = await self._service.predict(
@@ -102,7 +85,7 @@ class InferenceService:
         return Inference(prediction.version, _wanted(outputs, request.outputs) if request.outputs else outputs)
 
     async def metadata(self, ref: ModelRef) -> ModelMetadata:
-        """The tensors that a model takes and gives."""
+        """Describe the inputs and outputs of a model."""
         model = await self._service.model(ref)
         status = await self._manager.model(ref.name)
         version = model.spec.version
@@ -115,13 +98,13 @@ class InferenceService:
         )
 
     async def is_ready(self, ref: ModelRef) -> bool:
-        """Whether the version that a reference means is loaded."""
+        """Return whether the version of a reference is loaded."""
         version = await self._service.resolve(ref)
         facts = (await self._manager.model(ref.name)).versions.get(version.version)
         return facts is not None and facts["state"] == "ready"
 
     async def index(self, *, ready: bool) -> list[IndexEntry]:
-        """Every version that is or was to be served; only the loaded ones where `ready`."""
+        """List the versions that are or were served; with `ready` only the loaded ones."""
         entries = [
             IndexEntry(model.name, version, _STATES.get(facts["state"], "UNAVAILABLE"), _reason(facts))
             for model in await self._manager.status()
@@ -129,12 +112,14 @@ class InferenceService:
         ]
         return [entry for entry in entries if entry.state == "READY"] if ready else entries
 
-    async def load(self, ref: ModelRef) -> ModelVersion:
+    async def load(self, ref: ModelRef, parameters: Iterable[str] = ()) -> ModelVersion:
         """Make a version resident and warm."""
+        if any(name == "config" or name.startswith("file:") for name in parameters):
+            raise Unsupported("models and their configuration come from the registry; send no config and no files")
         return await self._manager.load(ref)
 
     async def unload(self, ref: ModelRef) -> None:
-        """Let a version go, and every loaded version of the model where the reference is a bare name."""
+        """Evict a version; with a bare name every loaded version of the model."""
         if ref != ModelRef(ref.name):
             await self._manager.unload(ref)
             return
@@ -144,23 +129,23 @@ class InferenceService:
             await self._manager.unload(ModelRef(ref.name, version=version))
 
     async def statistics(self, ref: ModelRef) -> tuple[ModelVersion, Statistics]:
-        """What all gateway replicas have counted for the version that a reference means."""
+        """Return the version of a reference and what all gateway replicas have counted for it."""
         version = await self._service.resolve(ref)
         return version, await self._manager.statistics(version)
 
     async def names(self) -> list[str]:
-        """Names of the registered models."""
+        """List the names of the registered models."""
         return [model.name for model in await self._manager.status()]
 
 
 def model_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters of a request that may be a model's own.
+    """Keep the parameters that may be a model's own.
 
     Raises:
         Unsupported: the request is part of a sequence, which needs a stateful model.
     """
     if any(parameters.get(name) for name in _SEQUENCES):
-        raise Unsupported("sequences are not supported: every request is answered by itself")
+        raise Unsupported("sequences are not supported: send every request without sequence parameters")
     return {
         name: value
         for name, value in parameters.items()
@@ -169,10 +154,10 @@ def model_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def earliest(deadline: float, received: float, parameters: Mapping[str, Any]) -> float:
-    """The deadline, or an earlier one by the protocol's parameter ``timeout``, in microseconds from `received`.
+    """Apply the protocol's parameter ``timeout``, in microseconds from `received`, if it ends before the deadline.
 
     Raises:
-        InvalidRequest: the timeout is no whole number.
+        InvalidRequest: the timeout is not a whole number.
     """
     timeout = parameters.get("timeout")
     if timeout is None:
@@ -183,10 +168,10 @@ def earliest(deadline: float, received: float, parameters: Mapping[str, Any]) ->
 
 
 def raw_input(data: Buffer) -> PayloadReader:
-    """Reads a request that is nothing but the bytes of the model's only input.
+    """Make the reader of a request that is only the bytes of the model's single input.
 
-    The reader raises `MalformedBody` where the model has several inputs, or one whose shape the number of bytes does
-    not tell.
+    The reader raises `MalformedBody` if the model has several inputs, or an input whose shape does not follow from the
+    number of bytes.
     """
 
     async def read(signature: Signature) -> Payload:
@@ -194,22 +179,42 @@ def raw_input(data: Buffer) -> PayloadReader:
         if len(inputs) != 1 or inputs[0].datatype == "BYTES":
             described = listed([f"{one.name} ({one.datatype})" for one in inputs]) or "unknown"
             raise MalformedBody(
-                f"a body without a JSON header needs a model with one input of numbers; this one's are: {described}"
+                "a body without a JSON header needs a model with one input of numbers; "
+                f"this one's inputs are: {described}"
             )
-        name, datatype, shape = inputs[0]
+        name, datatype, shape = inputs[0].name, inputs[0].datatype, inputs[0].shape
         free = shape.count(-1)
         if free > 1:
-            raise MalformedBody(f"the shape {shape} of input '{name}' does not follow from a number of bytes")
+            raise MalformedBody(
+                f"input '{name}' has the shape {shape}, which does not follow from a number of bytes; "
+                "send the shape in a JSON header"
+            )
         if free:
-            # The product of the others, since the free one is -1.
-            step = DTYPES[datatype].itemsize * -prod(shape)
+            step = DTYPES[datatype].itemsize * -prod(shape)  # bytes of one step along the free dimension, which is -1
             shape = [len(data) // step if length == -1 and step else length for length in shape]
         return Payload("tensors", {name: decode(name, datatype, shape, data)})
 
     return read
 
 
-_STATES = {"ready": "READY", "loading": "LOADING"}
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+def check_unique(kind: str, tensors: Iterable[_Named]) -> list[str]:
+    """Return the names of tensors. Raises `MalformedBody` if two are the same."""
+    names = [tensor.name for tensor in tensors]
+    if len({*names}) < len(names):
+        raise MalformedBody(f"the {kind} '{Counter(names).most_common(1)[0][0][:80]}' is there twice; send it once")
+    return names
+
+
+def check_supported(kind: str, name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise `Unsupported` if a tensor's parameters ask for shared memory or classification."""
+    for parameter in _UNSUPPORTED if parameters else ():
+        if parameters.get(parameter):
+            raise Unsupported(f"{kind} '{name[:80]}': '{parameter}' is not supported; send the tensor without it")
 
 
 def _reason(facts: Mapping[str, Any]) -> str:

@@ -1,10 +1,9 @@
-"""Tells what callers of one model version would stumble over with another one, by the two signatures alone.
+"""Check whether a new signature is backward compatible with an old one.
 
-`app.serving.releases.rollout` asks before an alias moves. Whatever is found here is refused there, so the rule is:
-what the
-old signature takes, the new one takes too, and reads in the same way. Two things are let pass, because they would
-block nearly every change of a model: a caller of a new optional column who sends rows as lists has to send longer ones,
-and a version without a signature checks nothing.
+`app.serving.releases.rollout` calls this before an alias moves, and blocks the rollout of an incompatible version. The
+new signature must accept everything that the old one accepts, and read it in the same way. Two exceptions keep most
+changes possible: rows that are sent as lists may have to get longer because of a new optional column, and a version
+without a signature checks nothing.
 """
 
 from __future__ import annotations
@@ -26,34 +25,33 @@ Spec = Mapping[str, Any]
 Specs = Sequence[Spec]
 
 MOST_DIFFERENCES = 20
-"""How many are told; a version of another model differs in every column."""
+"""Limit on the reported differences: a version of another model differs in every column."""
 
 _WIDER = {"integer": ("long", "float", "double"), "long": ("float", "double"), "float": ("double",)}
-"""Types that take all values of another one. Numbers that are too long for the new type are rounded, not refused."""
+"""Types that accept all values of another one. Numbers with too many digits for the new type are rounded."""
 
 
 def incompatibilities(
     before: Specs | None, after: Specs | None, params: tuple[Specs | None, Specs | None] = (None, None)
 ) -> list[str]:
-    """What speaks against the one signature following the other, a sentence each without a full stop.
+    """List the differences that break callers of the old signature, as sentences without a full stop.
 
     Args:
-        before: the inputs of a signature as MLflow's JSON, as in `ModelSpec.inputs`. None, and nothing is known of
-            what callers send: nothing speaks against any other.
-        after: the inputs that would follow. None takes whatever is sent.
-        params: the parameters before and after, likewise.
+        before: the old inputs as MLflow's JSON, as in `ModelSpec.inputs`; None is compatible with everything.
+        after: the new inputs; None accepts everything.
+        params: the old and the new parameters, likewise.
     """
     try:
         Signature.compile(before, params=params[0])
     except ModelUnavailable:
-        return []  # it answers nobody
+        return []  # an unsupported signature has no callers
     try:
         Signature.compile(after, params=params[1])
     except ModelUnavailable as error:
         return [error.message]
     found = [*_inputs(before or (), after or ()), *_parameters(params[0] or (), params[1] or ())]
     more = len(found) - MOST_DIFFERENCES
-    return found if more <= 1 else [*found[:MOST_DIFFERENCES], f"there are {more} more differences"]
+    return found if more <= 1 else [*found[:MOST_DIFFERENCES], f"and {more} more differences"]
 
 
 def _inputs(before: Specs, after: Specs) -> Iterator[str]:
@@ -77,16 +75,16 @@ def _columns(before: Specs, after: Specs) -> Iterator[str]:
     old, new = _named(before), _named(after)
     yield from _members("column", old, new, path="")
     if old.keys() == new.keys() and list(old) != list(new):
-        # Nobody would be refused, which is worse: the model would get one column's values as another's.
-        yield f"the columns are in another order, so rows sent as lists are read differently: {listed(list(new))}"
+        # No call would fail, but the model would get one column's values as another's.
+        yield f"the columns are in another order, which changes the meaning of rows sent as lists: {listed(list(new))}"
 
 
 def _members(kind: str, old: Mapping[str, Spec], new: Mapping[str, Spec], path: str) -> Iterator[str]:
-    """What differs between named values: columns, or the properties of an object."""
+    """Compare named values: columns, or the properties of an object."""
     for name, spec in old.items():
         where = f"{path}{kind} {short(name)}"
         if name not in new:
-            yield f"{where} ({type_name(spec)}) is gone, and calls that still send it are refused"
+            yield f"{where} ({type_name(spec)}) was removed, so calls that still send it fail"
             continue
         if _required(new[name]) and not _required(spec):
             yield f"{where} ({type_name(new[name])}) was optional and is required"
@@ -97,7 +95,7 @@ def _members(kind: str, old: Mapping[str, Spec], new: Mapping[str, Spec], path: 
 
 
 def _type(old: Spec, new: Spec, where: str, *, inner: bool) -> Iterator[str]:
-    """What differs between two types; `inner` are those of values inside others."""
+    """Compare two types; `inner` says that their values are inside others."""
     was, now = (_plain(spec) for spec in (old, new))
     if was["type"] == now["type"]:
         if was["type"] == "object":
@@ -105,11 +103,11 @@ def _type(old: Spec, new: Spec, where: str, *, inner: bool) -> Iterator[str]:
         elif was["type"] == "map":
             yield from _type(was["values"], now["values"], f"{where}, its values", inner=True)
         elif was["type"] == "array":
-            # In a list `any` takes all but further lists: arrays of more dimensions come as such, not as values.
+            # In a list, `any` accepts everything except lists: deeper arrays are read as arrays, not as values.
             shallow = _plain(was["items"])["type"] != "array"
             yield from _type(was["items"], now["items"], f"{where}, its items", inner=inner or shallow)
         return
-    # As a column `any` takes all values too, but not for what they were: base64 becomes text, a row in a list a list.
+    # As a column, `any` reads values differently: base64 stays text, a row in a list stays a list.
     if not (inner and now["type"] == "any") and now["type"] not in _WIDER.get(was["type"], ()):
         yield f"{where} takes {type_name(new)} instead of {type_name(old)}"
 
@@ -119,7 +117,7 @@ def _plain(spec: Spec) -> Spec:
 
 
 def _named(specs: Specs) -> dict[str, Spec]:
-    """Columns by what callers call them, which is their position where they have no name."""
+    """Map the names that callers use to columns; the name of an unnamed column is its position."""
     return {str(spec.get("name", index)): spec for index, spec in enumerate(specs)}
 
 
@@ -128,18 +126,18 @@ def _required(spec: Spec) -> bool:
 
 
 def _whole_rows(specs: Specs) -> bool:
-    """Whether each row is one value of an only column that has no name."""
+    """Whether each row is one value of the only, unnamed column."""
     return len(specs) == 1 and "name" not in specs[0] and specs[0]["type"] in ("object", "map", "any")
 
 
 def _tensors(before: Specs, after: Specs) -> Iterator[str]:
     old, new = ({spec.get("name") or "": spec["tensor-spec"] for spec in specs} for specs in (before, after))
     if len(old) == 1 and new.keys() == {""}:
-        old = dict(zip(new, old.values(), strict=True))  # the only one without a name may be called anything
+        old = dict(zip(new, old.values(), strict=True))  # callers may use any name for the only unnamed tensor
     for name, spec in old.items():
         where = f"tensor {short(name)}" if name else "the tensor"
         if name not in new:
-            yield f"{where} is gone, and calls that still send it are refused" if name else "the tensor has a name now"
+            yield f"{where} was removed, so calls that still send it fail" if name else "the tensor has a name now"
             continue
         was, now = (np.dtype(one["dtype"]) for one in (spec, new[name]))
         if not _takes_dtype(was, now):
@@ -148,7 +146,7 @@ def _tensors(before: Specs, after: Specs) -> Iterator[str]:
             yield f"{where} has the shape {list(new[name]['shape'])} instead of {list(spec['shape'])}"
     for name in new:
         if name not in old and "" not in old:
-            yield f"tensor {short(name)} is new and required" if name else "the tensor has no name any more"
+            yield f"tensor {short(name)} is new and required" if name else "the tensor has no name now"
 
 
 def _takes_dtype(was: np.dtype[Any], now: np.dtype[Any]) -> bool:
@@ -162,11 +160,10 @@ def _takes_dtype(was: np.dtype[Any], now: np.dtype[Any]) -> bool:
 
 
 def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
-    """The numbers that a tensor of the dtype takes."""
+    """Return the lowest and the highest number that a tensor of the dtype accepts."""
     if dtype.kind != "f":
         bounds = np.iinfo(dtype)
         return int(bounds.min), int(bounds.max)
-    # What lies beyond the largest number is refused, unless it would be rounded to it.
     most = FloatType(dtype.name, dtype.name).limit
     return (-inf, inf) if most == inf else (np.nextafter(-most, 0.0), np.nextafter(most, 0.0))
 
@@ -174,7 +171,7 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
 def _takes_shape(was: Sequence[int], now: Sequence[int]) -> bool:
     if len(was) != len(now) or any(new not in (-1, old) for old, new in zip(was, now, strict=True)):
         return False
-    # A row of a fixed shape may come flat, and one of a free shape may not.
+    # Callers may send a row of a fixed shape flat, but not a row of a free shape.
     fixed = -1 not in was[1:]
     return list(was[1:]) == list(now[1:]) or not fixed or (len(was) == 2 and was[1] != 1)
 
@@ -185,8 +182,8 @@ def _parameters(before: Specs, after: Specs) -> Iterator[str]:
         where = f"parameter {short(spec['name'])}"
         now = new.get(spec["name"])
         if now is None:
-            yield f"{where} is gone, and calls that still send it are refused"
+            yield f"{where} was removed, so calls that still send it fail"
         elif (spec.get("shape") is None) != (now.get("shape") is None):
-            yield f"{where} {'is no list any more' if now.get('shape') is None else 'is a list now'}"
+            yield f"{where} {'is not a list now' if now.get('shape') is None else 'is a list now'}"
         else:
             yield from _type(spec, now, where, inner=True)

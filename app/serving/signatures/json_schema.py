@@ -1,8 +1,8 @@
-"""MLflow's signatures as JSON Schema (2020-12): what a caller sends to a model, and what comes back.
+"""MLflow signatures as JSON Schema (2020-12): request and response of a model.
 
-A schema is never wider than `app.serving.signatures.signature` but where JSON Schema has no words: base64 and times are
-annotations, lists may be ragged, and an optional whole number may be in some rows only. It is narrower where the reader
-takes several forms of one row: it describes the form with names, or lists where the inputs have none.
+A schema is never wider than `app.serving.signatures.signature`, except where JSON Schema has no words for a rule:
+base64 and times are annotations, lists may be ragged, and an optional whole number may be in some rows only. It is
+narrower where several forms of a row are accepted: it describes the form with names, or lists if the inputs have none.
 """
 
 from __future__ import annotations
@@ -13,32 +13,24 @@ from typing import Any
 import numpy as np
 
 from app.serving.model_spec import ModelSpec
+from app.serving.signatures.nested import NESTED_NAMES
+from app.serving.signatures.scalars import NUMBERS
 
 Schema = dict[str, Any]
 Spec = Mapping[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
-_NESTED = {"array", "object", "map", "sparkml_vector"}
-_LONGEST_NOTE = 500
+_MAX_NOTE = 500
 _FORMATS = {"float32": "float", "float64": "double", "int32": "int32", "int64": "int64"}
-_COLUMN_DTYPES = {
-    "boolean": "bool",
-    "integer": "int32",
-    "long": "int64",
-    "float": "float32",
-    "double": "float64",
-    "string": "str",
-    "binary": "bytes",
-    "datetime": "datetime64[ns]",
-}
+_DTYPES = {"boolean": "bool", "string": "str", "binary": "bytes", "datetime": "datetime64[ns]", **NUMBERS}
 
 
 def request_schema(spec: ModelSpec) -> Schema:
-    """Of ``{"instances": [...], "parameters": {...}}``; the second only where the model has parameters.
+    """Describe ``{"instances": [...], "parameters": {...}}``; without `parameters` if the model has none.
 
     Raises:
-        KeyError: the signature has a type that is not known.
+        KeyError: the signature has an unknown type.
     """
     properties = {"instances": _instances(spec)}
     if spec.params:
@@ -47,7 +39,7 @@ def request_schema(spec: ModelSpec) -> Schema:
 
 
 def response_schema(spec: ModelSpec) -> Schema:
-    """Of ``{"predictions", "model_name", "model_version"}``. Raises as `request_schema` does."""
+    """Describe ``{"predictions", "model_name", "model_version"}``. Raises as `request_schema`."""
     properties = {
         "predictions": _predictions(spec),
         "model_name": {"type": "string", "const": spec.name},
@@ -57,7 +49,7 @@ def response_schema(spec: ModelSpec) -> Schema:
 
 
 def notes(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """What a model's metadata says of its columns: ``{"columns": {name: {"description": "…", "unit": "…"}}}``."""
+    """Read the notes on columns in a model's metadata, ``{"columns": {name: {"description": "…", "unit": "…"}}}``."""
     columns = metadata.get("columns")
     found = {}
     for name, facts in columns.items() if isinstance(columns, Mapping) else ():
@@ -70,13 +62,12 @@ def notes(metadata: Mapping[str, Any]) -> dict[str, str]:
 
 
 def value_schema(spec: Spec, required: bool = True) -> Schema:
-    """Of one value of a column or property, nulls as `app.serving.signatures.nested` and
-    `app.serving.signatures.scalars` take them."""
+    """Describe one value of a column or property."""
     kind = spec["type"]
     if kind == "any":
         return {}
-    if kind not in _NESTED:
-        schema = _scalar(np.dtype(_COLUMN_DTYPES[kind]))
+    if kind not in NESTED_NAMES:
+        schema = _scalar(np.dtype(_DTYPES[kind]))
         return schema if required or kind in ("integer", "long") else _nullable(schema)
     if kind == "object":
         properties = spec["properties"]
@@ -92,7 +83,7 @@ def value_schema(spec: Spec, required: bool = True) -> Schema:
         value = value_schema(inner, required)
         schema = {"type": "object", "additionalProperties": value if required else _nullable(value)}
     else:
-        schema = {"type": "array", "items": value_schema(inner, required or inner["type"] not in _NESTED)}
+        schema = {"type": "array", "items": value_schema(inner, required or inner["type"] not in NESTED_NAMES)}
     return schema if required and inner["type"] != "any" else _nullable(schema)
 
 
@@ -112,7 +103,7 @@ def _instances(spec: ModelSpec) -> Schema:
 def _predictions(spec: ModelSpec) -> Schema:
     outputs, texts = spec.outputs, notes(spec.metadata)
     if not outputs:
-        return {"description": "What the model answers; it was logged without types."}
+        return {"description": "The model's predictions; it was logged without types."}
     names = [one.get("name") for one in outputs]
     if outputs[0]["type"] == "tensor":
         tensors = [_tensor(one, one["tensor-spec"]["shape"], texts) for one in outputs]
@@ -122,13 +113,13 @@ def _predictions(spec: ModelSpec) -> Schema:
         return {"anyOf": [tensors[0], named]} if len(names) == 1 else named
     row = _row(outputs, texts)
     if len(names) == 1 and names[0] is not None:
-        # A model may answer an array where its signature names the one column, as scikit-learn's do.
+        # scikit-learn models answer an array even if their signature names the only column.
         row = {"anyOf": [row["properties"][str(names[0])], row]}
     return {"type": "array", "items": row}
 
 
 def _row(columns: Sequence[Spec], texts: Mapping[str, str]) -> Schema:
-    """Of one row: an object of columns. Without names it is a list of values, and of a single column the value."""
+    """Describe one row: an object of columns. Without names it is a list of values, or the value of a single column."""
     required = [one.get("required") is not False for one in columns]
     values = [value_schema(one, needed) for one, needed in zip(columns, required, strict=True)]
     if "name" not in columns[0]:
@@ -138,7 +129,7 @@ def _row(columns: Sequence[Spec], texts: Mapping[str, str]) -> Schema:
     for name, value, one, needed in zip(names, values, columns, required, strict=True):
         remarks = [texts[name]] if name in texts else []
         if not needed and one["type"] in ("integer", "long"):
-            remarks.append("Given in every row or in none.")
+            remarks.append("Send it in every row or in none.")
         if remarks:
             value["description"] = " ".join(remarks)
     schema = _object(
@@ -148,8 +139,8 @@ def _row(columns: Sequence[Spec], texts: Mapping[str, str]) -> Schema:
 
 
 def _parameter(spec: Spec) -> Schema:
-    """Null is none of the model's defaults: MLflow passes it on."""
     schema = value_schema(spec)
+    # MLflow passes a null on to the model.
     if spec.get("shape") is not None:
         schema = {"type": "array", "items": _nullable(schema)}
     elif spec["type"] != "object":
@@ -166,7 +157,7 @@ def _tensor(spec: Spec, shape: Sequence[int], texts: Mapping[str, str]) -> Schem
 
 
 def _scalar(dtype: np.dtype[Any]) -> Schema:
-    """Of one element as numpy has it. NaN is null, in what is sent and in what comes back."""
+    """Describe one element of a numpy dtype. NaN is null in requests and responses."""
     schema: Schema = {}
     if dtype.kind == "f":
         schema = {"type": ["number", "null"]}
@@ -186,7 +177,7 @@ def _scalar(dtype: np.dtype[Any]) -> Schema:
 
 
 def _array(items: Schema, size: int) -> Schema:
-    """Of `size` items, or with -1 of any number but none."""
+    """Describe a list of `size` items; -1 is any number except 0."""
     bounds = {"minItems": 1} if size == -1 else {"minItems": size, "maxItems": size}
     return {"type": "array", **bounds, "items": items}
 
@@ -197,11 +188,11 @@ def _object(properties: Mapping[str, Schema], required: Sequence[Any]) -> Schema
 
 
 def _nullable(schema: Schema) -> Schema:
-    kinds = schema.get("type", "null")  # without a type it takes null already
+    kinds = schema.get("type", "null")  # a schema without a type accepts null
     if kinds == "null" or "null" in kinds:
         return schema
     return schema | {"type": [*([kinds] if isinstance(kinds, str) else kinds), "null"]}
 
 
 def _text(value: Any) -> str:
-    return value.strip()[:_LONGEST_NOTE] if isinstance(value, str) else ""
+    return value.strip()[:_MAX_NOTE] if isinstance(value, str) else ""

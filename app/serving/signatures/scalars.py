@@ -210,14 +210,15 @@ def infer_array(values: list[Any]) -> Array:
     return as_array(values, np.dtype(object))
 
 
-_NUMBERS = {"float": "float32", "double": "float64", "integer": "int32", "long": "int64"}
+NUMBERS = {"float": "float32", "double": "float64", "integer": "int32", "long": "int64"}
+"""Numpy's names of MLflow's number types."""
 _BY_NAME = {"boolean": BooleanType, "string": StringType, "binary": BinaryType, "datetime": DatetimeType}
 _BY_KIND = {"b": BooleanType, "U": StringType, "S": BinaryType, "M": DatetimeType, "O": AnyType}
 
 
 def scalar_type(name: str, required: bool) -> ColumnType:
     """Compile an MLflow ``DataType``. Raises `KeyError` if the name is unknown."""
-    return element_type(np.dtype(_NUMBERS[name]), name) if name in _NUMBERS else _BY_NAME[name](required)
+    return element_type(np.dtype(NUMBERS[name]), name) if name in NUMBERS else _BY_NAME[name](required)
 
 
 def element_type(dtype: np.dtype[Any], name: str) -> ColumnType:

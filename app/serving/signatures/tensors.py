@@ -98,20 +98,19 @@ def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[s
     Raises:
         InvalidInput: no rows, or arrays of different lengths.
     """
-    lengths = {name: len(array) for name, array in arrays.items()}
-    count = next(iter(lengths.values()), 0)
-    if any(length != count for length in lengths.values()):
-        raise unequal(lengths)
-    if not count:
+    lengths = [len(array) for array in arrays.values()]
+    if len({*lengths}) > 1:
+        raise unequal(dict(zip(arrays, lengths, strict=True)))
+    if not any(lengths):
         raise no_rows()
     layout = Layout(
         kind=kind,
         names=tuple(arrays) if kind != "tensor" else (),
-        dtypes=tuple(dtype_name(array.dtype) for array in arrays.values()),
-        shapes=tuple(array.shape[1:] for array in arrays.values()),
+        dtypes=tuple([dtype_name(array.dtype) for array in arrays.values()]),
+        shapes=tuple([array.shape[1:] for array in arrays.values()]),
         params=params,
     )
-    return Rows(layout, tuple(arrays.values()), count)
+    return Rows(layout, tuple(arrays.values()), lengths[0])
 
 
 def flatten(values: Any, declared: Sequence[int] = (), deepest: int | None = None) -> tuple[tuple[int, ...], list[Any]]:
@@ -153,6 +152,6 @@ def build(elements: ColumnType, flat: list[Any], shape: Sequence[int], dtype: np
     except Misfit as misfit:
         misfit.locate(misfit.row, shape)
         raise
-    # Datetimes are converted to nanoseconds first, whatever the tensor's unit.
-    built = np.dtype(elements.dtype) if dtype.kind == "M" else dtype
-    return as_array(values, built).astype(dtype, copy=False).reshape(shape)
+    if dtype.kind == "M":  # converted values are nanoseconds, whatever the tensor's unit
+        return as_array(values, np.dtype(elements.dtype)).astype(dtype).reshape(shape)
+    return as_array(values, dtype).reshape(shape)

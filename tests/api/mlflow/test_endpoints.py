@@ -53,9 +53,7 @@ def fault(answer: httpx.Response) -> tuple[int, str]:
     ],
 )
 @pytest.mark.parametrize("path", ["/invocations", "/invocations/prices", "/models/prices/invocations"])
-async def test_every_format_is_answered_on_every_path(
-    connect: Connect, path: str, content_type: str, body: Any
-) -> None:
+async def test_every_path_accepts_every_format(connect: Connect, path: str, content_type: str, body: Any) -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.default_model = parse_ref("prices")
     content = json.dumps(body) if isinstance(body, dict) else body
@@ -68,13 +66,13 @@ async def test_every_format_is_answered_on_every_path(
 
 @pytest.mark.parametrize("ref", ["prices@champion", "prices/versions/1", "prices%40champion", "prices%2Fversions%2F1"])
 @pytest.mark.parametrize("path", ["/invocations/{}", "/models/{}/invocations"])
-async def test_references_may_name_aliases_and_versions(connect: Connect, path: str, ref: str) -> None:
+async def test_references_name_aliases_and_versions(connect: Connect, path: str, ref: str) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}, aliases={"prices": {"champion": "1"}}))
     answer = await client.post(path.format(ref), json={"dataframe_records": [ROW]})
     assert answer.json() == {"predictions": [78.7]}
 
 
-async def test_the_default_model_may_be_an_alias(connect: Connect) -> None:
+async def test_default_model_may_be_an_alias(connect: Connect) -> None:
     models = {"m/versions/1": total("x"), "m/versions/2": total("x", offset=100)}
     fakes = make_fakes(models, aliases={"m": {"champion": "1", "next": "2"}})
     fakes.default_model = parse_ref("m@next")
@@ -82,14 +80,14 @@ async def test_the_default_model_may_be_an_alias(connect: Connect) -> None:
     assert (answer.json(), answer.headers["x-model-version"]) == ({"predictions": [101]}, "2")
 
 
-async def test_without_a_default_model_a_bare_path_says_what_to_do(connect: Connect) -> None:
+async def test_bare_path_without_default_model_says_what_to_do(connect: Connect) -> None:
     answer = await connect(make_fakes({"m": total("x")})).post("/invocations", json={"inputs": {"x": [1]}})
     assert fault(answer) == (404, "ENDPOINT_NOT_FOUND")
     assert "ML_SERVE_DEFAULT_MODEL" in answer.json()["message"]
     assert "/invocations/{ref}" in answer.json()["message"]
 
 
-async def test_ping_is_answered_once_the_models_are_loaded(connect: Connect) -> None:
+async def test_ping_succeeds_once_models_are_loaded(connect: Connect) -> None:
     fakes = make_fakes({})
     client = connect(fakes)
     answer = await client.get("/ping")
@@ -98,12 +96,12 @@ async def test_ping_is_answered_once_the_models_are_loaded(connect: Connect) -> 
     assert fault(await client.get("/ping")) == (503, "TEMPORARILY_UNAVAILABLE")
 
 
-async def test_the_version_is_mlflows(connect: Connect) -> None:
+async def test_version_is_mlflows(connect: Connect) -> None:
     answer = await connect(make_fakes({})).get("/version")
     assert (answer.status_code, answer.text) == (200, version("mlflow"))
 
 
-async def test_parameters_reach_the_model_and_never_share_a_batch(connect: Connect) -> None:
+async def test_different_parameters_never_share_a_batch(connect: Connect) -> None:
     seen: list[str] = []
 
     def predict(batch: Any) -> Output:
@@ -117,7 +115,7 @@ async def test_parameters_reach_the_model_and_never_share_a_batch(connect: Conne
     assert set(seen) == {'{"top":0}', '{"top":1}'}
 
 
-async def test_concurrent_requests_of_every_format_share_batches(connect: Connect) -> None:
+async def test_concurrent_requests_of_all_formats_share_batches(connect: Connect) -> None:
     fakes = make_fakes({"m": total("x")})
     fakes.runner.delay_s = 0.01
     client = connect(fakes)
@@ -130,7 +128,7 @@ async def test_concurrent_requests_of_every_format_share_batches(connect: Connec
     assert len(fakes.runner.batches) < 40
 
 
-async def test_missing_values_go_in_as_nan_and_out_as_null(connect: Connect) -> None:
+async def test_missing_values_are_nan_in_and_null_out(connect: Connect) -> None:
     fakes = make_fakes({"m": total("x")})
     client = connect(fakes)
     bodies = [
@@ -143,7 +141,7 @@ async def test_missing_values_go_in_as_nan_and_out_as_null(connect: Connect) -> 
         assert answer.content == b'{"predictions":[null,null,1.0]}'
 
 
-async def test_a_frame_is_answered_as_records(connect: Connect) -> None:
+async def test_dataframe_output_is_records(connect: Connect) -> None:
     frame = FakeModel(
         lambda batch: Output("columns", ("id", "ok"), (np.array([2**53 + 1]), np.array([True])), 1), columns("x")
     )
@@ -182,7 +180,7 @@ SPLIT = {"columns": ["oil", "gas"], "data": [[1, 2]]}
         ({"instances": [ROW], "params": [1]}, "'params' is [1], expected an object"),
     ],
 )
-async def test_a_bad_body_is_a_400_in_mlflows_shape(connect: Connect, body: Any, words: str) -> None:
+async def test_bad_body_is_a_400_in_mlflows_shape(connect: Connect, body: Any, words: str) -> None:
     answer = await connect(make_fakes({"prices": total("oil", "gas")})).post("/invocations/prices", json=body)
     assert fault(answer)[0] == 400
     assert words in answer.json()["message"]
@@ -209,7 +207,7 @@ async def test_a_bad_body_is_a_400_in_mlflows_shape(connect: Connect, body: Any,
         (PARQUET, parquet(FRAME.assign(gas="x")), "column 'gas', row 0 is 'x', expected a number"),
     ],
 )
-async def test_a_bad_table_is_a_400_that_names_the_fault(
+async def test_bad_table_is_a_400_that_names_the_fault(
     connect: Connect, content_type: str, body: bytes, words: str
 ) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
@@ -222,7 +220,7 @@ async def test_a_bad_table_is_a_400_that_names_the_fault(
 @pytest.mark.parametrize(
     ("content_type", "words"),
     [
-        ("application/json; charset=latin-1", "'latin-1' is not read here"),
+        ("application/json; charset=latin-1", "unsupported charset 'latin-1'; send UTF-8"),
         ("application/json; format=pandas-split", "'format'"),
         ("application/x-www-form-urlencoded", "send application/json, text/csv or application/vnd.apache.parquet"),
         ("text/csv; header=absent", "'header'"),
@@ -261,7 +259,7 @@ async def test_errors_have_mlflows_codes(connect: Connect) -> None:
     assert fault(gone) == (503, "TEMPORARILY_UNAVAILABLE")
 
 
-async def test_the_deadline_holds_for_every_format(connect: Connect) -> None:
+async def test_deadline_holds_for_every_format(connect: Connect) -> None:
     fakes = make_fakes({"m": total("x")})
     fakes.runner.delay_s = 5
     headers = {"x-request-timeout-seconds": "0.05"}
@@ -272,13 +270,13 @@ async def test_the_deadline_holds_for_every_format(connect: Connect) -> None:
         assert fault(answer) == (504, "DEADLINE_EXCEEDED")
 
 
-async def test_failures_of_tables_are_recorded(connect: Connect) -> None:
+async def test_table_failures_are_recorded(connect: Connect) -> None:
     fakes = make_fakes({"m": total("x")}, limits=LIMITS)
     await connect(fakes).post("/invocations/m", content=b"y\n1\n", headers={"content-type": CSV})
     assert fakes.recorder.failures == [("m", "invalid_input")]
 
 
-async def test_many_columns_are_a_413_in_every_format(connect: Connect) -> None:
+async def test_too_many_columns_are_a_413_in_every_format(connect: Connect) -> None:
     client = connect(make_fakes({"m": FakeModel(lambda batch: tensor(np.zeros(batch.count)))}))
     frame = pd.DataFrame([range(101)], columns=[f"c{n}" for n in range(101)])
     for content_type, body in ((CSV, frame.to_csv(index=False)), (PARQUET, parquet(frame))):
@@ -286,7 +284,7 @@ async def test_many_columns_are_a_413_in_every_format(connect: Connect) -> None:
         assert fault(answer) == (413, "BAD_REQUEST")
 
 
-async def test_the_schema_has_every_format(connect: Connect) -> None:
+async def test_openapi_has_every_format(connect: Connect) -> None:
     schema = (await connect(make_fakes({})).get("/openapi.json")).json()
     assert set(schema["paths"]["/invocations"]["post"]["requestBody"]["content"]) == {"application/json", CSV, PARQUET}
     assert "$defs" not in json.dumps(schema)

@@ -75,7 +75,7 @@ async def refused(call: Awaitable[Any]) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_a_server_tells_of_itself_and_its_models() -> None:
+async def test_metadata_of_server_and_models() -> None:
     fakes = make_fakes({"prices": total("oil", "gas"), "prices/versions/2": total("oil", "gas")})
     async with serving(fakes) as stub:
         assert (await stub.ServerLive(pb.ServerLiveRequest())).live
@@ -107,7 +107,7 @@ async def test_models_are_loaded_indexed_and_unloaded() -> None:
 
 
 @pytest.mark.parametrize("raw", [True, False])
-async def test_an_answer_has_the_form_of_the_request(raw: bool) -> None:
+async def test_response_is_raw_if_the_request_is(raw: bool) -> None:
     request = prices([1.0, 2.0], [0.5, 0.25], raw=raw)
     request.id = "seven"
     request.parameters["tag"].string_param = "x"
@@ -148,7 +148,7 @@ def mirror() -> FakeModel:
 
 
 @pytest.mark.parametrize(("datatype", "field", "values"), TYPED)
-async def test_every_datatype_goes_in_and_out_in_its_field(datatype: str, field: str, values: list[Any]) -> None:
+async def test_every_datatype_round_trips_in_its_field(datatype: str, field: str, values: list[Any]) -> None:
     request = pb.ModelInferRequest(model_name="mirror")
     given = request.inputs.add(name="x", datatype=datatype, shape=[2])
     getattr(given.contents, field).extend(values)
@@ -158,7 +158,7 @@ async def test_every_datatype_goes_in_and_out_in_its_field(datatype: str, field:
     assert list(getattr(answer.outputs[0].contents, field)) == values
 
 
-async def test_half_floats_are_answered_raw_whatever_was_asked() -> None:
+async def test_fp16_outputs_are_always_raw() -> None:
     halves = FakeModel(lambda batch: tensor(batch.arrays[0].astype(np.float16)), columns("oil", "gas"))
     async with serving(make_fakes({"prices": halves})) as stub:
         answer = await stub.ModelInfer(prices([0.5], [1.0]))
@@ -166,7 +166,7 @@ async def test_half_floats_are_answered_raw_whatever_was_asked() -> None:
     assert np.frombuffer(answer.raw_output_contents[0], np.float16).tolist() == [0.5]
 
 
-async def test_the_outputs_wanted_come_in_their_order() -> None:
+async def test_requested_outputs_come_in_their_order() -> None:
     frame = FakeModel(
         lambda batch: Output("columns", ("a", "b"), (batch.arrays[0], batch.arrays[1]), batch.count),
         columns("oil", "gas"),
@@ -240,14 +240,14 @@ WRONG: list[tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = [
     (prices(model="nope"), MISSING, "no registered model 'nope'"),
     (prices(model="prices@nope"), MISSING, "prices@nope"),
     (prices(model="a/b"), INVALID, "is not understood"),
-    (changed(_shape(-1)), INVALID, "no negative one"),
+    (changed(_shape(-1)), INVALID, "none of them negative"),
     (changed(_shape(*[1] * 33)), INVALID, "at most 32 dimensions"),
     (changed(_shape(2)), INVALID, "has 1 values, expected 2"),
     (changed(_shape(2**62, 2**62)), INVALID, "has 1 values"),
-    (changed(_shape()), INVALID, "single value"),
+    (changed(_shape()), INVALID, "no dimensions"),
     (changed(_shape(1, 1, 1)), INVALID, "has the shape [1, 1, 1]"),
     (changed(_shape(2), raw=True), INVALID, "has 8 bytes, expected 16"),
-    (changed(_set(datatype="FP8")), INVALID, "'FP8' is none of"),
+    (changed(_set(datatype="FP8")), INVALID, "unknown datatype 'FP8'; use one of"),
     (changed(_set(datatype="BF16")), INVALID, "send raw_input_contents"),
     (changed(_set(datatype="INT32")), INVALID, "'int_contents' has 0 values"),
     (changed(_set(name="coal")), INVALID, "coal"),
@@ -256,7 +256,7 @@ WRONG: list[tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = [
     (
         changed(lambda request: request.inputs[0].contents.fp64_contents.append(1.0), raw=True),
         INVALID,
-        "although there are raw_input_contents",
+        "both 'contents' and raw_input_contents",
     ),
     (changed(_parameter("timeout", -1)), INVALID, "microseconds"),
     (changed(_parameter("sequence_id", 7)), UNIMPLEMENTED, "sequences"),
@@ -265,7 +265,7 @@ WRONG: list[tuple[pb.ModelInferRequest, grpc.StatusCode, str]] = [
 
 
 @pytest.mark.parametrize(("request_", "code", "words"), WRONG, ids=[words for _, _, words in WRONG])
-async def test_a_wrong_request_gets_its_code_and_a_message(
+async def test_wrong_request_gets_its_code_and_a_message(
     request_: pb.ModelInferRequest, code: grpc.StatusCode, words: str
 ) -> None:
     async with serving(make_fakes({"prices": total("oil", "gas")})) as stub:
@@ -274,15 +274,15 @@ async def test_a_wrong_request_gets_its_code_and_a_message(
     assert list(good.outputs[0].contents.fp64_contents) == [78.7]
 
 
-async def test_an_integer_out_of_its_datatypes_range_is_refused() -> None:
+async def test_integer_out_of_range_is_refused() -> None:
     request = pb.ModelInferRequest(model_name="mirror")
     request.inputs.add(name="x", datatype="INT8", shape=[1]).contents.int_contents.append(128)
     async with serving(make_fakes({"mirror": mirror()})) as stub:
         error = await refused(stub.ModelInfer(request))
-    assert (error.code(), "no INT8" in (error.details() or "")) == (INVALID, True)
+    assert (error.code(), "out of the range of INT8" in (error.details() or "")) == (INVALID, True)
 
 
-async def test_bytes_that_are_no_text_are_refused_by_row() -> None:
+async def test_bytes_that_are_not_utf8_are_refused_by_row() -> None:
     request = pb.ModelInferRequest(model_name="words")
     request.inputs.add(name="word", datatype="BYTES", shape=[2])
     request.raw_input_contents.append(encode_elements([b"fine", b"\xff"]))
@@ -292,7 +292,7 @@ async def test_bytes_that_are_no_text_are_refused_by_row() -> None:
     assert "row 1" in (error.details() or "")
 
 
-async def test_a_models_failure_is_internal_and_the_log_has_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_model_failure_is_internal_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     fakes = make_fakes({"prices": failing(ValueError("secret"), "oil", "gas")})
     async with serving(fakes) as stub:
         error = await refused(stub.ModelInfer(prices()))
@@ -301,7 +301,7 @@ async def test_a_models_failure_is_internal_and_the_log_has_it(caplog: pytest.Lo
     assert "secret" in caplog.text
 
 
-async def test_what_is_overloaded_says_when_to_come_back() -> None:
+async def test_overload_says_when_to_retry() -> None:
     fakes = make_fakes({"prices": total("oil", "gas")}, limits=LIMITS)
     fakes.runner.delay_s = 5.0
     async with serving(fakes) as stub:
@@ -322,7 +322,7 @@ async def _call(stub: Any) -> Any:
     ("seconds", "metadata", "microseconds"),
     [(0.1, (), 0), (None, (("x-request-timeout-seconds", "0.1"),), 0), (None, (), 100_000)],
 )
-async def test_a_deadline_is_kept_however_it_is_given(
+async def test_every_kind_of_deadline_is_kept(
     seconds: float | None, metadata: tuple[tuple[str, str], ...], microseconds: int
 ) -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
@@ -335,7 +335,7 @@ async def test_a_deadline_is_kept_however_it_is_given(
         await until(lambda: not fakes.service.admission.requests)  # the server has let go of it too
 
 
-async def test_a_cancelled_call_withdraws_its_rows_and_harms_no_other() -> None:
+async def test_cancelled_call_withdraws_only_its_rows() -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.runner.delay_s = 0.2
     async with serving(fakes) as stub:

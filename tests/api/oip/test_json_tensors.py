@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.oip.json_tensors import read
+from app.api.oip.json_tensors import read_tensor
 from app.errors import InvalidInput, InvalidRequest
 from app.oip.datatypes import DTYPES
 from app.serving.rows import Array
@@ -31,7 +31,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 def refused(datatype: str, shape: list[int], data: Any, name: str = "x") -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
-        read(name, datatype, shape, data)
+        read_tensor(name, datatype, shape, data)
     assert len(caught.value.message) < 1500
     json.dumps(caught.value.details)
     return caught.value
@@ -42,25 +42,25 @@ def bits(array: Array) -> tuple[Any, ...]:
 
 
 @given(st.sampled_from(IN_JSON), st.lists(st.integers(1, 3), min_size=1, max_size=4), st.data())
-def test_flat_and_nested_values_are_one_tensor(datatype: str, shape: list[int], data: st.DataObject) -> None:
+def test_flat_and_nested_values_are_the_same_tensor(datatype: str, shape: list[int], data: st.DataObject) -> None:
     count = math.prod(shape)
     flat = data.draw(st.lists(VALUES[datatype], min_size=count, max_size=count))
     expected = np.empty(count, dtype=DTYPES[datatype])
     expected[:] = flat
     expected = expected.reshape(shape)
-    assert bits(read("x", datatype, shape, flat)) == bits(expected)
+    assert bits(read_tensor("x", datatype, shape, flat)) == bits(expected)
     boxed = np.empty(count, dtype=object)
     boxed[:] = flat
-    assert bits(read("x", datatype, shape, boxed.reshape(shape).tolist())) == bits(expected)
+    assert bits(read_tensor("x", datatype, shape, boxed.reshape(shape).tolist())) == bits(expected)
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64"])
 def test_null_among_floats_is_nan(datatype: str) -> None:
-    assert repr(read("x", datatype, [2, 1], [[None], [1]]).tolist()) == "[[nan], [1.0]]"
+    assert repr(read_tensor("x", datatype, [2, 1], [[None], [1]]).tolist()) == "[[nan], [1.0]]"
 
 
 def test_whole_floats_are_integers() -> None:
-    assert read("x", "INT8", [2], [3.0, -1]).tolist() == [3, -1]
+    assert read_tensor("x", "INT8", [2], [3.0, -1]).tolist() == [3, -1]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_whole_floats_are_integers() -> None:
         ("FP64", {"a": 1}, "(FP64)"),
     ],
 )
-def test_a_value_of_another_type_is_told_by_its_place(datatype: str, value: Any, words: str) -> None:
+def test_wrong_value_is_reported_with_its_place(datatype: str, value: Any, words: str) -> None:
     good = {"BOOL": True, "BYTES": "a"}.get(datatype, 1)
     error = refused(datatype, [2, 3], [good] * 4 + [value, good])
     assert words in error.message
@@ -117,17 +117,17 @@ def test_a_value_of_another_type_is_told_by_its_place(datatype: str, value: Any,
         ([2**40, 0], [], "no values"),
     ],
 )
-def test_another_shape_than_the_values_have_is_told(shape: list[int], data: Any, words: str) -> None:
+def test_wrong_shape_is_reported(shape: list[int], data: Any, words: str) -> None:
     error = refused("FP64", shape, data, name="price")
     assert words in error.message
     assert "'price'" in error.message
 
 
-def test_a_value_among_lists_is_told_by_its_place() -> None:
+def test_list_beside_a_value_is_reported_with_its_place() -> None:
     assert "row 1" in refused("FP64", [2], [1.0, [2.0]]).message
 
 
-def test_half_floats_of_two_bytes_have_no_form_in_json() -> None:
+def test_bf16_has_no_json_form() -> None:
     error = refused("BF16", [1], [1.0])
     assert "send it as binary data" in error.message
     assert isinstance(error, InvalidInput)

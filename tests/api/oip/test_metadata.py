@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.oip.bodies import TensorMetadata
 from app.api.oip.metadata import input_metadata, output_metadata
 from app.api.oip.output_tensors import output_tensors
 from app.serving.rows import Output
@@ -52,32 +53,36 @@ DOUBLES = {"type": "double"}
 )
 def test_every_type_has_its_datatype_and_shape(spec: dict[str, Any], datatype: str, shape: list[int]) -> None:
     signature = Signature.compile([spec], [spec])
-    assert input_metadata(signature) == [("x", datatype, shape)]
-    assert output_metadata(signature) == [("x", datatype, shape)]
+    assert input_metadata(signature) == [TensorMetadata("x", datatype, shape)]
+    assert output_metadata(signature) == [TensorMetadata("x", datatype, shape)]
 
 
 def test_every_column_and_tensor_is_described_in_order() -> None:
     columns = Signature.compile([column("double", "b"), column("long", "a", required=False)])
     assert [one.name for one in input_metadata(columns)] == ["b", "a"]
     tensors = Signature.compile([tensor("float32", -1, name="q"), tensor("float64", -1, 2, name="p")])
-    assert input_metadata(tensors) == [("q", "FP32", [-1]), ("p", "FP64", [-1, 2])]
+    assert input_metadata(tensors) == [TensorMetadata("q", "FP32", [-1]), TensorMetadata("p", "FP64", [-1, 2])]
 
 
-def test_what_has_no_name_gets_one() -> None:
+def test_unnamed_tensors_get_a_name() -> None:
     signature = Signature.compile([tensor("float32", -1, 3)], [tensor("float64", -1)])
-    assert input_metadata(signature) == [("input", "FP32", [-1, 3])]
-    assert output_metadata(signature) == [("output", "FP64", [-1])]
+    assert input_metadata(signature) == [TensorMetadata("input", "FP32", [-1, 3])]
+    assert output_metadata(signature) == [TensorMetadata("output", "FP64", [-1])]
     columns = Signature.compile([column("double"), column("long")], [column("double"), column("long")])
-    assert input_metadata(columns) == output_metadata(columns) == [("0", "FP64", [-1]), ("1", "INT64", [-1])]
+    assert (
+        input_metadata(columns)
+        == output_metadata(columns)
+        == [TensorMetadata("0", "FP64", [-1]), TensorMetadata("1", "INT64", [-1])]
+    )
 
 
-def test_without_a_signature_nothing_is_told() -> None:
+def test_metadata_is_empty_without_a_signature() -> None:
     assert input_metadata(Signature.compile(None)) == []
     assert output_metadata(Signature.compile(None)) == []
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_inputs_of_the_described_shape_and_datatype_are_taken(width: int) -> None:
+def test_inputs_as_described_are_accepted(width: int) -> None:
     for spec in (column("array", "x", items=DOUBLES), column("sparkml_vector", "x"), tensor("float64", -1, -1)):
         signature = Signature.compile([spec])
         assert [len(one.shape) for one in input_metadata(signature)] == [2]
@@ -86,14 +91,14 @@ def test_inputs_of_the_described_shape_and_datatype_are_taken(width: int) -> Non
         assert [np.shape(value) for value in rows.columns[0]] == [(width,)] * 2
 
 
-def test_answers_have_the_names_and_datatypes_that_are_told() -> None:
+def test_outputs_have_the_described_names_and_datatypes() -> None:
     cells = np.empty(2, dtype=object)
     cells[:] = [[1.5, 2.5], [3.0, None]]
     answers = {"list": cells, "when": np.array(["2024-01-01"] * 2, "datetime64[ns]"), "ok": np.array([True, False])}
     kinds = [column("array", "list", items=DOUBLES), column("datetime", "when"), column("boolean", "ok")]
     signature = Signature.compile(None, kinds)
     tensors = output_tensors(Output("columns", tuple(answers), tuple(answers.values()), 2), signature)
-    told = output_metadata(signature)
+    described = output_metadata(signature)
     assert [(one.name, one.datatype, one.array.ndim) for one in tensors] == [
-        (one.name, one.datatype, len(one.shape)) for one in told
+        (one.name, one.datatype, len(one.shape)) for one in described
     ]

@@ -43,7 +43,7 @@ def objects(*values: Any) -> Array:
         ("bool", "BOOL"),
     ],
 )
-def test_numbers_and_truth_values_are_given_as_they_are(dtype: str, datatype: str) -> None:
+def test_numbers_and_booleans_are_kept_as_they_are(dtype: str, datatype: str) -> None:
     array = np.ones((2, 3), dtype)
     assert one(array) == ("output", datatype, array)
     assert one(array).array is array
@@ -67,7 +67,7 @@ def test_numbers_and_truth_values_are_given_as_they_are(dtype: str, datatype: st
         (objects(datetime.fromisoformat("2024-01-01")), ["2024-01-01T00:00:00"]),
     ],
 )
-def test_everything_else_is_text_or_bytes(array: Array, expected: list[Any]) -> None:
+def test_other_values_are_text_or_bytes(array: Array, expected: list[Any]) -> None:
     name, datatype, elements = one(array)
     assert (name, datatype, elements.dtype, elements.tolist()) == ("output", "BYTES", np.dtype(object), expected)
 
@@ -87,16 +87,16 @@ def test_everything_else_is_text_or_bytes(array: Array, expected: list[Any]) -> 
         (np.empty((2, 0), object), "FP64", "[[], []]"),
     ],
 )
-def test_objects_that_are_numbers_are_given_as_numbers(array: Array, datatype: str, expected: str) -> None:
+def test_objects_that_are_numbers_become_numbers(array: Array, datatype: str, expected: str) -> None:
     tensor = one(array)
     assert (tensor.datatype, repr(tensor.array.tolist())) == (datatype, expected)
 
 
-def test_a_number_among_floats_that_none_can_hold_is_text() -> None:
+def test_number_too_large_for_a_float_is_text() -> None:
     assert one(objects(1.5, 10**400)).array.tolist() == ["1.5", str(10**400)]
 
 
-def test_other_objects_fail_as_the_models_fault() -> None:
+def test_other_objects_are_a_model_failure() -> None:
     with pytest.raises(ModelFailed):
         one(objects(object()))
 
@@ -127,7 +127,7 @@ def test_columns_and_entries_keep_their_names_and_order() -> None:
         ((column("double", "low"), column("double", "high")), (2,), ["output"]),
     ],
 )
-def test_an_unnamed_array_is_called_as_the_signature_says(
+def test_unnamed_array_gets_the_names_of_the_signature(
     outputs: tuple[dict[str, Any], ...], shape: tuple[int, ...], names: list[str]
 ) -> None:
     array = np.arange(np.prod(shape)).reshape(shape)
@@ -139,6 +139,6 @@ def test_an_unnamed_array_is_called_as_the_signature_says(
         assert tensors[0].array.tolist() == array.tolist()
 
 
-def test_the_only_output_is_called_by_a_number_where_that_is_its_name() -> None:
+def test_a_number_may_be_the_name_of_an_output() -> None:
     assert output_names(signature(column("double", 0))) == ["0"]
     assert output_names(signature()) == []

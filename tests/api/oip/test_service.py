@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.oip.bodies import IndexEntry
 from app.api.oip.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
 from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ModelNotFound, Unsupported
 from app.serving.comparison.statistics import Statistics
@@ -30,7 +31,7 @@ def tensors(dtype: str, *shape: int) -> Signature:
     return Signature.compile([{"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": list(shape)}}])
 
 
-async def test_tensors_are_answered_by_the_version_that_the_reference_means() -> None:
+async def test_reference_decides_the_version() -> None:
     models = {"prices/versions/1": total("oil", "gas"), "prices/versions/2": total("oil", "gas", offset=100)}
     service = served(make_fakes(models, aliases={"prices": {"champion": "1", "new": "2"}}))
     for ref, version in ((PRICES, "1"), (ModelRef("prices", "new"), "2"), (ModelRef("prices", None, "2"), "2")):
@@ -39,7 +40,7 @@ async def test_tensors_are_answered_by_the_version_that_the_reference_means() ->
         assert answer.outputs[0].array.tolist() == [78.7 if version == "1" else 178.7]
 
 
-async def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
+async def test_requested_outputs_come_in_their_order() -> None:
     arrays = (np.array([1]), np.array([2]), np.array([3]))
     model = FakeModel(lambda batch: Output("columns", ("a", "b", "c"), arrays, 1), columns("x"))
     service = served(make_fakes({"m": model}))
@@ -50,14 +51,14 @@ async def test_outputs_are_those_that_are_wanted_in_their_order() -> None:
         await service.infer(request(ref, inputs, "a", "d"))
 
 
-async def test_a_request_without_tensors_is_refused_before_the_model_is_asked() -> None:
+async def test_request_without_tensors_never_reaches_the_model() -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     with pytest.raises(MalformedBody, match="no tensor"):
         await served(fakes).infer(request(PRICES, {}))
     assert fakes.runner.batches == []
 
 
-async def test_parameters_of_the_model_reach_it_and_those_of_the_protocol_do_not() -> None:
+async def test_only_the_models_own_parameters_reach_it() -> None:
     seen: list[str] = []
 
     def predict(batch: Batch) -> Output:
@@ -82,7 +83,7 @@ def test_sequences_are_not_supported(name: str) -> None:
     assert model_parameters({name: 0, "a": None}) == {"a": None}
 
 
-def test_a_timeout_is_microseconds_from_when_the_request_came() -> None:
+def test_timeout_is_microseconds_from_the_request() -> None:
     assert earliest(100.0, 10.0, {}) == 100.0
     assert earliest(100.0, 10.0, {"timeout": None}) == 100.0
     assert earliest(100.0, 10.0, {"timeout": 0}) == 100.0
@@ -105,7 +106,7 @@ def test_a_timeout_is_microseconds_from_when_the_request_came() -> None:
         (tensors("bool", -1), np.array([True, False]), {"input": [True, False]}),
     ],
 )
-async def test_bytes_alone_are_the_models_only_input(signature: Signature, data: Array, expected: Any) -> None:
+async def test_raw_body_is_the_only_input(signature: Signature, data: Array, expected: Any) -> None:
     payload = await raw_input(data.tobytes())(signature)
     assert payload.form == "tensors"
     assert {name: array.tolist() for name, array in payload.value.items()} == expected
@@ -114,7 +115,7 @@ async def test_bytes_alone_are_the_models_only_input(signature: Signature, data:
 @pytest.mark.parametrize(
     ("signature", "size", "words"),
     [
-        (Signature.compile(columns("a", "b")), 16, r"one's are: 'a \(FP64\)', 'b \(FP64\)'"),
+        (Signature.compile(columns("a", "b")), 16, r"one's inputs are: 'a \(FP64\)', 'b \(FP64\)'"),
         (Signature.compile(columns("s", type="string")), 16, r"'s \(BYTES\)'"),
         (Signature.compile(None), 16, "unknown"),
         (Signature.compile(columns(*map(str, range(500)))), 16, "and 480 more"),
@@ -125,12 +126,12 @@ async def test_bytes_alone_are_the_models_only_input(signature: Signature, data:
         (tensors("float32", -1, 0), 8, "no values"),
     ],
 )
-async def test_bytes_that_fit_no_input_are_refused(signature: Signature, size: int, words: str) -> None:
+async def test_raw_body_that_fits_no_input_is_refused(signature: Signature, size: int, words: str) -> None:
     with pytest.raises(MalformedBody, match=words):
         await raw_input(bytes(size))(signature)
 
 
-async def test_bytes_alone_wait_for_the_model_no_longer_than_their_deadline() -> None:
+async def test_raw_body_keeps_its_deadline_while_a_model_loads() -> None:
     fakes = make_fakes({"prices": total("x")})
     held = asyncio.Event()
 
@@ -146,7 +147,7 @@ async def test_bytes_alone_wait_for_the_model_no_longer_than_their_deadline() ->
     held.set()
 
 
-async def test_metadata_names_the_version_or_all_of_them() -> None:
+async def test_metadata_of_a_bare_name_lists_all_versions() -> None:
     models = {f"prices/versions/{n}": total("oil", "gas") for n in (1, 2, 10)}
     service = served(make_fakes(models, aliases={"prices": {"champion": "2"}}))
     bare = await service.metadata(PRICES)
@@ -156,7 +157,7 @@ async def test_metadata_names_the_version_or_all_of_them() -> None:
     assert (await service.metadata(ModelRef("prices", None, "10"))).versions == ["10"]
 
 
-async def test_loading_and_unloading_change_what_is_ready() -> None:
+async def test_loads_and_unloads_change_readiness() -> None:
     models = {f"prices/versions/{n}": total("oil", "gas") for n in (1, 2, 3)}
     fakes = make_fakes(models, aliases={"prices": {"champion": "1"}})
     service = served(fakes)
@@ -182,7 +183,7 @@ async def test_loading_and_unloading_change_what_is_ready() -> None:
     assert not await service.is_ready(PRICES)
 
 
-async def test_only_what_is_loaded_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_loaded_versions_are_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     fakes = make_fakes({f"prices/versions/{n}": total("oil") for n in (1, 2, 3)})
     service, let_go = served(fakes), []
     await service.load(ModelRef("prices", None, "2"))
@@ -197,20 +198,20 @@ async def test_only_what_is_loaded_is_let_go(monkeypatch: pytest.MonkeyPatch) ->
     assert let_go == ["prices/versions/2"]
 
 
-async def test_what_could_not_be_loaded_is_told_with_its_reason() -> None:
+async def test_index_says_why_a_version_is_unavailable() -> None:
     broken = FakeModel(lambda batch: Output("tensor", (), (), 0), error=ModelNotFound("its artifacts are gone"))
     fakes = make_fakes({"broken": broken, "prices": total("oil")})
     service = served(fakes)
     with pytest.raises(Exception, match="artifacts"):
         await service.load(ModelRef("broken"))
     assert await service.index(ready=False) == [
-        ("broken", "1", "UNAVAILABLE", "its artifacts are gone"),
-        ("prices", "1", "UNAVAILABLE", "unloaded"),
+        IndexEntry("broken", "1", "UNAVAILABLE", "its artifacts are gone"),
+        IndexEntry("prices", "1", "UNAVAILABLE", "unloaded"),
     ]
     assert await service.names() == ["broken", "prices"]
 
 
-async def test_statistics_are_those_of_the_version() -> None:
+async def test_statistics_of_a_version() -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.manager.counted = Statistics(requests=3)
     assert await served(fakes).statistics(PRICES) == (ModelVersion("prices", "1"), Statistics(requests=3))
@@ -223,7 +224,7 @@ def test_statistics_add_up() -> None:
     assert one + other == Statistics(11, 22, 33, 44, 55.0, 66.0)
 
 
-async def test_ready_is_the_managers_word() -> None:
+async def test_ready_follows_the_manager() -> None:
     fakes = make_fakes({})
     assert served(fakes).ready
     fakes.manager.ready = False

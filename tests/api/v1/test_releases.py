@@ -73,7 +73,7 @@ async def test_other_inputs_are_refused_with_the_differences_unless_forced(clien
     refused = await client.post(f"{PATH}:promote", json={"version": "3"})
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
     assert refused.json()["details"]["differences"] == [
-        "column 'gas' (double) is gone, and calls that still send it are refused",
+        "column 'gas' (double) was removed, so calls that still send it fail",
         "column 'coal' (double) is new and required",
     ]
     assert (await client.get(PATH)).json()["model"]["aliases"]["champion"] == "1"

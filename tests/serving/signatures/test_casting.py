@@ -66,7 +66,7 @@ def same(left: Array | None, right: Array | None) -> bool:
 
 @pytest.mark.parametrize("given_dtype", NUMBERS)
 @given(data=st.data())
-def test_numbers_become_what_they_would_as_json(given_dtype: str, data: st.DataObject) -> None:
+def test_numbers_convert_as_json_numbers_do(given_dtype: str, data: st.DataObject) -> None:
     array = data.draw(arrays(given_dtype))
     for dtype in NUMBERS:
         fast, slow = exact(array, dtype), slowly(array, dtype)
@@ -74,7 +74,7 @@ def test_numbers_become_what_they_would_as_json(given_dtype: str, data: st.DataO
 
 
 @pytest.mark.parametrize("given_dtype", NUMBERS)
-def test_every_edge_becomes_what_it_would_as_json(given_dtype: str) -> None:
+def test_edge_numbers_convert_as_json_numbers_do(given_dtype: str) -> None:
     kind = np.dtype(given_dtype)
     numbers: list[Any] = EDGES + MIDDLES
     if kind.kind == "f":
@@ -121,7 +121,7 @@ def test_edges_of_the_ranges(array: Array, dtype: str, expected: list[Any] | Non
     assert cast is None or cast.dtype == dtype
 
 
-def test_a_signalling_nan_is_a_nan_without_a_warning() -> None:
+def test_signaling_nan_converts_without_a_warning() -> None:
     for bits, unsigned, dtype in ((0x7C01, "u2", "float64"), (0x7F800001, "u4", "float64"), (2**62 - 1, "u8", "f4")):
         array = np.array([bits | (0x7FF << 52 if unsigned == "u8" else 0)], unsigned).view(f"f{unsigned[1]}")
         cast = exact(array, np.dtype(dtype).name)
@@ -131,13 +131,13 @@ def test_a_signalling_nan_is_a_nan_without_a_warning() -> None:
 
 
 @pytest.mark.parametrize("dtype", [*NUMBERS, "bool", "object", "datetime64[ns]"])
-def test_an_array_of_the_dtype_is_not_copied(dtype: str) -> None:
+def test_array_of_the_dtype_is_not_copied(dtype: str) -> None:
     array = np.zeros(3, dtype)
     assert exact(array, dtype) is array
 
 
 @pytest.mark.parametrize("dtype", NUMBERS)
-def test_the_shape_stays_and_the_byte_order_becomes_the_machines(dtype: str) -> None:
+def test_shape_stays_and_byte_order_becomes_native(dtype: str) -> None:
     array = np.arange(6, dtype=np.dtype(dtype).newbyteorder(">")).reshape(2, 3)
     cast = exact(array, dtype)
     assert cast is not None
@@ -163,11 +163,11 @@ def test_the_shape_stays_and_the_byte_order_becomes_the_machines(dtype: str) -> 
         (np.array([1]), "datetime64[ns]"),
     ],
 )
-def test_what_are_no_numbers_is_left_to_a_look_at_each(array: Array, dtype: str) -> None:
+def test_other_dtypes_are_left_to_the_slow_path(array: Array, dtype: str) -> None:
     assert exact(array, dtype) is None
 
 
-def test_the_slow_path_refuses_what_this_says_it_does() -> None:
+def test_slow_path_refuses_what_exact_refuses() -> None:
     assert slowly(np.array([math.nan]), "int8") is None
     assert slowly(np.array([True]), "int8") is None
 
@@ -185,20 +185,20 @@ def test_bytes_become_text() -> None:
     assert texts("x", only_text) is only_text
 
 
-def test_bytes_that_are_no_text_are_told_by_their_place() -> None:
+def test_bytes_that_are_not_utf8_are_reported_with_place() -> None:
     with pytest.raises(InvalidInput, match=r"'x', row 1 at \[2\].*UTF-8") as caught:
         texts("x", objects(b"a", b"b", b"c", b"d", b"e", b"\xff", shape=(2, 3)))
     assert caught.value.details["row"] == 1
 
 
-def test_json_in_bytes_becomes_its_values() -> None:
+def test_json_in_bytes_is_parsed() -> None:
     array = documents("x", objects(b"[1, 2.5]", '{"a": null}', b'"text"', b"3"))
     assert array.tolist() == [[1, 2.5], {"a": None}, "text", 3]
     assert documents("x", objects(b"[1]", b"[2]")).shape == (2,)
 
 
 @pytest.mark.parametrize("wrong", [b"", b"{", b"NaN", b"\xff", b"[" * 33 + b"]" * 33, b'{"a":' * 40 + b"1" + b"}" * 40])
-def test_what_is_no_json_or_too_deep_is_told(wrong: bytes) -> None:
+def test_invalid_or_deep_json_is_reported(wrong: bytes) -> None:
     with pytest.raises(InvalidInput, match=r"'x', row 1 .*JSON text at most 32 levels deep"):
         documents("x", objects(b"[]", wrong))
 

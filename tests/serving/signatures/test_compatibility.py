@@ -86,15 +86,15 @@ class TestColumns:
         assert incompatibilities(every, every) == []
 
     @pytest.mark.parametrize("nothing", [None, []])
-    def test_nothing_is_known_of_a_model_without_a_signature(self, nothing: Any) -> None:
+    def test_models_without_a_signature_are_compatible(self, nothing: Any) -> None:
         assert incompatibilities(nothing, [A]) == []
         assert incompatibilities([A], nothing) == []
 
     @pytest.mark.parametrize(
-        ("before", "after", "told"),
+        ("before", "after", "expected"),
         [
             ([A], [A, B], "column 'b' (double) is new and required"),
-            ([A, B], [A], "column 'b' (double) is gone, and calls that still send it are refused"),
+            ([A, B], [A], "column 'b' (double) was removed, so calls that still send it fail"),
             (
                 [column("a", "double", required=False), B],
                 [A, B],
@@ -113,13 +113,17 @@ class TestColumns:
             ),
             ([column(None, "double")], [column(None, "string")], "column '0' takes string instead of double"),
             ([column(0, "double")], [column(0, "string")], "column '0' takes string instead of double"),  # type: ignore[arg-type]  # a label of a frame without names
-            ([A, B], [B, A], "the columns are in another order, so rows sent as lists are read differently: 'b', 'a'"),
+            (
+                [A, B],
+                [B, A],
+                "the columns are in another order, which changes the meaning of rows sent as lists: 'b', 'a'",
+            ),
             ([A], [tensor("float64", -1, 1)], "the model takes tensors instead of columns"),
             ([column(None, thing(x="long"))], [A], "each row is an object of the columns instead of any object"),
         ],
     )
-    def test_each_difference_is_one_sentence(self, before: Any, after: Any, told: str) -> None:
-        assert incompatibilities(before, after) == [told]
+    def test_each_difference_is_one_sentence(self, before: Any, after: Any, expected: str) -> None:
+        assert incompatibilities(before, after) == [expected]
 
     @pytest.mark.parametrize(
         ("before", "after"),
@@ -131,22 +135,22 @@ class TestColumns:
             ([column("a", array("long"))], [column("a", array("any"))]),
         ],
     )
-    def test_what_takes_more_is_compatible(self, before: Any, after: Any) -> None:
+    def test_wider_signatures_are_compatible(self, before: Any, after: Any) -> None:
         assert incompatibilities(before, after) == []
 
-    def test_a_signature_that_is_not_understood_is_told_only_of_what_comes(self) -> None:
+    def test_only_the_new_signature_may_be_unsupported(self) -> None:
         unknown = [column("a", "quaternion")]
         assert incompatibilities([A], unknown) == ["the gateway does not support the model's signature: 'quaternion'"]
         assert incompatibilities(unknown, [A]) == []
 
-    def test_only_some_of_many_differences_are_told(self) -> None:
-        told = incompatibilities([A], [A, *(column(f"c{index}", "long") for index in range(1000))])
-        assert len(told) == MOST_DIFFERENCES + 1
-        assert told[-1] == f"there are {1000 - MOST_DIFFERENCES} more differences"
+    def test_the_number_of_reported_differences_is_limited(self) -> None:
+        expected = incompatibilities([A], [A, *(column(f"c{index}", "long") for index in range(1000))])
+        assert len(expected) == MOST_DIFFERENCES + 1
+        assert expected[-1] == f"and {1000 - MOST_DIFFERENCES} more differences"
 
     @pytest.mark.parametrize("was", SCALARS)
     @pytest.mark.parametrize("now", SCALARS)
-    def test_a_type_is_wider_exactly_if_it_takes_every_value(self, was: str, now: str) -> None:
+    def test_type_is_wider_exactly_if_it_accepts_every_value(self, was: str, now: str) -> None:
         before, after = [column("a", was)], [column("a", now)]
         refused = lost(before, after, lambda s, value: s.rows("records", [{"a": value}]), VALUES)
         assert bool(refused) == bool(incompatibilities(before, after)), refused
@@ -154,7 +158,7 @@ class TestColumns:
 
 class TestTensors:
     @pytest.mark.parametrize(
-        ("before", "after", "told"),
+        ("before", "after", "expected"),
         [
             ([tensor("float64", -1, 3)], [tensor("int64", -1, 3)], "the tensor takes int64 instead of float64"),
             (
@@ -176,7 +180,7 @@ class TestTensors:
             (
                 [tensor("float32", -1, name="x"), tensor("float32", -1, name="y")],
                 [tensor("float32", -1, name="x")],
-                "tensor 'y' is gone, and calls that still send it are refused",
+                "tensor 'y' was removed, so calls that still send it fail",
             ),
             (
                 [tensor("float32", -1, name="x")],
@@ -186,15 +190,15 @@ class TestTensors:
             ([tensor("float64", -1, 1)], [A], "the model takes columns instead of tensors"),
         ],
     )
-    def test_each_difference_is_one_sentence(self, before: Any, after: Any, told: str) -> None:
-        assert incompatibilities(before, after) == [told]
+    def test_each_difference_is_one_sentence(self, before: Any, after: Any, expected: str) -> None:
+        assert incompatibilities(before, after) == [expected]
 
-    def test_the_only_tensor_may_lose_its_name(self) -> None:
+    def test_only_tensor_may_lose_its_name(self) -> None:
         assert incompatibilities([tensor("float32", -1, name="x")], [tensor("float64", -1)]) == []
 
     @pytest.mark.parametrize("was", DTYPES)
     @pytest.mark.parametrize("now", DTYPES)
-    def test_a_dtype_that_is_compatible_takes_every_value(self, was: str, now: str) -> None:
+    def test_compatible_dtype_accepts_every_value(self, was: str, now: str) -> None:
         before, after = [tensor(was, -1)], [tensor(now, -1)]
         arrays = [np.array([1], dtype=dtype) for dtype in DTYPES if dtype != "object" and "datetime" not in dtype]
         arrays += [np.zeros(1, dtype="int64").astype(dtype) for dtype in DTYPES if "datetime" in dtype]
@@ -207,7 +211,7 @@ class TestTensors:
 
 
 class TestParameters:
-    def test_what_callers_send_must_be_taken(self) -> None:
+    def test_parameters_must_stay_accepted(self) -> None:
         before = [
             parameter("a", "long"),
             parameter("b", "double"),
@@ -217,8 +221,8 @@ class TestParameters:
         after = [parameter("a", "double"), parameter("b", "long"), parameter("d", "long"), parameter("e", "long")]
         assert incompatibilities(None, None, (before, after)) == [
             "parameter 'b' takes long instead of double",
-            "parameter 'c' is gone, and calls that still send it are refused",
-            "parameter 'd' is no list any more",
+            "parameter 'c' was removed, so calls that still send it fail",
+            "parameter 'd' is not a list now",
         ]
         assert incompatibilities([A], [A], (None, after)) == []
 
@@ -344,7 +348,7 @@ def _object_array(values: list[Any]) -> Any:
 
 
 @given(_pairs(), st.data())
-def test_a_compatible_signature_takes_every_call_that_the_old_one_takes(pair: Any, data: st.DataObject) -> None:
+def test_compatible_signature_accepts_every_old_call(pair: Any, data: st.DataObject) -> None:
     before, after = pair
     assume(not incompatibilities(before, after))
     old, new = Signature.compile(before), Signature.compile(after)
@@ -374,7 +378,7 @@ def test_a_compatible_signature_takes_every_call_that_the_old_one_takes(pair: An
     st.sampled_from(["float32", "float64", "int32", "int64"]),
     st.booleans(),
 )
-def test_a_compatible_tensor_takes_every_array_that_the_old_one_takes(
+def test_compatible_tensor_accepts_every_old_array(
     dimensions: list[tuple[int, bool, Any]], dtype: str, other: str, flat: bool
 ) -> None:
     shape = [length for length, _, _ in dimensions]

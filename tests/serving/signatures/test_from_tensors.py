@@ -11,15 +11,7 @@ import pytest
 from app.errors import InvalidInput
 from app.serving.rows import Array, Layout, Rows, stack
 from app.serving.signatures.signature import Signature
-
-
-def column(kind: str, name: str, *, required: bool = True, **more: Any) -> dict[str, Any]:
-    return {"type": kind, "name": name, "required": required, **more}
-
-
-def tensor(dtype: str, *shape: int, name: str | None = None) -> dict[str, Any]:
-    spec = {"type": "tensor", "tensor-spec": {"dtype": dtype, "shape": list(shape)}}
-    return spec if name is None else {**spec, "name": name}
+from tests.serving.signatures.specs import column, tensor
 
 
 def compiled(*specs: dict[str, Any]) -> Signature:
@@ -49,7 +41,7 @@ TENSORS = {"c": objects(b"z", "y"), "b": np.array([2, 3]), "a": np.array([1.5, 2
 
 
 class TestColumns:
-    def test_a_tensor_per_column_is_read_as_json_is(self) -> None:
+    def test_tensor_per_column_reads_as_json(self) -> None:
         rows = ABC.rows("tensors", TENSORS)
         plain = ABC.rows("columns", {"a": [1.5, 2.5], "b": [2, 3], "c": ["z", "y"]})
         assert (rows.layout, rows.count, values(rows)) == (plain.layout, plain.count, values(plain))
@@ -68,19 +60,19 @@ class TestColumns:
             assert values(rows) == repr([np.array([1, 2], expected).tolist()])
 
     @pytest.mark.parametrize("shape", [(2, 3), (1, 3)])
-    def test_all_columns_may_come_as_one_tensor_of_any_name(self, shape: tuple[int, int]) -> None:
+    def test_one_tensor_of_any_name_may_hold_all_columns(self, shape: tuple[int, int]) -> None:
         signature = compiled(column("double", "a"), column("long", "b"), column("float", "c"))
         array = np.arange(shape[0] * 3, dtype="float64").reshape(shape)
         expected = signature.rows("instances", array.tolist())
         assert values(signature.rows("tensors", {"input-0": array})) == values(expected)
 
-    def test_one_tensor_of_another_width_or_of_a_columns_name_is_not_all_of_them(self) -> None:
+    def test_only_a_foreign_name_and_the_full_width_hold_all(self) -> None:
         signature = compiled(column("double", "a"), column("double", "b"))
         assert "lacks 'a', 'b'" in refused(signature, {"x": np.ones((2, 3))}).message
         assert "lacks 'b'" in refused(signature, {"a": np.ones((2, 2))}).message
         assert "lacks 'a', 'b'" in refused(signature, {"x": np.ones(2)}).message
 
-    def test_one_tensor_of_the_only_column_is_taken_by_its_name_or_as_a_matrix(self) -> None:
+    def test_only_column_may_be_named_or_a_matrix(self) -> None:
         signature = compiled(column("double", "x"))
         for tensors in ({"x": np.ones(2)}, {"x": np.ones((2, 1))}, {"any": np.ones((2, 1))}):
             assert values(signature.rows("tensors", tensors)) == "[[1.0, 1.0]]"
@@ -89,11 +81,11 @@ class TestColumns:
         signature = compiled(column("double", "a"), column("long", "b", required=False))
         assert signature.rows("tensors", {"a": np.ones(1)}).layout.names == ("a",)
 
-    def test_optional_truth_values_keep_their_dtype(self) -> None:
+    def test_optional_booleans_keep_their_dtype(self) -> None:
         signature = compiled(column("boolean", "x", required=False))
         assert signature.rows("tensors", {"x": np.array([True])}).layout.dtypes == ("bool",)
 
-    def test_binary_columns_take_bytes_as_they_are_and_text_as_base64(self) -> None:
+    def test_binary_columns_accept_bytes_and_base64_text(self) -> None:
         signature = compiled(column("binary", "x"))
         assert values(signature.rows("tensors", {"x": objects(b"\xff\0", b"YQ==")})) == r"[[b'\xff\x00', b'YQ==']]"
         assert values(signature.rows("tensors", {"x": objects("YQ==")})) == "[[b'a']]"
@@ -104,7 +96,7 @@ class TestColumns:
         assert str(stack([rows]).arrays[0][0]) == "2024-01-01T00:00:00.000000000"
         refused(signature, {"x": np.array([1700000000])})
 
-    def test_lists_come_as_a_dimension_or_as_json(self) -> None:
+    def test_lists_are_a_dimension_or_json(self) -> None:
         signature = compiled(column("array", "x", items={"type": "double"}))
         expected = values(signature.rows("columns", {"x": [[1.0, 2.0], [3.0, 4.0]]}))
         assert values(signature.rows("tensors", {"x": np.array([[1, 2], [3, 4]], "f4")})) == expected
@@ -113,12 +105,12 @@ class TestColumns:
         texts = compiled(column("array", "x", items={"type": "string"}))
         assert values(texts.rows("tensors", {"x": objects(b"a", b"b", shape=(1, 2))})) == "[[['a', 'b']]]"
 
-    def test_objects_come_as_json(self) -> None:
+    def test_objects_are_json(self) -> None:
         signature = compiled(column("object", "x", properties={"a": {"type": "long", "required": True}}))
         assert values(signature.rows("tensors", {"x": objects(b'{"a": 1}')})) == "[[{'a': 1}]]"
         assert refused(signature, {"x": objects(b'{"a": 1}', b"{")}).details["row"] == 1
 
-    def test_a_column_of_any_type_is_what_comes(self) -> None:
+    def test_any_column_keeps_the_callers_dtype(self) -> None:
         signature = compiled(column("any", "x"))
         assert signature.rows("tensors", {"x": np.array([1, 2])}).layout.dtypes == ("int64",)
         assert values(signature.rows("tensors", {"x": objects(b"a")})) == "[['a']]"
@@ -141,7 +133,7 @@ class TestColumns:
             ({**TENSORS, "c": objects(b"a", b"\xff")}, "column 'c', row 1"),
         ],
     )
-    def test_what_does_not_fit_is_told_by_column_and_row(self, tensors: dict[str, Array], words: str) -> None:
+    def test_misfits_are_reported_with_column_and_row(self, tensors: dict[str, Array], words: str) -> None:
         assert words in refused(ABC, tensors).message
 
     def test_no_rows_are_refused(self) -> None:
@@ -154,7 +146,7 @@ class TestTensors:
     NAMED = compiled(tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s"))
 
     @pytest.mark.parametrize("name", ["input", "input_1", ""])
-    def test_the_only_tensor_may_be_called_anything(self, name: str) -> None:
+    def test_only_tensor_may_have_any_name(self, name: str) -> None:
         array = np.array([[1, 2], [3, 4]], "f4")
         rows = self.UNNAMED.rows("tensors", {name: array})
         assert rows.layout == Layout("tensor", (), ("float32",), ((2,),))
@@ -194,7 +186,7 @@ class TestTensors:
             (True, {"x": np.array(1.0), "s": objects("a")}, "'x' has no dimensions"),
         ],
     )
-    def test_what_does_not_fit_is_told(self, named: bool, tensors: dict[str, Array], words: str) -> None:
+    def test_misfits_are_reported(self, named: bool, tensors: dict[str, Array], words: str) -> None:
         assert words in refused(self.NAMED if named else self.UNNAMED, tensors).message
 
 
@@ -212,7 +204,7 @@ class TestUntyped:
             ({"a": objects(b"x", "y")}, Layout("columns", ("a",), ("object",), ((),))),
         ],
     )
-    def test_arrays_stay_what_they_are(self, tensors: dict[str, Array], layout: Layout) -> None:
+    def test_arrays_keep_their_dtype(self, tensors: dict[str, Array], layout: Layout) -> None:
         rows = self.SIGNATURE.rows("tensors", tensors)
         assert rows.layout == layout
         arrays = stack([rows]).arrays
@@ -230,5 +222,5 @@ class TestUntyped:
             ({"a": objects(b"\xff")}, "UTF-8"),
         ],
     )
-    def test_what_does_not_fit_is_told(self, tensors: dict[str, Array], words: str) -> None:
+    def test_misfits_are_reported(self, tensors: dict[str, Array], words: str) -> None:
         assert words in refused(self.SIGNATURE, tensors).message

@@ -182,19 +182,19 @@ def ids(cases: list[tuple[str, ModelSpec, list[Any]]]) -> list[Any]:
 
 
 @pytest.mark.parametrize(("spec", "rows"), ids(ACCEPTED))
-def test_both_take_it(spec: ModelSpec, rows: list[Any]) -> None:
+def test_schema_and_signature_accept(spec: ModelSpec, rows: list[Any]) -> None:
     assert signature_takes(spec, rows)
     assert schema_takes(spec, {"instances": rows})
 
 
 @pytest.mark.parametrize(("spec", "rows"), ids(REFUSED))
-def test_both_refuse_it(spec: ModelSpec, rows: list[Any]) -> None:
+def test_schema_and_signature_refuse(spec: ModelSpec, rows: list[Any]) -> None:
     assert not signature_takes(spec, rows)
     assert not schema_takes(spec, {"instances": rows})
 
 
 @pytest.mark.parametrize(("spec", "rows"), ids(ONLY_THE_SIGNATURE_TELLS))
-def test_json_schema_cannot_say_it(spec: ModelSpec, rows: list[Any]) -> None:
+def test_only_the_signature_refuses(spec: ModelSpec, rows: list[Any]) -> None:
     assert not signature_takes(spec, rows)
     assert schema_takes(spec, {"instances": rows})
 
@@ -229,7 +229,7 @@ def test_parameters_have_their_defaults() -> None:
     }
 
 
-def test_nothing_else_belongs_to_a_request() -> None:
+def test_requests_have_no_other_keys() -> None:
     spec = column("double")
     assert schema_takes(spec, {"instances": rows_of(1)})
     assert not schema_takes(spec, {"instances": rows_of(1), "parameters": {}})
@@ -237,7 +237,7 @@ def test_nothing_else_belongs_to_a_request() -> None:
     assert not schema_takes(spec, rows_of(1))
 
 
-def test_types_are_named_as_programs_know_them() -> None:
+def test_number_formats_are_named() -> None:
     row = request_schema(SCALAR_SPEC)["properties"]["instances"]["items"]
     assert row["required"] == SCALARS
     formats = {name: value.get("format") for name, value in row["properties"].items()}
@@ -279,11 +279,11 @@ def test_units_come_from_the_metadata() -> None:
 @pytest.mark.parametrize(
     "metadata", [{}, {"columns": None}, {"columns": ["x"]}, {"columns": {"x": "USD"}}, {"columns": {"x": {"unit": 7}}}]
 )
-def test_other_metadata_is_no_description(metadata: dict[str, Any]) -> None:
+def test_other_metadata_is_ignored(metadata: dict[str, Any]) -> None:
     assert notes(metadata) == {}
 
 
-def test_an_optional_whole_number_is_in_all_rows_or_in_none() -> None:
+def test_optional_integer_is_in_every_row_or_in_none() -> None:
     row = request_schema(OPTIONAL_SPEC)["properties"]["instances"]["items"]
     assert "every row or in none" in row["properties"]["long"]["description"]
     assert "description" not in row["properties"]["double"]
@@ -320,7 +320,7 @@ def test_responses(outputs: Sequence[Any] | None, right: list[Any], wrong: list[
 
 
 @pytest.mark.parametrize(("spec", "rows"), ids(ACCEPTED))
-def test_what_is_made_of_the_types_is_a_request(spec: ModelSpec, rows: list[Any]) -> None:
+def test_generated_examples_are_valid_requests(spec: ModelSpec, rows: list[Any]) -> None:
     made = sample(request_schema(spec))
     if spec.inputs:
         assert schema_takes(spec, made)
@@ -356,13 +356,13 @@ NAMED = [ColSpec("double", "oil"), ColSpec("long", "gas")]
         (None, {"inputs": [[1, 2]]}, [[1, 2]]),
     ],
 )
-def test_the_logged_example_becomes_instances(inputs: Any, logged: Any, rows: list[Any]) -> None:
+def test_logged_example_becomes_instances(inputs: Any, logged: Any, rows: list[Any]) -> None:
     spec = spec_of(inputs, input_example=logged)
     assert example_request(served(spec)) == {"instances": rows}
     assert schema_takes(spec, {"instances": rows})
 
 
-def test_the_logged_parameters_are_shown() -> None:
+def test_logged_parameters_are_shown() -> None:
     logged = {"dataframe_records": [{"x": 1.5}], "params": {"top": 7}}
     spec = spec_of([ColSpec("double", "x")], params=PARAMS, input_example=logged)
     assert example_request(served(spec)) == {"instances": [{"x": 1.5}], "parameters": {"top": 7}}
@@ -372,22 +372,22 @@ def test_the_logged_parameters_are_shown() -> None:
     "logged",
     ["text", {}, {"other": 1}, {"dataframe_split": None}, {"dataframe_split": {"data": [[1]]}}, {"inputs": {"y": [1]}}],
 )
-def test_an_example_that_the_model_would_refuse_is_replaced(logged: Any) -> None:
+def test_invalid_logged_example_is_replaced(logged: Any) -> None:
     spec = spec_of([ColSpec("double", "x")], input_example=logged)
     assert example_request(served(spec)) == {"instances": [{"x": 1.0}]}
 
 
-def test_of_a_long_example_some_rows_are_shown() -> None:
+def test_long_example_is_cut() -> None:
     spec = spec_of([ColSpec("double", "x")], input_example={"dataframe_records": rows_of(*range(100))})
     assert example_request(served(spec)) == {"instances": rows_of(0, 1, 2)}
 
 
-def test_all_rows_are_shown_where_the_signature_fixes_their_number() -> None:
+def test_example_keeps_a_fixed_number_of_rows() -> None:
     spec = spec_of([TensorSpec(np.dtype("float32"), (4, 1))], input_example={"inputs": [[1], [2], [3], [4]]})
     assert example_request(served(spec)) == {"instances": [[1], [2], [3], [4]]}
 
 
-def test_an_image_is_no_example() -> None:
+def test_no_example_for_huge_tensors() -> None:
     spec = spec_of([TensorSpec(np.dtype("uint8"), (-1, 1024, 1024, 3))], [TensorSpec(np.dtype("float32"), (-1, 10**6))])
     assert example_request(served(spec)) is None
     assert example_response(spec)["predictions"] == []
