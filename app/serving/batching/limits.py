@@ -1,6 +1,6 @@
-"""The bounds of a batch: as the settings have them, and as one registered model overrides them by its tags.
+"""The limits of a batch, from the settings and from a registered model's tags.
 
-`app.serving.releases.reconciler` reads the tags into the release table, by which gateways follow them.
+`app.serving.releases.reconciler` reads the tags into the release table, which gateways follow.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ MAX_IN_FLIGHT_TAG = "serving.batch.max_in_flight"
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds that a batcher keeps.
+    """Limits of a batcher: rows and bytes of one batch, batches in flight, seconds that a batch waits for more rows.
 
-    `max_rows` and `max_bytes` bound one batch; with a `max_rows` of 1 every request is a call of its own, whole.
-    `max_in_flight` bounds what `app.serving.batching.concurrency` may learn. `wait_s` is how many seconds the first
-    request of a
-    batch waits for company.
+    With a `max_rows` of 1 every request is a call of its own, whole. `max_in_flight` is the upper limit of the learned
+    bound of `app.serving.batching.concurrency`.
     """
 
     max_rows: int
@@ -32,14 +30,14 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchOverrides:
-    """What one model's tags say; None where they say nothing. Milliseconds, as in the settings."""
+    """Limits in one model's tags; None for a missing tag. Milliseconds, as in the settings."""
 
     max_rows: int | None = None
     wait_ms: float | None = None
     max_in_flight: int | None = None
 
     def over(self, limits: BatchLimits) -> BatchLimits:
-        """The limits with what is given here instead."""
+        """Return `limits` with these values in place of theirs."""
         return BatchLimits(
             max_rows=limits.max_rows if self.max_rows is None else self.max_rows,
             max_bytes=limits.max_bytes,
@@ -52,7 +50,7 @@ NO_OVERRIDES = BatchOverrides()
 
 
 def read_tags(tags: Mapping[str, str]) -> tuple[BatchOverrides, tuple[str, ...]]:
-    """What a registered model's tags say, and a sentence for each that cannot be followed, and is ignored."""
+    """Read a registered model's tags. Returns the overrides and a message for each invalid tag, which is ignored."""
     problems: list[str] = []
 
     def read(tag: str, number: Callable[[str], float], least: float, expected: str) -> float | None:
