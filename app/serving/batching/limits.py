@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
 
 MAX_ROWS_TAG = "serving.batch.max_rows"
 WAIT_TAG = "serving.batch.wait_ms"
@@ -53,29 +57,20 @@ def read_tags(tags: Mapping[str, str]) -> tuple[BatchOverrides, tuple[str, ...]]
     """Read a registered model's tags. Returns the overrides and a message for each invalid tag, which is ignored."""
     problems: list[str] = []
 
-    def read(tag: str, number: Callable[[str], float], least: float, expected: str) -> float | None:
+    def read(tag: str, number: Callable[[str], N], least: float, expected: str) -> N | None:
         text = tags.get(tag)
         if text is None:
             return None
-        try:
+        with suppress(ValueError):
             value = number(text)
-        except ValueError:
-            value = math.nan
-        if least <= value < math.inf:
-            return value
+            if least <= value < math.inf:
+                return value
         problems.append(f"tag {tag} is {text[:40]!r}, expected {expected}: it is ignored")
         return None
 
-    rows = read(MAX_ROWS_TAG, int, 1, "a whole number from 1 on")
-    wait_ms = read(WAIT_TAG, float, 0, "a number of milliseconds from 0 on")
-    in_flight = read(MAX_IN_FLIGHT_TAG, int, 1, "a whole number from 1 on")
-    if rows is wait_ms is in_flight is None:
-        return NO_OVERRIDES, tuple(problems)
-    return (
-        BatchOverrides(
-            max_rows=None if rows is None else int(rows),
-            wait_ms=wait_ms,
-            max_in_flight=None if in_flight is None else int(in_flight),
-        ),
-        tuple(problems),
+    overrides = BatchOverrides(
+        max_rows=read(MAX_ROWS_TAG, int, 1, "a whole number from 1 on"),
+        wait_ms=read(WAIT_TAG, float, 0, "a number of milliseconds from 0 on"),
+        max_in_flight=read(MAX_IN_FLIGHT_TAG, int, 1, "a whole number from 1 on"),
     )
+    return overrides, tuple(problems)
