@@ -1,7 +1,4 @@
-"""The only wiring: `build` composes the deployments into one Ray Serve application.
-
-Importable as ``app.main:build`` by ``serve run`` and by a RayService's ``serveConfigV2``.
-"""
+"""Entry point of Ray Serve: ``serve run`` and a RayService's ``serveConfigV2`` import ``app.main:build``."""
 
 from __future__ import annotations
 
@@ -12,12 +9,12 @@ from app.settings import Settings, load
 
 
 def build(args: dict[str, Any] | Settings | None = None) -> Any:
-    """The application, ready for ``serve.run``.
+    """Build the application for ``serve.run``.
 
     Args:
-        args: settings by name, stronger than the environment; nested ones as objects. Or settings already built.
+        args: settings by name, which override the environment, with groups as objects; or a `Settings`.
 
     Raises:
-        StartupError: a setting is unknown or bad.
+        StartupError: a setting is unknown or invalid.
     """
     return compose(args if isinstance(args, Settings) else load(**(args or {})))

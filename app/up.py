@@ -1,4 +1,4 @@
-"""`ml-serve up`: the whole platform in the foreground, until it is told to stop."""
+"""`ml-serve up`: run the whole platform in the foreground until a signal stops it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _ALIVE_EVERY_S = 5.0
 _SILENT_CHECKS = 6
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_FILE = "run.json"
-_IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)  # it reaches the whole group; only this process acts on it
+_IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; only this process acts on it
 
 
 def run(settings: Settings, *, demo: bool, console: Console) -> int:
-    """Start, print where things are, wait for SIGINT or SIGTERM, stop. Returns the exit code.
+    """Start, print the addresses, wait for SIGINT or SIGTERM, stop. Returns the exit code.
 
     Raises:
-        StartupError: something that is needed is missing, taken or broken; the message says what.
+        StartupError: something needed is missing, taken or broken; the message says what.
     """
     _interrupt_on_signals()
     started = time.monotonic()
@@ -51,14 +51,14 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     apply(ray_environment(settings, run_folder))
     _write_run(settings.home, run_folder, None)
 
-    from app.deployments.runtime import Runtime  # noqa: PLC0415 - reads the environment that was just set
+    from app.deployments.runtime import Runtime  # noqa: PLC0415 - imports Ray, which reads the environment set above
     from app.main import build  # noqa: PLC0415
 
     runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
     try:
         with preparation(settings, demo=demo) as prepared:
             runtime.start()
-            _interrupt_on_signals()  # Ray has put handlers of its own in their place
+            _interrupt_on_signals()  # Ray has replaced the handlers
             _write_run(settings.home, run_folder, runtime.session())
             for line in prepared.result():
                 console.print(line)
@@ -72,7 +72,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     except KeyboardInterrupt:
         return 0
     finally:
-        for number in _STOP_SIGNALS:  # once is enough: what is being stopped shall be stopped cleanly
+        for number in _STOP_SIGNALS:  # a second signal must not interrupt a clean stop
             signal.signal(number, signal.SIG_IGN)
         runtime.stop()
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
@@ -86,10 +86,10 @@ def _interrupt_on_signals() -> None:
 
 @contextmanager
 def preparation(settings: Settings, *, demo: bool) -> Iterator[Future[list[str]]]:
-    """Look at the servers and seed the demo, while Ray starts, in a process that ends with it.
+    """Check the servers and seed the demo while Ray starts, in a process of its own.
 
-    MLflow and Feast take seconds to import and memory that only this process shall need. The result is what there is
-    to tell; its exception is a `StartupError` with a line for every check that failed.
+    MLflow and Feast take seconds to import, and memory that this process then needs no longer. The future's result is
+    lines to print; its exception is a `StartupError` with one line per failed check.
     """
     with ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=_IGNORE_CTRL_C
@@ -98,19 +98,18 @@ def preparation(settings: Settings, *, demo: bool) -> Iterator[Future[list[str]]
 
 
 def _require(checks: list[Check]) -> None:
-    """Raises `StartupError` with a line for each check that failed."""
     failed = [check.message for check in checks if not check.ok]
     if failed:
         raise StartupError("\n".join(failed))
 
 
 def _prepare(settings: Settings, demo: bool) -> list[str]:
-    logging.disable()  # MLflow's and Feast's chatter is not the operator's; what matters is in the checks' messages
+    logging.disable()  # of MLflow and Feast; the checks' messages say what matters
     lines: list[str] = []
     checks = examine_servers(settings)
     down = next((check for check in checks if check.name == REGISTRY and not check.ok), None)
     if down is not None and _was_serving(settings):
-        lines.append(f"{down.message}: until it does, what was served before is served from {settings.cache_folder}")
+        lines.append(f"{down.message}; serving the last known state from {settings.cache_folder}")
         checks.remove(down)
         demo = False
     _require(checks)
@@ -120,7 +119,7 @@ def _prepare(settings: Settings, demo: bool) -> list[str]:
 
 
 def _was_serving(settings: Settings) -> bool:
-    """Whether an earlier run has left word of what it served."""
+    """Return whether an earlier run left a snapshot of served models."""
     try:
         return bool(json.loads(settings.snapshot_file.read_bytes())["models"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -128,17 +127,17 @@ def _was_serving(settings: Settings) -> bool:
 
 
 def _wait(runtime: Runtime, console: Console) -> int:
-    """Until a signal comes, or Ray has not answered for half a minute: a controller that restarts is no end."""
+    """Wait until a signal comes or Ray does not answer for half a minute, which a restarting controller may need."""
     silent = 0
     while silent < _SILENT_CHECKS:
         time.sleep(_ALIVE_EVERY_S)
         silent = 0 if runtime.alive() else silent + 1
-    console.print(f"Ray or the application has ended by itself; logs: {runtime.log_folder()}", style="red")
+    console.print(f"Ray or the application ended unexpectedly; logs: {runtime.log_folder}", style="red")
     return 1
 
 
 def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
-    """Where things are."""
+    """Return the addresses of a running platform, to be printed."""
     url = runtime.url
     lines = [
         f"API          {url}",
@@ -148,7 +147,7 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
         f"Metrics      {url}/metrics",
         f"Registry     {without_password(settings.registry_uri)}",
         f"Features     {settings.feast_folder or 'not configured'}",
-        f"Logs         {runtime.log_folder()}",
+        f"Logs         {runtime.log_folder}",
     ]
     if settings.dashboard and settings.ray_address is None:
         lines.insert(5, f"Dashboard    http://127.0.0.1:{settings.dashboard_port}")
@@ -156,13 +155,13 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
 
 
 def example(url: str) -> str:
-    """A request to the demo's model, to be pasted into a shell."""
+    """Return a shell command that calls the demo model."""
     body = json.dumps({"model_name": MODEL, "data": dict(zip(COLUMNS, EXAMPLE, strict=True))})
     return f"curl -s {url}/serve -H 'content-type: application/json' -d '{body}'"
 
 
 def end_abandoned_run(home: Path) -> None:
-    """After an unclean end, end what this home's last run left behind.
+    """End the processes that this home's last run left behind after an unclean end.
 
     Raises:
         StartupError: that run is still alive.
@@ -173,13 +172,13 @@ def end_abandoned_run(home: Path) -> None:
     except (OSError, ValueError):
         return
     if _is_same_process(last):
-        raise StartupError(f"ml-serve already runs from {home} (process {last['pid']}): stop it first")
+        raise StartupError(f"ml-serve already runs from {home} as process {last['pid']}; stop it first")
     end_run(Path(last["folder"]), last.get("session"))
     path.unlink(missing_ok=True)
 
 
 def _is_same_process(last: dict[str, object]) -> bool:
-    """Whether the process of that number is still the one that wrote the file: numbers are used again."""
+    # The creation time tells whether the process id was reused.
     try:
         process = psutil.Process(int(str(last["pid"])))
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() == last["created"]

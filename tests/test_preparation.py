@@ -23,7 +23,7 @@ def test_who_has_served_before_starts_without_the_registry_and_says_so(settings:
     with preparation(settings, demo=True) as prepared:
         (line,) = prepared.result()
     assert "does not answer" in line
-    assert f"what was served before is served from {settings.cache_folder}" in line
+    assert f"serving the last known state from {settings.cache_folder}" in line
 
 
 @pytest.mark.parametrize("snapshot", [None, "", "[]", '{"models": []}'])

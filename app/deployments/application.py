@@ -1,4 +1,4 @@
-"""The deployments bound into one application, each with its scaling."""
+"""One Serve application of all deployments, each with its scaling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from app.settings import PoolSettings, RequestScaling, Scaling, Settings
 
 APPLICATION = "ml-serve"
 
-# Admission is the gateway's own, in the caller's dialect; Serve's bounds are only a backstop far above it.
+# The gateway does admission control itself, in the caller's dialect; Serve's limits are a backstop far above it.
 _GATEWAY_ONGOING = 16_384
 _BEHIND_ONGOING = 4096
-# How often a pool's replicas are asked what they hold: for as long, calls may miss a version's new copy.
+# Interval at which routers learn what replicas hold. For this long, calls may miss a version's new copy.
 _HELD_PERIOD_S = 1.0
 _MEASURES_PER_LOOK_BACK = 5
 
@@ -30,9 +30,9 @@ def compose(settings: Settings) -> Any:
     """Bind gateway, pools, features and releases into one Serve application.
 
     Raises:
-        StartupError: the default model is no reference.
+        StartupError: the default model is not a valid reference.
     """
-    default_model(settings)  # here it stops the start, on a replica it would only be tried again
+    default_model(settings)  # an error here stops the start; on a replica, Serve would retry it
     releases = Releases.options(  # type: ignore[attr-defined]
         num_replicas=1,
         max_ongoing_requests=_BEHIND_ONGOING,
@@ -50,7 +50,7 @@ def compose(settings: Settings) -> Any:
 
 
 def _gateway(settings: Settings) -> dict[str, Any]:
-    """Options of the gateway, which reserves what the pools inside it need too."""
+    """Options of the gateway, including what the pools inside it reserve."""
     options = {**_by_requests(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
     actor = options["ray_actor_options"]
     for pool in settings.gateway_pools.values():
@@ -60,12 +60,12 @@ def _gateway(settings: Settings) -> dict[str, Any]:
 
 
 def _by_requests(settings: Settings, scaling: RequestScaling) -> dict[str, Any]:
-    """Options of a deployment that is scaled on its calls in progress."""
+    """Options of a deployment that scales on its calls in progress."""
     return _scaled(settings, scaling, target_ongoing_requests=scaling.target_ongoing_requests)
 
 
 def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:
-    """Options of a pool: scaled on what its replicas report, and called where a version is."""
+    """Options of a pool: it scales on the load that its replicas report and is called by affinity."""
     policy = {
         "policy_function": f"{PoolScalingPolicy.__module__}:{PoolScalingPolicy.__name__}",
         "policy_kwargs": {
@@ -84,10 +84,10 @@ def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:
 
 
 def _scaled(settings: Settings, scaling: Scaling, **autoscaling: Any) -> dict[str, Any]:
-    """Options of a deployment: replica counts, what Ray reserves, and bounds that leave admission to the gateway."""
+    """Options of every deployment behind `Releases`: replica counts, reservations, limits."""
     fewest, most = settings.replicas(scaling)
     with warnings.catch_warnings():
-        # It is to be replaced by variables that hold for all deployments of a cluster; in 2.60 only this one is read.
+        # Serve deprecates it in favor of cluster-wide variables that Ray 2.60 does not read yet.
         warnings.filterwarnings("ignore", message="The `metrics_interval_s` field", category=DeprecationWarning)
         config = AutoscalingConfig(
             min_replicas=fewest,
@@ -115,9 +115,9 @@ def _reserved(scaling: Scaling) -> dict[str, Any]:
 
 
 def _logging(settings: Settings) -> dict[str, Any]:
-    """Of Serve's own log: at INFO it makes a record per request and throws it away where no access log is wanted.
+    """Options of Serve's own log. `app.deployments.process` sets the level of our log lines.
 
-    What the product logs has a level of its own, see `app.deployments.process`.
+    At INFO, Serve creates a record per request and discards it if the access log is off.
     """
     level = settings.log_level.upper()
     if level == "INFO" and not settings.access_log:

@@ -1,7 +1,7 @@
-"""The autoscaling policy of pools. Serve's controller imports it: it needs nothing but Serve's own context.
+"""The autoscaling policy of pools. Serve's controller imports it, so it imports nothing else.
 
-Serve counts calls, and a call to a pool is a whole batch; so the replicas report what they know themselves
-(`PoolMember.scaling_stats`) and this policy reads it.
+Serve counts calls, but a call to a pool is a whole batch. So replicas report their load (`PoolMember.scaling_stats`)
+and this policy reads it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ WAIT_MS = "oldest_wait_ms"
 
 
 class PoolScalingPolicy:
-    """Replicas that a pool should have. Serve adds the bounds and the delays.
+    """Works out the replicas that a pool needs. Serve applies the limits and the delays.
 
     Args:
-        target_rows: rows per replica, waiting or being predicted.
-        target_busy: share of a replica's prediction threads that are busy.
+        target_rows: rows per replica, waiting or in prediction.
+        target_busy: busy share of a replica's prediction threads.
         target_wait_ms: milliseconds that the oldest row may wait.
     """
 
@@ -29,17 +29,17 @@ class PoolScalingPolicy:
         self._target_wait_ms = target_wait_ms
 
     def __call__(self, context: Any) -> tuple[float, dict[str, Any]]:
-        """What Serve calls with its ``AutoscalingContext``: the wanted replicas and no state."""
+        """Return the wanted replicas and no state, from Serve's ``AutoscalingContext``."""
         running = context.current_num_replicas
         stats: Mapping[str, Mapping[Any, float]] = context.aggregated_metrics or {}
         if not running or len(stats.get(ROWS, {})) < running:
-            return context.target_num_replicas, {}  # some have just begun: what they will take over is not known yet
+            return context.target_num_replicas, {}  # new replicas have not reported yet
         wanted = max(
             sum(stats[ROWS].values()) / self._target_rows,
             sum(stats[BUSY].values()) / self._target_busy,
         )
         if max(stats[WAIT_MS].values()) > self._target_wait_ms:
             wanted = max(wanted, running + 1)
-        if context.total_num_requests > 0:  # a load under way makes no rows yet
+        if context.total_num_requests > 0:  # a call that waits for a load has no rows yet
             wanted = max(wanted, 1)
         return wanted, {}

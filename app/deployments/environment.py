@@ -1,7 +1,4 @@
-"""What Ray reads from the environment, set before Ray is imported and before its first process starts.
-
-Nothing here imports ray: its constants are read once, at import.
-"""
+"""Environment variables of Ray, which it reads once, when it is imported. So this module does not import Ray."""
 
 from __future__ import annotations
 
@@ -17,41 +14,40 @@ import psutil
 from app.api.http.serve_middleware import IMPORT_PATH as FRONT
 from app.settings import Settings
 
-# Messages between deployments: batches are bounded by bytes well below this.
+# Of messages between deployments. Batches are limited to far fewer bytes.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
 _PROXY_BUFFER_BYTES = 64 * 1024
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
-"""Where glibc arrives by itself once it has freed a block of 32 MiB, from the start: what a batch of some hundred
-kilobytes is packed into, sent from and received in is used again. Else the kernel clears each of its pages anew, which
-takes ten times as long as to fill them; see `docs/adr/0014-memory-and-warnings.md`."""
+"""glibc's own limits after a block of 32 MiB was freed, from the start. Buffers of batches are reused; otherwise the
+kernel clears each page again, in ten times the time to fill it. See `docs/adr/0014-memory-and-warnings.md`."""
 _TERMINATE_S = 5.0
 _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "1"}
-"""A request whose gateway replica has died without a byte of an answer goes to another one, once: see
-`docs/operations.md`. Not where models live in the gateways: what has killed one would kill two."""
+"""HAProxy retries a request once if its gateway replica died without sending a byte; see `docs/operations.md`. Off if
+models live in the gateways: a request that killed one replica would kill a second one."""
 
 
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
-    """Variables for a Ray that is started here.
+    """Return the variables for a Ray that is started here.
 
-    HAProxy in front, and replicas that run user code on their own loop with gRPC between them: on a prototype six
-    to seven times the default mode's requests per second on a trivial route, and two to three times where models are
-    called. See `docs/adr/0001-haproxy-mode.md`.
+    HAProxy in front, user code on the replicas' own event loop and gRPC between replicas: on a prototype six to seven
+    times the requests per second of the default mode on a trivial route, two to three times with a model call. See
+    `docs/adr/0001-haproxy-mode.md`.
 
     Args:
-        run_folder: what `begin_run` made, for the load balancer's files.
+        run_folder: from `begin_run`, for the load balancer's files.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Ray runs its workers at nice 15: whatever else the machine does would come before the callers.
+        # Ray runs its workers at nice 15, behind everything else on the machine.
         "RAY_worker_niceness": "0",
-        # Departures and deadlines of callers are watched by the gateway itself, at a fraction of the cost.
+        # The gateway watches disconnects and deadlines itself, at a fraction of the cost.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": FRONT,
-        # Nothing is logged per request, and what is logged shall be seen at once.
+        # Few lines are logged, none per request: write each at once.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(_GRPC_MESSAGE_BYTES),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.limits.grpc_message_bytes),
-        # HAProxy reads and writes in buffers of 16 KiB otherwise: gRPC calls of 800 KB went from 111 to 148 a second.
+        # Instead of 16 KiB: gRPC calls of 800 KB went from 111 to 148 per second.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_PROXY_BUFFER_BYTES),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
@@ -71,29 +67,29 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
 
 
 def quiet_environment() -> dict[str, str]:
-    """No process of ours tells anybody outside about its use."""
+    """Return the variables that turn off the telemetry of libraries."""
     return {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "FEAST_USAGE": "False"}
 
 
 def apply(environment: dict[str, str]) -> None:
-    """Set the variables of this process, which Ray's processes inherit. What the operator has set stays."""
+    """Set variables that are not set yet. Ray's processes inherit them."""
     for name, value in environment.items():
         os.environ.setdefault(name, value)
 
 
 def begin_run() -> Path:
-    """Make the folder of a run. Its path is short, since it holds sockets."""
+    """Create the folder of a run. Its path is short, because it holds sockets."""
     return Path(tempfile.mkdtemp(prefix="ml-serve-"))
 
 
 def end_run(run_folder: Path, session: str | None) -> None:
-    """End every process of a run that outlived it, HAProxy first among them, and remove its folder.
+    """End the processes that outlived a run, such as HAProxy, and remove its folder.
 
-    They are told by what they were started with or have open: files in the run's folder, or logs of its Ray session.
-    No other process is touched.
+    A process belongs to the run if its command line or its open files name the run's folder or the logs of its Ray
+    session. No other process is touched.
 
     Args:
-        session: name of the Ray session, where one was begun.
+        session: name of the Ray session, if one was started.
     """
     marks = [f"{run_folder}/", *([f"/{session}/"] if session else [])]
     strays = [process for process in psutil.process_iter() if _belongs_to(process, marks)]

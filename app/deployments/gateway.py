@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
@@ -21,7 +21,6 @@ from app.deployments.release_client import GATEWAY, ReleaseFollower
 from app.errors import InvalidReference, StartupError
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
-from app.oip import inference_pb2 as pb
 from app.serving.batching.limits import BatchLimits
 from app.serving.comparison.ledger import Ledger
 from app.serving.comparison.statistics import Statistics
@@ -31,6 +30,16 @@ from app.serving.prediction.shadow import ShadowLimits
 from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+def _grpc_method(method: Callable[[InferenceServicer, Q, Context], Awaitable[A]]) -> Any:
+    async def call(self: Any, request: Q, grpc_context: Context) -> A:  # Serve passes what is named `grpc_context`
+        return await method(self._servicer, request, grpc_context)
+
+    return call
 
 
 @serve.deployment(name=GATEWAY)
@@ -83,41 +92,15 @@ class Gateway:
             member.check()
 
     # The gRPC ingress calls these by the protocol's names.
-
-    async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Context) -> pb.ServerLiveResponse:
-        return await self._servicer.server_live(request, grpc_context)
-
-    async def ServerReady(self, request: pb.ServerReadyRequest, grpc_context: Context) -> pb.ServerReadyResponse:
-        return await self._servicer.server_ready(request, grpc_context)
-
-    async def ServerMetadata(
-        self, request: pb.ServerMetadataRequest, grpc_context: Context
-    ) -> pb.ServerMetadataResponse:
-        return await self._servicer.server_metadata(request, grpc_context)
-
-    async def ModelReady(self, request: pb.ModelReadyRequest, grpc_context: Context) -> pb.ModelReadyResponse:
-        return await self._servicer.model_ready(request, grpc_context)
-
-    async def ModelMetadata(self, request: pb.ModelMetadataRequest, grpc_context: Context) -> pb.ModelMetadataResponse:
-        return await self._servicer.model_metadata(request, grpc_context)
-
-    async def ModelInfer(self, request: pb.ModelInferRequest, grpc_context: Context) -> pb.ModelInferResponse:
-        return await self._servicer.model_infer(request, grpc_context)
-
-    async def RepositoryIndex(
-        self, request: pb.RepositoryIndexRequest, grpc_context: Context
-    ) -> pb.RepositoryIndexResponse:
-        return await self._servicer.repository_index(request, grpc_context)
-
-    async def RepositoryModelLoad(
-        self, request: pb.RepositoryModelLoadRequest, grpc_context: Context
-    ) -> pb.RepositoryModelLoadResponse:
-        return await self._servicer.repository_model_load(request, grpc_context)
-
-    async def RepositoryModelUnload(
-        self, request: pb.RepositoryModelUnloadRequest, grpc_context: Context
-    ) -> pb.RepositoryModelUnloadResponse:
-        return await self._servicer.repository_model_unload(request, grpc_context)
+    ServerLive = _grpc_method(InferenceServicer.server_live)
+    ServerReady = _grpc_method(InferenceServicer.server_ready)
+    ServerMetadata = _grpc_method(InferenceServicer.server_metadata)
+    ModelReady = _grpc_method(InferenceServicer.model_ready)
+    ModelMetadata = _grpc_method(InferenceServicer.model_metadata)
+    ModelInfer = _grpc_method(InferenceServicer.model_infer)
+    RepositoryIndex = _grpc_method(InferenceServicer.repository_index)
+    RepositoryModelLoad = _grpc_method(InferenceServicer.repository_model_load)
+    RepositoryModelUnload = _grpc_method(InferenceServicer.repository_model_unload)
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         """Return what this replica has counted for a version."""

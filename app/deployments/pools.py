@@ -1,4 +1,4 @@
-"""What the other deployments know of the configured pools."""
+"""Names and plans of the configured pools."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from app.settings import PoolSettings, Settings
 
 
 def pool_deployment(pool: str) -> str:
-    """Name of the deployment of a pool."""
+    """Return the name of a pool's deployment."""
     return f"ModelPool-{pool}"
 
 
 def pool_plan(settings: Settings, pool: PoolSettings) -> PoolPlan:
-    """What the release book must know of a pool."""
+    """Return the facts about a pool by which `Releases` places versions."""
     if pool.placement == "gateway":
         return PoolPlan(copies=EVERYWHERE)
     return PoolPlan(

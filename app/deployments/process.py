@@ -1,4 +1,4 @@
-"""What every replica does with its own process: logging and measuring."""
+"""Setup of a replica's process: logging, garbage collection, warnings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import yaml
 from app.settings import Settings
 
 _GC_THRESHOLDS = (50_000, 20, 20)
-"""Instead of (700, 10, 10): a round for every thousand requests, not for every ten."""
+"""Instead of (700, 10, 10): one collection per thousand requests, not per ten."""
 _HIDDEN = (ResourceWarning, ImportWarning, PendingDeprecationWarning, DeprecationWarning)
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send the product's log lines to the replica's log, which Ray keeps per process."""
+    """Send the log lines of ``app`` to the replica's log file, which Ray keeps per process."""
     logger = logging.getLogger("app")
     logger.setLevel(settings.log_level.upper())
     serve = logging.getLogger("ray.serve")
@@ -29,14 +29,13 @@ def configure_logging(settings: Settings) -> None:
 
 
 def prepare_for_models() -> None:
-    """Make loads cheap for the predictions beside them; after the imports of libraries and before the first model.
+    """Make loads cheap for concurrent predictions. Call this after library imports and before the first model.
 
-    MLflow reads a model's description three times with PyYAML's Python parser, 17 of the 19 ms that a small model takes
-    to load, and no prediction runs meanwhile. The same parser in C answers the same. And what was imported is taken out
-    of the garbage collector's rounds, which stop all threads: 84 ms a round before, 0 after.
-
-    Of the filters for warnings only Python's own stay, unless the operator has set some. Libraries add theirs when they
-    are imported, 14 by now, and scikit-learn sets up all of them anew for each tree of a forest, on each call.
+    - MLflow parses a model's description three times with PyYAML's Python parser, which holds the GIL for 17 of the
+      19 ms that a small model takes to load. The C parser returns the same.
+    - Imported objects leave the garbage collector's rounds, which stop all threads: 84 ms per round before, 0 after.
+    - Only Python's own warning filters stay, unless the operator has set some. Libraries add 14 on import, and
+      scikit-learn installs all of them for each tree of a forest, on each call.
     """
     if not sys.warnoptions:
         warnings.resetwarnings()
@@ -49,12 +48,12 @@ def prepare_for_models() -> None:
 
 
 def memory_bytes() -> int:
-    """Resident memory of this process in bytes."""
+    """Return the resident memory of this process in bytes."""
     return int(psutil.Process().memory_info().rss)
 
 
 def prepare_for_requests() -> None:
-    """Make garbage collection rare: objects of requests form no cycles, but each of them counts towards a round."""
+    """Make garbage collection rare. The objects of a request form no cycles but count towards the next collection."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)

@@ -1,4 +1,4 @@
-"""Ray and Serve as `ml-serve up` runs them: started or joined, deployed to, and ended without a trace.
+"""Ray and Serve under `ml-serve up`: start or join, deploy, stop without leftovers.
 
 Import this only after `app.deployments.environment.apply`.
 """
@@ -25,7 +25,7 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 GRPC_SERVICER = "app.oip.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
-"""What tells Serve's gRPC ingress the calls that the gateway answers."""
+"""Names the methods of the gateway for Serve's gRPC ingress."""
 
 _OBJECT_STORE_BYTES = 1024**3
 _POLL_S = 0.25
@@ -35,8 +35,8 @@ class Runtime:
     """One run of the platform.
 
     Args:
-        run_folder: the folder that `ray_environment` was made for.
-        progress: told in a few words what is being waited for.
+        run_folder: the folder that was passed to `ray_environment`.
+        progress: called with a few words at each step.
     """
 
     def __init__(self, settings: Settings, run_folder: Path, progress: Callable[[str], None]) -> None:
@@ -44,12 +44,15 @@ class Runtime:
         self._run_folder = run_folder
         self._progress = progress
 
+    log_folder = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own path
+    """Folder of the replicas' logs."""
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._settings.http_port}"
 
     def session(self) -> str | None:
-        """Name of the local Ray's session, by which its processes can be told; None for a Ray that is not ours."""
+        """Return the session name of a local Ray, which identifies its processes; None for a joined cluster."""
         local = self._settings.ray_address is None
         return str(ray.get_runtime_context().get_session_name()) if local else None
 
@@ -76,8 +79,8 @@ class Runtime:
                     **quiet,
                 )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = settings.ray_address or "on this machine"
-            raise StartupError(f"Ray cannot be started or reached ({where}): {_first_line(error)}") from error
+            where = f"at {settings.ray_address}" if settings.ray_address else "on this machine"
+            raise StartupError(f"failed to start or reach Ray {where}: {_first_line(error)}") from error
 
     def deploy(self, application: Any) -> None:
         """Start Serve, deploy, and return when every deployment has its first replicas.
@@ -94,13 +97,11 @@ class Runtime:
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
-            log.debug("the application is not deployed", exc_info=True)
-            raise StartupError(
-                f"the application cannot be deployed: {_cause(error)}; logs: {self.log_folder()}"
-            ) from None
+            log.debug("deployment failed", exc_info=True)
+            raise StartupError(f"failed to deploy the application: {_cause(error)}; logs: {self.log_folder}") from None
 
     def wait_ready(self, timeout_s: float) -> None:
-        """Return when `/readyz` says so through the front door.
+        """Return when `/readyz` answers 200 through the load balancer.
 
         Raises:
             StartupError: it does not within `timeout_s` seconds.
@@ -119,22 +120,22 @@ class Runtime:
                 reason = client.get("/health").text
             except httpx.HTTPError as error:
                 reason = str(error)
-        raise StartupError(f"not ready within {timeout_s:g} s: {reason}; logs: {self.log_folder()}")
+        raise StartupError(f"not ready within {timeout_s:g} s: {reason}; logs: {self.log_folder}")
 
     def alive(self) -> bool:
-        """Whether Ray still runs and the application with it."""
+        """Return whether Ray and the application still run."""
         try:
             return APPLICATION in serve.status().applications
         except Exception:
             return False
 
     def stop(self) -> None:
-        """Drain and end what `start` started: Serve first, or its load balancer would stay behind, then Ray."""
+        """Drain and end what `start` started: Serve first, because Ray alone leaves the load balancer behind."""
         if not ray.is_initialized():
             end_run(self._run_folder, None)
             return
         self._progress("draining and stopping")
-        # Ray prints that the controller's last call failed, since its last act is to end itself.
+        # Ray prints an error about the controller's last call, which ends the controller.
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 if self._settings.ray_address is None:
@@ -146,17 +147,13 @@ class Runtime:
                 ray.shutdown()
                 end_run(self._run_folder, session)
 
-    def log_folder(self) -> str:
-        """Where the replicas' logs are."""
-        return "/tmp/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own place
-
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _cause(error: Exception) -> str:
-    """The last line of a remote traceback, which names the error that the constructor raised."""
+    # The last line of a remote traceback names the error that the constructor raised.
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    told = [line for line in lines if "Error" in line.split(":")[0]]
-    return told[-1] if told else lines[0]
+    errors = [line for line in lines if "Error" in line.split(":")[0]]
+    return errors[-1] if errors else lines[0]

@@ -1,6 +1,6 @@
 """Model versions in one process: loaded on demand, kept within a byte budget, predicted in a few threads.
 
-A `ModelHost` does not know Ray. It is what a pool replica consists of, wherever that replica is placed.
+`app.deployments.pool_member` owns one `ModelHost` per process and pool. Nothing here knows Ray.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.errors import ModelUnavailable, ServingError
 from app.serving.batching.short_calls import ShortCalls
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """A loaded model version; `predict` blocks. `problem` is what speaks against it, or None."""
+    """A loaded model version; `predict` blocks. `problem` is a reason not to promote it, or None."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -41,36 +41,38 @@ class Model(Protocol):
 
 
 class Loader(Protocol):
-    """Loads versions; `load` blocks. `forget` is called when a name means another model than before."""
+    """Loads versions; `load` blocks. `forget` drops caches of a name that means another model now."""
 
     def load(self, version: ModelVersion) -> Model: ...
 
     def forget(self, name: str) -> None: ...
 
 
-class _Failure:
-    __slots__ = ("error", "until")
+class _Failure(NamedTuple):
+    error: ServingError
+    until: float
 
-    def __init__(self, error: ServingError, until: float) -> None:
-        self.error = error
-        self.until = until
+
+class _Resident(NamedTuple):
+    model: Model
+    short_calls: ShortCalls
 
 
 class ModelHost:
     """The versions that one replica holds.
 
-    Each version has its own load under way, so a slow one blocks no other; who asks for it meanwhile awaits the same
-    load. What is in use is never evicted.
+    Versions load independently, so a slow load blocks no other version; concurrent callers of a version await the same
+    load. A version in use is never evicted.
 
     Args:
-        loader: where versions come from.
-        budget_bytes: memory of all resident versions together; beyond it the least recently used ones leave.
-        predict_threads: predictions at the same time.
-        load_threads: loads at the same time.
-        meter: told when threads predict.
-        load_timeout_s: seconds after which a load counts as failed.
+        loader: loads versions.
+        budget_bytes: memory of all resident versions together; beyond it the least recently used are evicted.
+        predict_threads: concurrent predictions.
+        load_threads: concurrent loads.
+        meter: measures the busy time of the prediction threads.
+        load_timeout_s: seconds after which a load fails.
         retry_after_s: seconds for which a failed load is answered from memory.
-        changed: called whenever `states` has changed.
+        changed: called after every change of `states`.
     """
 
     def __init__(
@@ -91,13 +93,12 @@ class ModelHost:
         self._retry_after_s = retry_after_s
         self._changed = changed
         self._meter = meter or BusyMeter(time.monotonic)
-        self._models: OrderedDict[ModelVersion, Model] = OrderedDict()
-        self._short: dict[ModelVersion, ShortCalls] = {}
+        self._residents: OrderedDict[ModelVersion, _Resident] = OrderedDict()
         self._in_use: dict[ModelVersion, int] = {}
         self._failures: dict[ModelVersion, _Failure] = {}
-        self._loading: SingleFlight[ModelVersion, Model] = SingleFlight()
-        self._under_way: set[ModelVersion] = set()
-        self._dropped: set[ModelVersion] = set()
+        self._loading: SingleFlight[ModelVersion, _Resident] = SingleFlight()
+        self._in_loading: set[ModelVersion] = set()
+        self._released_while_loading: set[ModelVersion] = set()
         self._keep: frozenset[ModelVersion] = frozenset()
         self._hot: frozenset[ModelVersion] = frozenset()
         self._crowded_out: set[ModelVersion] = set()
@@ -109,48 +110,50 @@ class ModelHost:
 
     @property
     def resident(self) -> list[ModelVersion]:
-        """The versions that are loaded."""
-        return list(self._models)
+        """The loaded versions."""
+        return list(self._residents)
 
     @property
     def resident_bytes(self) -> int:
-        """What the resident versions take, by their own measure."""
-        return sum(model.spec.nbytes for model in self._models.values())
+        """Memory of the resident versions, as measured when they were loaded."""
+        return sum(resident.model.spec.nbytes for resident in self._residents.values())
 
     def states(self) -> dict[ModelVersion, VersionState]:
-        """Every version that is here, on its way, or failed."""
-        states = {version: VersionState("loading") for version in self._under_way}
+        """Return the state of every version that is loaded, loading or failed."""
+        states = {version: VersionState("loading") for version in self._in_loading}
         for version, failure in self._failures.items():
             states[version] = VersionState("failed", failure.error.message)
         for version in self._crowded_out:
-            states[version] = VersionState(
-                "failed", "evicted: the pool's model_bytes are too few for all it should hold"
-            )
-        for version, model in self._models.items():
+            states[version] = VersionState("failed", "evicted: the pool's model_bytes cannot hold all its versions")
+        for version, (model, _) in self._residents.items():
             states[version] = VersionState("ready", None, model.spec.nbytes, model.spec.load_ms, model.problem)
         return states
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
-        """Load the version where it is not here, and tell what it is.
+        """Load the version if needed and return its spec.
 
         Raises:
-            ModelUnavailable, ModelNotFound, RegistryUnavailable: as the loader does, or its load took too long.
+            ModelUnavailable, ModelNotFound, RegistryUnavailable: from the loader, or the load timed out.
         """
-        return (await self._get(version)).spec
+        return (await self._get(version)).model.spec
 
     async def predict(self, version: ModelVersion, batch: Batch) -> Output:
-        """Predict a batch, in a thread unless that is known to be short. Raises as `describe`, and `ModelFailed`."""
-        self._in_use[version] = self._in_use.get(version, 0) + 1  # from here on, so that it is not evicted at once
+        """Predict a batch: short predictions on the event loop, others in a thread.
+
+        Raises:
+            ModelFailed: the model raised.
+            ModelUnavailable, ModelNotFound, RegistryUnavailable: as `describe`.
+        """
+        self._in_use[version] = self._in_use.get(version, 0) + 1  # before the load, so that no eviction follows it
         try:
-            model = await self._get(version)
-            if version in self._models:
-                self._models.move_to_end(version)
-            short = self._short.get(version) or ShortCalls(model.spec.flavor, time.monotonic)
-            # Never beside a thread: a pool with one of them promises its models one call at a time.
-            if not self._in_threads and short.is_short(batch.count):
-                return self._run(version, model, batch, short, on_loop=True)
-            work = self._predict_threads.submit(self._run, version, model, batch, short, on_loop=False)
-            self._in_threads.add(work)  # until it ends, also where nobody awaits it any more
+            resident = await self._get(version)
+            if version in self._residents:
+                self._residents.move_to_end(version)
+            # Never beside a thread: a pool with one thread promises its models one call at a time.
+            if not self._in_threads and resident.short_calls.is_short(batch.count):
+                return self._run(version, resident, batch, on_loop=True)
+            work = self._predict_threads.submit(self._run, version, resident, batch, on_loop=False)
+            self._in_threads.add(work)  # until it ends, even if its caller no longer waits
             work.add_done_callback(self._in_threads.discard)
             return await asyncio.wrap_future(work)
         finally:
@@ -159,80 +162,80 @@ class ModelHost:
                 del self._in_use[version]
 
     def contracts(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Contract]:
-        """What those of the versions take that are in memory."""
-        specs = {version: self._models[version].spec for version in versions if version in self._models}
+        """Return the contracts of those versions that are loaded."""
+        specs = {version: self._residents[version].model.spec for version in versions if version in self._residents}
         return {version: Contract(spec.inputs, spec.params) for version, spec in specs.items()}
 
     async def keep(self, versions: Iterable[ModelVersion], hot: Iterable[ModelVersion] = ()) -> None:
-        """Hold these versions: load what is missing, now or again when its failure may be retried.
+        """Load the missing ones of these versions and evict them last.
 
-        What had to leave for want of space is not loaded again until it is called, or the two would evict each other.
+        A version that was evicted because the budget is too small is loaded again only when called. Otherwise two
+        versions that do not fit together would evict each other in turns.
 
         Args:
-            hot: versions to load besides, once each time that they become hot; they are evicted like others.
+            hot: versions to load once, each time that they become hot; they are evicted like others.
         """
         self._keep = frozenset(versions)
         self._crowded_out &= self._keep
         before, self._hot = self._hot, frozenset(hot) - self._keep
-        missing = (self._keep - self._crowded_out | self._hot - before) - self._models.keys()
+        missing = (self._keep - self._crowded_out | self._hot - before) - self._residents.keys()
         await asyncio.gather(*(self._try(version) for version in missing))
 
     def release_model(self, name: str) -> None:
-        """Let every version of a model go: its name means another one now, or none."""
+        """Release every version of a model, because its name means another model now, or none."""
         self._loader.forget(name)
         for version in [version for version in self.states() if version.name == name]:
             self.release(version)
 
     def release(self, version: ModelVersion) -> None:
-        """Let a version go. A prediction under way keeps its model until it is done, a load under way is dropped."""
-        if version in self._under_way:
-            self._dropped.add(version)
+        """Drop a version. Predictions in progress keep their model; a load in progress is discarded."""
+        if version in self._in_loading:
+            self._released_while_loading.add(version)
         self._failures.pop(version, None)
         self._crowded_out.discard(version)
-        self._short.pop(version, None)
-        if self._models.pop(version, None) is not None:
-            log.info("%s is unloaded", version)
+        if self._residents.pop(version, None) is not None:
+            log.info("model unloaded: model=%s", version)
             self._changed()
 
     def forgive(self, version: ModelVersion) -> None:
-        """Forget that the version failed to load, so that the next call tries again."""
+        """Forget a failed load, so that the next call tries again."""
         self._failures.pop(version, None)
         self._crowded_out.discard(version)
 
     def close(self) -> None:
-        """End the threads; what they do is finished first."""
+        """End the threads after their current work."""
         self._load_threads.shutdown(cancel_futures=True)
         self._predict_threads.shutdown()
 
-    def _run(self, version: ModelVersion, model: Model, batch: Batch, short: ShortCalls, *, on_loop: bool) -> Output:
+    def _run(self, version: ModelVersion, resident: _Resident, batch: Batch, *, on_loop: bool) -> Output:
         started = time.perf_counter()
         try:
             with self._meter.working(version):
-                return model.predict(batch)
+                return resident.model.predict(batch)
         finally:
-            short.took(batch.count, time.perf_counter() - started, on_loop=on_loop)
+            resident.short_calls.took(batch.count, time.perf_counter() - started, on_loop=on_loop)
 
     async def _try(self, version: ModelVersion) -> None:
         try:
             await self._get(version)
         except ServingError as error:
-            log.warning("%s stays unloaded: %s", version, error.message)
+            log.warning("load failed, trying again when called: model=%s error=%s", version, error.message)
 
-    async def _get(self, version: ModelVersion) -> Model:
-        model = self._models.get(version)
-        if model is not None:
-            return model
+    async def _get(self, version: ModelVersion) -> _Resident:
+        resident = self._residents.get(version)
+        if resident is not None:
+            return resident
         failure = self._failures.get(version)
         if failure is not None and time.monotonic() < failure.until:
-            raise copy.copy(failure.error)  # a copy: each raise adds its caller's frames, and what they hold
+            raise copy.copy(failure.error)  # a copy: each raise adds its caller's frames to the traceback
         return await self._loading.do(version, partial(self._load, version))
 
-    async def _load(self, version: ModelVersion) -> Model:
-        self._under_way.add(version)
+    async def _load(self, version: ModelVersion) -> _Resident:
+        self._in_loading.add(version)
         self._failures.pop(version, None)
         self._changed()
         try:
-            async with self._load_slots, asyncio.timeout(self._load_timeout_s):  # the wait for a slot does not count
+            async with self._load_slots, asyncio.timeout(self._load_timeout_s):  # without the wait for a slot
                 loop = asyncio.get_running_loop()
                 model = await loop.run_in_executor(self._load_threads, self._loader.load, version)
         except ServingError as error:
@@ -243,39 +246,36 @@ class ModelHost:
             self._failed(version, late)
             raise late from None
         except Exception as error:
-            log.exception("%s cannot be loaded", version)
+            log.exception("load failed: model=%s", version)
             unknown = ModelUnavailable(f"{version} cannot be loaded; the log has the cause")
             self._failed(version, unknown)
             raise unknown from error
         finally:
-            self._under_way.discard(version)
+            self._in_loading.discard(version)
             self._changed()
-        if version in self._dropped:
-            self._dropped.discard(version)
-            # Told to leave while it was on its way; where it should be held it means another model by now.
-            return await self._load(version) if version in self._keep else model
-        self._models[version] = model
-        self._short[version] = ShortCalls(model.spec.flavor, time.monotonic)
+        resident = _Resident(model, ShortCalls(model.spec.flavor, time.monotonic))
+        if version in self._released_while_loading:
+            self._released_while_loading.discard(version)
+            # If the version is still assigned, its name means another model by now, which is loaded instead.
+            return await self._load(version) if version in self._keep else resident
+        self._residents[version] = resident
         self._crowded_out.discard(version)
         self._evict(spare=version)
         self._changed()
-        return model
+        return resident
 
     def _failed(self, version: ModelVersion, error: ServingError) -> None:
         self._failures[version] = _Failure(error, time.monotonic() + self._retry_after_s)
 
     def _evict(self, spare: ModelVersion) -> None:
-        """Drop the least recently used versions until the budget holds; first those that nobody asked to keep."""
-        oldest_first = list(self._models)
-        order = [version for version in oldest_first if version not in self._keep]
-        order += [version for version in oldest_first if version in self._keep]
-        for version in order:
+        """Evict the least recently used versions until the budget holds; assigned ones last."""
+        for version in sorted(self._residents, key=self._keep.__contains__):  # stable: keeps the order of use
             if self.resident_bytes <= self._budget_bytes:
                 return
             if version == spare or version in self._in_use:
                 continue
             self.evictions += 1
-            del self._models[version], self._short[version]
+            del self._residents[version]
             if version in self._keep:
                 self._crowded_out.add(version)
-            log.warning("%s is evicted: the models are over %d bytes", version, self._budget_bytes)
+            log.warning("model evicted: model=%s budget_bytes=%d", version, self._budget_bytes)

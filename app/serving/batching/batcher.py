@@ -1,8 +1,8 @@
-"""Dynamic batching: what arrives while calls are under way leaves together in the next one.
+"""Dynamic batching: parts that arrive while calls are in flight share the next call.
 
-An idle model answers at once, since a free slot takes whatever waits; a busy one forms large batches by itself.
-The service keeps one `Batcher` per model version and one per feature source. In what order parts enter batches is told
-in `app.serving.batching.queue`, how many batches are under way in `app.serving.batching.concurrency`.
+An idle model answers at once; a busy one forms large batches by itself. The service keeps one `Batcher` per model
+version and one per feature source. `app.serving.batching.queue` orders the parts and `app.serving.batching.concurrency`
+bounds the batches in flight.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ R = TypeVar("R")
 log = logging.getLogger(__name__)
 
 _FULL_IN_FLIGHT = 4
-"""Batches that may be under way when those that wait are at least half full, whatever the bound is. To hold them back
-would not make them much larger, and while one computes others are packed, sent and unpacked: at four connections that
-send 1,000 rows of 100 columns each, 219 requests/s and not 103."""
+"""Batches that may be in flight while at least half a batch waits, whatever the learned bound is. Holding them back
+would hardly enlarge them, and while one computes, others are packed, sent and unpacked: four connections that send
+1,000 rows of 100 columns each got 219 requests/s instead of 103."""
 
 
 class AnsweredBatch(NamedTuple):
-    """One batch that was answered: parts of requests in it, their rows, how long the first of them had waited, how long
-    the call took, and how many batches might be under way."""
+    """A batch that was answered: its parts and rows, the wait of its oldest part, the duration of the call, and the
+    bound on batches in flight."""
 
     parts: int
     rows: int
@@ -42,19 +42,18 @@ class AnsweredBatch(NamedTuple):
 
 
 class Batcher(Generic[P, R]):
-    """Collects parts of concurrent requests into calls of `call`. Lives on the event loop that it is made on.
+    """Collects parts of concurrent requests into calls of `call`. Create and use it on one event loop.
 
-    A batch belongs to nobody: it runs in an empty `contextvars.Context`, because Ray Serve finds the calls that a
-    request made through context variables and cancels them when that request's caller goes away. A caller that leaves
-    loses its own part only.
+    A batch runs in an empty `contextvars.Context`. Ray Serve finds the calls of a request through context variables and
+    cancels them when the caller disconnects; a disconnect must not cancel the parts of other callers.
 
     Args:
-        call: answers a batch, one result per part in order. An error that one part may have caused makes the batcher
-            halve the batch until the part at fault fails alone; any other error fails all of them. It is cancelled when
-            the last part's deadline passes.
-        limits: the bounds in force, asked for before each batch: they may change while parts wait.
-        answered: told of every call that was answered.
-        of_one: errors that one part may have caused.
+        call: answers a batch with one result per part, in order. The batcher cancels it when the last deadline of its
+            parts has passed.
+        limits: returns the current limits; called before each batch, so they may change at any time.
+        answered: called for every answered batch.
+        of_one: errors that a single part may cause. After one of them the batcher halves the batch until the faulty
+            part fails alone. Any other error fails the whole batch.
     """
 
     def __init__(
@@ -86,12 +85,12 @@ class Batcher(Generic[P, R]):
 
     @property
     def in_flight(self) -> int:
-        """Batches under way now."""
+        """Batches in flight."""
         return len(self._tasks)
 
     @property
     def in_flight_bound(self) -> int:
-        """Batches that may be under way now."""
+        """Batches that may be in flight now."""
         return self._bound.value
 
     @property
@@ -105,17 +104,12 @@ class Batcher(Generic[P, R]):
         return self._max_bytes
 
     @property
-    def waiting_parts(self) -> int:
-        """Parts that wait for a slot and whose callers wait for them."""
-        return self._waiting.parts
-
-    @property
     def waiting_rows(self) -> int:
-        """Rows in them."""
+        """Rows of the parts that wait for a slot."""
         return self._waiting.rows
 
     def oldest_wait_s(self, now: float) -> float:
-        """Seconds that the longest waiting part has waited; 0 where none waits.
+        """Return how long the oldest waiting part has waited, in seconds; 0 if none waits.
 
         Args:
             now: event loop time.
@@ -123,10 +117,11 @@ class Batcher(Generic[P, R]):
         return max((now - line.oldest_since() for line in self._lines.values() if line.live), default=0.0)
 
     def submit(self, payload: P, *, group: Hashable, rows: int, nbytes: int, deadline: float) -> asyncio.Future[R]:
-        """Queue a part; only parts of the same `group` share a batch. Cancel the future to withdraw it.
+        """Queue a part and return the future of its result. Cancel the future to withdraw the part.
 
         Args:
-            deadline: event loop time after which the part is not sent any more.
+            group: only parts of the same group share a batch.
+            deadline: event loop time after which the part is no longer sent.
         """
         part: Part[P, R] = Part(loop=self._loop)
         part.payload = payload
@@ -134,7 +129,7 @@ class Batcher(Generic[P, R]):
         part.nbytes = nbytes
         part.deadline = deadline
         part.since = self._now()
-        # Most requests of a model have the very same layout, whose hash is not cheap.
+        # Most requests of a model have the same layout object, whose hash is expensive.
         line = self._last_line if group is self._last_group else None
         if line is None or not line.live:
             line = self._line(group)
@@ -151,11 +146,10 @@ class Batcher(Generic[P, R]):
         return self._free > 0 or (self._free_for_full > 0 and self._waiting.rows >= self._half_rows)
 
     def _count_free(self) -> None:
-        under_way = len(self._tasks)
-        self._free = self._bound.value - under_way
-        # While the bound is at one to measure how long a batch takes alone, it holds for all.
-        measures = self._bound.rows_limit is not None
-        self._free_for_full = 0 if measures else min(_FULL_IN_FLIGHT, self._bound.most) - under_way
+        in_flight = len(self._tasks)
+        self._free = self._bound.value - in_flight
+        measuring = self._bound.rows_limit is not None
+        self._free_for_full = 0 if measuring else min(_FULL_IN_FLIGHT, self._bound.most) - in_flight
 
     def _line(self, group: Hashable) -> Line[P, R]:
         line = self._lines.get(group)
@@ -175,7 +169,7 @@ class Batcher(Generic[P, R]):
         self._dispatch_soon()
 
     def _dispatch_soon(self) -> None:
-        # Not at once: what else is ready in this turn of the loop shall join.
+        # In the next turn of the loop, so that everything that is ready in this one joins.
         self._timer = None
         self._loop.call_soon(self._dispatch, context=Context())
 
@@ -210,7 +204,6 @@ class Batcher(Generic[P, R]):
         self._count_free()
 
     def _take(self, now: float) -> list[Part[P, R]]:
-        """Parts of the group that has waited longest, up to the bounds; its rest goes to the end of the line."""
         group = next(iter(self._lines))
         line = self._lines.pop(group)
         limit = self._bound.rows_limit
@@ -222,19 +215,19 @@ class Batcher(Generic[P, R]):
         return parts
 
     async def _run(self, parts: list[Part[P, R]], launch: int) -> None:
-        """Answer a batch. `launch` is its number where no other was under way when it began, else 0."""
+        """Answer a batch. `launch` is its number if it started alone, else 0."""
         started = self._now()
         complete = await self._answer(parts)
         now = self._now()
         if not complete:
             self._bound.failed(now)
             return
-        limiting = self._free <= 0 and self._waiting.parts > 0
+        limiting = self._free <= 0 and self._waiting.rows > 0
         rows = sum([part.rows for part in parts])
         self._bound.finished(rows, now - started, alone=launch == self._launches, limiting=limiting, now=now)
 
     async def _answer(self, parts: list[Part[P, R]]) -> bool:
-        """Answer parts in one call, or in several where that fails; tells whether one was enough."""
+        """Answer parts in one call, or in several if that fails. Returns whether one call was enough."""
         parts = [part for part in parts if not part.done()]
         if not parts:
             return False
@@ -244,7 +237,7 @@ class Batcher(Generic[P, R]):
             async with asyncio.timeout_at(max([part.deadline for part in parts])):
                 results = await self._call(payloads)
             if len(results) != len(parts):
-                raise RuntimeError(f"{len(results)} results for {len(parts)} parts")  # noqa: TRY301 - nobody may wait for ever
+                raise RuntimeError(f"{len(results)} results for {len(parts)} parts")  # noqa: TRY301 - handled below like any bug of `call`
         except TimeoutError:
             _fail(parts, DeadlineExceeded("the model did not answer before the deadline"))
             return False
@@ -252,21 +245,21 @@ class Batcher(Generic[P, R]):
             if len(parts) == 1:
                 _fail(parts, error)
                 return False
-            # By halves, but singly where each further try may cost a replica.
+            # In halves, but one by one if each retry may kill a replica.
             size = 1 if isinstance(error, ReplicaDied) else (len(parts) + 1) // 2
             for start in range(0, len(parts), size):
                 await self._answer(parts[start : start + size])
             return False
         except Exception as error:
             if not isinstance(error, ServingError):
-                log.exception("a batch of %d requests failed", len(parts))
+                log.exception("batch failed: parts=%d", len(parts))
             _fail(parts, error)
             return False
         for part, result in zip(parts, results, strict=True):
             if not part.done():
                 part.set_result(result)
         rows = sum([part.rows for part in parts])
-        # A large part may stand before the small ones; within each kind the first has waited longest.
+        # A large part may precede small ones that are older; within each kind the first is the oldest.
         since = min(parts[0].since, parts[1].since) if len(parts) > 1 else parts[0].since
         self._answered(AnsweredBatch(len(parts), rows, started - since, self._now() - started, self._bound.value))
         return True
@@ -275,5 +268,5 @@ class Batcher(Generic[P, R]):
 def _fail(parts: Sequence[Part[P, R]], error: Exception) -> None:
     for part in parts:
         if not part.done():
-            # A copy each: raising one exception in many tasks would chain all their tracebacks.
+            # One copy each: raising a shared exception in many tasks would chain their tracebacks.
             part.set_exception(copy.copy(error))

@@ -1,4 +1,4 @@
-"""A request that is larger than a batch, sent in pieces. `app.serving.prediction.service` joins the answers."""
+"""Sending a request that is larger than a batch in pieces. `app.serving.prediction.service` joins the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class Piece(NamedTuple, Generic[P]):
-    """A cut of a request."""
+    """A piece of a request."""
 
     payload: P
     rows: int
@@ -25,11 +25,11 @@ class Piece(NamedTuple, Generic[P]):
 
 
 def pieces(rows: Rows, nbytes: int, *, max_rows: int, max_bytes: int) -> Iterator[Piece[Rows]]:
-    """Cut rows into pieces of about equal size, several of which fit a batch: beside one, there is room for others.
+    """Cut rows into pieces of about equal size. Several pieces fit a batch, so that other requests fit beside one.
 
     Args:
         nbytes: bytes of all rows.
-        max_rows, max_bytes: bounds of a batch.
+        max_rows, max_bytes: limits of a batch.
     """
     size = max(1, min(max_rows, int(rows.count * max_bytes / max(nbytes, 1))) // LARGE_SHARE)
     number = math.ceil(rows.count / size)
@@ -40,11 +40,11 @@ def pieces(rows: Rows, nbytes: int, *, max_rows: int, max_bytes: int) -> Iterato
 
 
 class SplitRequest(asyncio.Future[list[R]], Generic[P, R]):
-    """The answers to all pieces, in order. Cancel it to withdraw what has not been sent.
+    """The results of all pieces, in order. Cancel it to withdraw the pieces that have not been sent.
 
-    It is answered with the first error of any piece, and the others are withdrawn then. No more pieces wait or are
-    under way at a time than fill the batches that may be under way, so that several such requests take turns, and a
-    piece is cut off only shortly before it is sent.
+    The first error of any piece fails the request and withdraws the others. At any time, only as many pieces wait or
+    are in flight as fill the batches that may be in flight. So several large requests take turns, and each piece is
+    cut shortly before it is sent.
     """
 
     def __init__(self, batcher: Batcher[P, R], pieces: Iterable[Piece[P]], *, group: Hashable, deadline: float) -> None:
@@ -59,13 +59,13 @@ class SplitRequest(asyncio.Future[list[R]], Generic[P, R]):
         self._advance()
 
     def cancel(self, msg: object = None) -> bool:
-        """The caller has gone."""
+        """Cancel the request and withdraw its pieces."""
         cancelled = super().cancel(msg)
         self._withdraw()
         return cancelled
 
     def set_exception(self, exception: type[BaseException] | BaseException, /) -> None:
-        """It fails: a piece did, or its deadline has passed."""
+        """Fail the request and withdraw its pieces."""
         super().set_exception(exception)
         self._withdraw()
 
@@ -87,7 +87,7 @@ class SplitRequest(asyncio.Future[list[R]], Generic[P, R]):
     def _answered(self, index: int, rows: int, future: asyncio.Future[R]) -> None:
         self._pending.pop(index, None)
         self._pending_rows -= rows
-        error = None if future.cancelled() else future.exception()  # asked for in any case, or asyncio logs it as lost
+        error = None if future.cancelled() else future.exception()  # always read, or asyncio logs it as lost
         if self.done():
             return
         if future.cancelled():

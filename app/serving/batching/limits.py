@@ -1,13 +1,17 @@
-"""The bounds of a batch: as the settings have them, and as one registered model overrides them by its tags.
+"""The limits of a batch, from the settings and from a registered model's tags.
 
-`app.serving.releases.reconciler` reads the tags into the release table, by which gateways follow them.
+`app.serving.releases.reconciler` reads the tags into the release table, which gateways follow.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
+
+N = TypeVar("N", int, float)
 
 MAX_ROWS_TAG = "serving.batch.max_rows"
 WAIT_TAG = "serving.batch.wait_ms"
@@ -16,12 +20,10 @@ MAX_IN_FLIGHT_TAG = "serving.batch.max_in_flight"
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds that a batcher keeps.
+    """Limits of a batcher: rows and bytes of one batch, batches in flight, seconds that a batch waits for more rows.
 
-    `max_rows` and `max_bytes` bound one batch; with a `max_rows` of 1 every request is a call of its own, whole.
-    `max_in_flight` bounds what `app.serving.batching.concurrency` may learn. `wait_s` is how many seconds the first
-    request of a
-    batch waits for company.
+    With a `max_rows` of 1 every request is a call of its own, whole. `max_in_flight` is the upper limit of the learned
+    bound of `app.serving.batching.concurrency`.
     """
 
     max_rows: int
@@ -32,14 +34,14 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchOverrides:
-    """What one model's tags say; None where they say nothing. Milliseconds, as in the settings."""
+    """Limits in one model's tags; None for a missing tag. Milliseconds, as in the settings."""
 
     max_rows: int | None = None
     wait_ms: float | None = None
     max_in_flight: int | None = None
 
     def over(self, limits: BatchLimits) -> BatchLimits:
-        """The limits with what is given here instead."""
+        """Return `limits` with these values in place of theirs."""
         return BatchLimits(
             max_rows=limits.max_rows if self.max_rows is None else self.max_rows,
             max_bytes=limits.max_bytes,
@@ -52,32 +54,23 @@ NO_OVERRIDES = BatchOverrides()
 
 
 def read_tags(tags: Mapping[str, str]) -> tuple[BatchOverrides, tuple[str, ...]]:
-    """What a registered model's tags say, and a sentence for each that cannot be followed, and is ignored."""
+    """Read a registered model's tags. Returns the overrides and a message for each invalid tag, which is ignored."""
     problems: list[str] = []
 
-    def read(tag: str, number: Callable[[str], float], least: float, expected: str) -> float | None:
+    def read(tag: str, number: Callable[[str], N], least: float, expected: str) -> N | None:
         text = tags.get(tag)
         if text is None:
             return None
-        try:
+        with suppress(ValueError):
             value = number(text)
-        except ValueError:
-            value = math.nan
-        if least <= value < math.inf:
-            return value
+            if least <= value < math.inf:
+                return value
         problems.append(f"tag {tag} is {text[:40]!r}, expected {expected}: it is ignored")
         return None
 
-    rows = read(MAX_ROWS_TAG, int, 1, "a whole number from 1 on")
-    wait_ms = read(WAIT_TAG, float, 0, "a number of milliseconds from 0 on")
-    in_flight = read(MAX_IN_FLIGHT_TAG, int, 1, "a whole number from 1 on")
-    if rows is wait_ms is in_flight is None:
-        return NO_OVERRIDES, tuple(problems)
-    return (
-        BatchOverrides(
-            max_rows=None if rows is None else int(rows),
-            wait_ms=wait_ms,
-            max_in_flight=None if in_flight is None else int(in_flight),
-        ),
-        tuple(problems),
+    overrides = BatchOverrides(
+        max_rows=read(MAX_ROWS_TAG, int, 1, "a whole number from 1 on"),
+        wait_ms=read(WAIT_TAG, float, 0, "a number of milliseconds from 0 on"),
+        max_in_flight=read(MAX_IN_FLIGHT_TAG, int, 1, "a whole number from 1 on"),
     )
+    return overrides, tuple(problems)

@@ -1,7 +1,7 @@
-"""What waits to be sent: the order in which parts of requests enter batches. `app.serving.batching.batcher` keeps it.
+"""The order in which waiting parts of requests enter batches. `app.serving.batching.batcher` uses it.
 
-Small parts go first, so that one caller's many rows do not hold up another's single one; large parts are guaranteed a
-share of every batch, so that they always move on.
+Small parts go first, so that one caller's many rows do not delay another caller's single row. Large parts get a
+guaranteed share of the batches, so that they always progress.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ P = TypeVar("P")
 R = TypeVar("R")
 
 LARGE_SHARE = 4
-"""A part is large from this fraction of a batch on, and while small ones wait as much of each batch is for large ones.
-A quarter leaves small parts most of a batch, and lets a large request move on at a quarter of the pace it has alone."""
+"""A part of at least this fraction of a batch is large. While small parts wait, large ones get this fraction of each
+batch: a large request progresses at a quarter of the speed that it has alone."""
 
 
 class Part(asyncio.Future[R], Generic[P, R]):
-    """One request's rows, or a cut of them, and the future of their answer.
+    """The rows of one request, or a piece of them, and the future of their result.
 
-    It is one object with its future because it is made for every request: that is faster than two, and tells at once
-    when the caller leaves, without a callback.
+    Payload and future are one object, because it is created for every request: one object is faster than two, and
+    cancellation needs no callback.
     """
 
     __slots__ = ("deadline", "line", "nbytes", "payload", "rows", "since")
 
     payload: P | None
-    """What is sent; None once the caller has gone, so that it is held no longer."""
+    """What is sent; None after cancellation, to free its memory."""
     rows: int
     nbytes: int
     deadline: float
     since: float
-    """Event loop time at which it began to wait."""
+    """Event loop time of its submission."""
     line: Line[P, R] | None
-    """Where it waits; None once it is under way."""
+    """Where it waits; None once it is in flight."""
 
     def cancel(self, msg: object = None) -> bool:
-        """The caller has gone."""
+        """Withdraw the part."""
         self._leave()
         return super().cancel(msg)
 
     def set_exception(self, exception: type[BaseException] | BaseException, /) -> None:
-        """It fails, perhaps while it waits."""
+        """Fail the part, and withdraw it if it waits."""
         self._leave()
         super().set_exception(exception)
 
@@ -57,17 +57,16 @@ class Part(asyncio.Future[R], Generic[P, R]):
 
 
 class Total:
-    """Counts what waits in all lines of a batcher."""
+    """Rows that wait in all lines of a batcher."""
 
-    __slots__ = ("parts", "rows")
+    __slots__ = ("rows",)
 
     def __init__(self) -> None:
-        self.parts = 0
         self.rows = 0
 
 
 class Line(Generic[P, R]):
-    """Parts that may share a batch, in a lane of small and a lane of large ones."""
+    """Parts that may share a batch: one lane of small parts, one of large parts."""
 
     __slots__ = ("_credit", "_large", "_small", "_total", "live")
 
@@ -77,27 +76,23 @@ class Line(Generic[P, R]):
         self._credit = 0
         self._total = total
         self.live = 0
-        """Parts whose callers still wait. What a caller has left behind is skipped when its turn comes."""
+        """Parts that are not withdrawn. Withdrawn ones stay in their lane and are skipped."""
 
     def append(self, part: Part[P, R], *, large: bool) -> None:
-        """Take a part to the end of its lane."""
+        """Add a part to the end of its lane."""
         part.line = self
         (self._large if large else self._small).append(part)
         self.live += 1
-        total = self._total
-        total.parts += 1
-        total.rows += part.rows
+        self._total.rows += part.rows
 
     def withdraw(self, part: Part[P, R]) -> None:
-        """A part waits here no longer."""
+        """Stop counting a part, which no longer waits here."""
         part.line = None
         self.live -= 1
-        total = self._total
-        total.parts -= 1
-        total.rows -= part.rows
+        self._total.rows -= part.rows
 
     def oldest_since(self) -> float:
-        """When the part began to wait that has waited longest; infinity where none waits."""
+        """Return the submission time of the oldest waiting part; infinity if none waits."""
         since = math.inf
         for lane in (self._small, self._large):
             while lane and lane[0].line is None:
@@ -107,10 +102,10 @@ class Line(Generic[P, R]):
         return since
 
     def take(self, now: float, max_rows: int, max_bytes: int) -> list[Part[P, R]]:
-        """The parts of the next batch, at most two of them out of the order in which they came: a large one is first.
+        """Remove and return the parts of the next batch, none if all deadlines have passed.
 
-        A part that is over a bound by itself goes alone. Parts past their deadline are answered with
-        `DeadlineExceeded`, and none may be left.
+        At most one large part enters a batch beside small ones, as its first. A part that exceeds a limit by itself
+        goes alone. Parts past their deadline fail with `DeadlineExceeded`.
         """
         if not self._large:
             return self._fill([], self._small, now, max_rows, max_bytes)
@@ -118,7 +113,7 @@ class Line(Generic[P, R]):
         if small is None or large is None:
             self._credit = 0
             return self._fill([], self._small if large is None else self._large, now, max_rows, max_bytes)
-        # Deficit round robin. Both sides are times LARGE_SHARE, so that the share of a tiny batch is not nothing.
+        # Deficit round robin, in units of 1 / LARGE_SHARE row: a quarter of a tiny batch is not zero.
         self._credit += max_rows
         cost = LARGE_SHARE * min(large.rows, max_rows)
         if self._credit < cost:
@@ -129,7 +124,7 @@ class Line(Generic[P, R]):
         return self._fill([large], self._small, now, max_rows, max_bytes)
 
     def _first(self, lane: deque[Part[P, R]], now: float) -> Part[P, R] | None:
-        """The first part that can be sent."""
+        """Return the first part that can be sent. Drops withdrawn and expired ones before it."""
         while lane:
             part = lane[0]
             if part.line is not None:
@@ -142,7 +137,7 @@ class Line(Generic[P, R]):
     def _fill(
         self, parts: list[Part[P, R]], lane: deque[Part[P, R]], now: float, max_rows: int, max_bytes: int
     ) -> list[Part[P, R]]:
-        """Add parts of a lane up to the bounds. Written out and counted once, for it is done for every request."""
+        """Add parts of a lane up to the limits. Inlined, because it runs for every request."""
         already = len(parts)
         rows = before = parts[0].rows if parts else 0
         nbytes = parts[0].nbytes if parts else 0
@@ -160,6 +155,5 @@ class Line(Generic[P, R]):
             parts.append(lane.popleft())
         taken = len(parts) - already
         self.live -= taken
-        self._total.parts -= taken
         self._total.rows -= rows - before
         return parts

@@ -1,7 +1,7 @@
-"""Predictions that are so short that the way to a thread and back would cost more.
+"""Predictions that take less time than the way to a thread and back.
 
-`app.hosting.model_host` makes them on its event loop, where nothing else runs meanwhile: 0.2 to 0.4 ms less for a
-caller who is alone. What was measured: ``docs/adr/0015-short-predictions.md``.
+`app.hosting.model_host` runs them on its event loop, which saves a single caller 0.2 to 0.4 ms. Figures:
+``docs/adr/0015-short-predictions.md``.
 """
 
 from __future__ import annotations
@@ -9,32 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 
 SHORT_S = 1e-3
-"""A gateway takes about as long for three requests, and holds up others as long."""
+"""Longest prediction that may run on the event loop. A gateway handles about three requests in this time."""
 
 COMPUTING = frozenset({"catboost", "lightgbm", "onnx", "sklearn", "xgboost"})
-"""MLflow's flavours whose models compute and do not wait. A ``python_function`` may ask another server."""
+"""MLflow flavors whose models compute and never wait. A ``python_function`` may call another server."""
 
 _UNKNOWN_S = 4 * SHORT_S
-"""What is expected at first, and counted at most of one prediction: a dozen short ones are needed, and one that the
-machine held up does not outweigh those before it."""
+"""First estimate, and the most that one prediction counts: a model needs a dozen short predictions to be short, and one
+that the machine delayed does not outweigh them."""
 
 _NEWEST = 1 / 8
-"""Weight of the newest prediction in what is expected."""
+"""Weight of the newest prediction in the estimate."""
 
 _SIZES = 8
-"""Powers of two of rows that are told apart: up to 127 rows."""
+"""Estimates per model, one per power of two of rows: up to 127 rows."""
 
 _LONG_S = 25 * SHORT_S
 _PAUSE = 400
-"""One that took longer than `_LONG_S` on the event loop is followed by so many times as long in threads: whatever a
-model does, surprises take the loop no more than a four-hundredth of the time."""
+"""A prediction of more than `_LONG_S` on the event loop sends the model to threads for this many times its duration, so
+that such surprises take at most 1/400 of the loop's time."""
 
 
 class ShortCalls:
-    """How long one model's predictions take, by the number of their rows.
+    """Estimates of one model's prediction times, by the number of rows.
 
     Args:
-        flavor: MLflow's name for the kind of model.
+        flavor: MLflow's flavor of the model.
         clock: monotonic time in seconds.
     """
 
@@ -46,14 +46,14 @@ class ShortCalls:
         self._pause_until = 0.0
 
     def is_short(self, rows: int) -> bool:
-        """Whether a prediction of so many rows is expected to be short."""
+        """Return whether a prediction of this many rows is expected to be short."""
         size = rows.bit_length()
         if size >= len(self._expected) or self._expected[size] > SHORT_S:
             return False
         return not self._pause_until or self._clock() >= self._pause_until
 
     def took(self, rows: int, seconds: float, *, on_loop: bool) -> None:
-        """A prediction is done. May be called from any thread."""
+        """Record the duration of a prediction. Thread-safe."""
         size = rows.bit_length()
         if size >= len(self._expected):
             return

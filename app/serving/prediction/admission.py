@@ -1,4 +1,4 @@
-"""Admission: how much may be in progress in one gateway replica. What is over a bound is refused before it waits."""
+"""Admission control of one gateway replica: a request over a limit is refused before it waits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.serving.references import ModelVersion
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """Bounds on what is in progress: requests in all and per model version, rows, and bytes of input."""
+    """Limits on requests in progress, in total and per model version, on their rows and on their bytes of input."""
 
     requests: int
     requests_per_model: int
@@ -20,9 +20,9 @@ class AdmissionLimits:
 
 
 class Admission:
-    """Counts what is in progress. Not thread-safe: it lives on the event loop.
+    """Counts the requests in progress. Use it on one event loop.
 
-    Pairs of calls and not context managers: those cost as much as all the rest that is done here for a request.
+    It has pairs of calls instead of context managers, which would double its cost per request.
     """
 
     def __init__(self, limits: AdmissionLimits) -> None:
@@ -33,27 +33,27 @@ class Admission:
         self.nbytes = 0
 
     def enter(self) -> None:
-        """Count a request from its first step, which may be to wait for a model that is being loaded; then `leave`.
+        """Count a request from its first step on, a wait for a loading model included. Call `leave` afterwards.
 
         Raises:
-            Overloaded: too many are in progress.
+            Overloaded: too many requests are in progress.
         """
         if self.requests >= self._limits.requests:
             raise self._overloaded(f"{self.requests} requests are in progress")
         self.requests += 1
 
     def leave(self) -> None:
-        """The request that entered is over."""
+        """Stop counting a request."""
         self.requests -= 1
 
     def admit(self, version: ModelVersion, rows: int, nbytes: int) -> None:
-        """Count a request's rows while they are in progress; then `release` the same.
+        """Count the rows of a request in progress. Call `release` with the same arguments afterwards.
 
-        A request that is larger than a bound on its own is let in when nothing else is in progress: bounds on single
-        requests are checked elsewhere, and it could never be answered otherwise.
+        A request that exceeds a limit on its own is admitted when nothing else is in progress, or it could never be
+        answered. Limits on single requests are checked elsewhere.
 
         Raises:
-            Overloaded: it does not fit now.
+            Overloaded: the request does not fit now.
         """
         limits = self._limits
         of_model = self._per_model.get(version, 0)
@@ -68,7 +68,7 @@ class Admission:
         self.nbytes += nbytes
 
     def release(self, version: ModelVersion, rows: int, nbytes: int) -> None:
-        """The rows that were admitted are over."""
+        """Stop counting the rows of a request."""
         self.rows -= rows
         self.nbytes -= nbytes
         of_model = self._per_model[version] - 1

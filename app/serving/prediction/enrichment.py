@@ -1,4 +1,4 @@
-"""Columns from the feature store: entities in, the columns of a model out, with what the caller overrides."""
+"""Enrichment: entities in, the columns of a model out, read from the feature store or overridden by the caller."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Entities = Sequence[Mapping[str, Any]]
 class FeatureRequest:
     """Entities to look up: either `ids` of a source with one join key, or `entities` by join key.
 
-    `overrides` are columns that replace or add to what the store has: one value for all entities, or a list with one
-    per entity.
+    `overrides` are columns that replace those of the store or add to them: one value for all entities, or a list with
+    one value per entity.
     """
 
     query: FeatureQuery
@@ -35,12 +35,12 @@ class FeatureRequest:
 
     @property
     def count(self) -> int:
-        """Entities to look up, one row each."""
+        """Number of entities, which is the number of rows."""
         return len(self.entities if self.entities is not None else self.ids or ())
 
     @property
     def first(self) -> str | None:
-        """What tells the first entity from others: its values, in the order of its join keys; None without entities."""
+        """Key of the first entity: its values, in the order of its join keys. None without entities."""
         if self.entities is not None:
             return "\0".join(str(self.entities[0][key]) for key in sorted(self.entities[0])) if self.entities else None
         return str(self.ids[0]) if self.ids else None
@@ -48,7 +48,7 @@ class FeatureRequest:
 
 @dataclass(frozen=True, slots=True)
 class Enriched:
-    """What the store has for the entities of a request, `seconds` after it was asked: columns for any model."""
+    """Features that were read for a request, from which the columns of any model follow. `seconds`: time to read."""
 
     query: FeatureQuery
     entities: Entities
@@ -57,11 +57,11 @@ class Enriched:
     seconds: float
 
     def columns(self, signature: Signature) -> dict[str, list[Any]]:
-        """Columns for a model, one value per entity.
+        """Return the columns of a model, one value per entity.
 
         Raises:
-            EntityNotFound: the store does not know an entity and the overrides do not make up for it.
-            InvalidInput: a required column is neither read nor given.
+            EntityNotFound: an entity is not in the store, and the overrides do not replace all its features.
+            InvalidInput: a required column is neither in the source nor overridden.
         """
         return _columns(self.query, self.entities, self.rows, dict(self.overrides), signature)
 
@@ -75,18 +75,18 @@ class Enrichment:
         self._max_entities = max_entities
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
-        """What a source needs and gives. Raises `FeatureStoreUnavailable` or `FeatureSourceNotFound`."""
+        """Return the join keys and features. Raises `FeatureStoreUnavailable` or `FeatureSourceNotFound`."""
         if self._store is None:
-            raise FeatureStoreUnavailable("no feature store is configured here: send the columns themselves")
+            raise FeatureStoreUnavailable("no feature store is configured; send the columns of the model instead")
         return await self._store.source(query)
 
     async def read(self, request: FeatureRequest, deadline: float) -> Enriched:
-        """Features of each entity.
+        """Read the features of each entity.
 
         Raises:
             FeatureStoreUnavailable: no store is configured, or it does not answer.
             FeatureSourceNotFound: no such view or service.
-            InvalidInput: the entities do not fit the source.
+            InvalidInput: the entities do not have the join keys of the source.
         """
         started = time.perf_counter()
         source = await self.source(request.query)
@@ -101,7 +101,7 @@ class Enrichment:
 
     def _batcher(self, query: FeatureQuery) -> Batcher[Entities, FeatureRows]:
         batcher = self._batchers.get(query)
-        if batcher is None:  # only for sources that exist: `source` has raised for any other
+        if batcher is None:  # `source` has raised for unknown sources, so the number of batchers is bounded
             store = self._store
             assert store is not None
 

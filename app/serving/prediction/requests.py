@@ -1,4 +1,4 @@
-"""What callers of every dialect ask for and what they get, as `app.serving.prediction.service` knows it."""
+"""Requests and answers of `app.serving.prediction.service`, common to all dialects."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from app.serving.signatures.signature import Signature
 
 
 class Payload(NamedTuple):
-    """Rows as a caller wrote them.
+    """Rows in the form that the caller sent.
 
-    ``records``: a list of objects, one per row. ``columns``: an object of lists. ``instances`` and ``inputs``: as
-    TensorFlow Serving's REST format defines them, row-wise and column-wise. ``tensors``: an array per name.
+    ``records``: a list of objects, one per row. ``columns``: an object of lists. ``instances`` and ``inputs``: row-wise
+    and column-wise, as in TensorFlow Serving's REST format. ``tensors``: an array per name.
     """
 
     form: Literal["records", "columns", "instances", "inputs", "tensors"]
@@ -24,16 +24,15 @@ class Payload(NamedTuple):
 
 
 PayloadReader = Callable[[Signature], Awaitable[Payload]]
-"""Reads rows whose meaning depends on what the model takes, as that of text in a CSV does."""
+"""Reads rows whose types depend on the model's signature, such as text in CSV."""
 
 
 @dataclass(slots=True)
 class PredictionRequest:
-    """What a caller wants. Either `payload` or `features` is set; `deadline` is event loop time.
+    """A request. Either `payload` or `features` is set; `deadline` is event loop time.
 
-    `lenient`: a model that takes no parameters is given none of `params`, where the protocol lets callers send others.
-    `session` reads what the caller names its session, by which it stays with one variant; it is called where there are
-    variants.
+    `lenient`: drop `params` if the model takes none, because the protocol uses parameters of its own.
+    `session` returns the caller's session id, which keeps it with one variant. It is called only if there are variants.
     """
 
     ref: ModelRef
@@ -49,8 +48,8 @@ class PredictionRequest:
 class Prediction:
     """The answer, the version that gave it, and that version's signature.
 
-    `rows` are what the version was given. Where the feature store was read, `features` holds the columns of that,
-    overrides included, and `enriched` all that was read.
+    `rows` are the version's input. After a feature store read, `features` holds the model's columns, overrides
+    included, and `enriched` everything that was read.
     """
 
     version: ModelVersion

@@ -1,38 +1,125 @@
-"""A model version as a gateway replica knows it: how its rows are read, and how large they may be in one batch."""
+"""A model version in a gateway replica: reads rows by its signature and predicts them in batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
-from app.serving.batching.batcher import Batcher
-from app.serving.batching.chunking import Piece, pieces
+from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed
+from app.serving.batching.batcher import AnsweredBatch, Batcher
+from app.serving.batching.chunking import Piece, SplitRequest, pieces
+from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
+from app.serving.placement.load import Backlog
+from app.serving.ports import Directory
 from app.serving.prediction.requests import Payload
-from app.serving.rows import Output, Rows
+from app.serving.references import ModelVersion
+from app.serving.rows import Output, Rows, join, stack
 from app.serving.signatures.signature import Signature
 
 
 class ServedModel:
-    """A version as a gateway replica knows it: its spec, its compiled signature, its batcher."""
+    """A version with its spec, its compiled signature and its batchers.
 
-    def __init__(self, spec: ModelSpec, batcher: Batcher[Rows, Output]) -> None:
+    Args:
+        limits: batch limits from the settings; the model's tags override them.
+        answered: called for every batch of callers' requests that was answered.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        directory: Directory,
+        limits: BatchLimits,
+        answered: Callable[[AnsweredBatch], None] = lambda _: None,
+    ) -> None:
         self.spec = spec
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
-        self.batcher = batcher
+        self._version = ModelVersion(spec.name, spec.version)
+        self._directory = directory
+        self._default_limits = limits
+        self._answered = answered
+
+    @cached_property
+    def _batcher(self) -> Batcher[Rows, Output]:
+        return Batcher(partial(self._call, again=True), self._limits, self._answered)
+
+    @cached_property
+    def _shadow_batcher(self) -> Batcher[Rows, Output]:
+        """Batches shadow requests apart, so that they and callers' requests do not wait for each other."""
+        # `ReplicaDied` is not of one part here: retrying the parts could kill one replica each.
+        return Batcher(partial(self._call, again=False), self._limits, of_one=(ModelFailed, InvalidRequest))
 
     def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
         """Validate the payload. Raises `InvalidInput`."""
         return self.signature.rows(payload.form, payload.value, params)
 
-    def cuts(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
-        """The pieces to send it in; None where it goes whole, as it does when it fits a batch.
+    async def predict(self, rows: Rows, nbytes: int, deadline: float, *, shadow: bool = False) -> Output:
+        """Predict the rows of one request, in a batch with those of others.
 
-        It also does where each request is a batch of its own: such a model may look at the rows together.
+        Args:
+            nbytes: bytes of the rows.
+            deadline: event loop time.
+            shadow: the request is a copy for a shadow version.
+
+        Raises:
+            DeadlineExceeded: no answer before the deadline.
+            ModelFailed, ModelUnavailable, ReplicaDied, Unavailable: from the pool.
         """
-        batcher = self.batcher
+        batcher = self._shadow_batcher if shadow else self._batcher
+        # A signature with a fixed number of rows describes a whole call: such requests are never stacked.
+        group = rows.layout if self.signature.fixed_rows is None else object()
+        cuts = self._cut(rows, nbytes)
+        answer: asyncio.Future[Any] = (
+            batcher.submit(rows, group=group, rows=rows.count, nbytes=nbytes, deadline=deadline)
+            if cuts is None
+            else SplitRequest(batcher, cuts, group=group, deadline=deadline)
+        )
+        # A third of the cost of asyncio.timeout.
+        timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
+        try:
+            result = await answer
+        finally:
+            timer.cancel()
+        output: Output = result if cuts is None else join(result)
+        return output
+
+    def _cut(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
+        """Cut a request that is larger than a batch; None if it is sent whole."""
+        batcher = self._batcher
         if rows.count <= batcher.max_rows and nbytes <= batcher.max_bytes:
             return None
+        # A model that is not row-wise may look at the rows together.
         if not self.signature.by_row or rows.count == 1 or batcher.max_rows == 1:
             return None
         return pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
+
+    def _limits(self) -> BatchLimits:
+        return self._directory.batch_overrides(self._version.name).over(self._default_limits)
+
+    async def _call(self, parts: Sequence[Rows], *, again: bool) -> list[Output]:
+        runner = self._directory.runner(self._version.name)
+        output = await runner.predict(self._version, stack(parts), self._backlog(), again=again)
+        return output.split([part.count for part in parts])
+
+    def _backlog(self) -> Backlog:
+        now = asyncio.get_running_loop().time()
+        batchers = [self._batcher, *([self._shadow_batcher] if "_shadow_batcher" in self.__dict__ else [])]
+        waiting = [batcher for batcher in batchers if batcher.waiting_rows]
+        if not waiting:
+            return Backlog()
+        return Backlog(
+            sum(batcher.waiting_rows for batcher in waiting), max(batcher.oldest_wait_s(now) for batcher in waiting)
+        )
+
+
+def late() -> DeadlineExceeded:
+    """Return the error of a request whose deadline has passed."""
+    return DeadlineExceeded("the request was not answered before its deadline")
+
+
+def _expire(answer: asyncio.Future[Any]) -> None:
+    if not answer.done():
+        answer.set_exception(late())

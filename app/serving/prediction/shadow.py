@@ -1,8 +1,7 @@
-"""Copies of callers' requests for a model's shadow version, compared with what the callers got.
+"""Shadow requests: copies of callers' requests for a shadow version, whose answers are compared with the callers'.
 
-`app.serving.prediction.service` hands over what it has answered. A copy delays and fails nobody: it runs in a task
-of its own, in
-an empty context, within bounds, and is not sent again.
+`app.serving.prediction.service` starts them after it has answered. A shadow request delays and fails no caller: it runs
+in its own task, in an empty context, within limits, and is never retried.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ log = logging.getLogger(__name__)
 TOO_MANY_REQUESTS = "requests"
 TOO_MANY_ROWS = "rows"
 TOO_MANY_BYTES = "bytes"
-"""Causes for which a copy is not sent."""
+"""Reasons to drop a shadow request."""
 
 _THREAD_BYTES = 256 * 1024
-"""Answers of this size are compared in a thread: callers shall not wait for that. 60 MB of numbers take 80 ms."""
+"""Answers of at least this size are compared in a thread, off the event loop. 60 MB of numbers take 80 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShadowLimits:
-    """Bounds on the copies under way in one gateway replica, and the seconds that one may take.
+    """Limits on the shadow requests in progress in one gateway replica, and the timeout of one, in seconds.
 
-    `nbytes` is of their input and of the answers that they are compared with.
+    `nbytes` counts their inputs and the answers that they are compared with.
     """
 
     requests: int
@@ -48,7 +47,7 @@ class ShadowLimits:
 
 
 class Original(NamedTuple):
-    """What a caller got, after `seconds`; `nbytes` is what a copy keeps in memory, this answer included."""
+    """A caller's answer, after `seconds`. `nbytes`: memory that its shadow request holds, this answer included."""
 
     output: Output
     seconds: float
@@ -56,19 +55,19 @@ class Original(NamedTuple):
 
 
 class Shadowing:
-    """The copies of one gateway replica. Lives on its event loop."""
+    """The shadow requests of one gateway replica. Use it on one event loop."""
 
     def __init__(self, limits: ShadowLimits, recorder: Recorder) -> None:
         self._limits = limits
         self._recorder = recorder
-        self._thread = ThreadPoolExecutor(1, "comparison")  # one, so that comparing leaves the other cores to callers
+        self._thread = ThreadPoolExecutor(1, "comparison")  # one thread leaves the other cores to callers
         self._tasks: set[asyncio.Task[None]] = set()
         self.rows = 0
         self.nbytes = 0
 
     @property
     def requests(self) -> int:
-        """Copies under way."""
+        """Shadow requests in progress."""
         return len(self._tasks)
 
     def send(
@@ -78,28 +77,29 @@ class Shadowing:
         predict: Callable[[float], Awaitable[Output]],
         base: Original,
     ) -> None:
-        """Start a copy, or drop it where too much is under way.
+        """Start a shadow request, or drop it if a limit is reached.
 
         Args:
-            predict: answers the request with the shadow's version by a deadline in event loop time.
+            predict: answers the request with the shadow version, by a deadline in event loop time.
             base: the caller's answer.
         """
-        if len(self._tasks) >= self._limits.requests:
-            self._recorder.shadow_dropped(pair, traffic, TOO_MANY_REQUESTS)
+        cause = self._limit_reached(base)
+        if cause is not None:
+            self._recorder.shadow_dropped(pair, traffic, cause)
             return
-        rows = base.output.count
-        if self.rows + rows > self._limits.rows:
-            self._recorder.shadow_dropped(pair, traffic, TOO_MANY_ROWS)
-            return
-        if self.nbytes + base.nbytes > self._limits.nbytes:
-            self._recorder.shadow_dropped(pair, traffic, TOO_MANY_BYTES)
-            return
-        self.rows += rows
+        self.rows += base.output.count
         self.nbytes += base.nbytes
-        # Serve cancels what a request began, found by context variables, when its caller goes away.
+        # In an empty context: Serve finds a request's work by context variables and cancels it on disconnect.
         task = asyncio.get_running_loop().create_task(self._run(pair, traffic, predict, base), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _limit_reached(self, base: Original) -> str | None:
+        if len(self._tasks) >= self._limits.requests:
+            return TOO_MANY_REQUESTS
+        if self.rows + base.output.count > self._limits.rows:
+            return TOO_MANY_ROWS
+        return TOO_MANY_BYTES if self.nbytes + base.nbytes > self._limits.nbytes else None
 
     async def _run(
         self,
@@ -137,6 +137,6 @@ def _code(pair: ShadowPair, error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return DeadlineExceeded.code
     if not isinstance(error, ServingError):
-        log.warning("a copy for version %s of %s failed", pair.shadow, pair.name, exc_info=error)
+        log.warning("shadow request failed: model=%s/versions/%s", pair.name, pair.shadow, exc_info=error)
         return ServingError.code
     return error.code

@@ -1,4 +1,4 @@
-"""A pool in virtual time, to see what a bound on batches in flight does to it: no event loop, a heap of events."""
+"""A pool in virtual time, for comparing bounds on batches in flight. It needs no event loop, only a heap of events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Protocol
 
 
 class Bound(Protocol):
-    """What `app.serving.batching.concurrency.InFlightBound` is to a batcher."""
+    """The interface of `app.serving.batching.concurrency.InFlightBound`."""
 
     @property
     def value(self) -> int: ...
@@ -24,7 +24,7 @@ class Bound(Protocol):
 
 @dataclass
 class Fixed:
-    """A bound that stays where it is."""
+    """A constant bound."""
 
     value: int
     rows_limit: int | None = None
@@ -37,7 +37,7 @@ class Fixed:
 class Pool:
     """Computes `slots` batches at a time, first come first served.
 
-    A batch takes ``(base_s + rows * row_s) * slowness(now)``, times noise of mean 1, and `hop_s` on its way.
+    A batch takes ``(base_s + rows * row_s) * slowness(now)``, times noise of mean 1, after a hop of `hop_s`.
     """
 
     slots: int
@@ -60,9 +60,11 @@ class Pool:
 
 @dataclass(eq=False)
 class Flow:
-    """One model in one gateway: callers with one row each who ask again after `think_s`, and a bound on their batches.
+    """One model in one gateway: callers that send one row, wait for the answer, think, and send again.
 
-    What comes out: `rows` answered from `count_from_s` on, and the `bounds` in force at each answer.
+    As in the batcher, up to `full_in_flight` batches may be in flight while at least half a batch waits.
+
+    Results: `rows` answered after `count_from_s`, and the `bounds` in force at each answer.
     """
 
     bound: Bound
@@ -70,20 +72,28 @@ class Flow:
     think_s: float = 0.001
     max_rows: int = 1024
     starts_s: float = 0.0
+    full_in_flight: int = 4
     waiting: deque[float] = field(default_factory=deque)
     in_flight: int = 0
     launches: int = 0
     rows: int = 0
     bounds: list[tuple[float, int]] = field(default_factory=list)
 
+    @property
+    def may_send(self) -> bool:
+        if self.in_flight < self.bound.value:
+            return True
+        full = len(self.waiting) >= max(1, self.max_rows // 2)
+        return full and self.bound.rows_limit is None and self.in_flight < self.full_in_flight
+
     def bound_between(self, start_s: float, end_s: float) -> float:
-        """The mean bound at answers between two times."""
+        """Return the mean bound at the answers between two times."""
         values = [value for when, value in self.bounds if start_s <= when < end_s]
         return sum(values) / len(values)
 
 
 def run(pool: Pool, flows: list[Flow], until_s: float, count_from_s: float = 0.0) -> None:
-    """Let time pass."""
+    """Simulate until `until_s`."""
     events: list[tuple[float, int, Callable[[float], None]]] = []
     numbers: Iterator[int] = iter(range(10**9))
 
@@ -92,12 +102,11 @@ def run(pool: Pool, flows: list[Flow], until_s: float, count_from_s: float = 0.0
 
     def arrive(flow: Flow, now: float) -> None:
         flow.waiting.append(now)
-        if flow.in_flight < flow.bound.value:
-            launch(flow, now)
+        launch(flow, now)
 
     def launch(flow: Flow, now: float) -> None:
         limit = flow.max_rows if flow.bound.rows_limit is None else min(flow.max_rows, flow.bound.rows_limit)
-        while flow.waiting and flow.in_flight < flow.bound.value:
+        while flow.waiting and flow.may_send:
             rows = min(len(flow.waiting), limit)
             for _ in range(rows):
                 flow.waiting.popleft()

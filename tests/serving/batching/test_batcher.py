@@ -101,7 +101,7 @@ async def test_no_more_calls_are_under_way_than_allowed() -> None:
     futures = [submit(batcher, n) for n in range(5)]
     await asyncio.sleep(0.01)
     assert batcher.in_flight == 2
-    assert batcher.waiting_parts == 3
+    assert batcher.waiting_rows == 3
     calls.gate.set()
     await asyncio.gather(*futures)
     assert batcher.in_flight == 0
@@ -324,12 +324,12 @@ def test_waiting_rows_and_seconds_exclude_cancelled_parts() -> None:
         await asyncio.sleep(1)
         futures.append(submit(batcher, 2, rows=30, group="other"))
         await asyncio.sleep(1)
-        assert (batcher.waiting_parts, batcher.waiting_rows, batcher.oldest_wait_s(now())) == (2, 35, 2)
+        assert (batcher.waiting_rows, batcher.oldest_wait_s(now())) == (35, 2)
         futures[1].cancel()
-        assert (batcher.waiting_parts, batcher.waiting_rows, batcher.oldest_wait_s(now())) == (1, 30, 1)
+        assert (batcher.waiting_rows, batcher.oldest_wait_s(now())) == (30, 1)
         calls.gate.set()
         assert await futures[2] == 4
-        assert (batcher.waiting_parts, batcher.waiting_rows, batcher.oldest_wait_s(now())) == (0, 0, 0)
+        assert (batcher.waiting_rows, batcher.oldest_wait_s(now())) == (0, 0)
 
     run(main())
 

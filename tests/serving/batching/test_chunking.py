@@ -66,7 +66,7 @@ def test_no_more_pieces_are_cut_than_fill_the_batches_under_way() -> None:
         whole = split(batcher, cuts)
         await asyncio.sleep(0.5)
         assert next(cuts).payload == 8  # two batches of four
-        assert batcher.waiting_parts == 0
+        assert batcher.waiting_rows == 0
         whole.cancel()
 
     run(main())
@@ -97,11 +97,11 @@ def test_when_the_caller_leaves_what_was_not_sent_is_withdrawn() -> None:
 
         task = asyncio.create_task(caller())
         await asyncio.sleep(0)
-        assert batcher.waiting_parts == 4
+        assert batcher.waiting_rows == 8
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert batcher.waiting_parts == 0
+        assert batcher.waiting_rows == 0
         assert await ahead == -2
         assert doubles.sent == [-1]
 
@@ -119,7 +119,7 @@ def test_a_failed_piece_fails_the_request_and_withdraws_the_rest() -> None:
             await whole
         assert await beside == 2000
         await asyncio.sleep(10)
-        assert batcher.waiting_parts == 0
+        assert batcher.waiting_rows == 0
         assert max(n for n in doubles.sent if n != 1000) < 8  # of a hundred
 
     errors: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ def test_pieces_that_are_late_fail_the_request_once() -> None:
         with pytest.raises(DeadlineExceeded):
             await split(batcher, numbers(100), deadline=2.5)
         assert asyncio.get_running_loop().time() == 2.5
-        assert batcher.waiting_parts == 0
+        assert batcher.waiting_rows == 0
 
     run(main())
 
