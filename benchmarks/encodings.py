@@ -70,8 +70,14 @@ async def post(fakes: Fakes, body: Body) -> int:
     path, content, headers = body
     status = 0
 
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": content, "more_body": False}
+        if not messages:
+            await (
+                asyncio.Event().wait()
+            )  # the caller stays connected; without the wait, the gateway would poll in a loop
+        return messages.pop()
 
     async def send(message: Any) -> None:
         nonlocal status

@@ -162,7 +162,7 @@ class ModelManager(Protocol):
         """Return each part behind the gateway with its ``status``: ``ok``, ``degraded`` or ``unavailable``."""
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
-        """Return each replica's ``replica``, ``deployment``, ``rss_bytes``; in pools also ``models``, ``model_bytes``."""
+        """Return each replica's name, ``deployment`` and ``rss_bytes``; a pool's ``models`` and ``model_bytes`` too."""
 
 
 class Recorder(Protocol):

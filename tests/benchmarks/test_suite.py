@@ -26,6 +26,7 @@ from benchmarks.summary import Spread, best, rows
 from benchmarks.systems import ALL
 from benchmarks.targets import judge
 from benchmarks.workloads import ALL_WORKLOADS
+from tests.fakes import make_fakes, total
 from tests.platform import ROOT
 
 FIGURES = Figures(
@@ -198,6 +199,13 @@ async def test_the_gateway_answers_every_encoding() -> None:
     found = await encodings.measure(rounds=1)
     assert len(found) == 7
     assert all(found.values())
+
+
+async def test_a_slow_answer_does_not_block_the_event_loop() -> None:
+    fakes = make_fakes({"sum": total("a")})
+    fakes.runner.delay_s = 0.5  # longer than the gateway waits before it watches for a disconnect
+    body = ("/v1/models/sum:predict", b'{"instances": [{"a": 1.0}]}', {"content-type": "application/json"})
+    assert await encodings.post(fakes, body) == 200
 
 
 def test_no_two_systems_share_a_port() -> None:
