@@ -32,8 +32,9 @@ check: $(VENV)/.dev ## Format, lint, types, layers, generated files, documentati
 	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Measure side by side with the peers; W=WORKLOADS, S=SYSTEMS (comma-separated) and ROUNDS=N narrow it
-	$(BIN)/python -m benchmarks.bench $(if $(W),--workloads $(W)) $(if $(S),--systems $(S)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+bench: $(VENV)/.dev ## Measure side by side with the peers; W=WORKLOADS, S=SYSTEMS and ROUNDS=N narrow it, BEFORE=CHECKOUT adds one
+	$(BIN)/python -m benchmarks.bench $(if $(W),--workloads $(W)) $(if $(S),--systems $(S)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(BEFORE),--before $(BEFORE)) $(ARGS)
 
 .PHONY: clients
 clients: $(CLIENTS)/.done ## Install other projects' clients, which examples and tests use, into an environment of their own

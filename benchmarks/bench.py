@@ -1,9 +1,10 @@
-"""`make bench`: starts each system in turn, loads it, checks its answers, and reports."""
+"""`make bench`: start each system in turn, load it, check its answers, and report."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import chart, environments, load, markdown, models, systems, workloads
-from benchmarks.paths import ROOT
+from benchmarks.paths import BEFORE_HOMES, MANY_HOME, ROOT, SINGLE_HOME
 from benchmarks.processes import Failed
 from benchmarks.record import Recorder, Results, read
 from benchmarks.report import show
@@ -32,11 +33,15 @@ console = Console(width=None if sys.stdout.isatty() else _WIDTH)
 def main(  # noqa: PLR0917 - typer reads them
     chosen: Annotated[str, typer.Option("--workloads", "-w", help="Names, comma-separated; all where empty.")] = "",
     compared: Annotated[str, typer.Option("--systems", "-s", help="Names, comma-separated; all where empty.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Times that each system is started and measured.")] = 3,
+    before: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Another checkout of this project: the system `before`."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each system is started and measured.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each measurement.")] = 6,
     warm_up: Annotated[float, typer.Option(min=0, help="Seconds of load before each measurement.")] = 2,
     again: Annotated[
-        Path | None, typer.Option("--report", help="Measure nothing: report these raw results, page and chart too.")
+        Path | None, typer.Option("--report", help="Measure nothing; write the report of these raw results.")
     ] = None,
     lock: Annotated[Path | None, typer.Option(envvar="BENCH_LOCK", help="File to lock while a system runs.")] = None,
 ) -> None:
@@ -44,12 +49,12 @@ def main(  # noqa: PLR0917 - typer reads them
     if again is not None:
         _report(read(again), write=True)
         return
-    # A shell that starts this in the background lets it ignore SIGINT, and so would every system that is stopped by it.
+    # A shell makes background processes ignore SIGINT. Systems that SIGINT stops would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is stopped first
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, which stops the running system
     names = chosen.split(",") if chosen else [*workloads.BY_NAME, workloads.ENCODINGS]
     loads = _named([name for name in names if name != workloads.ENCODINGS], workloads.BY_NAME, "workload")
-    found = _named(compared.split(",") if compared else list(systems.BY_NAME), systems.BY_NAME, "system")
+    found = choose(compared.split(",") if compared else [], before)
     recorder = Recorder(names, [one.name for one in found], rounds, seconds)
     if loads:
         load.find_wrk()
@@ -60,21 +65,41 @@ def main(  # noqa: PLR0917 - typer reads them
     for turn in range(rounds):
         for session in dict.fromkeys(one.session for one in loads):
             at = turn % len(found)
-            for system in found[at:] + found[:at]:  # nobody is always first, or always after the same one
+            for system in found[at:] + found[:at]:  # the order rotates
                 own = [one for one in loads if one.session == session and system.name in one.systems]
                 if own and not recorder.is_failed(system.name):
                     _progress(f"round {turn + 1}: {system.name}, {session}")
                     with _locked(lock):
                         _measure(Session(system, session, own, turn, seconds, warm_up), recorder)
-    _report(recorder.results, write=not (chosen or compared))
+    _report(recorder.results, write=not (chosen or compared or before))
     console.print(f"raw results: {recorder.path.relative_to(ROOT)}", style="dim")
 
 
+def choose(names: list[str], checkout: Path | None) -> list[System]:
+    """Return the systems of these names, of all without names; `before` runs the other checkout.
+
+    Raises:
+        typer.BadParameter: an unknown name, or `before` without a checkout.
+    """
+    if systems.BEFORE in names and checkout is None:
+        raise typer.BadParameter("system 'before' needs another checkout: make bench BEFORE=/path/to/checkout")
+    known = {name: system for name, system in systems.BY_NAME.items() if name != systems.BEFORE}
+    if checkout is not None:
+        known[systems.BEFORE] = systems.before(checkout.resolve())
+    return _named(names or list(known), known, "system")
+
+
 def _prepare(found: list[System], recorder: Recorder) -> None:
-    """Make the models and install the systems."""
+    """Make the models, install the systems, and copy the registries for another checkout."""
     if not models.are_made():
         _progress("making the models")
         subprocess.run([sys.executable, "-m", "benchmarks.models"], cwd=ROOT, check=True, capture_output=True)
+    if systems.BEFORE in {system.name for system in found}:
+        for home in (SINGLE_HOME, MANY_HOME):
+            copy = BEFORE_HOMES / home.name
+            shutil.rmtree(copy, ignore_errors=True)
+            copy.mkdir(parents=True)
+            shutil.copy(home / "mlflow.db", copy)
     for system in found:
         try:
             environments.install(system, _progress)
@@ -84,7 +109,7 @@ def _prepare(found: list[System], recorder: Recorder) -> None:
 
 
 def _measure(session: Session, recorder: Recorder) -> None:
-    """Run a session; what fails in it is reported, and the others go on."""
+    """Run a session. A failure is reported, and the run continues."""
     try:
         for record in session.run(recorder.note):
             recorder.add(record)
@@ -95,7 +120,7 @@ def _measure(session: Session, recorder: Recorder) -> None:
 
 @contextmanager
 def _locked(path: Path | None) -> Iterator[None]:
-    """Hold the lock that others hold too when they measure on this machine."""
+    """Hold the lock file that all measurements on this machine share."""
     if path is None:
         yield
         return
@@ -105,7 +130,7 @@ def _locked(path: Path | None) -> Iterator[None]:
 
 
 def _encodings(recorder: Recorder) -> None:
-    """What `encodings.py` measures, in a process of its own."""
+    """Run `encodings.py` in a process of its own."""
     _progress("encodings")
     command = (sys.executable, "-m", "benchmarks.encodings", "--json")
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
@@ -116,7 +141,7 @@ def _encodings(recorder: Recorder) -> None:
 
 
 def _report(results: Results, *, write: bool) -> None:
-    """Print what was found, and where everything was measured write the page and the chart."""
+    """Print the results; with `write`, also write the page and the chart."""
     show(results, console)
     if write:
         markdown.write(results)
@@ -127,7 +152,7 @@ def _report(results: Results, *, write: bool) -> None:
 def _named(names: list[str], known: Mapping[str, T], what: str) -> list[T]:
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise typer.BadParameter(f"there is no {what} '{unknown[0]}'; there are: {', '.join(known)}")
+        raise typer.BadParameter(f"unknown {what} '{unknown[0]}'; choose from: {', '.join(known)}")
     return [known[name] for name in names]
 
 

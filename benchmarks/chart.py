@@ -1,4 +1,4 @@
-"""Draws `results.png`: requests per second of each system, of one row and of tables."""
+"""Draw `results.png`: requests per second of each system, for one row and for tables."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PANELS = (
 
 
 def draw(results: Results) -> None:
-    """Draw the panels that were measured; bars are medians, lines reach from the least to the most."""
+    """Draw the measured panels. Bars are medians, lines are ranges over the rounds."""
     panels = [(title, _fastest(rows(results, name))) for name, title in _PANELS if rows(results, name)]
     if not panels:
         return
@@ -51,7 +51,7 @@ def draw(results: Results) -> None:
 
 
 def _fastest(found: list[Row]) -> list[Row]:
-    """Each system once, in its fastest dialect."""
+    """Return each system once, in its fastest dialect."""
     kept: dict[str, Row] = {}
     for row in found:
         kept.setdefault(row.system, row)

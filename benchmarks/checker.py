@@ -1,4 +1,4 @@
-"""`Checker`: asks beside a load, a few times a second, whether answers are right and its own."""
+"""`Checker`: during a load, check a few answers per second against the expected ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EVERY_S = 0.3
 
 @dataclass
 class Checks:
-    """What was found. `first` is the first thing that was not right."""
+    """Counts of the checks. `first` describes the first failure or wrong answer."""
 
     asked: int = 0
     failed: int = 0
@@ -22,11 +22,7 @@ class Checks:
 
 
 class Checker:
-    """A thread that asks with rows that the load does not send. A context manager; read `checks` after it.
-
-    Args:
-        questions: what it asks, in turn.
-    """
+    """A thread that asks questions in turn. A context manager; read `checks` after it."""
 
     def __init__(self, questions: Sequence[Question]) -> None:
         self._questions = questions
@@ -49,7 +45,7 @@ class Checker:
 
 
 def check(asker: Asker, question: Question, checks: Checks) -> None:
-    """Ask once and note what came."""
+    """Ask one question and count the result."""
     checks.asked += 1
     try:
         asker.ask(question)

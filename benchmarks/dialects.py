@@ -1,4 +1,4 @@
-"""The forms in which systems are asked: how rows become a request, and an answer becomes numbers again."""
+"""Request forms: encode rows as a request, decode an answer to numbers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one form of request is written and its answer read.
+    """One request form.
 
     Args:
-        encode: from the model's name, its columns and rows ``(n, columns)``.
-        decode: from the body and the headers of an answer to predictions ``(n,)``.
-        grpc: it is spoken over gRPC and not over HTTP.
+        encode: makes a request from the model's name, its columns and rows ``(n, columns)``.
+        decode: returns the predictions ``(n,)`` of an answer's body and headers.
+        grpc: whether it runs over gRPC instead of HTTP.
     """
 
     name: str
@@ -57,7 +57,7 @@ def _serve(model: str, columns: Sequence[str], rows: Array) -> Request:
 
 
 def _entity(model: str, columns: Sequence[str], rows: Array) -> Request:
-    """The row by the name of the entity that has it in the demo's feature store."""
+    """Name the entity that has this row in the demo's feature store."""
     (row,) = rows
     body = {"model_name": model, "use_feature_store": True, "feature_view": "commodity_features"}
     return Request("/serve", orjson.dumps({**body, "entity_id": _ENTITIES[tuple(row.tolist())]}))
@@ -86,7 +86,7 @@ def _split(path: str) -> Callable[[str, Sequence[str], Array], Request]:
 
 
 def _v2_columns(model: str, columns: Sequence[str], rows: Array) -> Request:
-    """A tensor per column, which MLServer's codec for pandas makes a DataFrame of."""
+    """Encode a tensor per column, which MLServer's pandas codec reads as a DataFrame."""
     inputs = [
         {"name": column, "shape": [len(rows), 1], "datatype": "FP64", "data": rows[:, index].tolist()}
         for index, column in enumerate(columns)
@@ -96,7 +96,7 @@ def _v2_columns(model: str, columns: Sequence[str], rows: Array) -> Request:
 
 
 def _v2_tensor(model: str, columns: Sequence[str], rows: Array) -> Request:
-    """One tensor, which MLServer's codec for numpy makes an array of."""
+    """Encode one tensor, which MLServer's numpy codec reads as an array."""
     tensor = {"name": "predict", "shape": list(rows.shape), "datatype": "FP64", "data": rows.ravel().tolist()}
     body = {"parameters": {"content_type": "np"}, "inputs": [tensor]}
     return Request(f"/v2/models/{model}/infer", orjson.dumps(body))
@@ -146,7 +146,7 @@ def _under(key: str) -> Callable[[bytes, Mapping[str, str]], Array]:
 
 
 def _read_records(body: bytes, headers: Mapping[str, str]) -> Array:
-    """Predictions as numbers, or as records of one column."""
+    """Read predictions that are numbers, or records of one column."""
     found = json.loads(body)["predictions"]
     return _numbers([next(iter(one.values())) if isinstance(one, dict) else one for one in found])
 

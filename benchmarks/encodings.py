@@ -1,7 +1,7 @@
-"""What reading and answering one table costs in a gateway, by encoding: 1,000 rows of 100 float columns.
+"""Measure the CPU time of a gateway for one table, by encoding: 1,000 rows of 100 float columns.
 
-The application of a gateway replica is called in this process, with a model that adds up its columns in memory, so that
-the figures are those of the gateway alone: parsing, validation, batching, encoding. CPU time, interleaved, medians.
+The gateway's application runs in this process, with a model in memory that adds up its columns. The figures cover
+parsing, validation, batching and encoding. They are medians of interleaved rounds.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Body = tuple[str, bytes, dict[str, str]]
 
 
 def bodies(table: np.ndarray[Any, Any]) -> dict[str, Body]:
-    """Path, body and headers of the same request in each encoding."""
+    """Return path, body and headers of the same request in each encoding."""
     json, binary = {"content-type": "application/json"}, {"parameters": {"binary_data_output": True}}
     lists = [table[:, index].tolist() for index in range(COLUMNS)]
 
@@ -66,12 +66,18 @@ def bodies(table: np.ndarray[Any, Any]) -> dict[str, Body]:
 
 
 async def post(fakes: Fakes, body: Body) -> int:
-    """One request through the application; the status of its answer."""
+    """Send one request to the application; returns the status."""
     path, content, headers = body
     status = 0
 
+    messages = [{"type": "http.request", "body": content, "more_body": False}]
+
     async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": content, "more_body": False}
+        if not messages:
+            await (
+                asyncio.Event().wait()
+            )  # the caller stays connected; without the wait, the gateway would poll in a loop
+        return messages.pop()
 
     async def send(message: Any) -> None:
         nonlocal status
@@ -88,7 +94,7 @@ async def post(fakes: Fakes, body: Body) -> int:
 
 
 class Context:
-    """The part of a gRPC context that a call that succeeds needs."""
+    """The part of a gRPC context that a successful call needs."""
 
     def invocation_metadata(self) -> tuple[()]:
         return ()
@@ -99,7 +105,7 @@ class Context:
 
 
 async def measure(rounds: int = ROUNDS) -> dict[str, float]:
-    """CPU milliseconds of each encoding."""
+    """Return the CPU milliseconds of each encoding."""
     limits = replace(
         LIMITS,
         rows=ROWS,
@@ -133,7 +139,7 @@ async def measure(rounds: int = ROUNDS) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print milliseconds of CPU and their ratio to the same tensors in binary; with `--json` only the former."""
+    """Print CPU milliseconds and their ratio to one binary tensor; with `--json` the milliseconds alone."""
     found = asyncio.run(measure())
     if "--json" in sys.argv:
         print(orjson.dumps(found).decode())

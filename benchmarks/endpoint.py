@@ -13,23 +13,22 @@ from benchmarks.models import Array, ModelData
 
 _TIMEOUT_S = 30.0
 TOLERANCE = 1e-6
-"""Relative; what is asked in JSON has four decimals, so only the order of additions can differ."""
+"""Relative and absolute. Inputs have four decimals, so that only the order of additions can differ."""
 NO_ANSWER = (httpx.HTTPError, grpc.RpcError)
 GRPC_OPTIONS = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
 class WrongAnswer(Exception):
-    """An answer that is no prediction, or not that of the row that was sent."""
+    """An answer without a prediction, or with the prediction of another row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where and how a model is asked.
+    """Address of a model, dialect to call it in, inputs and expected answers.
 
     Args:
-        port: of HTTP, or of gRPC where the dialect is spoken over that.
-        name: the model's name in that system.
-        data: what it is asked and must answer.
+        port: the HTTP port, or the gRPC port for dialects over gRPC.
+        name: name of the model in that system.
         rows_per_request: 1, or the rows of a table.
     """
 
@@ -45,15 +44,15 @@ class Endpoint:
 
     @property
     def count(self) -> int:
-        """Different requests that there are."""
+        """Number of different requests."""
         return len(self.data.rows) // self.rows_per_request
 
     def request(self, index: int) -> Request:
-        """The request with the rows of that number."""
+        """Return the request of this number."""
         return self.dialect.encode(self.name, self.data.columns, self.data.rows[self._slice(index)])
 
     def expected(self, index: int) -> Array:
-        """What it must be answered."""
+        """Return the expected answer to it."""
         return self.data.answers[self._slice(index)]
 
     def _slice(self, index: int) -> slice:
@@ -65,7 +64,7 @@ Question = tuple[Endpoint, int]
 
 
 class Asker:
-    """Asks one question at a time and looks at the answer. A context manager; safe in one thread."""
+    """Ask one question at a time and check the answer. A context manager for one thread."""
 
     def __init__(self) -> None:
         self._http = httpx.Client(timeout=_TIMEOUT_S, trust_env=False)
@@ -80,7 +79,7 @@ class Asker:
             channel.close()
 
     def ask(self, question: Question) -> None:
-        """Raises `WrongAnswer` where the answer is not right, and one of `NO_ANSWER` where none comes."""
+        """Ask a question. Raises `WrongAnswer`, or one of `NO_ANSWER` where no answer comes."""
         endpoint, index = question
         request = endpoint.request(index)
         if endpoint.dialect.grpc:
@@ -93,20 +92,20 @@ class Asker:
         try:
             found = endpoint.dialect.decode(body, headers)
         except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise WrongAnswer(f"not understood ({error!r}): {body[:200]!r}") from error
+            raise WrongAnswer(f"cannot decode the answer ({error!r}): {body[:200]!r}") from error
         expected = endpoint.expected(index)
         if found.shape != expected.shape or not np.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE):
-            raise WrongAnswer(f"{found[:3]} in place of {expected[:3]}")
+            raise WrongAnswer(f"expected {expected[:3]}, got {found[:3]}")
 
     def _call(self, port: int, request: Request) -> bytes:
         if port not in self._channels:
             self._channels[port] = grpc.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS)
-        answer: bytes = self._channels[port].unary_unary(request.path, as_it_is, as_it_is)(
+        answer: bytes = self._channels[port].unary_unary(request.path, as_bytes, as_bytes)(
             request.body, timeout=_TIMEOUT_S
         )
         return answer
 
 
-def as_it_is(body: bytes) -> bytes:
-    """In place of a message's own serializer: bodies are made once, before the load."""
+def as_bytes(body: bytes) -> bytes:
+    """Return the body; in place of gRPC's serializer, because bodies are encoded before the load."""
     return body

@@ -1,9 +1,8 @@
-"""Installs the peers, each from its locked requirements into an environment of its own."""
+"""Install each peer from its locked requirements into an environment of its own."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from benchmarks.systems import System
 
 
 def install(system: System, progress: Callable[[str], None]) -> None:
-    """See to it that the system's environment is that of its requirements. Raises `RuntimeError`."""
+    """Install the system's environment where it is missing or outdated. Raises `RuntimeError`."""
     if system.environment is None:
         return
     folder = ENVIRONMENTS / system.environment
@@ -30,15 +29,16 @@ def install(system: System, progress: Callable[[str], None]) -> None:
 
 
 def version(system: System) -> str:
-    """The installed version of what is measured."""
+    """Return the installed version of the system's package, and the commit of a checkout of this project."""
     code = f"from importlib.metadata import version; print(version({system.package!r}))"
-    return _run(str(system.bin / "python"), "-c", code).strip()
-
-
-def packages(system: System) -> dict[str, str]:
-    """Every package of its environment with its version, for the raw results."""
-    listed = json.loads(_run(str(system.bin / "python"), "-m", "pip", "list", "--format", "json"))
-    return {one["name"]: one["version"] for one in listed}
+    installed = _run(str(system.bin / "python"), "-c", code).strip()
+    if not system.is_ours:
+        return installed
+    try:
+        commit = _run("git", "-C", str(system.folder), "describe", "--always", "--dirty").strip()
+    except (RuntimeError, FileNotFoundError):  # an unpacked archive, or no git
+        return installed
+    return f"{installed} ({commit})"
 
 
 def _run(*command: str) -> str:

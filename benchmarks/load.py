@@ -1,4 +1,4 @@
-"""Sends load to an endpoint and measures it: wrk for one row, an asyncio client for tables and for fixed rates."""
+"""Send load and measure it: wrk for one row, an asyncio client for tables and for fixed rates."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ import numpy as np
 import uvloop
 
 from benchmarks.dialects import Request
-from benchmarks.endpoint import GRPC_OPTIONS, as_it_is
+from benchmarks.endpoint import GRPC_OPTIONS, as_bytes
 from benchmarks.paths import HERE
 
 _TIMEOUT_S = 30
 Send = Callable[[Request], Awaitable[bool]]
-"""Sends a request and says whether its status was a success."""
+"""Send a request; returns whether it succeeded."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a load measured; latencies in milliseconds, of all answers, the errors among them.
+    """Figures of a load. Latencies are in milliseconds and include failed requests.
 
     Args:
-        errors: answers that were no success, and requests that were never answered.
+        errors: answers with an error status, and requests without an answer.
     """
 
     requests: int
@@ -46,15 +46,15 @@ class Figures:
 
 
 def find_wrk() -> str:
-    """Path of wrk. Raises `FileNotFoundError`."""
+    """Return the path of wrk. Raises `FileNotFoundError`."""
     found = shutil.which("wrk")
     if found is None:
-        raise FileNotFoundError("wrk is needed: on Debian, apt-get install wrk")
+        raise FileNotFoundError("wrk is not installed; on Debian, run apt-get install wrk")
     return found
 
 
 def wrk(url: str, requests: Sequence[Request], connections: int, seconds: float) -> Figures:
-    """Closed loop over HTTP: each connection sends its next request when it has its answer."""
+    """Run a closed loop over HTTP: each connection sends its next request after its answer."""
     with tempfile.NamedTemporaryFile("wb", suffix=".requests") as file:
         for request in requests:
             file.write(request.path.encode() + b"\t" + request.body + b"\n")
@@ -83,7 +83,7 @@ def wrk(url: str, requests: Sequence[Request], connections: int, seconds: float)
 
 @dataclass(frozen=True)
 class Sample:
-    """One answer: which request, when its latency began (`time.perf_counter`), how long it took, whether it is good."""
+    """One answer: number of the request, begin of its latency (`time.perf_counter`), duration, success."""
 
     index: int
     at: float
@@ -94,20 +94,20 @@ class Sample:
 def closed(
     port: int, requests: Sequence[Request], connections: int, seconds: float, *, over_grpc: bool = False
 ) -> list[Sample]:
-    """Closed loop where wrk does not do: gRPC, bodies with newlines, and where single answers are looked at."""
+    """Run a closed loop where wrk does not suffice: gRPC, bodies with newlines, figures of single answers."""
     return _run(_sampled(closed_loop, port, requests, connections, seconds, over_grpc=over_grpc))
 
 
 def at_rate(port: int, requests: Sequence[Request], connections: int, seconds: float, rate: float) -> list[Sample]:
-    """Open loop over HTTP: requests come at random times, `rate` a second, whether or not earlier ones are answered.
+    """Run an open loop over HTTP: `rate` requests per second at random times, regardless of earlier answers.
 
-    A latency begins when the request should have been sent, so what waits for a free connection counts.
+    A latency begins when the request is due, so waiting for a free connection counts.
     """
     return _run(_sampled(open_loop, port, requests, connections, seconds, rate))
 
 
-def summarise(samples: Sequence[Sample]) -> Figures:
-    """The figures of single answers, of which there is at least one."""
+def summarize(samples: Sequence[Sample]) -> Figures:
+    """Summarize at least one answer."""
     seconds = max(sample.at + sample.seconds for sample in samples) - min(sample.at for sample in samples)
     taken = np.array([sample.seconds for sample in samples]) * 1e3
     good = sum(sample.ok for sample in samples)
@@ -126,7 +126,7 @@ def summarise(samples: Sequence[Sample]) -> Figures:
 
 
 def _run(work: Coroutine[Any, Any, list[Sample]]) -> list[Sample]:
-    """On uvloop, which takes less of the CPU that the system under load needs too."""
+    """Run on uvloop, which leaves more of the CPU to the system under load."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
 
@@ -139,13 +139,13 @@ async def _sampled(
     *further: float,
     over_grpc: bool = False,
 ) -> list[Sample]:
-    """Open a client with that many connections and let the loop use it."""
+    """Open a client with this many connections and run the loop with it."""
     if over_grpc:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS) as channel:
 
             async def call(request: Request) -> bool:
                 try:
-                    await channel.unary_unary(request.path, as_it_is, as_it_is)(request.body, timeout=_TIMEOUT_S)
+                    await channel.unary_unary(request.path, as_bytes, as_bytes)(request.body, timeout=_TIMEOUT_S)
                 except grpc.aio.AioRpcError:
                     return False
                 return True
@@ -170,7 +170,7 @@ async def _sampled(
 
 
 async def closed_loop(send: Send, requests: Sequence[Request], connections: int, seconds: float) -> list[Sample]:
-    """Each connection sends its next request when it has its answer."""
+    """Let each connection send its next request after its answer."""
     samples: list[Sample] = []
     turn = 0
     end = time.perf_counter() + seconds
@@ -189,13 +189,13 @@ async def closed_loop(send: Send, requests: Sequence[Request], connections: int,
 async def open_loop(
     send: Send, requests: Sequence[Request], connections: int, seconds: float, rate: float
 ) -> list[Sample]:
-    """Requests are sent when they come, at random times; `send` waits where all connections are busy."""
+    """Send requests at random times; `send` waits while all connections are busy."""
     samples: list[Sample] = []
     arrivals = np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
     start = time.perf_counter()
 
     async def one(index: int, at: float) -> None:
-        ok = await send(requests[index])  # waits for one of the connections where all are busy
+        ok = await send(requests[index])  # includes the wait for a connection
         samples.append(Sample(index, at, time.perf_counter() - at, ok))
 
     async with asyncio.TaskGroup() as tasks:

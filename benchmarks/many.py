@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import numpy as np
 
-from benchmarks.load import Sample, summarise
+from benchmarks.load import Sample, summarize
 
 _EVERY_S = 0.5
 _EXPONENT = 1.1
-"""Of Zipf's law: the thirty models that are chosen most get about four fifths of the requests."""
+"""Exponent of Zipf's law: the thirty most popular models get about four fifths of the requests."""
 
 
 def choices(models: int, count: int) -> list[int]:
-    """Numbers of models, drawn by Zipf's law; the same ones each time."""
+    """Draw numbers of models by Zipf's law; the same each time."""
     weights = 1 / np.arange(1, models + 1) ** _EXPONENT
     drawn = np.random.default_rng(0).choice(models, count, p=weights / weights.sum())
     return [int(one) for one in drawn]
@@ -26,15 +26,15 @@ def choices(models: int, count: int) -> list[int]:
 
 @dataclass
 class Residency:
-    """What the pool held while the load ran: looked at twice a second. A context manager.
+    """Poll the pool's resident models twice a second during the load. A context manager.
 
     Args:
-        url: of the gateway.
+        url: URL of the gateway.
     """
 
     url: str
     always: set[str] | None = None
-    """Models that were ready each time."""
+    """Models that were ready at every poll."""
     ready: list[int] = field(default_factory=list)
     bytes: list[int] = field(default_factory=list)
     evictions: list[int] = field(default_factory=list)
@@ -56,11 +56,11 @@ class Residency:
         with httpx.Client(base_url=self.url, timeout=30, trust_env=False) as client:
             while not self._over.wait(_EVERY_S):
                 try:
-                    self._look(client)
+                    self._poll(client)
                 except (httpx.HTTPError, ValueError, KeyError):
-                    continue  # the load itself counts what is not answered
+                    continue  # the load counts requests without an answer
 
-    def _look(self, client: httpx.Client) -> None:
+    def _poll(self, client: httpx.Client) -> None:
         models: list[dict[str, Any]] = client.get("/v1/models").raise_for_status().json()["models"]
         ready = {one["name"] for one in models if any(v["state"] == "ready" for v in one["versions"].values())}
         self.always = ready if self.always is None else self.always & ready
@@ -73,13 +73,13 @@ class Residency:
 
 
 def facts(samples: Sequence[Sample], names: Sequence[str], residency: Residency, budget: int) -> dict[str, Any]:
-    """What the record has beyond the usual figures.
+    """Return the further facts of the record.
 
-    A hit is a request for a model that was ready each time that the pool was looked at.
+    A hit is a request for a model that was ready at every poll.
 
     Args:
-        names: of the model that each request of the load asks.
-        budget: bytes of models that a replica may hold.
+        names: model name of each request of the load.
+        budget: model bytes that a replica may hold.
     """
     always = residency.always or set()
     hits = [sample for sample in samples if names[sample.index] in always]
@@ -94,6 +94,6 @@ def facts(samples: Sequence[Sample], names: Sequence[str], residency: Residency,
         "hit_share": len(hits) / len(samples),
     }
     if hits:
-        figures = summarise(hits)
+        figures = summarize(hits)
         found |= {"hit_p50_ms": figures.p50_ms, "hit_p90_ms": figures.p90_ms, "hit_p99_ms": figures.p99_ms}
     return found

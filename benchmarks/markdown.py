@@ -1,4 +1,4 @@
-"""Writes `RESULTS.md` from the results of a run."""
+"""Write `RESULTS.md` from the results of a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from benchmarks.workloads import ALL_WORKLOADS
 
 PATH = HERE / "RESULTS.md"
 _ENCODINGS = """\
-One request with 1,000 rows of 100 double columns through a gateway's application in one process, with a model that
-adds up its columns: parsing, validation, batching and encoding, without network, Ray and MLflow. CPU time, medians of
-interleaved rounds.
+One request with 1,000 rows of 100 double columns passes through the gateway's application in one process; the model
+adds up its columns. The figures cover parsing, validation, batching and encoding, without network, Ray and MLflow.
+They are CPU times, medians of interleaved rounds.
 """
 
 
@@ -29,20 +29,20 @@ def _lines(results: Results) -> Iterator[str]:
     machine = results.machine
     yield "# Results\n"
     yield (
-        f"Written by `make bench` on {results.date}: {results.rounds} rounds; in each, every system is started, "
-        f"measured for {results.seconds:g} s per workload and stopped, in rotated order. Figures are medians over the "
-        "rounds; ratios within one run count, absolute figures drift with the machine. How it is measured, and why the "
-        "peers are tuned as they are: [README](README.md).\n"
+        f"`make bench` wrote this page on {results.date}. It ran {results.rounds} rounds. Each round started every "
+        f"system in turn, measured it for {results.seconds:g} s per workload and stopped it; the order rotated. "
+        "Figures are medians over the rounds. Compare ratios within one run: absolute figures drift with the machine. "
+        "The [README](README.md) describes the method and the tuning of the peers.\n"
     )
     yield (
-        f"Machine: {machine['cpu']}, {machine['cores']} cores shared by server and load generator, "
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, which server and load generator share, "
         f"{machine['memory_gib']} GiB, {machine['system']}, Python {machine['python']}.\n"
     )
     yield "![Requests per second of each system](results.png)\n"
     yield "## Targets\n"
     marks = {True: "met", False: "**not met**", None: "–"}
     yield from _table(
-        ("target", "found", ""), [(one.target, one.found, marks[one.met]) for one in judge(results)], texts=3
+        ("target", "result", ""), [(one.target, one.found, marks[one.met]) for one in judge(results)], texts=3
     )
     yield "## Systems\n"
     known = [one for one in ALL if one.name in results.systems]
@@ -59,9 +59,9 @@ def _lines(results: Results) -> Iterator[str]:
     yield from _many(results)
     yield "## Memory and start\n"
     yield (
-        "Resident memory of all processes of a system after the load at 64 connections with the linear model "
-        "(pages that processes share are counted for each), and seconds from the start of the program to the first "
-        "right answer. A peer's model is on disk; `ml-serve up` also starts Ray and reads the registry.\n"
+        "`MB` is the resident memory of all processes of a system after `linear-64`; shared pages count once per "
+        "process. `start s` is the time from the start of the program to the first correct answer. Peers load their "
+        "model from disk; `ml-serve up` also starts Ray and reads the registry.\n"
     )
     measured = sorted(rows(results, "linear-64"), key=lambda row: row.memory().median)
     yield from _table(
@@ -81,16 +81,16 @@ def _lines(results: Results) -> Iterator[str]:
     if own:
         parts = own.records[-1].memory
         yield (
-            f"Of `{OURS}`: "
+            f"Processes of `{OURS}`: "
             + ", ".join(f"{kind} {max(found) / MEGABYTE:,.0f} MB" for kind, found in sorted(parts.items()))
             + ".\n"
         )
     if results.encodings:
-        yield "## What an encoding costs in a gateway (`encodings.py`)\n"
+        yield "## CPU time of an encoding in the gateway (`encodings.py`)\n"
         yield _ENCODINGS
-        yield from _table(("encoding", "CPU ms", "× the best"), encoding_cells(results), texts=1)
+        yield from _table(("encoding", "CPU ms", "ratio"), encoding_cells(results), texts=1)
     if results.failures or results.notes:
-        yield "## Failures and remarks\n"
+        yield "## Failures and notes\n"
         yield from (f"- {' '.join(text.split())[:300]}" for text in (*results.failures, *results.notes))
 
 
@@ -98,17 +98,17 @@ def _many(results: Results) -> Iterator[str]:
     found = [record.extra for record in results.records if record.workload == "many" and record.extra]
     if found:
         last = found[-1]
-        hit = f", {last['hit_p50_ms']:.1f} ms at the median" if "hit_p50_ms" in last else ""
+        hit = f" (p50 {last['hit_p50_ms']:.1f} ms)" if "hit_p50_ms" in last else ""
         yield (
-            f"In the last round {last['ready'][0]} to {last['ready'][1]} models were resident at a time, "
-            f"{last['always_ready']} of them always: {last['hit_share']:.0%} of the requests were for those{hit}. "
-            f"{last['evictions']} evictions; the pool replica took at most {last['most_rss_bytes'] / MEGABYTE:,.0f} MB "
-            "of memory.\n"
+            f"In the last round {last['ready'][0]} to {last['ready'][1]} models were resident at a time. "
+            f"{last['always_ready']} of them stayed resident; they received {last['hit_share']:.0%} of the requests"
+            f"{hit}. The pool evicted {last['evictions']} models, and its replica used at most "
+            f"{last['most_rss_bytes'] / MEGABYTE:,.0f} MB of memory.\n"
         )
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> Iterator[str]:
-    """A Markdown table; columns from number `texts` on are aligned to the right."""
+    """Yield a Markdown table. Columns from number `texts` on are aligned to the right."""
     yield f"| {' | '.join(headings)} |"
     yield f"| {' | '.join('---' if at < texts else '---:' for at in range(len(headings)))} |"
     yield from (f"| {' | '.join(line)} |" for line in lines)

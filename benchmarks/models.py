@@ -1,7 +1,7 @@
-"""The models that every system serves: logged once with MLflow, their answers computed once, directly.
+"""The models that every system serves. MLflow logs them once, and pyfunc predicts the expected answers once.
 
-`python -m benchmarks.models` makes what is missing; the benchmarks call it so, to stay free of MLflow's memory. They
-read with `read` what a model is asked and what it must answer.
+`python -m benchmarks.models` makes missing models. The benchmarks run it as a process, because MLflow needs much
+memory, and read inputs and expected answers with `read`.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 COLUMNS = ("crude_oil_price", "natural_gas_price", "exchange_rate")
-"""Of the models with three columns: those of the demo, so that its feature view fits them."""
+"""Columns of the narrow models: those of the demo, so that the demo's feature view fits them."""
 
 WIDE_COLUMNS = tuple(f"c{index}" for index in range(100))
 LOADED, CHECKED = 256, 64
-"""Rows that the load sends, and others that only the checks send."""
+"""Numbers of rows that the load sends, and of further rows that only the checks send."""
 
 TABLE_ROWS, TABLES = 1000, 9
-"""Rows of one request with a table, and different tables; the last one is for the checks."""
+"""Rows in one table, and number of tables; the last table is for the checks."""
 
 MANY = 100
 INLINE = "-inline"
-"""Ending of a model's second name, under which it is placed in the gateway."""
+"""Suffix of a model's second name, whose tag places it in the gateway."""
 
 _MADE = STATE / "made"
-_VERSION = "6"  # raise it, and everything is made anew
+_VERSION = "6"  # raise it to make all models again
 _REQUIREMENTS = ["mlflow", "numpy", "pandas", "scikit-learn"]
 _LEAVES_FROM = 20_000
-"""Rows that each of the hundred trees is grown on: an artifact of some 3 MB that predicts within microseconds."""
+"""Training rows of each of the hundred trees: artifacts of about 3 MB that predict within microseconds."""
 
 
 @dataclass(frozen=True)
 class ModelData:
-    """What a model is asked and what it answers.
+    """Inputs of a model, and the expected answers.
 
     Args:
-        name: of this data, which is the model's own name but for other questions to the same model.
-        model: its registered name.
-        folder: its artifacts.
+        name: of this data set: the name of its session.
+        model: registered name of the model.
+        folder: artifacts of the model.
         rows: inputs, ``(n, columns)``.
-        answers: what the model predicts for them, ``(n,)``.
+        answers: predictions for them, ``(n,)``.
     """
 
     name: str
@@ -66,7 +66,7 @@ class ModelData:
 
 
 def read(name: str) -> ModelData:
-    """A model that has been made, by its name."""
+    """Return the data set of this name."""
     facts = json.loads((DATA / f"{name}.json").read_text())
     with np.load(DATA / f"{name}.npz") as arrays:
         rows, answers = arrays["rows"], arrays["answers"]
@@ -74,20 +74,20 @@ def read(name: str) -> ModelData:
 
 
 def many_names() -> list[str]:
-    """Names of the hundred models that share one pool."""
+    """Return the names of the hundred models that share one pool."""
     return [f"tree-{index:03d}" for index in range(MANY)]
 
 
 def are_made() -> bool:
-    """Whether `make` has nothing to do."""
+    """Return whether all models exist."""
     return _MADE.exists() and _MADE.read_text() == _VERSION
 
 
 def make() -> None:
-    """Train, log and register every model, and note what each must answer."""
+    """Train, log and register every model, and store inputs and expected answers."""
     if are_made():
         return
-    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it warns of pickles, a hundred times
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # a hundred warnings about pickles
     from sklearn.ensemble import RandomForestRegressor  # noqa: PLC0415 - heavy, and rarely needed
     from sklearn.linear_model import LinearRegression  # noqa: PLC0415
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
@@ -98,21 +98,21 @@ def make() -> None:
     _make_demo()
     random = np.random.default_rng(254)
     narrow, wide = _prices(random, 2000), random.normal(size=(4000, len(WIDE_COLUMNS))).round(4)
-    asked, tables = _prices(random, LOADED + CHECKED), random.normal(size=(TABLES * TABLE_ROWS, len(WIDE_COLUMNS)))
+    inputs, tables = _prices(random, LOADED + CHECKED), random.normal(size=(TABLES * TABLE_ROWS, len(WIDE_COLUMNS)))
     target = _price(narrow, random)
     registry = _registry(SINGLE_HOME)
     forest = RandomForestRegressor(n_estimators=100, random_state=0)
     for name, model in (("linear", LinearRegression()), ("forest", forest)):
-        _make(registry, name, model, columns=COLUMNS, rows=narrow, target=target, asked=asked)
+        _make(registry, name, model, columns=COLUMNS, rows=narrow, target=target, inputs=inputs)
     weights = random.normal(size=len(WIDE_COLUMNS))
     table = LinearRegression()
-    _make(registry, "table", table, columns=WIDE_COLUMNS, rows=wide, target=wide @ weights, asked=tables.round(4))
+    _make(registry, "table", table, columns=WIDE_COLUMNS, rows=wide, target=wide @ weights, inputs=tables.round(4))
     registry = _registry(MANY_HOME)
     for name in many_names():
         grown = _prices(random, _LEAVES_FROM)
         tree, target = DecisionTreeRegressor(), _price(grown, random)
-        _make(registry, name, tree, columns=COLUMNS, rows=grown, target=target, asked=asked)
-    _note_features()
+        _make(registry, name, tree, columns=COLUMNS, rows=grown, target=target, inputs=inputs)
+    _store_features()
     _MADE.write_text(_VERSION)
 
 
@@ -144,9 +144,9 @@ def _make(
     columns: tuple[str, ...],
     rows: Array,
     target: Array,
-    asked: Array,
+    inputs: Array,
 ) -> None:
-    """Fit, save, register under both names, and predict what the model will be asked."""
+    """Fit, save and register a model under both names, and store its inputs and expected answers."""
     import mlflow  # noqa: PLC0415
     import pandas as pd  # noqa: PLC0415
     from mlflow.models import ModelSignature  # noqa: PLC0415
@@ -166,7 +166,7 @@ def _make(
             outputs=Schema([ColSpec("double", "price")]),
         ),
         input_example=frame(rows[:1]),
-        serialization_format="cloudpickle",  # every peer's loader reads it, those without MLflow too
+        serialization_format="cloudpickle",  # the loaders of all peers read it, also those without MLflow
         pip_requirements=_REQUIREMENTS,
     )
     for registered, tags in ((name, {}), (name + INLINE, {"serving.pool": "inline"})):
@@ -175,21 +175,21 @@ def _make(
         registry.create_registered_model(registered, tags=tags)
         registry.create_model_version(registered, folder.as_uri())
         registry.set_registered_model_alias(registered, "champion", "1")
-    _note(name, name, folder, columns, asked)
+    _store(name, name, folder, columns, inputs)
 
 
-def _note(name: str, model: str, folder: Path, columns: tuple[str, ...], asked: Array) -> None:
-    """Predict what the model will be asked, directly, and keep it."""
+def _store(name: str, model: str, folder: Path, columns: tuple[str, ...], inputs: Array) -> None:
+    """Predict with pyfunc, and store inputs and answers."""
     import mlflow  # noqa: PLC0415
     import pandas as pd  # noqa: PLC0415
 
-    predicted = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame(asked, columns=list(columns)))
-    np.savez(DATA / f"{name}.npz", rows=asked, answers=np.asarray(predicted, np.float64))
+    predicted = mlflow.pyfunc.load_model(str(folder)).predict(pd.DataFrame(inputs, columns=list(columns)))
+    np.savez(DATA / f"{name}.npz", rows=inputs, answers=np.asarray(predicted, np.float64))
     (DATA / f"{name}.json").write_text(json.dumps({"model": model, "folder": str(folder), "columns": columns}))
 
 
 def _make_demo() -> None:
-    """Seed the demo, whose model is asked after a fresh start. First of all: later MLflow has a registry set."""
+    """Seed the demo, whose model answers after a fresh start. Runs first: later, MLflow points to another registry."""
     import mlflow  # noqa: PLC0415
 
     from app.demo import EXAMPLE, MODEL, seed  # noqa: PLC0415
@@ -197,16 +197,16 @@ def _make_demo() -> None:
 
     seed(load(home=DEMO_HOME), lambda _: None)
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{MODEL}@champion"))
-    _note("start", MODEL, folder, COLUMNS, np.array([EXAMPLE]))
+    _store("start", MODEL, folder, COLUMNS, np.array([EXAMPLE]))
 
 
-def _note_features() -> None:
-    """The entities of the demo's feature view as questions to the linear model; the checks have two of their own."""
+def _store_features() -> None:
+    """Store the entities of the demo's feature view as inputs of the linear model; two are for the checks only."""
     from app.demo import COMMODITIES  # noqa: PLC0415
 
     entities = np.array(list(COMMODITIES.values()))
-    asked = np.vstack([np.resize(entities[:-2], (LOADED, 3)), np.resize(entities[-2:], (CHECKED, 3))])
-    _note("features", "linear", SINGLE_HOME / "artifacts" / "linear", COLUMNS, asked)
+    inputs = np.vstack([np.resize(entities[:-2], (LOADED, 3)), np.resize(entities[-2:], (CHECKED, 3))])
+    _store("features", "linear", SINGLE_HOME / "artifacts" / "linear", COLUMNS, inputs)
 
 
 if __name__ == "__main__":

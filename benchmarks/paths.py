@@ -1,4 +1,4 @@
-"""Where the benchmarks keep what they make; every other module imports it."""
+"""Files and folders of the benchmarks."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ STATE = ROOT / ".bench"
 """Models, logs and raw results; not under version control."""
 
 SINGLE_HOME = STATE / "single"
-"""Registry of the models that are measured one at a time."""
+"""Registry of the models that are measured alone."""
 
 MANY_HOME = STATE / "many"
 """Registry of the hundred models that share one pool."""
 
 DEMO_HOME = STATE / "demo"
-"""Where the demo is seeded once, for its answers and its feature store."""
+"""Home in which the demo is seeded once, for its predictions and its feature store."""
 
 FRESH_HOME = STATE / "fresh"
-"""Removed before each start that is measured from nothing."""
+"""Home of the start from nothing; removed before each start."""
+
+BEFORE_HOMES = STATE / "before"
+"""Homes of the other checkout, with copies of the registries."""
 
 DATA = STATE / "data"
 LOGS = STATE / "logs"

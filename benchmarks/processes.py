@@ -1,4 +1,4 @@
-"""`Running`: a system as a process group of its own, from its start to its end without a trace."""
+"""`Running`: a system as a process group of its own, from its start until all its processes have ended."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _STOP_S = 60.0
 _REPLICA = re.compile(r"ray::ServeReplica:[\w-]+:([\w-]+)")
 _LOG_TAIL = 1500
 Memory = dict[str, list[int]]
-"""Resident bytes of a system's processes, by what they are."""
+"""Resident bytes of a system's processes, by kind."""
 
 
 class Failed(Exception):
-    """A system that does not start, or does not stop cleanly; the message has the end of its log."""
+    """A system did not start; the message contains the end of its log."""
 
 
 class Running:
-    """Starts a command and knows the processes below it.
+    """Start a command, and measure and stop its process tree.
 
     Args:
-        variables: added to the environment, from which MLflow's own are taken out.
-        ports: must be free before the start and after the end.
-        log: file that gets what it prints.
+        variables: added to this process's environment, without the variables of MLflow and ml-serve.
+        ports: ports that must be free before the start and after the end.
+        log: file for its output.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Running:
     ) -> None:
         taken = [port for port in ports if is_taken(port)]
         if taken:
-            raise Failed(f"ports {taken} are taken by other processes")
+            raise Failed(f"ports {taken} are in use by other processes")
         self._ports = ports
         self._log = log
         environment = {
@@ -61,17 +61,17 @@ class Running:
             )
 
     def wait_for(self, answers: Callable[[], bool], timeout_s: float) -> float:
-        """Seconds from the start until `answers` is true. Raises `Failed`."""
+        """Return the seconds from the start until `answers` returns true. Raises `Failed`."""
         while time.monotonic() - self.started < timeout_s:
             if answers():
                 return time.monotonic() - self.started
             if self._process.poll() is not None:
-                raise Failed(f"it ended by itself: {self.tail()}")
+                raise Failed(f"it ended unexpectedly: {self.tail()}")
             time.sleep(_POLL_S)
-        raise Failed(f"no right answer within {timeout_s:g} s: {self.tail()}")
+        raise Failed(f"no correct answer within {timeout_s:g} s: {self.tail()}")
 
     def memory(self) -> Memory:
-        """Resident bytes now, by process: replicas of Ray Serve by deployment, others by their program."""
+        """Return the resident bytes of each process: Ray Serve replicas by deployment, others by program."""
         found: Memory = defaultdict(list)
         for process in self._tree():
             with contextlib.suppress(psutil.Error):
@@ -79,7 +79,7 @@ class Running:
         return dict(found)
 
     def cpu_seconds(self) -> float:
-        """CPU time of all its processes so far."""
+        """Return the CPU time of all its processes so far."""
         total = 0.0
         for process in self._tree():
             with contextlib.suppress(psutil.Error):
@@ -88,7 +88,7 @@ class Running:
         return total
 
     def stop(self, number: signal.Signals) -> list[str]:
-        """End it as its operator would; returns what it left behind, which is ended too."""
+        """Stop it as an operator would. Returns, and ends, the processes that it left behind."""
         tree = self._tree()
         self._process.send_signal(number)
         try:
@@ -96,16 +96,16 @@ class Running:
         except subprocess.TimeoutExpired:
             tree = list({process.pid: process for process in [*tree, *self._tree()]}.values())
         _, left = psutil.wait_procs(tree, timeout=3)
-        told = [f"process {process.pid} ({_name(process)})" for process in left]
+        remains = [f"process {process.pid} ({_name(process)})" for process in left]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(left, timeout=5)
         self._process.wait(5)
-        return told + [f"port {port}" for port in self._ports if is_taken(port)]
+        return remains + [f"port {port}" for port in self._ports if is_taken(port)]
 
     def tail(self) -> str:
-        """The end of its log, in one line."""
+        """Return the end of its log, in one line."""
         return " ".join(self._log.read_text(errors="replace")[-_LOG_TAIL:].split())
 
     def _tree(self) -> list[psutil.Process]:
@@ -116,8 +116,12 @@ class Running:
 
 
 def is_taken(port: int) -> bool:
-    """Whether a process listens on the port."""
-    return any(one.laddr.port == port for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+    """Return whether a process listens on the port."""
+    return any(
+        one.laddr and one.laddr.port == port
+        for one in psutil.net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    )
 
 
 def _kind(process: psutil.Process) -> str:

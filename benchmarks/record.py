@@ -1,4 +1,4 @@
-"""What a run has measured, kept as JSON from the first measurement on."""
+"""Results of a run, written to a JSON file after each measurement."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Record:
     """One measurement.
 
     Args:
-        dialect: how the system was asked.
+        dialect: name of the request form.
         turn: the round, from 0.
-        start_s: seconds from the system's start to its first right answer.
+        start_s: seconds from the system's start to its first correct answer.
         cores: CPU seconds per second that the system used under the load.
         memory: its processes after the load.
-        checks: what the checks beside the load found.
-        figures: of the load; None where only the start was measured.
+        checks: counts of the checks during the load.
+        figures: figures of the load; None where only the start was measured.
         extra: further facts, by workload.
     """
 
@@ -46,7 +46,7 @@ class Record:
 
 @dataclass
 class Results:
-    """Everything that a run has to tell."""
+    """All results of a run."""
 
     date: str
     machine: dict[str, Any]
@@ -62,7 +62,7 @@ class Results:
 
 
 class Recorder:
-    """Adds to the results of a run and writes them each time."""
+    """Add to the results of a run, and write the file each time."""
 
     def __init__(self, workloads: Sequence[str], systems: Sequence[str], rounds: int, seconds: float) -> None:
         self.results = Results(time.strftime("%Y-%m-%d"), machine(), rounds, seconds, list(workloads), list(systems))
@@ -77,13 +77,13 @@ class Recorder:
         self._write()
 
     def failed(self, system: str, why: str) -> None:
-        """The system is left out from here on."""
+        """Leave the system out of the rest of the run."""
         self._broken.add(system)
         self.results.failures.append(f"{system}: {why}")
         self._write()
 
     def failed_session(self, system: str, session: str, turn: int, why: str) -> None:
-        """One session has not been measured to its end."""
+        """Note that one session did not complete."""
         self.results.failures.append(f"{system}, {session}, round {turn + 1}: {why}")
         self._write()
 
@@ -104,7 +104,7 @@ class Recorder:
 
 
 def read(path: Path) -> Results:
-    """Results that a run has written."""
+    """Read the results of an earlier run."""
     found = json.loads(path.read_text())
     found["records"] = [
         Record(**{**one, "figures": one["figures"] and Figures(**one["figures"])}) for one in found["records"]
@@ -113,7 +113,7 @@ def read(path: Path) -> Results:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """Describe this machine."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {

@@ -1,4 +1,4 @@
-"""`Session`: one system from start to stop, with the workloads that it is measured with in between."""
+"""`Session`: start a system, measure its workloads, stop it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.dialects import Dialect, Request
 from benchmarks.endpoint import NO_ANSWER, Asker, Endpoint, Question, WrongAnswer
 from benchmarks.load import Figures
 from benchmarks.models import ModelData
-from benchmarks.paths import FRESH_HOME, LOGS
+from benchmarks.paths import LOGS
 from benchmarks.processes import Failed, Running
 from benchmarks.record import Record
 from benchmarks.systems import MANY_BYTES, System
@@ -21,22 +21,22 @@ from benchmarks.workloads import Workload
 
 _START_S = 240.0
 _SURE = 16
-"""Answers that are looked at before a load and after it."""
+"""Number of answers to check before a load and after it."""
 _MANY_REQUESTS = 20_000
 
 Send = Callable[[float], tuple[Figures, dict[str, Any]]]
-"""Sends the load for so many seconds; gives the figures and what else there is to tell."""
+"""Send the load for this many seconds; returns the figures and further facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What is measured between one start and the next stop.
+    """All measurements between a start and the next stop.
 
     Args:
-        name: of the session; the data of the model is called so too.
+        name: name of the session and of its data.
         turn: the round, from 0.
         seconds: length of each measurement.
-        warm_up: seconds of the same load before it.
+        warm_up: seconds of the same load before each measurement.
     """
 
     system: System
@@ -47,16 +47,17 @@ class Session:
     warm_up: float
 
     def run(self, note: Callable[[str], None]) -> Iterator[Record]:
-        """The measurements, one after the other.
+        """Yield the measurements, one after the other.
 
         Args:
-            note: is told what the system left behind.
+            note: called with a sentence about processes that the system left behind.
 
         Raises:
-            Failed: the system does not start, or does not answer rightly.
+            Failed: the system does not start, or answers wrongly.
         """
         system, data = self.system, models.read(models.many_names()[0] if self.name == "many" else self.name)
-        shutil.rmtree(FRESH_HOME, ignore_errors=True)
+        if self.name == "start":
+            shutil.rmtree(system.home(self.name), ignore_errors=True)
         running = Running(
             system.command_in(self.name, data),
             system.folder,
@@ -77,10 +78,10 @@ class Session:
 
     def _endpoint(self, workload: Workload, dialect: Dialect, data: ModelData) -> Endpoint:
         port = self.system.grpc_port if dialect.grpc else self.system.port
-        return Endpoint(port, dialect, data.model + self.system.ending, data, workload.rows)
+        return Endpoint(port, dialect, data.model + self.system.suffix, data, workload.rows)
 
     def _measure(self, running: Running, workload: Workload, endpoint: Endpoint, start_s: float) -> Record:
-        """Check, warm up, load with the checker beside it, check again."""
+        """Check, warm up, load with the checker in a thread, check again."""
         record = Record(self.system.name, workload.name, endpoint.dialect.name, self.turn, start_s)
         if workload.kind == "start":
             return replace(record, memory=running.memory())
@@ -90,7 +91,7 @@ class Session:
             for question in questions[:_SURE]:
                 check(asker, question, before)
             if before.first:
-                raise Failed(f"{workload.name}: not answered rightly before the load: {before.first}")
+                raise Failed(f"{workload.name}: wrong answer before the load: {before.first}")
             if self.warm_up:
                 send(self.warm_up)
             cpu = running.cpu_seconds()
@@ -105,24 +106,24 @@ class Session:
 
 
 def _one(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
-    """The load on one model, and questions about other rows than it sends."""
+    """Return the load on one model, and questions about rows that the load does not send."""
     sent = models.TABLES - 1 if workload.kind == "table" else models.LOADED
     requests = [endpoint.request(index) for index in range(sent)]
     port, connections, rate = endpoint.port, workload.connections, workload.rate
 
     def send(seconds: float) -> tuple[Figures, dict[str, Any]]:
         if rate is not None:
-            return load.summarise(load.at_rate(port, requests, connections, seconds, rate)), {}
+            return load.summarize(load.at_rate(port, requests, connections, seconds, rate)), {}
         if workload.kind == "row":
             return load.wrk(endpoint.url, requests, connections, seconds), {}
         samples = load.closed(port, requests, connections, seconds, over_grpc=endpoint.dialect.grpc)
-        return load.summarise(samples), {}
+        return load.summarize(samples), {}
 
     return send, [(endpoint, index) for index in range(sent, endpoint.count)]
 
 
 def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
-    """The load on all hundred models, and questions to each of them."""
+    """Return the load on all hundred models, and questions to them."""
     names = models.many_names()
     endpoints = [replace(endpoint, name=name, data=models.read(name)) for name in names]
     requests: list[Request] = []
@@ -134,14 +135,14 @@ def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]
     def send(seconds: float) -> tuple[Figures, dict[str, Any]]:
         with many.Residency(endpoint.url) as residency:
             samples = load.closed(endpoint.port, requests, workload.connections, seconds)
-        return load.summarise(samples), many.facts(samples, asked, residency, MANY_BYTES)
+        return load.summarize(samples), many.facts(samples, asked, residency, MANY_BYTES)
 
     chosen = many.choices(len(names), models.CHECKED)
     return send, [(endpoints[model], models.LOADED + turn) for turn, model in enumerate(chosen)]
 
 
 def _first_answer(running: Running, endpoint: Endpoint) -> float:
-    """Seconds from the start until the first right answer."""
+    """Return the seconds from the start to the first correct answer."""
     last = ""
 
     def answers() -> bool:

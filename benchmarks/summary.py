@@ -1,4 +1,4 @@
-"""Figures of a run over its rounds: medians and spread."""
+"""Figures of a run over its rounds: medians and ranges."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Figure = str
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Median, least and most over the rounds."""
+    """Median, minimum and maximum over the rounds."""
 
     median: float
     least: float
@@ -22,14 +22,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float]) -> Spread:
-        """Raises `statistics.StatisticsError` where there are none."""
+        """Summarize at least one value. Raises `statistics.StatisticsError` without values."""
         found = list(values)
         return cls(statistics.median(found), min(found), max(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one system did in one workload and dialect."""
+    """Figures of one system in one workload and dialect."""
 
     system: str
     dialect: str
@@ -37,7 +37,7 @@ class Row:
 
     @property
     def rate(self) -> Spread:
-        """Answers that were a success, per second."""
+        """Successful answers per second."""
         return Spread.of(record.figures.rate for record in self.records if record.figures)
 
     @property
@@ -47,28 +47,28 @@ class Row:
 
     @property
     def start_s(self) -> Spread:
-        """Seconds from the start to the first right answer."""
+        """Seconds from the start to the first correct answer."""
         return Spread.of(record.start_s for record in self.records)
 
     @property
     def errors(self) -> int:
-        """Requests that failed or were answered wrongly, those of the checks among them."""
-        asked = sum(record.checks["failed"] + record.checks["wrong"] for record in self.records if record.checks)
+        """Failed requests and wrong answers, including those of the checks."""
+        asked: int = sum(record.checks["failed"] + record.checks["wrong"] for record in self.records if record.checks)
         return asked + sum(record.figures.errors for record in self.records if record.figures)
 
     def latency(self, name: Figure) -> Spread:
-        """In milliseconds."""
+        """Return a latency in milliseconds."""
         return Spread.of(getattr(record.figures, name) for record in self.records if record.figures)
 
     def memory(self, kind: str | None = None) -> Spread:
-        """Most resident bytes of one process of that kind, or of all processes together."""
+        """Return the resident bytes of the largest process of a kind, or of all processes together."""
         if kind is None:
             return Spread.of(sum(sum(found) for found in record.memory.values()) for record in self.records)
         return Spread.of(max(record.memory.get(kind, [0])) for record in self.records)
 
 
 def rows(results: Results, workload: str) -> list[Row]:
-    """Every system and dialect that the workload was measured with, the fastest first."""
+    """Return a row for each measured system and dialect, the fastest first."""
     found: dict[tuple[str, str], list[Record]] = {}
     for record in results.records:
         if record.workload == workload:
@@ -78,5 +78,5 @@ def rows(results: Results, workload: str) -> list[Row]:
 
 
 def best(results: Results, workload: str, *systems: str) -> Row | None:
-    """The fastest of those systems, over all dialects; None where none of them was measured."""
+    """Return the fastest of these systems over all dialects; None where none was measured."""
     return next((row for row in rows(results, workload) if row.system in systems), None)

@@ -1,31 +1,35 @@
-"""The systems that are compared: how each is installed, started and asked. Their code is in `peers/`."""
+"""The systems under comparison: how to install, start and call each. The code of the peers is in `peers/`."""
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks import dialects as d
 from benchmarks.models import INLINE, ModelData
-from benchmarks.paths import DEMO_HOME, ENVIRONMENTS, FRESH_HOME, MANY_HOME, PEERS, ROOT, SINGLE_HOME
+from benchmarks.paths import BEFORE_HOMES, DEMO_HOME, ENVIRONMENTS, FRESH_HOME, MANY_HOME, PEERS, ROOT, SINGLE_HOME
 
-OURS, INLINED = "ours", "ours-gateway"
+OURS, INLINED, BEFORE = "ml-serve", "ml-serve-gateway", "before"
 
 
 @dataclass(frozen=True, slots=True)
 class System:
     """One system.
 
+    `command` and `variables` may contain placeholders: `{bin}` (the programs of its environment), `{model}` (folder of
+    the model's artifacts), `{name}` (the model's registered name), `{port}` and `{grpc}`.
+
     Args:
-        command: what starts it; `{bin}`, `{model}` (the folder of artifacts), `{port}` and `{grpc}` are filled in.
-        package: whose version is shown.
-        environment: its virtual environment under `.venv-peers`; None is the product's.
-        variables: of the environment, filled in likewise; `{name}` is the model's name.
-        dialect: how one row is asked.
-        batches: whether it computes rows of several callers together.
+        package: the package whose version the report shows.
+        environment: virtual environment below `.venv-peers`; None for the project itself.
+        dialect: the request form for one row.
+        batches: whether the system batches rows of several callers.
+        folder: working directory; for the project itself the checkout that runs.
+        suffix: what the system appends to the model's name.
     """
 
     name: str
@@ -39,8 +43,7 @@ class System:
     folder: Path = ROOT
     variables: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[int, ...] = ()
-    ending: str = ""
-    """Of the model's name in this system."""
+    suffix: str = ""
     stopped_by: signal.Signals = signal.SIGTERM
 
     @property
@@ -49,30 +52,54 @@ class System:
 
     @property
     def is_ours(self) -> bool:
+        """Whether the system is a checkout of this project, and no peer."""
         return self.environment is None
 
     @property
     def bin(self) -> Path:
-        """Programs of its environment."""
-        return (ENVIRONMENTS / self.environment if self.environment else ROOT / ".venv") / "bin"
+        """Folder of the programs in the system's environment.
+
+        A checkout without an environment of its own runs in the one of this process.
+        """
+        own = ENVIRONMENTS / self.environment if self.environment else self.folder / ".venv"
+        return own / "bin" if self.environment or own.exists() else Path(sys.executable).parent
+
+    def home(self, session: str) -> Path:
+        """Return the `ML_SERVE_HOME` of a session.
+
+        `before` has homes of its own: an older checkout need not understand the files that a newer one has written.
+        """
+        home = {"many": MANY_HOME, "start": FRESH_HOME}.get(session, SINGLE_HOME)
+        return BEFORE_HOMES / home.name if self.name == BEFORE else home
 
     def environment_variables(self, session: str, data: ModelData) -> dict[str, str]:
-        """What its environment has in a session of that name."""
-        further = SETTINGS.get(session, {}) if self.is_ours else {}
-        path = f"{self.bin}:{os.environ['PATH']}"
-        return {"PATH": path} | {name: self.filled(value, data) for name, value in self.variables.items()} | further
+        """Return the variables that this session adds to the environment."""
+        variables = {name: self._filled(value, data) for name, value in self.variables.items()}
+        variables["PATH"] = f"{self.bin}:{os.environ['PATH']}"
+        if self.is_ours:
+            variables["PYTHONPATH"] = f"{self.folder}:{self.folder / 'clients' / 'python' / 'src'}"
+            variables["ML_SERVE_HOME"] = str(self.home(session))
+            variables |= SETTINGS.get(session, {})
+        return variables
 
     def command_in(self, session: str, data: ModelData) -> list[str]:
-        """What starts it in a session of that name."""
+        """Return the command that starts the system for this session."""
         left_out = "--no-demo" if session == "start" else None
-        return [self.filled(part, data) for part in self.command if part != left_out]
+        return [self._filled(part, data) for part in self.command if part != left_out]
 
-    def filled(self, text: str, data: ModelData) -> str:
-        """A part of the command or a variable, filled in."""
+    def _filled(self, text: str, data: ModelData) -> str:
         return text.format(bin=self.bin, model=data.folder, name=data.model, port=self.port, grpc=self.grpc_port)
 
 
-def _ours(name: str, title: str, port: int, ending: str = "", **variables: str) -> System:
+def _ours(
+    name: str,
+    title: str,
+    port: int,
+    *,
+    suffix: str = "",
+    checkout: Path = ROOT,
+    variables: Mapping[str, str] | None = None,
+) -> System:
     return System(
         name=name,
         title=title,
@@ -83,17 +110,26 @@ def _ours(name: str, title: str, port: int, ending: str = "", **variables: str) 
         dialect=d.SERVE,
         batches=True,
         variables={
-            "ML_SERVE_HOME": str(SINGLE_HOME),
             "ML_SERVE_HTTP_PORT": "{port}",
             "ML_SERVE_GRPC_PORT": "{grpc}",
             "ML_SERVE_HAPROXY_STATS_PORT": str(port + 2000),
             "ML_SERVE_HAPROXY_METRICS_PORT": str(port + 3000),
-            "ML_SERVE_PRELOAD": "{name}" + ending,
-            **variables,
+            "ML_SERVE_PRELOAD": "{name}" + suffix,
+            **(variables or {}),
         },
+        folder=checkout,
         ports=(port, port + 1000, port + 2000, port + 3000),
-        ending=ending,
+        suffix=suffix,
     )
+
+
+def before(checkout: Path) -> System:
+    """Return another checkout of this project as a system, to compare with this one in the same run.
+
+    It runs in its own `.venv`, or in the environment of this process where it has none. `PYTHONPATH` names the
+    checkout in both cases, so its code is imported even where that environment has another checkout installed.
+    """
+    return _ours(BEFORE, f"ml-serve of {checkout}", 18010, checkout=checkout)
 
 
 def _fastapi(workers: int, port: int) -> System:
@@ -140,9 +176,10 @@ ALL = (
         INLINED,
         "ml-serve, model in the gateway",
         18001,
-        INLINE,
-        ML_SERVE_POOLS='{{"inline": {{"placement": "gateway"}}}}',
+        suffix=INLINE,
+        variables={"ML_SERVE_POOLS": '{{"inline": {{"placement": "gateway"}}}}'},
     ),
+    before(ROOT),  # a placeholder for reports: a run replaces it by the checkout of its option
     _fastapi(1, 18002),
     _fastapi(2, 18003),
     System(
@@ -208,11 +245,11 @@ ALL = (
 BY_NAME = {system.name: system for system in ALL}
 
 MANY_BYTES = 90_000_000
-"""Bytes of models that the pool may hold where a hundred share it: about thirty."""
+"""Model bytes of the pool that a hundred models share: room for about thirty."""
 
 SETTINGS = {
     "features": {"ML_SERVE_FEAST_REPO": str(DEMO_HOME / "feast")},
-    "many": {"ML_SERVE_HOME": str(MANY_HOME), "ML_SERVE_POOLS__DEFAULT__MODEL_BYTES": str(MANY_BYTES)},
-    "start": {"ML_SERVE_HOME": str(FRESH_HOME), "ML_SERVE_PRELOAD": "*"},
+    "many": {"ML_SERVE_POOLS__DEFAULT__MODEL_BYTES": str(MANY_BYTES)},
+    "start": {"ML_SERVE_PRELOAD": "*"},
 }
-"""What the product's settings differ by in a session of that name."""
+"""Settings of the project that differ in a session of that name."""

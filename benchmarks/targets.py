@@ -1,4 +1,4 @@
-"""The targets, each judged from the medians of one run."""
+"""Performance targets, judged from the medians of one run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEGABYTE = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A target, what was found, and whether that meets it; None where it was not measured."""
+    """A target, the result in words, and whether the result meets it; None where it was not measured."""
 
     target: str
     found: str
@@ -27,7 +27,7 @@ class Verdict:
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Every target of every workload."""
+    """Judge every target."""
     made = []
     for target, look in _targets(results):
         seen = look()
@@ -36,12 +36,12 @@ def judge(results: Results) -> list[Verdict]:
 
 
 Found = tuple[str, bool]
-"""What was found, in words, and whether that meets the target."""
+"""The result in words, and whether it meets the target."""
 Look = Callable[[], Found | None]
 
 
 def _targets(results: Results) -> Iterator[tuple[str, Look]]:
-    """Each target in words, and how it is looked up."""
+    """Yield each target in words, and the function that judges it."""
 
     def faster(*given: Any) -> Look:
         return lambda: _faster(results, *given)
@@ -80,7 +80,7 @@ def _targets(results: Results) -> Iterator[tuple[str, Look]]:
 
 
 def _faster(results: Results, workload: str, ours: str, factor: float, *others: str) -> Found | None:
-    """Answers per second are at least `factor` times those of the best of the others."""
+    """Judge whether answers per second are at least `factor` times those of the best other system."""
     own, other = best(results, workload, ours), best(results, workload, *others)
     if own is None or other is None:
         return None
@@ -90,7 +90,7 @@ def _faster(results: Results, workload: str, ours: str, factor: float, *others: 
 
 
 def _quicker(results: Results, workload: str, ours: str, factor: float, *others: str) -> Found | None:
-    """The median latency is at most `factor` times the lowest of the others."""
+    """Judge whether the median latency is at most `factor` times the lowest of the others."""
     own, other = best(results, workload, ours), _lowest(results, workload, "p50_ms", others)
     if own is None or other is None:
         return None

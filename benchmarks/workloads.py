@@ -1,4 +1,4 @@
-"""The workloads: what is sent, to which model, in which session of a system."""
+"""The workloads: requests, their model, and the session of a system in which they are sent."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks import dialects as d
-from benchmarks.systems import ALL, INLINED, OURS, System
+from benchmarks.systems import ALL, BEFORE, INLINED, OURS, System
 
 ROW_SYSTEMS = tuple(system.name for system in ALL)
 ENCODINGS = "encodings"
-"""Name of what is measured without a server; see `encodings.py`."""
+"""Name of the measurement without a server; see `encodings.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +19,11 @@ class Workload:
     """One load.
 
     Args:
-        session: systems are started once for all workloads of a session; it names the data too.
-        kind: how requests are made and sent: one row by wrk, or at a rate; tables; one of a hundred models and all of
-            them; or only the first request after the start.
-        rate: requests a second at random times; None is a closed loop.
-        asked: for each system the dialects, where they are not its own for one row.
+        session: a system is started once for all workloads of a session. It is also the name of the data.
+        kind: `row`: one row per request; `table`: a thousand rows; `one` and `many`: one of a hundred models, and all
+            of them; `start`: only the first request after the start.
+        rate: requests per second at random times; None is a closed loop.
+        asked: dialects by system, where they differ from the system's own for one row.
     """
 
     name: str
@@ -37,11 +37,11 @@ class Workload:
 
     @property
     def rows(self) -> int:
-        """Of one request."""
+        """Rows per request."""
         return 1000 if self.kind == "table" else 1
 
     def dialects(self, system: System) -> tuple[d.Dialect, ...]:
-        """How that system is asked."""
+        """Return the dialects in which to call the system."""
         return (self.asked or {}).get(system.name, (system.dialect,))
 
 
@@ -53,7 +53,8 @@ def _table(name: str, title: str, asked: Mapping[str, tuple[d.Dialect, ...]]) ->
     return Workload(name, title, "table", 4, tuple(asked), "table", asked=asked)
 
 
-_ENTITY = {OURS: (d.ENTITY,)}
+_CHECKOUTS = (OURS, BEFORE)
+_ENTITY = dict.fromkeys(_CHECKOUTS, (d.ENTITY,))
 ALL_WORKLOADS = (
     _row("linear-1", "Linear model, one row, 1 connection", "linear", 1),
     _row("linear-8", "Linear model, one row, 8 connections", "linear", 8),
@@ -63,9 +64,9 @@ ALL_WORKLOADS = (
     _row("forest-64", "Random forest of 100 trees, one row, 64 connections", "forest", 64),
     _table(
         "table-binary",
-        "1,000 rows × 100 columns, 4 connections, the fastest forms that each has",
+        "1,000 rows × 100 columns, 4 connections, the fastest dialects of each system",
         {
-            OURS: (d.V2_BINARY, d.GRPC),
+            **dict.fromkeys(_CHECKOUTS, (d.V2_BINARY, d.GRPC)),
             INLINED: (d.V2_BINARY,),
             "mlserver": (d.GRPC, d.V2_TENSOR),
             "mlflow": (d.MLFLOW,),
@@ -74,12 +75,14 @@ ALL_WORKLOADS = (
     _table(
         "table-json",
         "1,000 rows × 100 columns, 4 connections, JSON `dataframe_split`",
-        {OURS: (d.MLFLOW_OURS,), "mlflow": (d.MLFLOW,)},
+        {**dict.fromkeys(_CHECKOUTS, (d.MLFLOW_OURS,)), "mlflow": (d.MLFLOW,)},
     ),
-    Workload("features-off", "Columns in the request, 64 connections", "features", 64, (OURS,)),
-    Workload("features-on", "Columns from the feature store, 64 connections", "features", 64, (OURS,), asked=_ENTITY),
-    Workload("many-one", "One of a hundred models, 32 connections", "many", 32, (OURS,), "one"),
-    Workload("many", "A hundred models by Zipf's law, room for thirty, 32 connections", "many", 32, (OURS,), "many"),
-    Workload("start", "From nothing to the demo's first right answer", "start", 1, (OURS,), "start"),
+    Workload("features-off", "Columns in the request, 64 connections", "features", 64, _CHECKOUTS),
+    Workload(
+        "features-on", "Columns from the feature store, 64 connections", "features", 64, _CHECKOUTS, asked=_ENTITY
+    ),
+    Workload("many-one", "One of a hundred models, 32 connections", "many", 32, _CHECKOUTS, "one"),
+    Workload("many", "A hundred models by Zipf's law, room for thirty, 32 connections", "many", 32, _CHECKOUTS, "many"),
+    Workload("start", "From nothing to the demo's first right answer", "start", 1, _CHECKOUTS, "start"),
 )
 BY_NAME = {workload.name: workload for workload in ALL_WORKLOADS}

@@ -1,13 +1,13 @@
-"""The ports of the domain in memory: models are functions, the registry is a dict, the feature store a table.
+"""In-memory implementations of `app.serving.ports`: models are functions, the registry is a dict, features are tables.
 
 ::
 
     fakes = make_fakes({"prices": total("oil", "gas")})
     await fakes.service.predict(...)      # the use case
     fakes.app                             # the real ASGI application over it
-    fakes.runner.batches                  # what the models were given
+    fakes.runner.batches                  # the batches that reached the models
 
-Models are named by reference: ``"prices"`` is version 1, ``"prices/versions/2"`` the second one.
+Models are named by reference: ``"prices"`` is version 1, ``"prices/versions/2"`` is version 2.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ DEFAULT_ALIAS = "champion"
 
 @dataclass(frozen=True)
 class FakeModel:
-    """A model version: what it answers, and its signature as MLflow's JSON.
+    """A model version: its predict function, and its signature as MLflow's JSON.
 
-    `error` is raised when it is loaded. `example` is its logged input example.
+    Loading raises `error`, if set. `example` is the logged input example.
     """
 
     predict: Callable[[Batch], Output]
@@ -69,22 +69,22 @@ class FakeModel:
 
 
 def columns(*names: str, type: str = "double") -> list[dict[str, Any]]:
-    """The inputs of a signature, all of one type."""
+    """Return the inputs of a signature, all of one type."""
     return [{"name": name, "type": type, "required": True} for name in names]
 
 
 def tensor(array: Array) -> Output:
-    """An output that is one array."""
+    """Return an output of one array."""
     return Output("tensor", (), (array,), len(array))
 
 
 def total(*names: str, offset: float = 0.0) -> FakeModel:
-    """A model that adds up its columns."""
+    """Return a model that adds up its columns."""
     return FakeModel(lambda batch: tensor(np.sum(batch.arrays, axis=0) + offset), columns(*names))
 
 
 def failing(error: Exception, *names: str) -> FakeModel:
-    """A model that raises while predicting."""
+    """Return a model that raises while predicting."""
 
     def predict(batch: Batch) -> Output:
         raise error
@@ -93,7 +93,7 @@ def failing(error: Exception, *names: str) -> FakeModel:
 
 
 class FakeRunner:
-    """A `ModelRunner`. Remembers every batch in `batches`; a call takes `delay_s` seconds."""
+    """A `ModelRunner`. Keeps every batch in `batches`; a call takes `delay_s` seconds."""
 
     def __init__(self, models: Mapping[ModelVersion, FakeModel], delay_s: float = 0.0) -> None:
         self._models = models
@@ -123,7 +123,7 @@ class FakeRunner:
 
 
 class FakeDirectory:
-    """A `Directory`. `down` makes it answer only what it knows; `aliases` and `overrides` may be changed any time."""
+    """A `Directory`. While `down`, it knows only resolved references. Tests may change `aliases` and `overrides`."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class FakeDirectory:
         return sorted({version.name for version in self._models})
 
     def versions(self, name: str) -> list[ModelVersion]:
-        """Versions of a model, oldest first."""
+        """Return the versions of a model, oldest first."""
         return sorted((v for v in self._models if v.name == name), key=lambda v: int(v.version))
 
     def known(self, ref: ModelRef) -> ModelVersion | None:
@@ -178,8 +178,8 @@ class FakeDirectory:
 class FakeManager:
     """A `ModelManager`.
 
-    `ready`, `parts` (of the health), `replicas` (their usage), `counted` and `counted_of` (of single versions),
-    `desired`, `blocked` and `problems` (of a model) and `read_only` may be changed at any time.
+    Tests may change `ready`, `parts` (of the health), `replicas` (their usage), `counted` and `counted_of` (statistics
+    of all and of single versions), `desired`, `blocked`, `problems` and `read_only`.
     """
 
     def __init__(self, directory: FakeDirectory) -> None:
@@ -308,9 +308,9 @@ def _facts(
 
 
 class FakeFeatureStore:
-    """A `FeatureStore`: ``{view: {entity: {feature: value}}}``, every view with the one join key `join_key`.
+    """A `FeatureStore`: ``{view: {entity: {feature: value}}}``. Every view has the join key `join_key`.
 
-    `services` are further names for views. `reads` remembers the entities of each call; `error`, where set, is raised.
+    `services` maps feature services to views. `reads` keeps the entities of each call. Calls raise `error`, if set.
     """
 
     def __init__(
@@ -351,13 +351,13 @@ class FakeFeatureStore:
 
 @dataclass
 class FakeRecorder:
-    """A `Recorder` that remembers what it was told, without the times."""
+    """A `Recorder` that keeps its calls, without the times."""
 
     predictions: list[tuple[ModelVersion, int]] = field(default_factory=list)
     failures: list[tuple[str, str]] = field(default_factory=list)
     calls: list[tuple[ModelVersion, int, int]] = field(default_factory=list)
     blamed: list[tuple[ModelVersion | None, str]] = field(default_factory=list)
-    """Failures by version."""
+    """Failures, by version."""
     divisions: list[tuple[ModelVersion, float | None]] = field(default_factory=list)
     divided_failures: list[tuple[ModelVersion, str]] = field(default_factory=list)
     shadows: list[tuple[ShadowPair, ShadowResult]] = field(default_factory=list)
@@ -398,7 +398,7 @@ HTTP_LIMITS = HttpLimits(body_bytes=1_000_000, json_depth=16, timeout_s=10.0)
 
 @dataclass
 class Fakes:
-    """A whole gateway replica over fakes."""
+    """A complete gateway replica over fakes."""
 
     runner: FakeRunner
     directory: FakeDirectory
@@ -423,7 +423,7 @@ def make_fakes(
     limits: ServiceLimits = LIMITS,
     http_limits: HttpLimits = HTTP_LIMITS,
 ) -> Fakes:
-    """A gateway replica that serves `models`, by reference; `aliases` holds alias and version for each model."""
+    """Build a gateway replica that serves `models`, by reference; `aliases` maps alias to version for each model."""
     versions = {_version(text): model for text, model in models.items()}
     runner = FakeRunner(versions)
     directory = FakeDirectory(versions, aliases or {}, runner)
@@ -435,7 +435,7 @@ def make_fakes(
 def make_service(
     models: Mapping[str, FakeModel], features: FakeFeatureStore | None = None, limits: ServiceLimits = LIMITS
 ) -> PredictionService:
-    """Only the use case of `make_fakes`."""
+    """Build only the prediction service of `make_fakes`."""
     return make_fakes(models, features=features, limits=limits).service
 
 

@@ -25,9 +25,7 @@ def test_a_cluster_has_two_to_ten_replicas(monkeypatch: pytest.MonkeyPatch) -> N
     assert load().replicas(settings.gateway) == (1, 2)
 
 
-def test_the_environment_wins_over_the_file_and_options_over_both(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_options_override_the_environment_and_that_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("http_port: 1001\nhaproxy_stats_port: 1002\nlimits:\n  rows: 7\npools:\n  gpu: {num_gpus: 0.5}\n")
     monkeypatch.setenv("ML_SERVE_HTTP_PORT", "2001")
@@ -41,7 +39,7 @@ def test_the_environment_wins_over_the_file_and_options_over_both(
     assert load().haproxy_stats_port == 1002
 
 
-def test_the_ecosystems_own_names_are_read_and_ours_win(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_our_variables_override_those_of_the_ecosystem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "http://minio:9000")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
@@ -76,7 +74,7 @@ def test_the_ecosystems_own_names_are_read_and_ours_win(monkeypatch: pytest.Monk
         ("ML_SERVE_CONFIG", "/nowhere.yaml", ["/nowhere.yaml", "No such file"]),
     ],
 )
-def test_a_bad_value_stops_the_start_and_is_named(
+def test_a_bad_variable_stops_the_start_and_is_named(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: list[str]
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -109,7 +107,7 @@ def test_a_bad_file_stops_the_start_and_is_named(tmp_path: Path, text: str, word
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_errors_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ML_SERVE_HTTP_PORT", "x")
     monkeypatch.setenv("ML_SERVE_DRAIN_S", "-1")
     with pytest.raises(StartupError) as caught:
@@ -127,7 +125,7 @@ def test_every_fault_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("aws_secret_access_key: hunter2: 1", "line 1"),
     ],
 )
-def test_a_secret_is_not_shown_when_something_is_bad(tmp_path: Path, text: str, names: str) -> None:
+def test_error_messages_contain_no_secrets(tmp_path: Path, text: str, names: str) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(text)
     with pytest.raises(StartupError) as caught:
@@ -136,7 +134,7 @@ def test_a_secret_is_not_shown_when_something_is_bad(tmp_path: Path, text: str, 
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_group_that_is_not_json_shows_nothing_of_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_group_that_is_not_json_reveals_no_file_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text("aws_secret_access_key: hunter2\n")
     monkeypatch.setenv("ML_SERVE_LIMITS", "{bad")

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the release table, kept by each gateway replica: the same on all of them, a moment apart."""
+"""Prometheus metrics of the release table. All gateway replicas export the same values, a moment apart."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from app.serving.releases.table import ReleaseTable
 
 
 class ReleaseMetrics:
-    """Switches of aliases, what is held up, and how old the knowledge is."""
+    """Count rollouts, and show blocked aliases and outages of the registry."""
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         labels = ("model", "alias")
         self._switches = Counter(
-            "ml_serve_alias_switches", "Times that an alias began to answer another version.", labels, registry=registry
+            "ml_serve_alias_switches",
+            "Rollouts and rollbacks: times that an alias changed its live version.",
+            labels,
+            registry=registry,
         )
         self._counted: set[tuple[str, str]] = set()
         self._blocked = Gauge(
             "ml_serve_alias_blocked",
-            "1 where an alias does not answer the version that the registry names, for a reason that /health tells.",
+            "1 where an alias does not serve the version that the registry names; /health shows the reason.",
             labels,
             registry=registry,
         )
         self._stale_since = Gauge(
             "ml_serve_registry_stale_since_seconds",
-            "Since when the model registry has not been read, in seconds since 1970; 0 while it is.",
+            "Time of the last successful registry poll before an outage, in seconds since 1970; 0 without an outage.",
             registry=registry,
         )
 
     def observe(self, before: ReleaseTable, table: ReleaseTable) -> None:
-        """Take what has changed from one table to the next."""
+        """Count the changes from one release table to the next."""
         self._stale_since.set(table.stale_since or 0)
         self._blocked.clear()
         for name, release in table.releases.items():

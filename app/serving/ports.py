@@ -1,7 +1,7 @@
-"""What the serving domain needs from outside, as Protocols, and the values that cross them.
+"""Protocols for everything that the serving domain needs from outside.
 
-`app.deployments` implements them over Ray Serve handles and `app.adapters` over MLflow and Feast;
-``tests/fakes.py`` has them in memory.
+`app.deployments` implements them with Ray Serve handles, `app.adapters` with MLflow and Feast, ``tests/fakes.py`` in
+memory.
 """
 
 from __future__ import annotations
@@ -23,16 +23,25 @@ from app.serving.rows import Batch, Output
 
 
 class ModelRegistry(Protocol):
-    """The model registry. Its methods block: call them off the event loop."""
+    """The model registry. All methods block: call them in a thread."""
 
     def models(self) -> Sequence[RegisteredModel]:
-        """Every registered model, or nearly: only `model` tells that one is gone. Raises `RegistryUnavailable`."""
+        """Return the registered models. A paged search may miss one: only `model` proves that one is gone.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
 
     def model(self, name: str) -> RegisteredModel:
-        """One registered model. Raises `ModelNotFound`, which is the registry's own word, or `RegistryUnavailable`."""
+        """Return one registered model.
+
+        Raises:
+            ModelNotFound: the registry answers that the model does not exist.
+            RegistryUnavailable: the registry does not answer.
+        """
 
     def has_version(self, version: ModelVersion) -> bool:
-        """Whether the version exists. Raises `RegistryUnavailable`."""
+        """Return whether the version exists. Raises `RegistryUnavailable`."""
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version.
@@ -47,137 +56,137 @@ class ModelRegistry(Protocol):
         """Set a tag of a model. Raises `ModelNotFound`, `InvalidRequest`, `RegistryReadOnly`, `RegistryUnavailable`."""
 
     def delete_tag(self, name: str, tag: str) -> None:
-        """Delete a tag of a model; a missing tag is no error. Raises as `set_tag` does."""
+        """Delete a tag of a model, if it exists. Raises as `set_tag`."""
 
 
 class ModelRunner(Protocol):
-    """A pool of model replicas, called by version."""
+    """A pool of replicas that host model versions."""
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
-        """Load the version where needed and tell what it is. Raises `ModelUnavailable` or `PoolUnavailable`."""
+        """Load the version if necessary, and describe it. Raises `ModelUnavailable` or `PoolUnavailable`."""
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         """Predict one batch. Raises `ModelFailed`, `ModelUnavailable` or `PoolUnavailable`.
 
         Args:
-            backlog: what waits here for the version besides; pools are scaled on it.
-            again: send it once more where the replica dies with it.
+            backlog: further rows of the version that wait in this gateway replica; the pool scales on them.
+            again: whether to send the batch once more if the replica dies.
         """
 
 
 class FeatureStore(Protocol):
-    """The feature store's online side."""
+    """The online side of the feature store."""
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
-        """Raises `FeatureSourceNotFound` or `FeatureStoreUnavailable`."""
+        """Describe a feature view or service. Raises `FeatureSourceNotFound` or `FeatureStoreUnavailable`."""
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        """Features of each entity (join key to value). Raises as `source` does."""
+        """Read the features of each entity, a mapping of join key to value. Raises as `source`."""
 
 
 class Directory(Protocol):
-    """Which version a reference means now, and which pool hosts it."""
+    """Current version and pool of each model reference."""
 
     def known(self, ref: ModelRef) -> ModelVersion | None:
-        """The version, from memory; None where it must be asked for with `resolve`."""
+        """Return the version from memory; None where only `resolve` can find it."""
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        """Raises `ModelNotFound`, or `RegistryUnavailable` for a reference never seen before."""
+        """Find the version. Raises `ModelNotFound`, or `RegistryUnavailable` for an unknown reference."""
 
     def batch_overrides(self, name: str) -> BatchOverrides:
-        """How the model's tags want it batched, from memory. Asked before every batch."""
+        """Return the batch limits in the model's tags, from memory. The batcher calls it before every batch."""
 
     def traffic(self, name: str) -> Traffic | None:
-        """How the calls to the bare name are divided and copied, from memory; None where they are not."""
+        """Return the traffic split and the shadow of the bare name, from memory; None without both."""
 
     def runner(self, name: str) -> ModelRunner:
-        """The pool that hosts the model. Raises `ModelUnavailable` where that pool is not configured."""
+        """Return the pool that hosts the model. Raises `ModelUnavailable` where that pool is not configured."""
 
 
 class ModelManager(Protocol):
-    """Makes versions resident, lets them go, and tells what is served."""
+    """Load, unload, promote and roll back versions, and report the state of the platform."""
 
     @property
     def ready(self) -> bool:
-        """Whether everything that should be resident is loaded, or known to have failed."""
+        """Whether every version that should be resident is loaded or has failed."""
 
     async def load(self, ref: ModelRef) -> ModelVersion:
-        """Returns once the version is warm on every replica of its pool.
+        """Load a version, and return when it is warm on every replica that should hold it.
 
         Raises `ModelNotFound`, `ModelUnavailable` with the cause, or `RegistryUnavailable`.
         """
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
-        """Raises `ModelNotFound`."""
+        """Unload a version from every replica. Raises `ModelNotFound`."""
 
     async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
-        """Warm a version, then move an alias to it; returns once every gateway answers with it.
+        """Warm up a version, move an alias to it, and return when every gateway replica answers with it.
 
         Args:
-            alias: the default alias where it is None.
-            force: move it although the version takes other inputs than the one before, or fails its own example.
+            alias: None means the default alias.
+            force: promote a version with an incompatible signature, or one that fails its input example.
 
         Raises:
-            ModelNotFound: no such version that is ready.
-            ModelUnavailable: it cannot be loaded; the cause is in the message.
-            Conflict: it takes other inputs, or fails its own example; the message says what.
-            RegistryReadOnly: the registry cannot be written to.
+            ModelNotFound: the model has no such READY version.
+            ModelUnavailable: the version cannot be loaded; the message contains the cause.
+            Conflict: the signature is incompatible, or the input example fails; the message says how.
+            RegistryReadOnly: the registry is read-only.
             RegistryUnavailable: the registry does not answer.
         """
 
     async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
-        """Move an alias back to what it answered before; a second time changes nothing.
+        """Move an alias back to its previous version. A second rollback changes nothing.
 
-        Raises as `promote`, and `Conflict` where nothing is known of an earlier version, or the alias was moved to yet
-        another one while that was loaded.
+        Raises as `promote`. `Conflict` means here that no previous version is known, or that the alias moved to another
+        version during the rollback.
         """
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
-        """Divide the calls to the bare name, and copy them.
+        """Set the traffic split and the shadow of the bare name.
 
         Raises:
-            ModelNotFound: no such model, or it has no such alias.
+            ModelNotFound: the model or one of the aliases does not exist.
             RegistryReadOnly, RegistryUnavailable.
         """
 
     async def status(self) -> Sequence[ModelStatus]:
-        """Every registered model."""
+        """Return the status of every registered model."""
 
     async def model(self, name: str) -> ModelStatus:
-        """One registered model. Raises `ModelNotFound`."""
+        """Return the status of one registered model. Raises `ModelNotFound`."""
 
     async def statistics(self, version: ModelVersion) -> Statistics:
-        """What all gateway replicas have counted."""
+        """Return the counts of a version, summed over gateway replicas."""
 
     async def health(self) -> Mapping[str, Any]:
-        """Each part behind the gateway with its ``status`` (``ok``, ``degraded``, ``unavailable``), JSON values."""
+        """Return each part behind the gateway with its ``status``: ``ok``, ``degraded`` or ``unavailable``."""
 
     async def usage(self) -> Sequence[Mapping[str, Any]]:
-        """Each replica's ``replica``, ``deployment`` and ``rss_bytes``; a pool's ``models`` and ``model_bytes`` too."""
+        """Return each replica's name, ``deployment`` and ``rss_bytes``; a pool's ``models`` and ``model_bytes`` too."""
 
 
 class Recorder(Protocol):
-    """Counts and times what happens. Called on the request path: must be cheap and must not raise."""
+    """Count requests and their times. The request path calls it: it must be cheap and must not raise."""
 
     def predicted(self, version: ModelVersion, rows: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count an answered request."""
 
     def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
-        """A request for a model was answered with the error of this code; `version` is None where it was not known."""
+        """Count a failed request; `version` is None where the request failed before its version was known."""
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
-        """One batch was predicted."""
+        """Count a predicted batch."""
 
-    # Of models with traffic alone:
+    # Only for models with traffic:
 
     def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
-        """A call of the bare name was answered; `prediction` is the mean of the numbers in the answer."""
+        """Count an answered request for the bare name; `prediction` is the mean of the numbers in the answer."""
 
     def divided_failed(self, version: ModelVersion, traffic: Traffic, code: str) -> None:
-        """A call of the bare name was answered with the error of this code."""
+        """Count a failed request for the bare name."""
 
     def shadowed(self, pair: ShadowPair, traffic: Traffic, result: ShadowResult) -> None:
-        """A copy came to an end."""
+        """Count a shadow request that ended."""
 
     def shadow_dropped(self, pair: ShadowPair, traffic: Traffic, cause: str) -> None:
-        """A copy was not sent."""
+        """Count a shadow request that was not sent."""

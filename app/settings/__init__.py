@@ -1,8 +1,8 @@
-"""The one place that reads the environment: `Settings`, frozen, built once at start and passed in from there.
+"""The only reader of the environment: `Settings`, frozen, built once at start and passed to everything else.
 
-Sources, the stronger first: ``ML_SERVE_*`` variables (and the ecosystem's own names, such as ``MLFLOW_TRACKING_URI``),
-the YAML file given by ``--config`` or ``ML_SERVE_CONFIG``, the defaults. Nested fields are written with two
-underscores: ``ML_SERVE_LIMITS__ROWS=5000``. An unknown key or a bad value stops the start.
+Sources, strongest first: ``ML_SERVE_*`` variables (and names of the ecosystem, such as ``MLFLOW_TRACKING_URI``), the
+YAML file of ``--config`` or ``ML_SERVE_CONFIG``, the defaults. Two underscores separate nested fields:
+``ML_SERVE_LIMITS__ROWS=5000``. An unknown key or an invalid value stops the start.
 """
 
 from app.settings.groups import BatchSettings, GatewayScaling, Limits, PoolSettings, RequestScaling, Scaling

@@ -1,4 +1,4 @@
-"""Builds the settings from the environment and a YAML file, and says what is wrong with them."""
+"""Build the settings from the environment and a YAML file, and describe errors."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from app.settings.model import OVERRIDES, PREFIX, Settings
 
 CONFIG_VARIABLE = "ML_SERVE_CONFIG"
 URL_VARIABLE = "ML_SERVE_URL"
-"""Where the command line finds a gateway; no setting of the gateway itself."""
+"""URL of the gateway for client commands. Not a setting of the gateway."""
 
 _PRIVATE = ("secret", "token", "key", "uri", "url")
-"""A setting with one of these in its name may hold a credential: its value is not shown."""
-_NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')  # pydantic-settings tells the field in words only
+"""A setting with one of these words in its name may hold a credential. Error messages omit its value."""
+_NOT_JSON = re.compile(
+    r'error parsing value for field "(\w+)"'
+)  # pydantic-settings names the field only in its message
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:
     """Build the settings from the environment and an optional YAML file.
 
     Args:
-        config: the YAML file; unset: the one named by ``ML_SERVE_CONFIG``, if any.
-        overrides: fields set by command-line options, stronger than every source; None is 'not given'.
+        config: the YAML file; by default the file that ``ML_SERVE_CONFIG`` names, if any.
+        overrides: fields set by command-line options, which override every source; None means not given.
 
     Raises:
-        StartupError: an unknown key, a bad value or an unreadable file; names the key, the value and what is allowed.
+        StartupError: an unknown key, an invalid value or an unreadable file. Names the key and the allowed values.
     """
     if config is None and os.environ.get(CONFIG_VARIABLE):
         config = Path(os.environ[CONFIG_VARIABLE])
@@ -58,7 +60,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise StartupError(f"cannot read the configuration file {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        # Not the error's own text: that quotes the file, secrets included.
+        # The error's own text quotes the file, including secrets.
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise StartupError(f"the configuration file {path} is not valid YAML{where}") from None
@@ -68,7 +70,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def environment_names() -> Iterator[tuple[str, str]]:
-    """Every variable that is read, with the dotted name of its field."""
+    """Yield every environment variable, with the dotted name of its field."""
     for name, field in Settings.model_fields.items():
         alias = field.validation_alias
         names = alias.choices if isinstance(alias, AliasChoices) else [f"{PREFIX}{name.upper()}"]
@@ -116,7 +118,7 @@ def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
 
 
 def _unknown_nested(loc: list[str], config: Path | None) -> str:
-    """A key of a group that does not exist, such as ``limits.rwos``."""
+    """Describe an unknown key of a group, such as ``limits.rwos``."""
     *path, key = loc
     group = PoolSettings if path[0] == "pools" else Settings.model_fields[path[0]].annotation
     known = list(group.model_fields) if isinstance(group, type) and issubclass(group, BaseModel) else []
@@ -133,12 +135,12 @@ def _unknown_nested(loc: list[str], config: Path | None) -> str:
 
 
 def _named(dotted: str, config: Path | None) -> str:
-    """How the operator wrote the setting: as a variable, or in the file."""
+    """Name the setting as the operator wrote it: as a variable, or as a key of the file."""
     variable = _variable(dotted)
     return variable if os.environ.get(variable) else f"'{dotted}'" + (f" in {config}" if config else "")
 
 
 def _variable(dotted: str) -> str:
-    """The variable of a setting: of several the one that is set."""
+    """Return the variable of a setting; of several, the one that is set."""
     names = [name for name, field in environment_names() if field == dotted and os.environ.get(name)]
     return names[0] if names else PREFIX + dotted.upper().replace(".", "__")

@@ -20,19 +20,19 @@ from app.settings.groups import (
 
 PREFIX = "ML_SERVE_"
 OVERRIDES = "overrides"
-"""Argument of `Settings` that holds values stronger than the environment; no setting itself."""
+"""Argument of `Settings` with values that override the environment. Not a setting."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
 def _ecosystem(name: str, own: str | None = None) -> Any:
-    """A field that is also read from the ecosystem's variable `name`; our own name wins."""
+    """Let a field be read from the ecosystem's variable `name` too; our own name wins."""
     return AliasChoices(f"{PREFIX}{own or name}", name)
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Built with `load`."""
+    """All settings. Build them with `load`."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -46,13 +46,13 @@ class Settings(BaseSettings):
     )
 
     home: Annotated[Path, Field(validate_default=True)] = Path(".ml-serve")
-    """Folder of the embedded state: registry, artifacts, feature store, model cache, run files."""
+    """Folder of the embedded registry, artifacts, feature store and model cache, and of run files."""
 
     profile: Literal["auto", "local", "cluster"] = "auto"
-    """Which replica counts are the default ones; `auto` is `cluster` where `RAY_ADDRESS` is set, else `local`."""
+    """Default replica counts: of one machine or of a cluster. `auto`: `cluster` if `RAY_ADDRESS` is set."""
 
     ray_address: str | None = Field(None, validation_alias=_ecosystem("RAY_ADDRESS"))
-    """Ray cluster to join; unset: `up` starts a local one and ends it again."""
+    """Ray cluster to join. Unset: `up` starts a local cluster and stops it at the end."""
 
     http_port: Port = 8000
     """Port of the HTTP endpoints."""
@@ -61,28 +61,28 @@ class Settings(BaseSettings):
     """Port of the gRPC endpoints."""
 
     haproxy_stats_port: Port = 8404
-    """Port of the load balancer's own statistics."""
+    """Port of the load balancer's statistics page."""
 
     haproxy_metrics_port: Port = 9101
-    """Port of the load balancer's own Prometheus metrics."""
+    """Port of the load balancer's Prometheus metrics."""
 
     dashboard: bool = False
-    """Start the Ray dashboard with a local Ray."""
+    """Start the Ray dashboard with a local cluster."""
 
     dashboard_port: Port = 8265
     """Port of the Ray dashboard."""
 
     drain_s: Annotated[float, Field(ge=0)] = 2
-    """Seconds that `up` on a local Ray lets a stopping replica finish what it has begun."""
+    """Seconds that a stopping replica of a local cluster has to finish its requests."""
 
     mlflow_tracking_uri: str | None = Field(None, validation_alias=_ecosystem("MLFLOW_TRACKING_URI"))
-    """MLflow tracking server; unset: SQLite under `home`."""
+    """MLflow tracking server. Unset: SQLite under `home`."""
 
     mlflow_registry_uri: str | None = Field(None, validation_alias=_ecosystem("MLFLOW_REGISTRY_URI"))
-    """MLflow model registry; unset: the tracking server."""
+    """MLflow model registry. Unset: the tracking server."""
 
     mlflow_s3_endpoint_url: str | None = Field(None, validation_alias=_ecosystem("MLFLOW_S3_ENDPOINT_URL"))
-    """S3 endpoint of model artifacts, for MinIO and other stores that are not AWS."""
+    """S3 endpoint of the artifact store, for MinIO and other stores outside AWS."""
 
     aws_access_key_id: str | None = Field(None, validation_alias=_ecosystem("AWS_ACCESS_KEY_ID"))
     """Access key of the artifact store."""
@@ -97,67 +97,67 @@ class Settings(BaseSettings):
     """Region of the artifact store."""
 
     feast_repo: Path | None = Field(None, validation_alias=_ecosystem("FEAST_FS_YAML_FILE_PATH", own="FEAST_REPO"))
-    """Feast repository: the folder of `feature_store.yaml`, or that file; unset: the demo's, if it is there."""
+    """Feast repository: the folder of `feature_store.yaml`, or that file. Unset: the demo's, if it exists."""
 
     default_alias: Annotated[str, Field(min_length=1)] = "champion"
-    """Alias that a bare model name means. Where a model lacks it: the version last loaded by name, else the newest
-    READY one."""
+    """Alias that a bare model name refers to. A model without this alias answers with the version that was last loaded
+    by its bare name, else with its newest READY version."""
 
     default_model: str | None = None
-    """Reference that a bare `/invocations` answers; unset: only `/invocations/{ref}` is answered."""
+    """Model reference for `/invocations` without one. Unset: only `/invocations/{ref}` works."""
 
     preload: Annotated[tuple[str, ...], NoDecode] = ("*",)
-    """References resident and warm before `/readyz` turns true; `*`: every model that has the default alias."""
+    """Model references to load and warm up before `/readyz` succeeds. `*`: every model with the default alias."""
 
     registry_poll_s: PositiveSeconds = 5
-    """Seconds between two readings of the registry. While it does not answer they grow to 30, with some chance."""
+    """Seconds between two polls of the registry. During an outage the interval grows to 30 seconds, with jitter."""
 
     registry_read_only: bool = False
-    """Never write to the registry: promote, rollback and traffic are refused, and what is served is remembered beside
-    the artifact cache only."""
+    """Never write to the registry. The gateway refuses promote, rollback and traffic, and stores its state only beside
+    the artifact cache."""
 
     keep_previous_s: Annotated[float, Field(ge=0)] = 600
-    """Seconds for which the version that an alias answered before a switch stays in memory, for an instant rollback."""
+    """Seconds for which the previous version of an alias stays in memory after a rollout, for an instant rollback."""
 
     request_timeout_s: PositiveSeconds = 30
-    """Seconds that a request may take where it carries no `x-request-timeout-seconds`."""
+    """Deadline in seconds of requests without the header `x-request-timeout-seconds`."""
 
     load_timeout_s: PositiveSeconds = 300
-    """Seconds that loading one model version may take, download included."""
+    """Maximum seconds to load one model version, including the download."""
 
     failed_load_retry_s: PositiveSeconds = 15
-    """Seconds for which a failed load is answered from memory before it is tried again."""
+    """Seconds to wait after a failed load before the next try. Until then requests get the same error."""
 
     model_cache: Path | None = None
-    """Folder of downloaded artifacts; unset: `models` under `home`. Put it on a volume that outlives the pods."""
+    """Folder of downloaded artifacts. Unset: `models` under `home`. Put it on a volume that outlives the pods."""
 
     model_cache_bytes: Annotated[int, Field(ge=0)] = 20 * 1024**3
-    """Bytes that the downloaded artifacts of one node may take together; the least recently used leave first, but none
-    that a replica has loaded. A download needs room besides. 0: no bound."""
+    """Maximum bytes of downloaded artifacts on one node. The least recently used are removed first, but never those of
+    a loaded version. Downloads need additional space. 0: no limit."""
 
     gateway: GatewayScaling = GatewayScaling()
-    """Replicas of the gateway."""
+    """Scaling of the gateway."""
 
     features: RequestScaling = RequestScaling(num_cpus=0.1)
-    """Replicas that read the feature store."""
+    """Scaling of the deployment that reads the feature store."""
 
     pools: dict[str, PoolSettings] = Field(default_factory=lambda: {"default": PoolSettings()})
-    """Model pools by name; a model goes to the one that its `serving.pool` tag names, else to `default`."""
+    """Model pools by name. A model runs in the pool that its tag `serving.pool` names, else in `default`."""
 
     batch: BatchSettings = BatchSettings()
     """Dynamic batching."""
 
     shadow: ShadowSettings = ShadowSettings()
-    """Copies of calls to a shadow version."""
+    """Shadow requests."""
 
     limits: Limits = Limits()
     """Limits on requests."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severe log lines that are written."""
+    """Minimum severity of log lines."""
 
     access_log: bool = False
-    """Write a line per request and per call between deployments."""
+    """Log every request and every call between deployments."""
 
     @field_validator("preload", mode="before")
     @classmethod
@@ -172,7 +172,7 @@ class Settings(BaseSettings):
     @field_validator("home", "feast_repo", "model_cache")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        # Replicas run in folders of their own, so a relative path must not leave the process that read it.
+        # Replicas run in other working directories, so a relative path would mean another folder there.
         return value and value.expanduser().absolute()
 
     @classmethod
@@ -184,7 +184,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command-line options win over the environment and that over the file, both handed in by `load`."""
+        """Order the sources: command-line options, the environment, the file. `load` passes the first and the last."""
         assert isinstance(init_settings, InitSettingsSource)
         options = init_settings.init_kwargs.pop(OVERRIDES, {})
         return (InitSettingsSource(settings_cls, options), env_settings, init_settings)
@@ -195,7 +195,7 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        """The tracking server in force, the embedded SQLite one included."""
+        """The tracking server, or the embedded SQLite database."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.home}/mlflow.db"
 
     @property
@@ -208,7 +208,7 @@ class Settings(BaseSettings):
 
     @property
     def artifact_root(self) -> Path:
-        """Where the embedded tracking store keeps artifacts."""
+        """Artifact folder of the embedded tracking store."""
         return self.home / "artifacts"
 
     @property
@@ -217,7 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def snapshot_file(self) -> Path:
-        """What is served, for a start without the registry."""
+        """The snapshot of the release table, for a start without the registry."""
         return self.cache_folder / "releases.json"
 
     @property
@@ -226,7 +226,7 @@ class Settings(BaseSettings):
 
     @property
     def feast_folder(self) -> Path | None:
-        """Folder with `feature_store.yaml`, or None where no feature store is configured."""
+        """Folder of `feature_store.yaml`; None without a feature store."""
         if self.feast_repo is not None:
             return self.feast_repo.parent if self.feast_repo.suffix in (".yaml", ".yml") else self.feast_repo
         return self.demo_feast_repo if (self.demo_feast_repo / "feature_store.yaml").exists() else None
@@ -238,18 +238,18 @@ class Settings(BaseSettings):
 
     @property
     def gateway_pools(self) -> dict[str, PoolSettings]:
-        """Pools whose models live inside the gateway replicas."""
+        """Pools whose models run inside the gateway replicas."""
         return {name: pool for name, pool in self.pools.items() if pool.placement == "gateway"}
 
     def replicas(self, scaling: Scaling) -> tuple[int, int]:
-        """Fewest and most replicas of a deployment, defaults of the profile filled in."""
+        """Return the minimum and maximum replicas of a deployment, with the defaults of the profile."""
         low, high = (2, 10) if self.is_cluster else (1, 2)
         fewest = low if scaling.min_replicas is None else scaling.min_replicas
         most = max(high, fewest) if scaling.max_replicas is None else scaling.max_replicas
         return min(fewest, most), most
 
     def storage_environment(self) -> dict[str, str]:
-        """Variables by which MLflow and boto3 find the artifact store; secrets in clear, never to be printed."""
+        """Return variables for MLflow and boto3 to access the artifact store. Contains secrets: never print it."""
         values = {
             "MLFLOW_S3_ENDPOINT_URL": self.mlflow_s3_endpoint_url,
             "AWS_ACCESS_KEY_ID": self.aws_access_key_id,

@@ -1,25 +1,32 @@
-"""The benchmarks measure what they say: figures over rounds, targets, dialects, and peers as they are locked."""
+"""The benchmarks report correct figures, judge their targets, and run the systems that they name."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from benchmarks import encodings, load, many
+from benchmarks.bench import choose
 from benchmarks.dialects import Request
 from benchmarks.load import Figures, Sample
-from benchmarks.models import COLUMNS
+from benchmarks.models import COLUMNS, ModelData
 from benchmarks.record import Record, Results
 from benchmarks.report import cells
 from benchmarks.summary import Spread, best, rows
 from benchmarks.systems import ALL
 from benchmarks.targets import judge
 from benchmarks.workloads import ALL_WORKLOADS
+from tests.fakes import make_fakes, total
 from tests.platform import ROOT
 
 FIGURES = Figures(
@@ -33,6 +40,7 @@ FIGURES = Figures(
     max_ms=5.0,
     errors=0,
 )
+DATA = ModelData("linear", "linear", Path("/models/linear"), COLUMNS, np.zeros((1, 3)), np.zeros(1))
 GOOD = {"asked": 10, "failed": 0, "wrong": 0, "first": None}
 
 
@@ -44,52 +52,121 @@ def results(*records: Record) -> Results:
     return Results("2026-01-01", {}, 3, 6.0, ["linear-64"], [], records=list(records))
 
 
-def test_a_row_has_the_median_of_its_rounds_and_how_far_they_reach() -> None:
-    found = results(*(record("ours", "linear-64", turn, rate=rate) for turn, rate in enumerate((300, 100, 150))))
+def test_a_row_has_the_median_and_the_range_of_its_rounds() -> None:
+    found = results(*(record("ml-serve", "linear-64", turn, rate=rate) for turn, rate in enumerate((300, 100, 150))))
     (row,) = rows(found, "linear-64")
     assert row.rate == Spread(150, 100, 300)
 
 
-def test_ratios_are_to_the_best_peer_and_not_to_our_own_other_placement() -> None:
+def test_ratios_are_to_the_best_peer() -> None:
     found = results(
-        record("ours", "linear-64", 0, rate=400),
-        record("ours-gateway", "linear-64", 0, rate=800),
+        record("ml-serve", "linear-64", 0, rate=400),
+        record("ml-serve-gateway", "linear-64", 0, rate=800),
         record("mlserver", "linear-64", 0, rate=200),
         record("fastapi-1", "linear-64", 0, rate=100),
     )
     assert [(line[0], line[4]) for line in cells(found, "linear-64")] == [
-        ("ours-gateway", "4.00"),
-        ("ours", "2.00"),
+        ("ml-serve-gateway", "4.00"),
+        ("ml-serve", "2.00"),
         ("mlserver", "1.00"),
         ("fastapi-1", "0.50"),
     ]
 
 
+def test_without_peers_ratios_are_to_the_other_checkout() -> None:
+    found = results(record("ml-serve", "linear-64", 0, rate=300), record("before", "linear-64", 0, rate=200))
+    assert [(line[0], line[4]) for line in cells(found, "linear-64")] == [("ml-serve", "1.50"), ("before", "1.00")]
+
+
+def test_another_checkout_is_no_peer_of_the_targets() -> None:
+    found = results(
+        record("ml-serve", "linear-64", 0, rate=190),
+        record("before", "linear-64", 0, rate=500),
+        record("mlserver", "linear-64", 0, rate=100),
+    )
+    verdicts = {verdict.target: verdict for verdict in judge(found)}
+    assert verdicts["linear, 64 connections: at least 1.8 × the best peer"].met is True
+
+
+@pytest.mark.parametrize("has_own_environment", [True, False])
+def test_another_checkout_runs_its_own_code_and_homes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_own_environment: bool
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere/else")
+    if has_own_environment:
+        (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (system,) = choose(["before"], tmp_path)
+    programs = tmp_path / ".venv" / "bin" if has_own_environment else Path(sys.executable).parent
+    assert system.command_in("linear", DATA) == [f"{programs}/ml-serve", "up", "--no-demo"]
+    assert system.command_in("start", DATA) == [f"{programs}/ml-serve", "up"]
+    assert system.folder == tmp_path
+    variables = system.environment_variables("linear", DATA)
+    assert variables["PYTHONPATH"] == f"{tmp_path}:{tmp_path}/clients/python/src"
+    assert variables["PATH"].startswith(f"{programs}:")
+    assert variables["ML_SERVE_PRELOAD"] == "linear"
+    assert variables["ML_SERVE_HTTP_PORT"] == str(system.port)
+
+
+def test_two_checkouts_differ_in_code_ports_and_homes_alone(tmp_path: Path) -> None:
+    mine, other = choose(["ml-serve", "before"], tmp_path)
+    for session in ("linear", "many", "features", "start"):
+        one, two = (system.environment_variables(session, DATA) for system in (mine, other))
+        differing = {name for name in one if one[name] != two.get(name)}
+        assert one.keys() == two.keys()
+        assert {name for name in differing if not name.endswith("_PORT")} <= {"ML_SERVE_HOME", "PYTHONPATH", "PATH"}
+        assert one["ML_SERVE_HOME"] != two["ML_SERVE_HOME"]
+    for workload in ALL_WORKLOADS:
+        assert ("before" in workload.systems) is ("ml-serve" in workload.systems)
+        assert workload.dialects(mine) == workload.dialects(other)
+
+
+def test_the_code_of_another_checkout_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "__init__.py").write_text("")
+    (system,) = choose(["before"], tmp_path)
+    command = [str(system.bin / "python"), "-c", "import app; print(app.__file__)"]
+    variables = {**os.environ, **system.environment_variables("linear", DATA)}
+    found = subprocess.run(command, env=variables, cwd=system.folder, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == str(tmp_path / "app" / "__init__.py")
+
+
+def test_all_systems_run_without_another_checkout() -> None:
+    assert [system.name for system in choose([], None)] == [system.name for system in ALL if system.name != "before"]
+
+
+@pytest.mark.parametrize(("name", "words"), [("before", "BEFORE="), ("nobody", "unknown system 'nobody'")])
+def test_a_system_that_cannot_run_is_refused(name: str, words: str) -> None:
+    with pytest.raises(typer.BadParameter, match=words):
+        choose([name], None)
+
+
 def test_a_target_is_met_missed_or_not_measured() -> None:
-    found = results(record("ours", "linear-64", 0, rate=190, p99_ms=9), record("mlserver", "linear-64", 0, rate=100))
+    found = results(
+        record("ml-serve", "linear-64", 0, rate=190, p99_ms=9), record("mlserver", "linear-64", 0, rate=100)
+    )
     verdicts = {verdict.target: verdict for verdict in judge(found)}
     assert verdicts["linear, 64 connections: at least 1.8 × the best peer"].met is True
     assert verdicts["linear, 64 connections: p99 below every peer's"].met is False
     assert verdicts["linear, 64 connections: at least 12 × textbook Ray Serve"].met is None
 
 
-def test_wrong_answers_beside_the_load_count_as_errors() -> None:
-    broken = replace(record("ours", "linear-64", 0, errors=2), checks={**GOOD, "failed": 1, "wrong": 3})
-    row = best(results(broken), "linear-64", "ours")
+def test_wrong_answers_of_the_checks_count_as_errors() -> None:
+    broken = replace(record("ml-serve", "linear-64", 0, errors=2), checks={**GOOD, "failed": 1, "wrong": 3})
+    row = best(results(broken), "linear-64", "ml-serve")
     assert row is not None
     assert row.errors == 6
 
 
 def test_figures_come_from_single_answers() -> None:
     samples = [Sample(0, at=float(turn), seconds=0.001 * (turn + 1), ok=turn != 9) for turn in range(10)]
-    found = load.summarise(samples)
+    found = load.summarize(samples)
     assert (found.requests, found.errors) == (10, 1)
     assert found.p50_ms == pytest.approx(5.5)
     assert found.rate == pytest.approx(9 / 9.01)
 
 
-async def test_at_a_fixed_rate_the_wait_for_a_connection_counts() -> None:
-    """One connection that takes 20 ms, and 100 requests a second: the last ones wait for all before them."""
+async def test_at_a_fixed_rate_waiting_for_a_connection_counts() -> None:
+    """One connection takes 20 ms per request, and 100 requests arrive per second: a queue builds up."""
     connection = asyncio.Lock()
 
     async def send(request: Request) -> bool:
@@ -102,7 +179,7 @@ async def test_at_a_fixed_rate_the_wait_for_a_connection_counts() -> None:
     assert max(sample.seconds for sample in samples) > 0.1
 
 
-def test_every_workload_has_systems_that_exist_and_a_dialect_for_each() -> None:
+def test_every_workload_has_known_systems_and_their_dialects() -> None:
     known = {system.name: system for system in ALL}
     for workload in ALL_WORKLOADS:
         assert workload.systems
@@ -110,7 +187,7 @@ def test_every_workload_has_systems_that_exist_and_a_dialect_for_each() -> None:
 
 
 @pytest.mark.parametrize("system", ALL, ids=lambda system: system.name)
-def test_one_row_is_asked_in_every_systems_own_dialect(system: object) -> None:
+def test_one_row_is_encoded_in_the_dialect_of_each_system(system: object) -> None:
     found = next(one for one in ALL if one is system)
     request = found.dialect.encode("linear", COLUMNS, np.array([[75.5, 3.2, 1.18]]))
     assert request.path.startswith("/")
@@ -118,10 +195,17 @@ def test_one_row_is_asked_in_every_systems_own_dialect(system: object) -> None:
     assert b"\n" not in request.body  # a line of the file that wrk reads
 
 
-async def test_every_encoding_is_answered_by_the_gateways_application() -> None:
+async def test_the_gateway_answers_every_encoding() -> None:
     found = await encodings.measure(rounds=1)
     assert len(found) == 7
     assert all(found.values())
+
+
+async def test_a_slow_answer_does_not_block_the_event_loop() -> None:
+    fakes = make_fakes({"sum": total("a")})
+    fakes.runner.delay_s = 0.5  # longer than the gateway waits before it watches for a disconnect
+    body = ("/v1/models/sum:predict", b'{"instances": [{"a": 1.0}]}', {"content-type": "application/json"})
+    assert await encodings.post(fakes, body) == 200
 
 
 def test_no_two_systems_share_a_port() -> None:
@@ -129,7 +213,7 @@ def test_no_two_systems_share_a_port() -> None:
     assert len(ports) == len(set(ports))
 
 
-def test_the_most_chosen_models_are_asked_most() -> None:
+def test_popular_models_get_most_requests() -> None:
     drawn = many.choices(100, 5000)
     counts = [drawn.count(model) for model in range(100)]
     assert counts[0] == max(counts)

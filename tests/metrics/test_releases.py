@@ -11,7 +11,7 @@ def table(*, stale_since: float | None = None, blocked: dict[str, str] | None = 
     return ReleaseTable(1, 1, {"prices": release}, stale_since=stale_since)
 
 
-def test_switches_what_is_held_up_and_the_registrys_outage_are_told() -> None:
+def test_rollouts_blocked_aliases_and_outages_are_shown() -> None:
     registry = CollectorRegistry()
     metrics = ReleaseMetrics(registry)
     tables = [
@@ -35,7 +35,7 @@ def test_switches_what_is_held_up_and_the_registrys_outage_are_told() -> None:
     assert registry.get_sample_value("ml_serve_registry_stale_since_seconds") == 0
 
 
-def test_what_was_counted_of_an_alias_ends_with_it() -> None:
+def test_the_series_of_an_alias_end_with_it() -> None:
     registry = CollectorRegistry()
     metrics = ReleaseMetrics(registry)
     champion, challenger = ({"model": "prices", "alias": alias} for alias in ("champion", "challenger"))

@@ -1,6 +1,6 @@
-"""Two versions of a model compared by what the gateways counted: rates and means with intervals at 95 %, in words too.
+"""Compare two versions of a model: rates and means with 95 % confidence intervals, and a verdict in words.
 
-``GET /v1/models/{name}/compare`` answers it. Pure: `Statistics` in, a `Comparison` out.
+``GET /v1/models/{name}/compare`` returns the result.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from math import isfinite
 from typing import Literal
 
 from app.serving import confidence
-from app.serving.comparison.error_attribution import is_fault_of_copy
+from app.serving.comparison.error_attribution import is_shadow_fault
 from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowCounts, Statistics
 from app.serving.confidence import Interval, Moments
 
 NOTHING_YET = "no difference can be told yet"
 FEWEST = 30
-"""Numbers that a mean needs, on each side, before its normal approximation is believed."""
+"""Numbers that each side needs for the normal approximation of a mean."""
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A rate or a mean, and the ends of its interval; None where its spread is not known."""
+    """A rate or a mean, and the bounds of its interval; None where the spread is unknown."""
 
     value: float
     low: float | None
@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two versions. Latency in seconds; `prediction` is the mean over requests of each answer's mean."""
+    """One of the two versions. `prediction` is the mean over requests of the mean of each answer."""
 
     version: str
     requests: int
@@ -45,7 +45,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The other version less the base, and in words what that means."""
+    """The other version minus the base, and a verdict in words."""
 
     value: float
     low: float
@@ -55,11 +55,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class ShadowComparison:
-    """Copies of the base's requests that the other version got.
+    """Shadow requests: copies of the base's requests that the other version received.
 
-    `requests` are those that it answered, `mismatch_rate` the share of their rows with another label or another form,
-    `difference`, `largest` and `relative` are of their numbers, `latency_s` is what it took more than the base.
-    `errors` counts further copies by the code of their error, `dropped` those that were not sent by cause.
+    `requests` counts answered requests, `mismatch_rate` is the share of their rows with another label or form.
+    `difference`, `largest` and `relative` compare their numbers, `latency_s` is the time beyond the base's. `errors`
+    counts failed requests by error code, `dropped` requests that were not sent by cause.
     """
 
     requests: int
@@ -78,11 +78,12 @@ class ShadowComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What two versions differ in.
+    """Differences between two versions.
 
-    `counted` says which calls it is about: ``divided`` are those of the bare name since its traffic last changed, which
-    chance has dealt to the versions; ``all`` are all calls since the gateways started, where one of the versions had
-    none of the former. Then callers have chosen the version, at different times perhaps, and latencies have no spread.
+    `counted` names the requests under comparison. ``divided``: requests for the bare name since its traffic last
+    changed, which the gateway assigned to the versions at random. ``all``: all requests since the gateways started,
+    where one of the versions had no request of the first kind. Then callers chose the version, perhaps at different
+    times, and latencies have no interval.
     """
 
     counted: Literal["divided", "all"]
@@ -95,7 +96,7 @@ class Comparison:
 
 
 def compare(base_version: str, base: Statistics, other_version: str, other: Statistics) -> Comparison:
-    """Compare a version with the base."""
+    """Compare a version with the base version."""
     are_divided = all(one.variant.seconds.count + one.variant.faults > 0 for one in (base, other))
     side = _divided if are_divided else _of_all
     mine, theirs = side(other_version, other), side(base_version, base)
@@ -147,7 +148,7 @@ def _rates(mine: Side, base: Side) -> Difference | None:
     if not mine.requests or not base.requests:
         return None
     found = confidence.rate_difference(mine.faults, mine.requests, base.faults, base.requests)
-    return _told(found, "more errors", "fewer errors", enough=True)
+    return _verdict(found, "more errors", "fewer errors", enough=True)
 
 
 def _means(mine: Moments, base: Moments, more: str, less: str) -> Difference | None:
@@ -156,10 +157,10 @@ def _means(mine: Moments, base: Moments, more: str, less: str) -> Difference | N
     found = confidence.mean_difference(mine, base)
     if not isfinite(found.high - found.low):  # numbers too large to be squared
         return None
-    return _told(found, more, less, enough=min(mine.count, base.count) >= FEWEST)
+    return _verdict(found, more, less, enough=min(mine.count, base.count) >= FEWEST)
 
 
-def _told(found: Interval, more: str, less: str, *, enough: bool) -> Difference:
+def _verdict(found: Interval, more: str, less: str, *, enough: bool) -> Difference:
     verdict = NOTHING_YET
     if enough and not found.spans_zero:
         verdict = more if found.value > 0 else less
@@ -174,7 +175,7 @@ def _rate(hits: int, count: int) -> Estimate | None:
 
 
 def _mean(numbers: Moments) -> Estimate | None:
-    """A mean; its interval only where the numbers suffice for one and are not too large to be squared."""
+    """Estimate a mean. The interval needs `FEWEST` numbers that are not too large to be squared."""
     if not numbers.count or not isfinite(numbers.mean):
         return None
     found = confidence.mean(numbers)
@@ -186,7 +187,7 @@ def _mean(numbers: Moments) -> Estimate | None:
 def _shadow(counted: ShadowCounts) -> ShadowComparison:
     errors = {code: count for code, count in counted.outcomes.items() if code not in (COMPARED, INCOMPARABLE)}
     answered = sum(counted.outcomes.values()) - sum(errors.values())
-    faults = sum(count for code, count in errors.items() if is_fault_of_copy(code))
+    faults = sum(count for code, count in errors.items() if is_shadow_fault(code))
     slower, differences = counted.slower, counted.differences
     return ShadowComparison(
         requests=answered,
@@ -196,7 +197,9 @@ def _shadow(counted: ShadowCounts) -> ShadowComparison:
         largest=counted.largest if differences.count else None,
         relative=counted.relative.mean if differences.count else None,
         latency_s=(
-            _told(confidence.mean(slower), "slower", "faster", enough=slower.count >= FEWEST) if slower.count else None
+            _verdict(confidence.mean(slower), "slower", "faster", enough=slower.count >= FEWEST)
+            if slower.count
+            else None
         ),
         error_rate=_rate(faults, answered + faults),
         errors=errors,

@@ -1,7 +1,4 @@
-"""Which errors count against the version that was to answer, and which are the caller's own or nobody's.
-
-Versions are compared and rolled back on what counts here.
-"""
+"""Decide which errors count against a model version. Comparisons and automatic rollback use it."""
 
 from __future__ import annotations
 
@@ -28,16 +25,16 @@ FAULTS = frozenset(
         ServingError,
     )
 )
-"""Codes of errors that count against a version: it raised, answered wrongly or too late, could not be loaded, or killed
-its replica. What nobody foresaw (``internal``) does too: it tells two versions apart only where one of them causes it.
-What the caller got wrong, what is over a limit, and an outage of the registry or the feature store do not count."""
+"""Codes of errors that count against a version: it raised, answered wrongly or too late, failed to load, or killed its
+replica. Unexpected errors (``internal``) count too: they distinguish two versions only if one of them causes more.
+Errors of the caller, exceeded limits, and outages of the registry or the feature store do not count."""
 
 
 def is_fault(code: str) -> bool:
-    """Whether an error of this code counts against the version."""
+    """Return whether an error of this code counts against the version."""
     return code in FAULTS
 
 
-def is_fault_of_copy(code: str) -> bool:
-    """Whether an error of this code counts against a shadow: input that the caller's version took is not wrong."""
+def is_shadow_fault(code: str) -> bool:
+    """Return whether an error counts against a shadow. Rejected input does: the caller's version accepted it."""
     return code in FAULTS or code == InvalidInput.code

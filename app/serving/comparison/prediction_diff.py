@@ -1,4 +1,4 @@
-"""How far two models' answers to the same rows are apart; pure, one call per copied request."""
+"""Compare the answers of two models to the same rows, once per shadow request."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ _LABELS = frozenset("iub")
 
 @dataclass(frozen=True, slots=True)
 class Disagreement:
-    """Two answers compared.
+    """Differences between two answers.
 
-    `mismatched_rows` are those with another label (text, a whole number, a truth value, an object), or with a number
-    where the other has none. `difference` is the mean and `largest` the greatest absolute difference of the numbers,
-    `relative` the mean of them in relation to the greater of both, from 0 to 2; None where there are no numbers.
+    `mismatched_rows` counts rows with another label (text, integer, boolean or object), or with a number where the
+    other answer has none. `difference` is the mean and `largest` the maximum absolute difference of the numbers.
+    `relative` is the mean difference relative to the larger of both numbers, from 0 to 2. All three are None without
+    numbers.
     """
 
     rows: int
@@ -31,7 +32,7 @@ class Disagreement:
 
 
 def disagreement(mine: Output, base: Output) -> Disagreement | None:
-    """Compare an answer with the base's; None where they have another form: other columns, shapes or rows."""
+    """Compare an answer with the base's. Returns None where columns, shapes or row counts differ."""
     if (mine.names, mine.count, len(mine.arrays)) != (base.names, base.count, len(base.arrays)):
         return None
     if any(one.shape != other.shape for one, other in zip(mine.arrays, base.arrays, strict=True)):
@@ -57,7 +58,7 @@ def disagreement(mine: Output, base: Output) -> Disagreement | None:
 
 
 def mean_prediction(output: Output) -> float | None:
-    """The mean of all numbers, whole ones and truth values among them, of an answer; None where it has none."""
+    """Return the mean of all numbers of an answer, integers and booleans included; None without numbers."""
     numbers = [array for array in output.arrays if array.dtype.kind in "fiub" and array.size]
     if not numbers:
         return None
@@ -70,7 +71,7 @@ def mean_prediction(output: Output) -> float | None:
 
 
 def _mean(values: Array) -> float:
-    """Finite where all of the values are, also where their sum is not."""
+    """Return the mean, which is finite for finite values even where their sum overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean = float(values.mean(dtype=np.float64))
         return mean if isfinite(mean) else float((values / values.size).sum(dtype=np.float64))
@@ -82,9 +83,9 @@ def _are_numbers(one: Array, other: Array) -> bool:
 
 
 def _differences(one: Array, other: Array) -> tuple[Array, Array, Array | None]:
-    """Differences of the numbers, absolute and relative to the greater of both, and the cells that cannot have any.
+    """Return absolute differences, relative differences, and a mask of the cells with only one finite number.
 
-    These are where only one of the two is a finite number; None where both always are, which is the usual case.
+    The mask is None, the usual case, where all numbers are finite.
     """
     wide = np.complex128 if "c" in (one.dtype.kind, other.dtype.kind) else np.float64
     mine, base = one.astype(wide, copy=False), other.astype(wide, copy=False)
@@ -92,33 +93,33 @@ def _differences(one: Array, other: Array) -> tuple[Array, Array, Array | None]:
         difference = np.abs(mine - base)
     scale = np.maximum(np.abs(mine), np.abs(base))
     differ = None
-    if difference.size and not isfinite(difference.max()):  # which a NaN goes through
+    if difference.size and not isfinite(difference.max()):  # max() returns NaN if there is one
         same = (mine == base) | (np.isnan(mine) & np.isnan(base))
         difference[same] = scale[same] = 0.0
         known = np.isfinite(difference)
         difference, scale, differ = difference[known], scale[known], ~known
-    scale[scale == 0.0] = 1.0  # both are zero: they differ by nothing
+    scale[scale == 0.0] = 1.0  # both are zero, and so is their difference
     return difference, difference / scale, differ
 
 
 def _labels_differ(one: Array, other: Array) -> Array:
     if one.dtype.kind != "O" and other.dtype.kind != "O":
         try:
-            # Times that are missing on both sides are the same.
+            # NaT on both sides counts as equal.
             return np.asarray((one != other) & ~((one != one) & (other != other)), dtype=bool)  # noqa: PLR0124
-        except TypeError:  # such as times beside numbers
+        except TypeError:  # such as times and numbers
             return np.ones(one.shape, dtype=bool)
     pairs = zip(one.ravel().tolist(), other.ravel().tolist(), strict=True)
     return np.fromiter((not _is_same(mine, base) for mine, base in pairs), bool, one.size).reshape(one.shape)
 
 
 def _is_same(mine: Any, base: Any) -> bool:
-    """Equal, or both not a number; in an object column values may be lists, objects and arrays."""
+    """Return whether two values are equal or both NaN. Values of an object column may be lists, objects and arrays."""
     if isinstance(mine, np.ndarray) or isinstance(base, np.ndarray):
         return np.shape(mine) == np.shape(base) and bool(np.all(np.asarray(mine) == np.asarray(base)))
     try:
         return bool(mine == base or (mine != mine and base != base))  # noqa: PLR0124
-    except (TypeError, ValueError, ArithmeticError):  # arrays within lists, signalling NaN
+    except (TypeError, ValueError, ArithmeticError):  # arrays in lists, signaling NaN
         return repr(mine) == repr(base)
 
 

@@ -1,4 +1,4 @@
-"""Two versions compared: what is told, what is not told yet, and how often that is right."""
+"""Comparisons of two versions: estimates, verdicts, and how often they are right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def moments(numbers: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Moments:
 
 
 def even(count: int, mean: float, spread: float = 0.1) -> Moments:
-    """Numbers half of which lie above the mean and half below."""
+    """Numbers of which half lie above the mean and half below."""
     return Moments(count, mean, count * spread * spread)
 
 
@@ -42,7 +42,7 @@ def verdict(difference: Difference | None) -> str:
     return difference.verdict
 
 
-def test_equal_versions_are_told_apart_by_nothing() -> None:
+def test_equal_versions_show_no_difference() -> None:
     found = compared(divided(1000, faults=5), divided(1000, faults=5))
     assert (found.counted, found.base.version, found.other.version) == ("divided", "1", "2")
     assert {verdict(one) for one in (found.error_rate, found.latency_s, found.prediction)} == {NOTHING_YET}
@@ -52,7 +52,7 @@ def test_equal_versions_are_told_apart_by_nothing() -> None:
 @pytest.mark.parametrize(
     ("sign", "words"), [(1, ("more errors", "slower", "higher")), (-1, ("fewer errors", "faster", "lower"))]
 )
-def test_a_difference_is_told_in_words(sign: int, words: tuple[str, str, str]) -> None:
+def test_a_difference_has_a_verdict_in_words(sign: int, words: tuple[str, str, str]) -> None:
     one, other = divided(2000, 10, 0.02, 5.0), divided(2000, 100, 0.03, 6.0)
     found = compared(one, other) if sign > 0 else compared(other, one)
     assert tuple(map(verdict, (found.error_rate, found.latency_s, found.prediction))) == words
@@ -61,7 +61,7 @@ def test_a_difference_is_told_in_words(sign: int, words: tuple[str, str, str]) -
     assert found.latency_s.low < found.latency_s.value < found.latency_s.high
 
 
-def test_a_few_requests_tell_nothing_of_means_however_far_apart_they_are() -> None:
+def test_few_requests_give_no_verdict_on_means() -> None:
     found = compared(divided(FEWEST - 1, mean_s=0.02), divided(10_000, mean_s=2.0))
     assert verdict(found.latency_s) == NOTHING_YET
     assert found.base.latency_s is not None
@@ -91,12 +91,12 @@ def test_numbers_whose_differences_overflow_have_no_mean() -> None:
     assert verdict(found.latency_s) == NOTHING_YET
 
 
-def test_a_few_requests_can_tell_of_errors_since_their_interval_holds_for_few() -> None:
+def test_few_requests_can_give_a_verdict_on_errors() -> None:
     assert verdict(compared(divided(2), divided(1, faults=1)).error_rate) == NOTHING_YET
     assert verdict(compared(divided(1000), divided(1, faults=9)).error_rate) == "more errors"
 
 
-def test_versions_without_divided_calls_are_compared_by_all_their_calls() -> None:
+def test_versions_without_split_requests_use_all_requests() -> None:
     found = compared(divided(100), Statistics(requests=90, faults=10, failures=50, request_seconds=1.8))
     assert found.counted == "all"
     assert (found.base.requests, found.other.requests, found.other.faults) == (0, 100, 10)
@@ -107,7 +107,7 @@ def test_versions_without_divided_calls_are_compared_by_all_their_calls() -> Non
     assert verdict(found.error_rate) == "more errors"
 
 
-def test_nothing_counted_is_no_comparison() -> None:
+def test_without_counts_there_are_no_differences() -> None:
     found = compared(Statistics(), Statistics())
     assert (found.error_rate, found.latency_s, found.prediction, found.shadow) == (None,) * 4
     assert (found.base.error_rate, found.base.latency_s) == (None, None)
@@ -120,7 +120,7 @@ def test_a_version_that_only_fails_has_no_latency() -> None:
     assert (found.latency_s, found.prediction, found.other.latency_s) == (None,) * 3
 
 
-def test_copies_are_those_of_the_base() -> None:
+def test_only_shadow_requests_of_the_base_are_compared() -> None:
     copies = ShadowCounts(
         1000.0,
         2000.0,
@@ -147,11 +147,13 @@ def test_copies_are_those_of_the_base() -> None:
     assert shadow.relative == pytest.approx(0.1)
     assert verdict(shadow.latency_s) == "slower"
     assert shadow.error_rate is not None
-    assert shadow.error_rate.value == pytest.approx(5 / 105), "what it refuses, the base has taken"
+    assert shadow.error_rate.value == pytest.approx(5 / 105), (
+        "input that the shadow rejects counts, because the base accepted it"
+    )
     assert compare("1", other, "2", Statistics()).shadow is None
 
 
-def test_copies_that_all_failed_have_no_differences() -> None:
+def test_shadow_requests_that_all_failed_have_no_differences() -> None:
     other = Statistics(shadows={"1": ShadowCounts(1000.0, 2000.0, {"model_failed": 3})})
     shadow = compared(Statistics(), other).shadow
     assert shadow is not None
@@ -160,14 +162,14 @@ def test_copies_that_all_failed_have_no_differences() -> None:
 
 
 def simulated(random: np.random.Generator, count: int, error_rate: float, scale: float, mean: float) -> Statistics:
-    """What is counted of so many calls: errors, skewed latencies, predictions."""
+    """Counts of simulated requests: errors, skewed latencies, predictions."""
     faults = int(random.binomial(count, error_rate))
     answered = count - faults
     seconds, predictions = random.lognormal(np.log(scale), 0.5, answered), random.normal(mean, 2.0, answered)
     return Statistics(variant=VariantCounts(0.0, 1.0, faults, moments(seconds), moments(predictions)))
 
 
-def test_intervals_hold_the_true_differences_19_times_in_20() -> None:
+def test_intervals_contain_the_truth_19_times_in_20() -> None:
     random = np.random.default_rng(7)
     truth = (0.03 - 0.02, (0.025 - 0.02) * np.exp(0.5**2 / 2), 5.2 - 5.0)
     held = np.zeros(3)
@@ -180,7 +182,7 @@ def test_intervals_hold_the_true_differences_19_times_in_20() -> None:
     assert (held / RUNS).max() <= 0.975
 
 
-def test_versions_that_do_not_differ_are_told_apart_one_time_in_20() -> None:
+def test_equal_versions_seem_different_one_time_in_20() -> None:
     random = np.random.default_rng(8)
     told = np.zeros(3)
     for _ in range(RUNS):

@@ -13,6 +13,6 @@ FAULTS = {
 }
 
 
-def test_only_what_a_version_can_be_blamed_for_counts_against_it() -> None:
+def test_only_faults_of_a_version_count_against_it() -> None:
     kinds: list[type[ServingError]] = TREE
     assert {kind.code for kind in kinds if is_fault(kind.code)} == FAULTS

@@ -1,4 +1,4 @@
-"""How far two answers are apart."""
+"""Differences between two answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def output(*arrays: Array, names: tuple[str, ...] = ()) -> Output:
 
 
 def close(number: float) -> Any:
-    """Equal to what is this but for rounding."""
+    """Equal up to rounding."""
     return pytest.approx(number)
 
 
@@ -53,25 +53,25 @@ def test_numbers_of_other_types_are_compared_as_numbers() -> None:
         (objects([np.arange(2)], [np.arange(3)], NAN), objects([np.arange(2)], [np.arange(4)], NAN)),
         (np.array(["2026-01-01", "NaT", "NaT"], "M8[s]"), np.array(["2026-01-01", "2026-01-02", "NaT"], "M8[s]")),
     ],
-    ids=["whole numbers", "truth values", "text", "missing text", "objects", "arrays", "arrays in lists", "times"],
+    ids=["integers", "booleans", "text", "missing text", "objects", "arrays", "arrays in lists", "times"],
 )
 def test_labels_that_differ_are_mismatches(one: Array, other: Array) -> None:
     assert disagreement(output(one), output(other)) == Disagreement(3, 1)
 
 
-def test_labels_of_types_that_cannot_be_compared_all_differ() -> None:
+def test_labels_of_incomparable_types_all_differ() -> None:
     assert disagreement(output(np.array(["a", "b"])), output(np.array([1, 2]))) == Disagreement(2, 2)
     times = np.array(["2026-01-01", "2026-01-02"], "M8[s]")
     assert disagreement(output(times), output(np.array([1, 2]))) == Disagreement(2, 2)
 
 
-def test_a_number_where_the_other_has_none_is_a_mismatch_and_no_difference() -> None:
+def test_a_number_beside_none_is_a_mismatch_without_difference() -> None:
     found = disagreement(output(np.array([NAN, INF, 1.0, NAN, INF])), output(np.array([1.0, 1.0, 1.5, NAN, INF])))
     assert found == Disagreement(5, 2, close(0.5 / 3), 0.5, close(1 / 9))
     assert disagreement(output(np.array([NAN])), output(np.array([1.0]))) == Disagreement(1, 1)
 
 
-def test_numbers_of_several_columns_and_shapes_are_taken_together() -> None:
+def test_numbers_of_all_columns_and_shapes_count_together() -> None:
     names = ("a", "b")
     one = output(np.array([1.0, 2.0]), np.array([[1.0, 2.0], [3.0, NAN]]), names=names)
     other = output(np.array([1.0, 3.0]), np.array([[1.0, 2.0], [4.0, 5.0]]), names=names)
@@ -112,13 +112,13 @@ def test_answers_of_another_form_cannot_be_compared(other: Output) -> None:
     assert disagreement(other, output(np.zeros(2))) is None
 
 
-def test_no_rows_differ_in_nothing() -> None:
+def test_answers_without_rows_have_no_difference() -> None:
     assert disagreement(output(np.zeros(0)), output(np.zeros(0))) == Disagreement(0, 0)
     none = output(np.zeros((0, 2), dtype=int))
     assert disagreement(none, none) == Disagreement(0, 0)
 
 
-def test_the_mean_is_of_all_numbers_that_are_finite() -> None:
+def test_the_mean_prediction_covers_all_finite_numbers() -> None:
     assert mean_prediction(output(np.array([1, 2, 6]))) == 3.0
     assert mean_prediction(output(np.array([True, False]))) == 0.5
     assert mean_prediction(output(np.array([1.0, NAN, INF]))) == 1.0
@@ -130,14 +130,14 @@ def test_the_mean_is_of_all_numbers_that_are_finite() -> None:
     assert mean_prediction(output(np.array([INF, -INF, 2.0]))) == 2.0
 
 
-def test_the_mean_of_numbers_whose_sum_is_too_large_is_one() -> None:
+def test_a_mean_whose_sum_overflows_is_finite() -> None:
     assert mean_prediction(output(np.array([1.5e308, 1.5e308]))) == close(1.5e308)
     assert mean_prediction(output(np.array([1.5e308, 1.5e308, INF]))) == close(1.5e308)
     found = disagreement(output(np.array([1.5e308, -1.5e308])), output(np.array([1, 2])))
     assert found == Disagreement(2, 0, close(1.5e308), close(1.5e308), 1.0)
 
 
-def test_values_that_cannot_even_be_compared_with_themselves_are_compared_as_they_read() -> None:
+def test_values_without_equality_are_compared_by_their_text() -> None:
     signalling = objects(Decimal("sNaN"))
     assert disagreement(output(signalling), output(signalling)) == Disagreement(1, 0)
     assert disagreement(output(signalling), output(objects(Decimal(1)))) == Disagreement(1, 1)

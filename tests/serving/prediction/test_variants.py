@@ -1,4 +1,4 @@
-"""Calls of a bare name that are divided among versions and copied, through the whole service."""
+"""Traffic splits and shadow requests, through the whole service."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ async def ask(fakes: Fakes, ref: str = "m", **further: Any) -> str:
 
 
 async def settled(fakes: Fakes) -> None:
-    """Every copy has come to an end."""
-    while fakes.service._shadowing.requests:  # noqa: ASYNC110 - what it waits for has no event
+    """Wait until every shadow request has ended."""
+    while fakes.service._shadowing.requests:  # noqa: ASYNC110 - there is no event to wait for
         await asyncio.sleep(1)
 
 
@@ -61,7 +61,7 @@ def named(session: str) -> Callable[[], str]:
     return lambda: session
 
 
-def test_calls_of_the_bare_name_are_divided_and_others_are_not() -> None:
+def test_only_requests_for_the_bare_name_are_split() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=100), SPLIT)
         shares = Counter([await ask(fakes) for _ in range(300)])
@@ -72,7 +72,7 @@ def test_calls_of_the_bare_name_are_divided_and_others_are_not() -> None:
     run(main())
 
 
-def test_each_answer_is_that_of_the_version_it_names() -> None:
+def test_each_answer_comes_from_the_version_that_it_names() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=100), SPLIT)
         predictions = [await fakes.service.predict(request()) for _ in range(50)]
@@ -89,7 +89,7 @@ def test_a_session_stays_with_one_version_on_every_replica() -> None:
             session: {await ask(fakes, session=named(session)) for fakes in replicas for _ in range(3)}
             for session in sessions
         }
-        assert all(len(versions) == 1 for versions in seen.values())
+        assert {len(versions) for versions in seen.values()} == {1}
         assert set.union(*seen.values()) == {"1", "2"}
 
     run(main())
@@ -103,7 +103,7 @@ def store() -> FakeFeatureStore:
     return FakeFeatureStore({"daily": {f"e{n}": {"a": float(n), "b": 0.5} for n in range(40)}})
 
 
-def test_an_entity_stays_with_one_version_however_it_is_written() -> None:
+def test_an_entity_stays_with_one_version_in_every_form() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), SPLIT, features=store())
         by_id = [await ask(fakes, payload=None, features=features(ids=[f"e{n}", "e0"])) for n in range(40)]
@@ -114,7 +114,7 @@ def test_an_entity_stays_with_one_version_however_it_is_written() -> None:
     run(main())
 
 
-def test_a_session_goes_before_the_entity() -> None:
+def test_a_session_takes_precedence_over_the_entity() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), SPLIT, features=store())
         sessions = {
@@ -125,7 +125,7 @@ def test_a_session_goes_before_the_entity() -> None:
     run(main())
 
 
-def test_stickiness_uses_all_join_keys_in_any_order() -> None:
+def test_entities_are_identified_by_all_join_keys_in_any_order() -> None:
     one, same, other = {"x": 1, "y": "a"}, {"y": "a", "x": 1}, {"x": 1, "y": "b"}
     assert features(entities=[one]).first == features(entities=[same, other]).first
     assert features(entities=[one]).first != features(entities=[other]).first
@@ -133,7 +133,7 @@ def test_stickiness_uses_all_join_keys_in_any_order() -> None:
     assert features(ids=[]).first is None
 
 
-def test_the_session_is_read_only_where_there_are_variants() -> None:
+def test_the_session_is_read_only_for_a_split() -> None:
     async def main() -> None:
         def never() -> str:
             raise AssertionError("read")
@@ -146,7 +146,7 @@ def test_the_session_is_read_only_where_there_are_variants() -> None:
     run(main())
 
 
-def test_a_version_of_the_split_is_not_resolved_again() -> None:
+def test_a_split_needs_no_call_to_the_registry() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), SPLIT)
         fakes.directory.down = True
@@ -155,7 +155,7 @@ def test_a_version_of_the_split_is_not_resolved_again() -> None:
     run(main())
 
 
-def test_what_is_not_a_prediction_means_the_default() -> None:
+def test_only_predictions_follow_the_split() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), Traffic((Variant("challenger", "2", 100.0),)))
         assert await ask(fakes) == "2"
@@ -165,7 +165,7 @@ def test_what_is_not_a_prediction_means_the_default() -> None:
     run(main())
 
 
-def test_errors_are_counted_with_the_version_where_it_is_known() -> None:
+def test_errors_are_counted_by_version_where_it_is_known() -> None:
     async def main() -> None:
         fakes = fakes_of(failing(ModelFailed("it raised"), "a", "b"), Traffic((Variant("challenger", "2", 100.0),)))
         with pytest.raises(ModelFailed):
@@ -180,7 +180,7 @@ def test_errors_are_counted_with_the_version_where_it_is_known() -> None:
     run(main())
 
 
-def test_only_calls_of_bare_names_with_traffic_are_counted() -> None:
+def test_only_requests_with_traffic_count_for_a_comparison() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), None)
         await ask(fakes)
@@ -193,7 +193,7 @@ def test_only_calls_of_bare_names_with_traffic_are_counted() -> None:
     run(main())
 
 
-def test_a_copy_is_answered_by_the_shadow_and_compared() -> None:
+def test_the_shadow_answers_and_is_compared() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=1))
         assert await ask(fakes) == "1"
@@ -209,7 +209,7 @@ def test_a_copy_is_answered_by_the_shadow_and_compared() -> None:
     run(main())
 
 
-def test_only_answers_of_the_bare_name_by_others_are_shadowed() -> None:
+def test_only_answers_of_other_versions_are_copied() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), Traffic((Variant("challenger", "2", 100.0),), Variant("challenger", "2")))
         await ask(fakes)
@@ -223,15 +223,15 @@ def test_only_answers_of_the_bare_name_by_others_are_shadowed() -> None:
     run(main())
 
 
-def test_a_slow_shadow_delays_nobody() -> None:
+def test_a_slow_shadow_delays_no_caller() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
         await ask(fakes, "m@challenger")
-        predict_there = fakes.runner.predict
+        predict = fakes.runner.predict
 
         async def slow(version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
             await asyncio.sleep(5 if version == V2 else 0)
-            return await predict_there(version, batch, backlog, again=again)
+            return await predict(version, batch, backlog, again=again)
 
         fakes.runner.predict = slow  # type: ignore[method-assign]
         started = asyncio.get_running_loop().time()
@@ -249,15 +249,15 @@ def test_a_slow_shadow_delays_nobody() -> None:
     [
         (failing(ModelFailed("it raised"), "a", "b"), "model_failed"),
         (failing(ReplicaDied("it died"), "a", "b"), "replica_died"),
-        (failing(PoolUnavailable("nobody is there"), "a", "b"), "pool_unavailable"),
-        (failing(RuntimeError("what nobody foresaw"), "a", "b"), "internal"),
+        (failing(PoolUnavailable("no replica"), "a", "b"), "pool_unavailable"),
+        (failing(RuntimeError("unexpected"), "a", "b"), "internal"),
         (total("a", "c"), "invalid_input"),
         (FakeModel(lambda batch: tensor(np.zeros(7)), columns("a", "b")), "wrong_row_count"),
-        (replace(total("a", "b"), error=PoolUnavailable("nobody is there")), "pool_unavailable"),
+        (replace(total("a", "b"), error=PoolUnavailable("no replica")), "pool_unavailable"),
     ],
     ids=["raises", "kills its replica", "no pool", "unforeseen", "other columns", "other rows", "not loaded"],
 )
-def test_a_failed_shadow_is_counted_and_hidden_from_the_caller(shadow: FakeModel, code: str) -> None:
+def test_a_failing_shadow_is_counted_and_no_caller_notices(shadow: FakeModel, code: str) -> None:
     async def main() -> None:
         fakes = fakes_of(shadow)
         assert await ask(fakes) == "1"
@@ -270,18 +270,18 @@ def test_a_failed_shadow_is_counted_and_hidden_from_the_caller(shadow: FakeModel
     run(main())
 
 
-def test_a_copy_that_killed_its_replica_is_not_sent_again() -> None:
+def test_a_shadow_request_that_killed_a_replica_is_not_retried() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
         sent: list[bool] = []
 
         async def dying(version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
             if version == V1:
-                return await predict_there(version, batch, backlog, again=again)
+                return await predict(version, batch, backlog, again=again)
             sent.append(again)
             raise ReplicaDied("the replica died")
 
-        predict_there = fakes.runner.predict
+        predict = fakes.runner.predict
         fakes.runner.predict = dying  # type: ignore[method-assign]
         await asyncio.gather(*(ask(fakes) for _ in range(4)))
         await settled(fakes)
@@ -291,7 +291,7 @@ def test_a_copy_that_killed_its_replica_is_not_sent_again() -> None:
     run(main())
 
 
-def test_one_copy_that_makes_the_shadow_fail_fails_alone() -> None:
+def test_one_bad_shadow_request_fails_alone() -> None:
     def picky(batch: Batch) -> Output:
         if (batch.arrays[0] == 13).any():
             raise ModelFailed("13")
@@ -310,7 +310,7 @@ def test_one_copy_that_makes_the_shadow_fail_fails_alone() -> None:
     run(main())
 
 
-def test_copies_have_a_deadline_of_their_own() -> None:
+def test_shadow_requests_have_their_own_deadline() -> None:
     async def main() -> None:
         limits = replace(LIMITS, shadow=ShadowLimits(requests=4, rows=100, nbytes=1000, timeout_s=2.0))
         fakes = fakes_of(total("a", "b"), limits=limits)
@@ -324,7 +324,7 @@ def test_copies_have_a_deadline_of_their_own() -> None:
     run(main())
 
 
-def test_copies_are_bounded_in_requests_and_in_rows() -> None:
+def test_shadow_requests_are_bounded_in_number_and_rows() -> None:
     async def main() -> None:
         limits = replace(LIMITS, shadow=ShadowLimits(requests=2, rows=10, nbytes=1000, timeout_s=10.0))
         fakes = fakes_of(total("a", "b"), limits=limits)
@@ -343,7 +343,7 @@ def test_copies_are_bounded_in_requests_and_in_rows() -> None:
     run(main())
 
 
-def test_copies_are_bounded_in_bytes_of_input_and_output() -> None:
+def test_shadow_requests_are_bounded_in_bytes() -> None:
     async def main() -> None:
         limits = replace(LIMITS, shadow=ShadowLimits(requests=9, rows=99, nbytes=240, timeout_s=10.0))
         fakes = fakes_of(total("a", "b"), limits=limits)
@@ -365,7 +365,7 @@ def test_copies_are_bounded_in_bytes_of_input_and_output() -> None:
     run(main())
 
 
-def test_long_texts_count_as_bytes_of_a_copy() -> None:
+def test_long_texts_count_as_bytes_of_a_shadow_request() -> None:
     async def main() -> None:
         texts = FakeModel(lambda batch: tensor(np.array(["x" * 900] * batch.count, dtype=object)), columns("a", "b"))
         limits = replace(LIMITS, shadow=ShadowLimits(requests=9, rows=99, nbytes=1000, timeout_s=10.0))
@@ -408,7 +408,7 @@ def test_large_answers_are_compared_off_the_event_loop() -> None:
     run(main())
 
 
-def test_no_copies_are_sent_where_none_are_allowed() -> None:
+def test_a_limit_of_zero_sends_no_shadow_requests() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), limits=replace(LIMITS, shadow=ShadowLimits(0, 10, 1000, 10.0)))
         await ask(fakes)
@@ -417,7 +417,7 @@ def test_no_copies_are_sent_where_none_are_allowed() -> None:
     run(main())
 
 
-def test_copies_take_no_room_from_callers() -> None:
+def test_shadow_requests_use_no_admission_of_callers() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
         fakes.runner.delay_s = 1.0
@@ -430,7 +430,7 @@ def test_copies_take_no_room_from_callers() -> None:
     run(main())
 
 
-def test_a_caller_who_leaves_takes_no_copy_along() -> None:
+def test_a_shadow_request_outlives_its_caller() -> None:
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="")
     seen: list[str] = []
 
@@ -453,7 +453,7 @@ def test_a_caller_who_leaves_takes_no_copy_along() -> None:
     run(main())
 
 
-def test_a_shadow_gets_its_columns_from_the_same_feature_read() -> None:
+def test_features_are_read_once_for_caller_and_shadow() -> None:
     async def main() -> None:
         view = {"daily": {"oil": {"a": 1.0, "b": 2.0, "c": 40.0}}}
         fakes = fakes_of(total("b", "c"), features=FakeFeatureStore(view))
@@ -468,7 +468,7 @@ def test_a_shadow_gets_its_columns_from_the_same_feature_read() -> None:
     run(main())
 
 
-def test_a_payload_read_by_signature_is_read_again_for_shadows() -> None:
+def test_a_payload_that_needs_the_signature_is_parsed_again() -> None:
     async def main() -> None:
         async def read(signature: Signature) -> Payload:
             return Payload("columns", {column.name: [1.0] for column in signature.columns})
@@ -484,7 +484,7 @@ def test_a_payload_read_by_signature_is_read_again_for_shadows() -> None:
 
 
 @pytest.mark.parametrize(("names", "reads"), [(("a", "b"), 1), (("a",), 2)])
-def test_a_shadow_with_the_same_signature_gets_the_same_rows(names: tuple[str, ...], reads: int) -> None:
+def test_a_shadow_with_equal_columns_reuses_the_rows(names: tuple[str, ...], reads: int) -> None:
     async def main() -> None:
         read_for = []
 
@@ -503,7 +503,7 @@ def test_a_shadow_with_the_same_signature_gets_the_same_rows(names: tuple[str, .
     run(main())
 
 
-def test_copies_of_a_large_request_are_cut_into_batches() -> None:
+def test_large_shadow_requests_are_split_into_batches() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=1))
         many = Payload("columns", {"a": [1.0] * 250, "b": list(map(float, range(250)))})
@@ -517,7 +517,7 @@ def test_copies_of_a_large_request_are_cut_into_batches() -> None:
     run(main())
 
 
-def test_an_answer_of_another_form_is_counted_as_such() -> None:
+def test_an_answer_of_another_form_is_incomparable() -> None:
     async def main() -> None:
         fakes = fakes_of(FakeModel(lambda batch: tensor(np.zeros((batch.count, 2))), columns("a", "b")))
         await ask(fakes)
@@ -528,7 +528,7 @@ def test_an_answer_of_another_form_is_counted_as_such() -> None:
     run(main())
 
 
-def test_a_forgotten_version_is_opened_anew_for_copies() -> None:
+def test_a_forgotten_version_is_loaded_again_for_the_shadow() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=1))
         await ask(fakes)
@@ -542,17 +542,17 @@ def test_a_forgotten_version_is_opened_anew_for_copies() -> None:
     run(main())
 
 
-def test_the_pool_is_told_of_copies_that_wait() -> None:
+def test_the_backlog_includes_waiting_shadow_requests() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
-        told: list[int] = []
-        predict_there = fakes.runner.predict
+        reported: list[int] = []
+        predict = fakes.runner.predict
 
         async def noting(version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
             if version == V2:
-                told.append(backlog.rows)
+                reported.append(backlog.rows)
                 await asyncio.sleep(5)
-            return await predict_there(version, batch, backlog, again=again)
+            return await predict(version, batch, backlog, again=again)
 
         fakes.runner.predict = noting  # type: ignore[method-assign]
         await ask(fakes)
@@ -560,7 +560,7 @@ def test_the_pool_is_told_of_copies_that_wait() -> None:
         await asyncio.gather(*(ask(fakes) for _ in range(3)))
         await asyncio.sleep(1)
         await ask(fakes, "m@challenger")
-        assert told[:2] == [0, 3]
+        assert reported[:2] == [0, 3]
         await settled(fakes)
 
     run(main())
