@@ -9,8 +9,9 @@ COPY requirements/image.txt /src/requirements/image.txt
 RUN pip install --no-cache-dir --only-binary :all: --require-hashes --requirement /src/requirements/image.txt
 # After the libraries, so that a change of ours leaves their layer as it is.
 COPY pyproject.toml README.md /src/
+COPY clients/python /src/clients/python
 COPY app /src/app
-RUN pip install --no-cache-dir --no-deps --no-build-isolation /src
+RUN pip install --no-cache-dir --no-deps --no-build-isolation /src/clients/python /src
 
 FROM python:3.11-slim-bookworm
 # wget: the readiness probe that KubeRay gives to workers calls it, in bash. curl: what the operating instructions run

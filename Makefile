@@ -64,14 +64,14 @@ reset: ## Remove the embedded state in .ml-serve: registry, models, feature stor
 	rm -rf .ml-serve
 
 # The dev requirements contain the runtime ones at the same versions, so either may come first.
-$(VENV)/.runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.runtime: requirements/runtime.txt pyproject.toml clients/python/pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/runtime.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dev: requirements/dev.txt pyproject.toml clients/python/pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --require-hashes --requirement requirements/dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable clients/python --editable .
 	@touch $@ $(VENV)/.runtime
 
 $(CLIENTS)/.done: requirements/clients.txt | $(VENV)/bin/python

@@ -18,7 +18,7 @@ from mlflow.deployments import BaseDeploymentClient, PredictionsResponse
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import ErrorCode
 
-from app.client import DEFAULT_URL, ApiError, Client, ClientError, Model
+from ml_serve_client import DEFAULT_URL, ApiError, Client, ClientError, Model
 
 FLAVOR = "python_function"
 """The only flavour: the gateway serves models as pyfunc loads them."""
@@ -146,7 +146,7 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
             return [_described(model) for model in client.models()]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
-        """A registered model: ``name``, ``flavor``, and what `app.client.Model` has. JSON values only."""
+        """A registered model: ``name``, ``flavor``, and what `ml_serve_client.Model` has. JSON values only."""
         _check(endpoint=endpoint)
         with self._calling() as client:
             return _described(client.model(name))

@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 
-from app.client import ApiError, Client
+from ml_serve_client import ApiError, Client
 
 row = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}
 

@@ -67,7 +67,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 @pytest.fixture
 def demo_as_before(platform: Platform) -> Iterator[None]:
     """For tests that move the demo's aliases or divide its calls: all others know what it answers."""
-    from app.client import Client
+    from ml_serve_client import Client
 
     yield
     with Client(URL) as client:

@@ -34,8 +34,7 @@ from app.errors import (
 )
 from app.serving.batching.batcher import AnsweredBatch
 from app.serving.batching.limits import NO_OVERRIDES, BatchLimits, BatchOverrides
-from app.serving.comparison.counters import ShadowPair, ShadowResult
-from app.serving.comparison.statistics import Statistics
+from app.serving.comparison.statistics import ShadowPair, ShadowResult, Statistics
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog

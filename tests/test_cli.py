@@ -14,8 +14,7 @@ from app import __version__
 from app.cli import cli
 from app.cli.failures import EPILOG, FAILED, NO_ANSWER, OK, REFUSED, USAGE
 from app.errors import ModelUnavailable
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
-from app.serving.comparison.statistics import Statistics
+from app.serving.comparison.statistics import ShadowCounts, Statistics, VariantCounts
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
 from app.serving.releases.traffic import TrafficPlan

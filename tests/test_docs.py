@@ -18,9 +18,10 @@ from app.api.app import create_app
 from app.api.oip.grpc import CODES, InferenceServicer
 from app.cli import cli
 from app.errors import ServingError, StartupError
+from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
-from app.metrics.requests import PrometheusRecorder
 from app.oip import inference_pb2 as pb
+from app.serving.comparison.ledger import Ledger
 from tests.fakes import HTTP_LIMITS, make_fakes
 from tests.platform import ROOT
 from tests.test_errors import TREE
@@ -63,7 +64,7 @@ def test_every_endpoint_is_documented() -> None:
 
 def test_every_metric_is_documented_with_its_type_and_exists() -> None:
     registry = CollectorRegistry()
-    PrometheusRecorder(registry)
+    PredictionMetrics(Ledger(), registry)
     ReleaseMetrics(registry)
     InferenceServicer(cast(Any, None), 1.0, registry)
     kinds = {

@@ -31,7 +31,7 @@ def composed(**arguments: Any) -> dict[str, Any]:
     return {one.name: one for one in [gateway, *map(deployment, behind)]}
 
 
-def test_the_application_has_a_gateway_releases_and_a_deployment_for_each_pool(tmp_path: Path) -> None:
+def test_the_application_has_a_deployment_for_each_pool(tmp_path: Path) -> None:
     found = composed(home=str(tmp_path), pools={"gpu": {"num_gpus": 0.5, "memory_bytes": 10**9}})
     assert set(found) == {"Gateway", "Releases", "ModelPool-default", "ModelPool-gpu"}
     assert found["ModelPool-gpu"].ray_actor_options["num_gpus"] == 0.5

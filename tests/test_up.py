@@ -39,7 +39,7 @@ def test_ctrl_c_leaves_nothing_and_it_starts_again_at_once(platform: Platform) -
     assert httpx.get(f"{URL}/readyz").status_code == 200
 
 
-def test_after_an_unclean_end_the_next_start_clears_away_what_the_last_left(platform: Platform) -> None:
+def test_the_next_start_ends_the_processes_of_an_unclean_run(platform: Platform) -> None:
     platform.stop(signal.SIGKILL)
     assert (before := leftovers()) != []
     platform.start()

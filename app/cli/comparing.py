@@ -14,7 +14,7 @@ from app.cli.remote import Json, Url, connect
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from app.client import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
+    from ml_serve_client import ComparedVersion, Comparison, Difference, Estimate, ShadowComparison
 
 _WHAT = {
     "divided": "calls of the bare name, dealt to the versions by chance",

@@ -25,10 +25,10 @@ Exit codes:
 
 def report(error: Exception) -> int:
     """Write the error to stderr and return the exit code that it means."""
-    from app.client import ApiError, ConnectionFailed, NoAnswer  # noqa: PLC0415 - brings httpx, which help does not need
+    from ml_serve_client import ApiError, ConnectionFailed, NoResponse  # noqa: PLC0415 - brings httpx, which help does not need
 
     if isinstance(error, ConnectionFailed):
-        hint = "" if isinstance(error, NoAnswer) else "; is it running? start it with: ml-serve up"
+        hint = "" if isinstance(error, NoResponse) else "; is it running? start it with: ml-serve up"
         complain(f"{error}{hint}")
         return NO_ANSWER
     if isinstance(error, ApiError):

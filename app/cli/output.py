@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from app.client import Health, Model, Prediction, ReplicaUsage, Version
     from app.doctor import Check
+    from ml_serve_client import Health, Model, ModelVersion, Prediction, ReplicaUsage
 
 _WIDTH_OF_PIPES = 160
 _STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "loading": "yellow"}
@@ -139,7 +139,7 @@ def _problems(model: Model) -> Iterable[str]:
     yield from model.problems
 
 
-def _version(number: str, version: Version) -> Text:
+def _version(number: str, version: ModelVersion) -> Text:
     text = Text.assemble(f"v{number} ", _state(version.state))
     if version.replicas:
         text.append(f" ×{version.replicas}, {megabytes(version.nbytes)} MB")

@@ -13,7 +13,7 @@ from app.cli import inputs
 from app.cli.remote import Json, Timeout, Url, connect
 
 if TYPE_CHECKING:
-    from app.client import Client, Switched, Traffic
+    from ml_serve_client import AliasChange, Client, Traffic
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
 Alias = Annotated[
@@ -103,7 +103,7 @@ def _weight(text: str) -> tuple[str, float]:
     return alias, weight
 
 
-def _tell(switched: Switched, as_json: bool) -> None:
+def _tell(switched: AliasChange, as_json: bool) -> None:
     from app.cli import output
 
     if as_json:

@@ -14,7 +14,7 @@ from app.cli import inputs
 from app.cli.failures import FAILED
 
 if TYPE_CHECKING:
-    from app.client import Client
+    from ml_serve_client import Client
 
 T = TypeVar("T")
 
@@ -141,7 +141,7 @@ def status(url: Url = None, as_json: Json = False) -> None:
 
 def connect(url: str | None) -> Client:
     """A client of the gateway at `url`, or where it is by default."""
-    from app.client import Client
+    from ml_serve_client import Client
 
     try:
         return Client(url) if url else Client()
@@ -151,7 +151,7 @@ def connect(url: str | None) -> Client:
 
 def _try(call: Callable[[], T]) -> tuple[T | None, str]:
     """The answer, or why there is none: one part that fails shall not hide what the others say."""
-    from app.client import ApiError
+    from ml_serve_client import ApiError
 
     try:
         return call(), ""

@@ -1,4 +1,4 @@
-"""Client of `Features`: a `FeatureStore` over a Ray Serve handle."""
+"""Client of the `Features` deployment."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cachetools import TTLCache
+from ray.serve.handle import DeploymentHandle
 
-from app.deployments.rpc import Handle, answer
+from app.deployments.remotes import RemoteFeatures
+from app.deployments.rpc import Remote
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
 _SOURCE_TTL_S = 30.0
 
 
-class HandleFeatureStore:
-    """A `FeatureStore` over the handle of `Features`; remembers the definitions of sources for half a minute."""
+class FeatureClient:
+    """A `FeatureStore` over the handle of `Features`. It caches the definitions of sources for 30 seconds."""
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._features = Remote(handle, "the feature store")
         self._sources: TTLCache[FeatureQuery, FeatureSource] = TTLCache(maxsize=1024, ttl=_SOURCE_TTL_S)
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
         source: FeatureSource | None = self._sources.get(query)
         if source is None:
-            source = self._sources[query] = await answer(self._handle.source.remote(query), "the feature store")
+            source = self._sources[query] = await self._features.call(RemoteFeatures.source, query)
         return source
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        rows: FeatureRows = await answer(self._handle.read.remote(query, entities), "the feature store")
-        return rows
+        return await self._features.call(RemoteFeatures.read, query, entities)

@@ -1,4 +1,4 @@
-"""`Features`: the deployment that reads Feast's online store."""
+"""The deployment that reads Feast's online store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from app.settings import Settings
 
 @serve.deployment
 class Features:
-    """One reader of the online store; calls arrive already batched by the gateways."""
+    """Reads features for batches of entities that gateways have formed."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         from app.adapters.feast.store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
@@ -25,18 +25,18 @@ class Features:
         self._store = FeastStore(folder)
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
-        """Join keys and features of a view or service."""
-        return await asyncio.to_thread(self._store.source, FeatureQuery(*query))
+        """Return the join keys and features of a view or service."""
+        return await asyncio.to_thread(self._store.source, query)
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        """Features of each entity."""
-        return await asyncio.to_thread(self._store.read, FeatureQuery(*query), entities)
+        """Return the features of each entity, as a map of join key to value."""
+        return await asyncio.to_thread(self._store.read, query, entities)
 
     async def check(self) -> None:
-        """Raises `FeatureStoreUnavailable` where the store cannot be read."""
+        """Raise `FeatureStoreUnavailable` if the store cannot be read."""
         await asyncio.to_thread(self._store.check)
 
     async def usage(self) -> dict[str, Any]:
-        """This replica's own figures."""
+        """Return this replica's figures, for `ml-serve status`."""
         replica = serve.get_replica_context().replica_id.unique_id
         return {"replica": replica, "deployment": "Features", "rss_bytes": memory_bytes()}

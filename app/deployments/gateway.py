@@ -1,4 +1,4 @@
-"""`Gateway`: the ingress deployment. Its FastAPI application is built on the replica, where its handles are."""
+"""The ingress deployment. Its FastAPI application is built on the replica, after the handles exist."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
 from app.api.app import create_app
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
-from app.deployments.feature_client import HandleFeatureStore
-from app.deployments.pool_member import MemberRunner, PoolMember
+from app.deployments.feature_client import FeatureClient
+from app.deployments.pool_client import LocalPoolClient
+from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
 from app.deployments.release_client import GATEWAY, ReleaseFollower
-from app.deployments.rpc import Handle
 from app.errors import InvalidReference, StartupError
+from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
-from app.metrics.requests import PrometheusRecorder
 from app.oip import inference_pb2 as pb
 from app.serving.batching.limits import BatchLimits
+from app.serving.comparison.ledger import Ledger
 from app.serving.comparison.statistics import Statistics
 from app.serving.prediction.admission import AdmissionLimits
 from app.serving.prediction.service import PredictionService, ServiceLimits
@@ -34,10 +36,14 @@ from app.settings import Settings
 @serve.deployment(name=GATEWAY)
 @serve.ingress()
 class Gateway:
-    """One gateway replica: HTTP in front, the release table and the pools behind, or some of them inside."""
+    """One gateway replica: it answers HTTP and gRPC and calls the pools, some of which may be inside it."""
 
     def __init__(
-        self, settings: Settings, releases: Handle, pools: Mapping[str, Handle], features: Handle | None
+        self,
+        settings: Settings,
+        releases: DeploymentHandle,
+        pools: Mapping[str, DeploymentHandle],
+        features: DeploymentHandle | None,
     ) -> None:
         configure_logging(settings)
         self._settings = settings
@@ -45,17 +51,18 @@ class Gateway:
         self._members = [
             PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
         ]
-        own = {member.name: MemberRunner(member) for member in self._members}
+        own = {member.name: LocalPoolClient(member) for member in self._members}
         self._metrics = ReleaseMetrics()
         self._follower = ReleaseFollower(releases, pools, features, own, self._followed)
-        store = HandleFeatureStore(features) if features is not None else None
-        self._recorder = PrometheusRecorder(traffic=self._follower.traffic)
-        self._service = PredictionService(self._follower, store, self._recorder, service_limits(settings))
+        store = FeatureClient(features) if features is not None else None
+        self._ledger = Ledger(self._follower.traffic)
+        PredictionMetrics(self._ledger)
+        self._service = PredictionService(self._follower, store, self._ledger, service_limits(settings))
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
         prepare_for_requests()
-        await asyncio.gather(*(member.start() for member in self._members))  # so that calls find warm models
+        await asyncio.gather(*(member.start() for member in self._members))  # calls find warm models
         self._follower.start(self._service.forget)
         limits = self._settings.limits
         return create_app(
@@ -67,15 +74,15 @@ class Gateway:
 
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)
-        self._recorder.follow(before, table)
+        self._ledger.follow(before, table)
 
     async def check_health(self) -> None:
-        """Called by Serve every few seconds."""
+        """Raise if the replica no longer works. Serve calls this every few seconds."""
         self._follower.check()
         for member in self._members:
             member.check()
 
-    # Calls of the gRPC ingress, by the names that the protocol gives them.
+    # The gRPC ingress calls these by the protocol's names.
 
     async def ServerLive(self, request: pb.ServerLiveRequest, grpc_context: Context) -> pb.ServerLiveResponse:
         return await self._servicer.server_live(request, grpc_context)
@@ -113,11 +120,11 @@ class Gateway:
         return await self._servicer.repository_model_unload(request, grpc_context)
 
     async def statistics(self, version: ModelVersion) -> Statistics:
-        """What this replica has counted for a version."""
-        return self._recorder.statistics(ModelVersion(*version))
+        """Return what this replica has counted for a version."""
+        return self._ledger.statistics(ModelVersion(*version))
 
     async def usage(self) -> dict[str, Any]:
-        """This replica's own figures, those of the models inside it among them."""
+        """Return this replica's figures, including those of the pools inside it."""
         own = {"replica": self._replica_id, "deployment": GATEWAY, "rss_bytes": memory_bytes()}
         inside = [member.usage() for member in self._members]
         figures = ("models", "model_bytes", "evictions") if inside else ()
@@ -128,7 +135,6 @@ class Gateway:
         return usage
 
     async def __del__(self) -> None:
-        """Called by Serve when the replica ends in an orderly way, after its last call."""
         if hasattr(self, "_follower"):
             await self._follower.stop()
         for member in getattr(self, "_members", ()):
@@ -136,7 +142,7 @@ class Gateway:
 
 
 def default_model(settings: Settings) -> ModelRef | None:
-    """What a bare ``/invocations`` means. Raises `StartupError` where the setting is no reference."""
+    """Return the model that a bare ``/invocations`` calls. Raises `StartupError` for an invalid reference."""
     if settings.default_model is None:
         return None
     try:
@@ -146,7 +152,7 @@ def default_model(settings: Settings) -> ModelRef | None:
 
 
 def service_limits(settings: Settings) -> ServiceLimits:
-    """The service's limits as the settings have them."""
+    """Return the limits of `PredictionService` from the settings."""
     limits, batch, shadow = settings.limits, settings.batch, settings.shadow
     return ServiceLimits(
         rows=limits.rows,

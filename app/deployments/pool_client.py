@@ -1,12 +1,16 @@
-"""Client of one model pool: a `ModelRunner` over a Ray Serve handle."""
+"""Clients of one model pool, in replicas of its own or in this process."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import cached_property
 
-from app.deployments.rpc import Handle, answer
+from ray.serve.handle import DeploymentHandle
+
+from app.deployments.pool_member import PoolMember
+from app.deployments.remotes import RemotePool
+from app.deployments.rpc import Remote
 from app.errors import ReplicaDied
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog, CallNote
@@ -14,49 +18,58 @@ from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
 
 _BY_REFERENCE_BYTES = 2 * 1024**2
-"""From here on the object store is faster than a message; see `docs/adr/0009-large-arrays.md`."""
+"""Batches of at least this size travel through the object store; see `docs/adr/0009-large-arrays.md`."""
+
+_Predict = Callable[[ModelVersion, Batch, CallNote], Awaitable[Output]]
 
 
-class PoolRunner:
+class PoolClient:
     """A `ModelRunner` over the handle of one pool.
 
     Args:
-        copies: how many replicas share the calls for a version.
+        copies: returns how many replicas share the calls for a version.
     """
 
-    def __init__(self, name: str, handle: Handle, copies: Callable[[ModelVersion], int]) -> None:
-        self._part = f"pool '{name}'"
-        self._handle = handle
+    def __init__(self, name: str, handle: DeploymentHandle, copies: Callable[[ModelVersion], int]) -> None:
+        self._pool = Remote(handle, f"pool '{name}'")
         self._copies = copies
         self._sender = uuid.uuid4().hex
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
-        note = CallNote(self._copies(version))
-        spec: ModelSpec = await answer(self._handle.describe.remote(version, note), self._part)
-        return spec
+        return await self._pool.call(RemotePool.describe, version, CallNote(self._copies(version)))
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         note = CallNote(self._copies(version), self._sender, backlog)
-        call = self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
+        predict = self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
         try:
-            output: Output = await answer(call.remote(version, batch, note), self._part)
+            return await predict(version, batch, note)
         except ReplicaDied:
             if not again:
                 raise
-            # Once more on another replica. If that dies too, the batcher sends each of its requests apart.
-            output = await answer(call.remote(version, batch, note), self._part)
-        return output
-
-    # Made once, with the event loop running: a handle makes another handle each time a method of it is named.
+        # One retry on another replica. If that dies too, the batcher sends each request of the batch alone.
+        return await predict(version, batch, note)
 
     @cached_property
-    def _by_message(self) -> Handle:
-        """Calls by gRPC. Batches are plain data, so that the plain pickle does, at a fraction of cloudpickle's cost."""
-        return self._handle.options(
-            method_name="predict", request_serialization="pickle", response_serialization="pickle"
-        )
+    def _by_message(self) -> _Predict:
+        # Batches are plain data: pickle packs them at a fraction of cloudpickle's cost.
+        return self._pool.bind(RemotePool.predict, request_serialization="pickle", response_serialization="pickle")
 
     @cached_property
-    def _by_reference(self) -> Handle:
-        """Calls by Ray's object store, which copies large arrays once and not four times."""
-        return self._handle.options(method_name="predict", _by_reference=True)
+    def _by_reference(self) -> _Predict:
+        # The object store copies large arrays once, a message four times.
+        return self._pool.bind(RemotePool.predict, _by_reference=True)
+
+
+class LocalPoolClient:
+    """A `ModelRunner` over a pool member in this process."""
+
+    def __init__(self, member: PoolMember) -> None:
+        self._member = member
+
+    async def describe(self, version: ModelVersion) -> ModelSpec:
+        return await self._member.describe(version)
+
+    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+        for array in batch.arrays:  # a retry sends them again, so a model that writes into its input gets a copy
+            array.flags.writeable = False
+        return await self._member.predict(version, batch)

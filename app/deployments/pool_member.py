@@ -1,6 +1,6 @@
-"""`PoolMember`: one process's part in a pool, which follows the release table and says what it holds.
+"""`PoolMember`: one process's part of a pool. It follows the release table and reports what it holds.
 
-`ModelPool` owns one per replica; a gateway replica owns one for each pool that is placed inside it.
+A `ModelPool` replica owns one; a gateway replica owns one for each pool that is placed inside it.
 """
 
 from __future__ import annotations
@@ -11,47 +11,45 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from cachetools import LRUCache
+from ray.serve.handle import DeploymentHandle
 
 from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes, prepare_for_models
-from app.deployments.rpc import Handle, answer
+from app.deployments.remotes import RemoteReleases
+from app.deployments.rpc import Remote
 from app.errors import PoolUnavailable, ServingError
 from app.hosting.model_host import ModelHost
-from app.serving.batching.merging import Merger
 from app.serving.model_spec import ModelSpec
-from app.serving.placement.load import Backlog, BusyMeter, BusySample, CallNote, Waiting
+from app.serving.placement.load import BusyMeter, BusySample, CallNote, Waiting
 from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable
 from app.serving.rows import Batch, Output
-from app.serving.signatures.signature import Signature
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-# A pool that loads and evicts all the time has something new many times a second, and each report has `Releases` work
-# out the table anew. So many go at once, so many a second.
+# Each report makes `Releases` rebuild the table. A pool that loads and evicts all the time may send this many at once
+# and this many per second.
 _REPORTS_AT_ONCE = 8
 _REPORTS_PER_S = 4
-_WORK_REPORT_S = 5.0
+_LOAD_REPORT_S = 5.0
 _GOODBYE_S = 2.0
-_SIGNATURES = 1024
 
 
 class PoolMember:
-    """A `ModelHost` that holds what the release table says, and reports it to `Releases`.
+    """A `ModelHost` that holds what the release table assigns to it and reports its state to `Releases`.
 
-    Made with the event loop running; it does nothing before `start`.
+    Create it on the event loop. It does nothing before `start`.
 
     Args:
         name: the pool's name in the settings.
         releases: handle of the `Releases` deployment.
-        member_id: tells this member from all others, of every pool.
+        member_id: unique among the members of all pools.
     """
 
-    def __init__(self, name: str, settings: Settings, releases: Handle, member_id: str) -> None:
-        # Here and not above: importing MLflow takes seconds and 150 MB, which only a process with models shall pay.
+    def __init__(self, name: str, settings: Settings, releases: DeploymentHandle, member_id: str) -> None:
+        # Importing MLflow takes seconds and 150 MB: only processes with models pay for it.
         from app.adapters.mlflow.loader import ModelLoader  # noqa: PLC0415
         from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
 
@@ -60,7 +58,7 @@ class PoolMember:
         pool = settings.pools[name]
         self.name = name
         self.member_id = member_id
-        self._releases = releases
+        self._releases = Remote(releases, "releases")
         self._changed = asyncio.Event()
         self._threads = pool.predict_threads
         self._rows = 0
@@ -80,65 +78,54 @@ class PoolMember:
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
         )
-        self._table = ReleaseTable()
-        self._max_rows = settings.batch.max_rows
-        self._by_row: LRUCache[ModelVersion, tuple[ModelSpec, bool]] = LRUCache(maxsize=_SIGNATURES)
-        self._merger = Merger(
-            self._host.predict,
-            most_calls=pool.predict_threads,
-            most_rows=self._most_rows,
-            max_bytes=settings.batch.max_bytes,
-        )
-        self._kept = asyncio.Event()
+        self._warm = asyncio.Event()
         self._resident: frozenset[ModelVersion] = frozenset()
         self._described: set[ModelVersion] = set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin to follow; returns once what should be held is held, or `Releases` cannot be asked."""
+        """Follow the release table. Returns when the assigned versions are loaded or `Releases` does not answer."""
         self._changed.set()
-        self._tasks = [asyncio.create_task(work()) for work in (self._follow, self._report, self._report_work)]
-        await self._kept.wait()
+        self._tasks = [asyncio.create_task(work()) for work in (self._follow, self._report, self._report_load)]
+        await self._warm.wait()
 
     async def stop(self) -> None:
-        """Leave the pool: others take over what this member held."""
+        """Leave the pool, so that other members take over."""
         for task in self._tasks:
             task.cancel()
         try:
             async with asyncio.timeout(_GOODBYE_S):
-                await answer(self._releases.left.remote(self.member_id), "releases")
+                await self._releases.call(RemoteReleases.left, self.member_id)
         except (TimeoutError, ServingError) as error:
-            log.info("the releases were not told that the member ends: %s", error)
+            log.info("deregistration failed, releases will time this member out: %s", error)
         self._host.close()
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
-        """What the version is; it is loaded for that."""
+        """Load the version if needed and return its spec."""
         return await self._host.describe(version)
 
     async def predict(self, version: ModelVersion, batch: Batch, note: CallNote | None = None) -> Output:
         """Predict one batch.
 
         Args:
-            note: what waits at its sender; None where the sender is this process, the only one that sends here, whose
-                batches are as large as they can be.
+            note: the sender's backlog; None if the sender is this process.
         """
         if note is not None:
             self._waiting.note(version, note)
-        call = self._host.predict if note is None else self._merger.predict
         self._rows += batch.count
         try:
-            return await call(version, batch)
+            return await self._host.predict(version, batch)
         finally:
             self._rows -= batch.count
 
     def held(self) -> list[ModelVersion]:
-        """The versions that calls are answered with at once."""
+        """Return the loaded versions."""
         return self._host.resident
 
     def scaling_stats(self) -> dict[str, float]:
-        """What autoscaling reads: rows that wait here or are predicted, replicas' worth of busy threads, longest wait.
+        """Return the input of the scaling policy: rows queued or in prediction, busy share, oldest wait.
 
-        Always floats: Serve stops asking for good when it meets another type.
+        Always floats: Serve stops asking for good when it gets another type.
         """
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {
@@ -148,7 +135,7 @@ class PoolMember:
         }
 
     def usage(self) -> dict[str, Any]:
-        """This process's figures, for `ml-serve status`."""
+        """Return this process's figures, for `ml-serve status`."""
         return {
             "replica": self.member_id,
             "deployment": f"ModelPool:{self.name}",
@@ -160,61 +147,43 @@ class PoolMember:
         }
 
     def check(self) -> None:
-        """Raises `PoolUnavailable` where the releases are no longer followed."""
+        """Raise `PoolUnavailable` if a background task has ended."""
         for task in self._tasks:
             if task.done() and not task.cancelled():
-                raise PoolUnavailable(f"pool '{self.name}' no longer follows the releases") from task.exception()
-
-    def _most_rows(self, version: ModelVersion) -> int:
-        """How many rows a call that merges batches may have; 0 where they must stay as they are."""
-        spec = self._host.spec(version)
-        if spec is None:
-            return 0
-        known, by_row = self._by_row.get(version, (None, False))
-        if known is not spec:  # not compiled yet, or the name means another model now
-            by_row = Signature.compile(spec.inputs, spec.outputs, spec.params).by_row
-            self._by_row[version] = spec, by_row
-        if not by_row:
-            return 0
-        release = self._table.releases.get(version.name)
-        tagged = release.batch.max_rows if release is not None else None
-        return self._max_rows if tagged is None else tagged
+                raise PoolUnavailable(f"pool '{self.name}' no longer follows the release table") from task.exception()
 
     async def _follow(self) -> None:
-        """Hold what the table says, for as long as the process lives."""
         table = ReleaseTable()
-        keeping: set[asyncio.Task[None]] = set()
+        loads: set[asyncio.Task[None]] = set()
         while True:
             try:
                 before = table
-                table = await answer(self._releases.watch.remote(table.term, table.epoch, self.member_id), "releases")
-                self._table = table
+                table = await self._releases.call(RemoteReleases.watch, table.term, table.epoch, self.member_id)
                 self._loader.expect({name: release.created for name, release in table.releases.items()})
-                self._obey(table, before)
-                # Not awaited: a slow load must not keep the replica from hearing what comes next.
+                self._apply(table, before)
                 share = table.share(self.name, self.member_id)
                 self._resident = share.resident
-                task = asyncio.create_task(self._host.keep(share.resident, share.hot))
-                keeping.add(task)
-                task.add_done_callback(keeping.discard)
-                task.add_done_callback(lambda _: self._kept.set())
-                self._changed.set()  # `Releases` may have begun anew, or have missed a report
+                # Not awaited: a slow load must not delay the next table.
+                load = asyncio.create_task(self._host.keep(share.resident, share.hot))
+                loads.add(load)
+                load.add_done_callback(loads.discard)
+                load.add_done_callback(lambda _: self._warm.set())
+                self._changed.set()  # `Releases` may have restarted or missed a report
             except ServingError as error:
-                log.warning("the releases are not read: %s", error.message)
-                self._changed.set()  # whoever takes their place knows nothing yet
-                self._kept.set()  # nothing is known of what to hold: models are loaded as they are called
+                log.warning("release table not read, keeping the last one: retry_s=%g error=%s", _RETRY_S, error)
+                self._changed.set()  # the next `Releases` replica starts without reports
+                self._warm.set()  # the assignment is unknown: models load on demand
                 await asyncio.sleep(_RETRY_S)
             except Exception:
-                log.exception("the releases are not read")
-                self._kept.set()
+                log.exception("release table not read, keeping the last one: retry_s=%g", _RETRY_S)
+                self._warm.set()
                 await asyncio.sleep(_RETRY_S)
 
-    def _obey(self, table: ReleaseTable, before: ReleaseTable) -> None:
-        """Do what is asked for once: unload, try again, forget models whose names mean others now."""
+    def _apply(self, table: ReleaseTable, before: ReleaseTable) -> None:
         for name in table.renewed(before):
             self._host.release_model(name)
             self._described = {version for version in self._described if version.name != name}
-        if table.term != before.term:  # counts of an earlier life say nothing about what is new
+        if table.term != before.term:  # counters of different terms cannot be compared
             self._described.clear()
             return
         for version, count in table.unloads.items():
@@ -224,23 +193,23 @@ class PoolMember:
             if count != before.retries.get(version, 0):
                 self._host.forgive(version)
 
-    async def _report_work(self) -> None:
-        """Tell `Releases` how much work each version makes, which gives it more copies or fewer."""
+    async def _report_load(self) -> None:
+        """Report the busy threads of each version; `Releases` sets the number of copies by them."""
         sample = BusySample(self._meter, time.monotonic)
-        told = False
+        was_busy = False
         while True:
-            await asyncio.sleep(_WORK_REPORT_S)
+            await asyncio.sleep(_LOAD_REPORT_S)
             busy = sample.take()
-            if not busy and not told:
+            if not busy and not was_busy:
                 continue
             try:
-                await answer(self._releases.worked.remote(self.member_id, busy), "releases")
-                told = bool(busy)
+                await self._releases.call(RemoteReleases.worked, self.member_id, busy)
+                was_busy = bool(busy)
             except Exception as error:
-                log.warning("the releases were not told how much work there is: %s", error)
+                log.warning("load report failed, retrying: retry_s=%g error=%s", _LOAD_REPORT_S, error)
 
     async def _report(self) -> None:
-        """Tell `Releases` whenever something was loaded, failed or left."""
+        """Report states after each load, failure or eviction."""
         allowed, since = float(_REPORTS_AT_ONCE), time.monotonic()
         while True:
             await self._changed.wait()
@@ -251,26 +220,11 @@ class PoolMember:
             self._changed.clear()
             try:
                 states = self._host.states()
-                # Once for each version that may take part in a switch: others need not be compared.
+                # Once per version, and only of versions that may take part in a rollout.
                 contracts = self._host.contracts(self._resident - self._described)
-                await answer(self._releases.report.remote(self.member_id, self.name, states, contracts), "releases")
+                await self._releases.call(RemoteReleases.report, self.member_id, self.name, states, contracts)
                 self._described |= contracts.keys()
             except Exception as error:
-                log.warning("the releases were not told what is loaded: %s", error)
+                log.warning("state report failed, retrying: retry_s=%g error=%s", _RETRY_S, error)
                 self._changed.set()
                 await asyncio.sleep(_RETRY_S)
-
-
-class MemberRunner:
-    """A `ModelRunner` over a member in this process."""
-
-    def __init__(self, member: PoolMember) -> None:
-        self._member = member
-
-    async def describe(self, version: ModelVersion) -> ModelSpec:
-        return await self._member.describe(version)
-
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
-        for array in batch.arrays:  # it may be sent again: a model that writes into its input gets a copy
-            array.flags.writeable = False
-        return await self._member.predict(version, batch)

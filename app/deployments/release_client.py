@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Concatenate
 
 from cachetools import LRUCache
 from ray import serve
+from ray.serve.handle import DeploymentHandle
 
-from app.deployments.pool_client import PoolRunner
-from app.deployments.rpc import Handle, answer, gather, raised
+from app.deployments.pool_client import PoolClient
+from app.deployments.remotes import RemoteDeployment, RemoteFeatures, RemoteGateway, RemotePool, RemoteReleases
+from app.deployments.rpc import P, Remote, T, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
 from app.serving.comparison.statistics import Statistics
@@ -42,22 +44,22 @@ class ReleaseFollower:
 
     def __init__(
         self,
-        releases: Handle,
-        pools: Mapping[str, Handle],
-        features: Handle | None,
+        releases: DeploymentHandle,
+        pools: Mapping[str, DeploymentHandle],
+        features: DeploymentHandle | None,
         own: Mapping[str, ModelRunner] = MappingProxyType({}),
         observe: Callable[[ReleaseTable, ReleaseTable], None] = lambda *_: None,
     ) -> None:
-        self._releases = releases
+        self._releases = Remote(releases, "the release table")
         self._observe = observe
         self._gateway_id = uuid.uuid4().hex
-        self._pools = pools
+        self._pools = {name: Remote(handle, f"pool '{name}'") for name, handle in pools.items()}
         copies = self._copies_of
         self._runners: dict[str, ModelRunner] = {
-            **{name: PoolRunner(name, handle, copies) for name, handle in pools.items()},
+            **{name: PoolClient(name, handle, copies) for name, handle in pools.items()},
             **own,
         }
-        self._features = features
+        self._features = Remote(features, "the feature store") if features is not None else None
         self._table = ReleaseTable()
         self._was_ready = False
         self._pinned: LRUCache[ModelVersion, ModelVersion] = LRUCache(maxsize=4096)
@@ -79,7 +81,7 @@ class ReleaseFollower:
             self._task.cancel()
         with suppress(Exception):
             async with asyncio.timeout(_GOODBYE_S):
-                await self._releases.gateway_left.remote(self._gateway_id)
+                await self._releases.call(RemoteReleases.gateway_left, self._gateway_id)
 
     def check(self) -> None:
         """Raises `Unavailable` where the releases are no longer followed."""
@@ -98,7 +100,7 @@ class ReleaseFollower:
         return self._table.resolve(ref)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        version = ModelVersion(*await self._ask("resolve", ref))
+        version = await self._ask(RemoteReleases.resolve, ref)
         if ref.version is not None:
             self._pinned[version] = version
         return version
@@ -124,40 +126,35 @@ class ReleaseFollower:
         return runner
 
     async def load(self, ref: ModelRef) -> ModelVersion:
-        return ModelVersion(*await self._ask("load", ref))
+        return await self._ask(RemoteReleases.load, ref)
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
-        return ModelVersion(*await self._ask("unload", ref))
+        return await self._ask(RemoteReleases.unload, ref)
 
     async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
-        switch: Switch = await self._ask("promote", version, alias, force)
-        return switch
+        return await self._ask(RemoteReleases.promote, version, alias, force)
 
     async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
-        switch: Switch = await self._ask("rollback", name, alias)
-        return switch
+        return await self._ask(RemoteReleases.rollback, name, alias)
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
-        status: ModelStatus = await self._ask("set_traffic", name, plan)
-        return status
+        return await self._ask(RemoteReleases.set_traffic, name, plan)
 
     async def status(self) -> Sequence[ModelStatus]:
-        models: Sequence[ModelStatus] = await self._ask("status")
-        return models
+        return await self._ask(RemoteReleases.status)
 
     async def model(self, name: str) -> ModelStatus:
-        status: ModelStatus = await self._ask("model", name)
-        return status
+        return await self._ask(RemoteReleases.model, name)
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         return await statistics(version)
 
     async def health(self) -> Mapping[str, Any]:
-        states = [_state(self._releases.health.remote(), "the release table")]
+        states = [_state(self._releases.call(RemoteReleases.health), "the release table")]
         called = {name: pool for name, pool in self._pools.items() if name not in self._table.cold_pools}
-        states += [_state(pool.usage.remote(), f"pool '{name}'") for name, pool in called.items()]
+        states += [_state(pool.call(RemotePool.usage), f"pool '{name}'") for name, pool in called.items()]
         if self._features is not None:
-            states.append(_state(self._features.check.remote(), "the feature store"))
+            states.append(_state(self._features.call(RemoteFeatures.check), "the feature store"))
         releases, *behind = await asyncio.gather(*states)
         features = behind.pop() if self._features is not None else {"status": "ok", "reason": "not configured"}
         down = {name: state["reason"] for name, state in zip(called, behind, strict=True) if state["status"] != "ok"}
@@ -167,14 +164,17 @@ class ReleaseFollower:
         return {**found, "pools": pools, "feature_store": features}
 
     async def usage(self) -> list[dict[str, Any]]:
-        gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
-        handles = [gateway, self._releases, *self._pools.values(), *([self._features] if self._features else [])]
-        found = [await gather(handle, "usage") for handle in handles]
-        return [result for results in found for result in results if isinstance(result, dict)]
+        deployments = [_gateway(), self._releases, *self._pools.values(), *([self._features] if self._features else [])]
+        return [usage for each in deployments for usage in await each.broadcast(RemoteDeployment.usage)]
 
-    async def _ask(self, method: str, *args: Any) -> Any:
+    async def _ask(
+        self,
+        method: Callable[Concatenate[Any, P], Awaitable[T | ServingError]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         try:
-            return raised(await answer(getattr(self._releases, method).remote(*args), "the release table"))
+            return raised(await self._releases.call(method, *args, **kwargs))
         except (PoolUnavailable, ReplicaDied) as error:
             raise Unavailable(error.message) from error
 
@@ -182,8 +182,9 @@ class ReleaseFollower:
         while True:
             try:
                 known = self._table
-                asked = self._releases.watch.remote(known.term, known.epoch, gateway_id=self._gateway_id)
-                table = await answer(asked, "the release table")
+                table = await self._releases.call(
+                    RemoteReleases.watch, known.term, known.epoch, gateway_id=self._gateway_id
+                )
                 renewed = table.renewed(known)
                 self._table = table
                 self._observe(known, table)
@@ -204,16 +205,19 @@ class ReleaseFollower:
 
 async def statistics(version: ModelVersion) -> Statistics:
     """What all gateway replicas have counted for a version; those that do not answer are left out."""
-    gateway = serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name)
-    found = await gather(gateway, "statistics", version)
-    return sum((one for one in found if isinstance(one, Statistics)), Statistics())
+    found = await _gateway().broadcast(RemoteGateway.statistics, version)
+    return sum(found, Statistics())
 
 
-async def _state(response: Any, part: str) -> dict[str, Any]:
+def _gateway() -> Remote:
+    return Remote(serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name), "the gateway")
+
+
+async def _state(response: Awaitable[Any], part: str) -> dict[str, Any]:
     """Whether a part answers in time, and what."""
     try:
         async with asyncio.timeout(_HEALTH_S):
-            return {"status": "ok", "answer": await answer(response, part)}
+            return {"status": "ok", "answer": await response}
     except TimeoutError:
         return {"status": "unavailable", "reason": f"{part} does not answer within {_HEALTH_S:g} s"}
     except ServingError as error:

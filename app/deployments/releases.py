@@ -25,7 +25,8 @@ from app.control.state_tags import LiveTags
 from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.release_client import statistics
-from app.deployments.rpc import answer, returns_errors
+from app.deployments.remotes import RemotePool
+from app.deployments.rpc import Remote, returns_errors
 from app.errors import RegistryUnavailable, ServingError, Unavailable
 from app.serving.placement.load import CallNote
 from app.serving.placement.states import VersionState
@@ -251,7 +252,7 @@ class Releases:
         handle = serve.get_deployment_handle(pool_deployment(pool), serve.get_replica_context().app_name)
         try:
             async with asyncio.timeout(self._settings.load_timeout_s):
-                await answer(handle.describe.remote(version, CallNote()), f"pool '{pool}'")
+                await Remote(handle, f"pool '{pool}'").call(RemotePool.describe, version, CallNote())
         except (TimeoutError, ServingError) as error:
             log.warning("pool '%s' does not wake up with %s: %s", pool, version, error)
 

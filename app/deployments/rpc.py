@@ -1,15 +1,16 @@
-"""Calls between deployments, with Ray's errors turned into ours."""
+"""Typed calls between deployments over Serve handles, with Ray's errors translated into ours."""
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
 
 from app.errors import Overloaded, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 
@@ -18,24 +19,69 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_GATHER_S = 5.0
-
-Handle: TypeAlias = Any
-"""Ray's ``DeploymentHandle``, whose methods are those of the deployment behind it."""
+_BROADCAST_S = 5.0
 
 
-async def answer(response: Awaitable[T], part: str) -> T:
-    """Await a handle's response.
-
-    The text of a remote error never reaches a caller: Ray writes the remote traceback into it.
+class Remote:
+    """Another deployment. Its methods are named by those of a Protocol in `app.deployments.remotes`, which types them.
 
     Args:
-        part: what is called, for messages: ``pool 'default'``.
+        handle: Serve's handle of the deployment.
+        name: the deployment in messages, ``pool 'default'``.
+    """
+
+    def __init__(self, handle: DeploymentHandle, name: str) -> None:
+        self._handle = handle
+        self._name = name
+
+    async def call(self, method: Callable[Concatenate[Any, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a method on one replica. Raises as `answer`."""
+        response = getattr(self._handle, method.__name__).remote(*args, **kwargs)
+        found: T = await answer(response, self._name)
+        return found
+
+    def bind(self, method: Callable[Concatenate[Any, P], Awaitable[T]], **options: Any) -> Callable[P, Awaitable[T]]:
+        """Prepare repeated calls of a method. Call this on the event loop.
+
+        Serve makes a new handle for each attribute access and each set of options; a bound method keeps one.
+
+        Args:
+            options: of ``DeploymentHandle.options``.
+        """
+        bound = self._handle.options(method_name=method.__name__, **options)
+
+        async def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            found: T = await answer(bound.remote(*args, **kwargs), self._name)
+            return found
+
+        return call
+
+    async def broadcast(
+        self, method: Callable[Concatenate[Any, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> list[T]:
+        """Call a method on all replicas. Leaves out those that fail or do not answer within five seconds."""
+        try:
+            found = await self._handle.broadcast(method.__name__, *args, **kwargs).results_async(
+                timeout_s=_BROADCAST_S, return_exceptions=True
+            )
+        except Exception as error:  # no replica, or none that answers
+            log.warning("broadcast failed, leaving the deployment out: deployment=%r error=%s", self._name, error)
+            return []
+        return [result for result in found if not isinstance(result, BaseException)]
+
+
+async def answer(response: Awaitable[T], name: str) -> T:
+    """Await a handle's response.
+
+    Ray writes the remote traceback into the text of an error, so that text never reaches a caller.
+
+    Args:
+        name: the deployment in messages, ``pool 'default'``.
 
     Raises:
-        ServingError: the one that the remote side raised.
-        ReplicaDied: the replica died with this call, or cannot be reached any more.
-        PoolUnavailable: there is no replica to call.
+        ServingError: the remote side raised it.
+        ReplicaDied: the replica died during the call or became unreachable.
+        PoolUnavailable: the deployment has no replica to call.
         Overloaded: the replicas refuse more calls.
     """
     try:
@@ -43,33 +89,21 @@ async def answer(response: Awaitable[T], part: str) -> T:
     except ServingError as error:
         raise _own(error) from None
     except RayTaskError as error:
-        log.exception("%s failed", part)
+        log.exception("call failed: deployment=%r", name)
         raise _own(error) from error
-    except RayActorError as error:  # died, or unreachable while the call was under way
-        raise ReplicaDied(f"a replica of {part} died while it answered; try again") from error
+    except RayActorError as error:
+        raise ReplicaDied(f"a replica of {name} died during the call; try again") from error
     except BackPressureError as error:
-        raise Overloaded(f"{part} refuses more calls; try again", {"retry_after_s": 1}) from error
+        raise Overloaded(f"{name} refuses more calls; try again", {"retry_after_s": 1}) from error
     except (DeploymentUnavailableError, ReplicaUnavailableError, RayError) as error:
-        raise PoolUnavailable(f"{part} does not answer now; try again") from error
-    except Exception as error:  # over gRPC the remote side's exception comes as it is, and so do gRPC's own
-        log.exception("%s failed", part)
-        raise Unavailable(f"{part} failed; the log has the cause") from error
-
-
-async def gather(handle: Handle, method: str, *args: Any) -> Sequence[Any]:
-    """The answers of all of a deployment's replicas, exceptions among them; none where they do not answer in time."""
-    try:
-        results: Sequence[Any] = await handle.broadcast(method, *args).results_async(
-            timeout_s=_GATHER_S, return_exceptions=True
-        )
-    except Exception:  # no replica, or none that answers: there is nothing to show
-        log.warning("a deployment does not tell its figures", exc_info=True)
-        return ()
-    return results
+        raise PoolUnavailable(f"{name} does not answer; try again") from error
+    except Exception as error:  # over gRPC the remote exception arrives unwrapped, and so do gRPC's own
+        log.exception("call failed: deployment=%r", name)
+        raise Unavailable(f"{name} failed; the log has the cause") from error
 
 
 def returns_errors(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T | ServingError]]:
-    """Have a deployment's method return our errors: Serve writes a traceback into the log for what a replica raises.
+    """Make a deployment's method return our errors, because Serve logs a traceback for each raised one.
 
     The caller's side is `raised`.
     """
@@ -79,21 +113,20 @@ def returns_errors(method: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T
         try:
             return await method(*args, **kwargs)
         except ServingError as error:
-            return copy.copy(error)  # without the frames that it has come through
+            return copy.copy(error)  # without its traceback's frames
 
     return wrapper
 
 
 def raised(found: T | ServingError) -> T:
-    """What a method of `returns_errors` has returned, or raised again."""
+    """Return the result of a `returns_errors` method, or raise the error that it returned."""
     if isinstance(found, ServingError):
         raise found
     return found
 
 
 def _own(error: Any) -> Exception:
-    """The remote side's own exception, without Ray's text around it."""
     cause = getattr(error, "cause", None) if isinstance(error, RayTaskError) else error
     if isinstance(cause, ServingError):
         return copy.copy(cause)
-    return Unavailable("a part behind the gateway failed; the log has the cause")
+    return Unavailable("an internal call failed; the log has the cause")

@@ -117,11 +117,6 @@ class ModelHost:
         """What the resident versions take, by their own measure."""
         return sum(model.spec.nbytes for model in self._models.values())
 
-    def spec(self, version: ModelVersion) -> ModelSpec | None:
-        """What a resident version is; None where it is not here."""
-        model = self._models.get(version)
-        return model.spec if model is not None else None
-
     def states(self) -> dict[ModelVersion, VersionState]:
         """Every version that is here, on its way, or failed."""
         states = {version: VersionState("loading") for version in self._under_way}

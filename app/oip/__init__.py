@@ -1,1 +1,1 @@
-"""The Open Inference Protocol's own values: datatypes and tensors as bytes. Servers and clients share them."""
+"""Values of the Open Inference Protocol that servers and clients share: datatypes and tensors as bytes."""

@@ -1,7 +1,7 @@
-"""Tensors as raw bytes: the binary tensor data extension, and ``raw_*_contents`` of gRPC.
+"""Codec for tensors as raw bytes: the binary tensor data extension, and ``raw_*_contents`` of gRPC.
 
-Little-endian, row-major, without padding. A BYTES element is preceded by its length in four bytes. Source: Triton's
-*Binary tensor data extension*.
+Bytes are little-endian, row-major and without padding. Four bytes with its length precede each BYTES element.
+Source: Triton's *Binary tensor data extension*.
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Buffer: TypeAlias = bytes | memoryview
 
 MAX_DIMENSIONS = 32
-"""Most dimensions of a tensor; numpy's own bound is twice that."""
+"""Limit on the dimensions of a tensor; numpy allows 64."""
 
 _LENGTH = struct.Struct("<I")
 
 
 def decode(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Array:
-    """A tensor from its bytes: a read-only view of `data`, but for BYTES (an object array of bytes) and BF16.
+    """Decode a tensor: a read-only view of `data`, except for BYTES (an object array of bytes) and BF16 (a copy).
 
     Args:
-        name: of the tensor, for messages.
+        name: name of the tensor, for error messages.
         datatype: a key of `DTYPES`.
-        shape: whole numbers from 0.
+        shape: lengths of the dimensions, 0 or more each.
+        data: exactly the bytes of this tensor.
 
     Raises:
-        MalformedBody: as `values_of`; the bytes are too few or too many for the shape, or no values of the datatype.
+        MalformedBody: the shape is empty, or the bytes do not fit the shape or the datatype.
     """
     count = values_of(name, shape)
     if datatype == "BYTES":
@@ -43,40 +44,42 @@ def decode(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Arra
     if len(data) != count * stored.itemsize:
         raise MalformedBody(
             f"tensor '{name[:80]}' has {len(data)} bytes, expected {count * stored.itemsize}: "
-            f"{stored.itemsize} for each {datatype} of the shape {list(shape)}"
+            f"{stored.itemsize} for each {datatype} value of shape {list(shape)}"
         )
     if datatype == "BOOL":
         numbers = np.frombuffer(data, dtype=np.uint8)
         if numbers.max() > 1:
-            raise MalformedBody(f"tensor '{name[:80]}' has a byte other than 0 and 1, which is no BOOL")
+            raise MalformedBody(f"tensor '{name[:80]}' is BOOL, but has a byte other than 0 and 1")
         return numbers.view(np.bool_).reshape(shape)
     array = np.frombuffer(data, dtype=stored).reshape(shape)
     return (array.astype(np.uint32) << 16).view(np.float32) if datatype == "BF16" else array
 
 
 def values_of(name: str, shape: Sequence[int]) -> int:
-    """How many values a tensor of the shape has.
+    """Count the values in a tensor of this shape.
 
     Raises:
-        MalformedBody: it has no dimension, or no value; then its other dimensions could claim any memory.
+        MalformedBody: the shape has no dimension, or a dimension of length 0: the others could then claim any memory.
     """
     if not shape:
-        raise MalformedBody(f"tensor '{name[:80]}' is a single value: its first dimension must be the rows")
+        raise MalformedBody(f"tensor '{name[:80]}' has no dimensions; its first dimension must be the rows")
     count = prod(shape)
     if not count:
-        raise MalformedBody(f"tensor '{name[:80]}' has no values: its shape is {list(shape)}")
+        raise MalformedBody(
+            f"tensor '{name[:80]}' has no values: its shape is {list(shape)}; use at least 1 in each dimension"
+        )
     return count
 
 
 def encode(array: Array) -> bytes:
-    """A tensor as bytes. An object array holds bytes or text, which is sent as UTF-8."""
+    """Encode a tensor. Text in an object array is encoded as UTF-8."""
     if array.dtype.hasobject:
         return encode_elements(array.ravel().tolist())
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).tobytes()
 
 
 def encode_elements(elements: Iterable[str | bytes]) -> bytes:
-    """BYTES elements, each behind its length."""
+    """Encode BYTES elements, each preceded by its length."""
     parts: list[bytes] = []
     for element in elements:
         data = element.encode() if isinstance(element, str) else element
@@ -86,7 +89,7 @@ def encode_elements(elements: Iterable[str | bytes]) -> bytes:
 
 def _elements(name: str, count: int, data: Buffer) -> Array:
     view = memoryview(data)
-    # Each takes four bytes at least: a shape that claims more must not reserve memory for them.
+    # Check before allocating: the shape is the caller's, and each element takes at least four bytes.
     if count * _LENGTH.size > len(view):
         raise MalformedBody(f"tensor '{name[:80]}' has {len(view)} bytes, too few for {count} BYTES elements")
     elements = np.empty(count, dtype=object)
@@ -94,11 +97,11 @@ def _elements(name: str, count: int, data: Buffer) -> Array:
     for index in range(count):
         start = at + _LENGTH.size
         if start > len(view):
-            raise MalformedBody(f"tensor '{name[:80]}' ends within the length of element {index}")
+            raise MalformedBody(f"tensor '{name[:80]}' ends inside the length prefix of element {index}")
         (length,) = _LENGTH.unpack_from(view, at)
         at = start + length
         if at > len(view):
-            raise MalformedBody(f"tensor '{name[:80]}': element {index} of {length} bytes is cut short")
+            raise MalformedBody(f"tensor '{name[:80]}' ends inside element {index} of {length} bytes")
         elements[index] = bytes(view[start:at])
     if at != len(view):
         raise MalformedBody(f"tensor '{name[:80]}' has {len(view) - at} bytes after its {count} elements")

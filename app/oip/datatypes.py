@@ -1,6 +1,6 @@
-"""Datatypes of the Open Inference Protocol and the numpy dtypes that hold them.
+"""Mapping between the datatypes of the Open Inference Protocol and numpy dtypes.
 
-Source: "Tensor Data Types" of KServe's *Open Inference Protocol*, and for BF16 the gRPC part of it.
+Source: "Tensor Data Types" in KServe's *Open Inference Protocol*; BF16 appears only in its gRPC part.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<f4"),
     "BYTES": np.dtype("object"),
 }
-"""Numpy's dtype of each datatype. numpy has no BF16: its values become 32-bit floats, which hold them exactly."""
+"""Numpy dtype of each datatype. BF16 values become 32-bit floats, which hold them exactly: numpy has no BF16."""
 
 _NAMES = {dtype.name: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 
-@lru_cache(maxsize=256)  # numpy composes a dtype's name anew each time
+@lru_cache(maxsize=256)  # numpy builds a dtype's name on each access
 def datatype_of(dtype: np.dtype[Any]) -> str:
-    """The datatype of an array that leaves; text, bytes, datetimes and objects leave as BYTES."""
+    """Datatype of an output array. Text, bytes, datetimes and objects become BYTES."""
     return _NAMES.get(dtype.name, "BYTES")

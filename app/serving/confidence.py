@@ -1,8 +1,7 @@
-"""Confidence intervals of rates and of means, from counts and sums alone. Two-sided, 95 %.
+"""Two-sided 95 % confidence intervals of rates and means, computed from counts and sums.
 
-`app.serving.comparison.compare` compares versions with them, and `app.serving.releases.rollback_policy` tells a
-fault from chance. All of
-them take independent requests for granted; where a few callers send most of them, the truth is wider.
+`app.serving.comparison.compare` and `app.serving.releases.rollback_policy` use them. They assume independent requests:
+where a few callers send most requests, the true interval is wider.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate and the ends between which the true value lies at the level of this module."""
+    """An estimate and the bounds of its confidence interval."""
 
     value: float
     low: float
@@ -25,24 +24,31 @@ class Interval:
 
     @property
     def spans_zero(self) -> bool:
-        """Whether a true value of zero is as possible as not."""
+        """Whether zero lies in the interval."""
         return self.low <= 0 <= self.high
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Moments:
-    """Count and mean of some numbers, and the sum of the squares of their deviations from it.
+    """Count and mean of some numbers, and the sum of the squares of their deviations from the mean.
 
-    Of sums alone, large numbers with a small spread would leave nothing but the errors of rounding, and these would
-    pass for a difference. `deviations` is infinite for numbers that are too large to be squared.
+    A sum of squares would lose a small spread of large numbers to rounding, and the rounding error would look like a
+    difference. `deviations` is infinite for numbers that are too large to be squared.
     """
 
     count: int = 0
     mean: float = 0.0
     deviations: float = 0.0
 
+    def add(self, number: float) -> None:
+        """Add one number (Welford's algorithm)."""
+        self.count += 1
+        apart = number - self.mean
+        self.mean += apart / self.count
+        self.deviations += apart * (number - self.mean)
+
     def __add__(self, other: Moments) -> Moments:
-        """Of all numbers together (Chan, Golub and LeVeque)."""
+        """Combine two series of numbers (Chan, Golub and LeVeque)."""
         if not self.count or not other.count:
             return self if self.count else other
         count, apart = self.count + other.count, other.mean - self.mean
@@ -51,28 +57,23 @@ class Moments:
 
     @property
     def variance(self) -> float:
-        """Of the numbers, by one degree of freedom less; 0 where there are fewer than two."""
-        if self.count < 2:
-            return 0.0
-        return self.deviations / (self.count - 1)
-
-
-NO_NUMBERS = Moments()
+        """Sample variance; 0 for fewer than two numbers."""
+        return self.deviations / (self.count - 1) if self.count > 1 else 0.0
 
 
 def rate(hits: int, count: int) -> Interval:
-    """A rate by Wilson's score interval, which holds for few and for no hits too."""
+    """Wilson's score interval of a rate; valid for few hits and for none."""
     if not count:
         return Interval(0.0, 0.0, 1.0)
     share, z2 = hits / count, _Z * _Z
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    center = (share + z2 / (2 * count)) / (1 + z2 / count)
     reach = _Z / (1 + z2 / count) * sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    # At its ends the interval touches the rate itself, up to rounding.
-    return Interval(share, 0.0 if not hits else centre - reach, 1.0 if hits == count else centre + reach)
+    # With no hits, or with hits alone, the bound equals the rate; rounding could move it past the rate.
+    return Interval(share, 0.0 if not hits else center - reach, 1.0 if hits == count else center + reach)
 
 
 def rate_difference(hits: int, count: int, base_hits: int, base_count: int) -> Interval:
-    """A rate less the base's, by Newcombe's hybrid of the two Wilson intervals."""
+    """Newcombe's interval of a rate minus the base's, from the two Wilson intervals."""
     mine, base = rate(hits, count), rate(base_hits, base_count)
     value = mine.value - base.value
     low = value - sqrt((mine.value - mine.low) ** 2 + (base.high - base.value) ** 2)
@@ -81,13 +82,13 @@ def rate_difference(hits: int, count: int, base_hits: int, base_count: int) -> I
 
 
 def mean(numbers: Moments) -> Interval:
-    """A mean. The normal approximation: some dozens of numbers are needed."""
+    """Interval of a mean by the normal approximation, which needs some dozens of numbers."""
     reach = _Z * sqrt(numbers.variance / numbers.count) if numbers.count else 0.0
     return Interval(numbers.mean, numbers.mean - reach, numbers.mean + reach)
 
 
 def mean_difference(numbers: Moments, base: Moments) -> Interval:
-    """A mean less the base's, by Welch's error: the two need not vary alike. The normal approximation, as in `mean`."""
+    """Welch's interval of a mean minus the base's: the variances may differ. Approximation as in `mean`."""
     value = numbers.mean - base.mean
     if not numbers.count or not base.count:
         return Interval(value, value, value)

@@ -10,21 +10,21 @@ import jsonschema
 import numpy as np
 import pytest
 
-from app.client import (
+from app.serving.comparison.statistics import ShadowCounts, VariantCounts
+from app.serving.comparison.statistics import Statistics as Counted
+from app.serving.confidence import Moments
+from app.serving.references import ModelVersion
+from ml_serve_client import (
+    AliasChange,
     ApiError,
     AsyncClient,
     Client,
     FeatureSource,
     ModelMetadata,
     Statistics,
-    Switched,
     TensorMetadata,
     Traffic,
 )
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
-from app.serving.comparison.statistics import Statistics as Counted
-from app.serving.confidence import Moments
-from app.serving.references import ModelVersion
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.server import Server
 
@@ -125,7 +125,7 @@ async def test_a_feature_service_and_a_feature_view_tell_their_keys(client: Asyn
 
 async def test_a_promotion_moves_what_the_bare_name_means_and_a_rollback_moves_it_back(client: AsyncClient) -> None:
     assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "1"
-    promoted = Switched("a sum", "2", "ready", alias="champion", previous="1", changed=True, default="2")
+    promoted = AliasChange("a sum", "2", "ready", alias="champion", previous="1", changed=True, default="2")
     assert await client.promote("a sum", 2, timeout=5) == promoted
     assert await client.promote("a sum", "2") == dataclasses.replace(promoted, changed=False)
     assert (await client.predict("a sum", {"a": 1, "b": 2})).version == "2"

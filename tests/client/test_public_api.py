@@ -1,4 +1,4 @@
-"""What `app.client` offers is whole, documented, typed, and in the package that is built."""
+"""What `ml_serve_client` offers is whole, documented, typed, and in the package that is built."""
 
 import dataclasses
 import inspect
@@ -15,36 +15,40 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import app.client
+import ml_serve_client
 from app.api.v1.predict import V1Dialect
 from app.api.v1.releases import ReleaseEndpoints
-from app.client import (
+from ml_serve_client import (
     AsyncClient,
     Client,
     Prediction,
     TensorPrediction,
-    answers,
-    clients,
-    comparisons,
-    errors,
-    predictions,
-    retry,
+    _client,
+    _comparison,
+    _errors,
+    _predictions,
+    _results,
+    _retry,
 )
 from tests.fakes import make_fakes
 from tests.platform import ROOT
 
 PAGE = (ROOT / "docs" / "clients" / "python.md").read_text()
-VALUES = [getattr(app.client, name) for name in app.client.__all__ if inspect.isclass(getattr(app.client, name))]
+VALUES = [
+    getattr(ml_serve_client, name)
+    for name in ml_serve_client.__all__
+    if inspect.isclass(getattr(ml_serve_client, name))
+]
 METHODS = sorted(name for name in vars(Client) if not name.startswith("_"))
 
 
 def test_every_class_that_methods_return_raise_or_take_is_exported() -> None:
-    for module in (answers, comparisons, predictions, errors, retry, clients):
+    for module in (_results, _comparison, _predictions, _errors, _retry, _client):
         for name, member in vars(module).items():
             if inspect.isclass(member) and member.__module__ == module.__name__ and not name.startswith("_"):
-                assert name in app.client.__all__ or name == "Budget", name
-    assert sorted(app.client.__all__) == sorted({*app.client.__all__})
-    assert all(hasattr(app.client, name) for name in app.client.__all__)
+                assert name in ml_serve_client.__all__ or name == "Attempts", name
+    assert sorted(ml_serve_client.__all__) == sorted({*ml_serve_client.__all__})
+    assert all(hasattr(ml_serve_client, name) for name in ml_serve_client.__all__)
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)
@@ -65,14 +69,14 @@ def test_every_method_is_documented_with_all_its_arguments(method: str) -> None:
     assert f"`{method}" in PAGE or f".{method}(" in PAGE, f"docs/clients/python.md says nothing of {method}"
 
 
-@pytest.mark.parametrize("name", app.client.__all__)
+@pytest.mark.parametrize("name", ml_serve_client.__all__)
 def test_the_page_has_every_name(name: str) -> None:
     assert name in PAGE
 
 
 def test_every_endpoint_of_v1_has_a_method() -> None:
     fakes = make_fakes({})
-    source = "".join((ROOT / "app" / "client" / name).read_text() for name in ("calls.py", "prediction_calls.py"))
+    source = "".join(path.read_text() for path in Path(ml_serve_client.__file__).parent.glob("*_operations.py"))
     for route in [*V1Dialect(fakes.service, fakes.manager).routes(), *ReleaseEndpoints(fakes.manager).routes()]:
         assert (route.suffix or route.prefix.rstrip("/")) in source or route.path == "/v1/models/{ref:path}", route.path
 
@@ -92,7 +96,7 @@ def test_callers_get_types() -> None:
         client.predict("m", None)  # type: ignore[call-overload]
 
 
-def test_the_built_package_has_the_types_and_the_plugin(tmp_path: Path) -> None:
+def test_the_gateways_wheel_has_types_and_plugin_not_the_client(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = tmp_path.glob("*.whl")
@@ -100,7 +104,7 @@ def test_the_built_package_has_the_types_and_the_plugin(tmp_path: Path) -> None:
         names = archive.namelist()
         (entry_points,) = (name for name in names if name.endswith("entry_points.txt"))
         assert "app/py.typed" in names
-        assert "app/client/clients.py" in names
+        assert {name.partition("/")[0] for name in names} == {"app", entry_points.partition("/")[0]}
         assert "[mlflow.deployments]\nml-serve = app.mlflow_plugin" in archive.read(entry_points).decode()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.client import ApiError, AsyncClient, Client, ConnectionFailed, NoAnswer, Retry
+from ml_serve_client import ApiError, AsyncClient, Client, ConnectionFailed, NoResponse, Retry
 from tests.server import Server
 
 AT_ONCE = Retry(attempts=3, backoff_s=0)
@@ -187,7 +187,7 @@ def test_an_answer_that_is_late_is_not_asked_for_again(clock: Clock) -> None:
 
     for timeout in (None, 5.0):
         script = Script(late_by_all_of_it)
-        with pytest.raises(NoAnswer):
+        with pytest.raises(NoResponse):
             script.client(timeout=10).predict("m", {}, timeout=timeout)
         assert len(script.requests) == 1
 

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from app.client import ApiError, AsyncClient, Client, TensorPrediction
 from app.oip.datatypes import DTYPES
 from app.serving.rows import Output
+from ml_serve_client import ApiError, AsyncClient, Client, TensorPrediction
 from tests.fakes import FakeModel, Fakes, columns, make_fakes, tensor, total
 
 
@@ -361,7 +361,7 @@ def test_arrays_are_sent_without_pandas() -> None:
     script = """
 import sys, httpx, numpy as np
 sys.modules["pandas"] = None
-from app.client import Client
+from ml_serve_client import Client
 output = {"name": "o", "datatype": "FP64", "shape": [1], "data": [2]}
 body = {"model_name": "m", "model_version": "1", "outputs": [output]}
 client = Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, json=body)))

@@ -481,7 +481,7 @@ def test_batched_and_single_predictions_equal_plain_pyfunc(case: Case, log: Call
         requests = [([{**row, "h": records[0]["h"]} for row in records], params) for records, params in requests]
     groups: dict[Layout, list[tuple[Rows, Records, dict[str, Any] | None]]] = defaultdict(list)
     for records, params in requests:
-        rows = logged.signature.rows_from_records(json.loads(json.dumps(records)), params)
+        rows = logged.signature.rows("records", json.loads(json.dumps(records)), params)
         groups[rows.layout].append((rows, records, params))
     for group in groups.values():
         together = answers(logged.served, [rows for rows, _, _ in group])

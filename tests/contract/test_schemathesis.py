@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.client import Client
+from ml_serve_client import Client
 from tests.platform import DEMO, ROOT, URL, Platform
 
 pytestmark = pytest.mark.ray

@@ -63,7 +63,7 @@ async def ranks(made: Any, *args: Any) -> list[list[str]]:
     return [sorted(replica.name for replica in rank) for rank in chosen]
 
 
-async def test_calls_go_to_as_many_holders_as_the_note_says_in_the_rings_order() -> None:
+async def test_calls_go_to_the_first_copies_holders_on_the_ring() -> None:
     made = router(*(holding(name, VERSION) for name in "abcd"))
     assert (await ranks(made, VERSION, "batch", CallNote(2)))[0] == sorted(ORDER[:2])
     assert (await ranks(made, VERSION, CallNote(1)))[0] == ORDER[:1]
@@ -77,7 +77,7 @@ async def test_a_new_replica_gets_no_call_before_it_holds_the_version() -> None:
     assert (await ranks(made, VERSION, CallNote(2)))[0] == sorted(ORDER[:2])
 
 
-async def test_a_version_that_nobody_holds_goes_to_one_replica_and_the_others_are_only_a_way_out() -> None:
+async def test_a_version_without_holders_goes_to_one_replica_first() -> None:
     made = router(*(Replica(name) for name in "abcd"))
     assert await ranks(made, VERSION, CallNote(2)) == [ORDER[:1], sorted(ORDER[1:])]
 

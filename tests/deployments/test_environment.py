@@ -17,7 +17,7 @@ def test_what_the_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     assert os.environ["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
-def test_a_request_is_sent_again_only_where_no_model_can_kill_a_gateway() -> None:
+def test_haproxy_retries_only_if_no_model_can_kill_a_gateway() -> None:
     resent = ray_environment(Settings(), Path("/tmp/run"))
     assert (resent["RAY_SERVE_HAPROXY_RETRY_ON"], resent["RAY_SERVE_HAPROXY_RETRIES"]) == (
         "conn-failure empty-response",

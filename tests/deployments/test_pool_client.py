@@ -1,4 +1,4 @@
-"""What a gateway does when the pool's replica dies with a batch."""
+"""Retries of a batch whose replica died."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of pydantic
     from ray.exceptions import ActorDiedError
 
-    from app.deployments.pool_client import PoolRunner
+    from app.deployments.pool_client import PoolClient
 
 from app.errors import ReplicaDied
 from app.serving.placement.load import Backlog
@@ -25,7 +25,7 @@ ANSWER = Output("tensor", (), (np.array([1.0]),), 1)
 
 
 class DyingPool:
-    """A handle of a pool whose replicas die with so many calls, before one lives."""
+    """A pool's handle; the first `deaths` calls kill their replica."""
 
     def __init__(self, deaths: int) -> None:
         self._deaths = deaths
@@ -46,23 +46,23 @@ class DyingPool:
 
 async def predict(pool: DyingPool, **further: bool) -> Output:
     batch = Batch(Layout("columns", ("a",), ("float64",), ((),)), (np.array([1.0]),), 1)
-    return await PoolRunner("default", pool, lambda _: 1).predict(VERSION, batch, Backlog(), **further)
+    return await PoolClient("default", pool, lambda _: 1).predict(VERSION, batch, Backlog(), **further)
 
 
-async def test_a_batch_that_a_replica_died_with_is_sent_once_more() -> None:
+async def test_a_batch_is_retried_once_after_its_replica_died() -> None:
     pool = DyingPool(deaths=1)
     assert await predict(pool) is ANSWER
     assert pool.calls == 2
 
 
-async def test_a_batch_that_two_replicas_died_with_is_not_sent_a_third_time() -> None:
+async def test_a_batch_that_killed_two_replicas_is_not_sent_again() -> None:
     pool = DyingPool(deaths=2)
     with pytest.raises(ReplicaDied):
         await predict(pool)
     assert pool.calls == 2
 
 
-async def test_a_copy_that_a_replica_died_with_is_not_sent_again() -> None:
+async def test_a_shadow_batch_is_not_retried_after_its_replica_died() -> None:
     pool = DyingPool(deaths=1)
     with pytest.raises(ReplicaDied):
         await predict(pool, again=False)

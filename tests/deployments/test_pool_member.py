@@ -1,4 +1,4 @@
-"""A member of a pool with real models, without Ray: what it predicts in one call."""
+"""A pool member with a real model, without Ray."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from mlflow.types import ColSpec, DataType, TensorSpec
+from mlflow.types import ColSpec, DataType
 
 from app.adapters.mlflow.registry import configure
 from app.errors import ModelFailed
-from app.serving.batching.limits import BatchOverrides
 from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
-from app.serving.releases.table import Release, ReleaseTable
+from app.serving.releases.table import ReleaseTable
 from app.serving.rows import Batch, Layout, Output
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
@@ -30,8 +29,8 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-COLUMNS = Layout("columns", ("x",), ("float64",), ((),))
-TENSOR = Layout("tensor", (), ("float64",), ((1,),))
+LAYOUT = Layout("columns", ("x",), ("float64",), ((),))
+VERSION = ModelVersion("counts", "1")
 THREADS = 2
 NOTE = CallNote()
 
@@ -39,19 +38,10 @@ NOTE = CallNote()
 def count(data: Any, params: Any) -> Any:
     """Answers each row with the number of rows beside it, itself included; fails on 13."""
     values = np.asarray(data)
-    time.sleep(0.1)  # so that what is sent meanwhile has to wait
+    time.sleep(0.05)  # so that later batches queue for a thread
     if (values == 13).any():
         raise ValueError("thirteen")
     return np.full(len(values), float(len(values)))
-
-
-ONE_DOUBLE = [ColSpec(DataType.double, "x")]
-MODELS = {
-    "typed": parity.log_python(count, ONE_DOUBLE),
-    "untyped": parity.log_python(count, None),
-    "fixed": parity.log_python(count, [TensorSpec(np.dtype("float64"), (1, 1))]),
-    "whole": parity.log_python(count, ONE_DOUBLE),
-}
 
 
 class Releases:
@@ -85,54 +75,33 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     with environment_of_nobody(), warnings.catch_warnings(record=True):
         configure(settings)
         experiment = mlflow.create_experiment("member", artifact_location=settings.artifact_root.as_uri())
-        for name, log in MODELS.items():
-            with mlflow.start_run(experiment_id=experiment):
-                info = log()
-            mlflow.register_model(info.model_uri, name)
+        with mlflow.start_run(experiment_id=experiment):
+            info = parity.log_python(count, [ColSpec(DataType.double, "x")])()
+        mlflow.register_model(info.model_uri, VERSION.name)
     yield settings
     mlflow.set_tracking_uri(before[0])
     mlflow.set_registry_uri(before[1])
 
 
-def batch(layout: Layout, value: float) -> Batch:
-    return Batch(layout, (np.full((1, *layout.shapes[0]), value),), 1)
-
-
-async def answers(
-    settings: Settings, name: str, *values: float, layout: Layout = COLUMNS, note: CallNote | None = NOTE
-) -> list[Output | BaseException]:
+async def answers(settings: Settings, *values: float, note: CallNote | None = NOTE) -> list[Output | BaseException]:
     """What a member answers to one batch for each value, all sent at once."""
-    whole = Release("whole", "1", {}, "default", batch=BatchOverrides(max_rows=1))
-    member = PoolMember("default", settings, Releases(ReleaseTable(1, 1, {"whole": whole})), "member")
+    member = PoolMember("default", settings, Releases(ReleaseTable(1, 1)), "member")
     await member.start()
     try:
-        version = ModelVersion(name, "1")
-        await member.describe(version)
-        calls = [member.predict(version, batch(layout, value), note) for value in values]
+        await member.describe(VERSION)
+        batches = [Batch(LAYOUT, (np.array([value]),), 1) for value in values]
+        calls = [member.predict(VERSION, batch, note) for batch in batches]
         return await asyncio.gather(*calls, return_exceptions=True)
     finally:
         await member.stop()
 
 
-def rows_beside(found: list[Output | BaseException]) -> list[float]:
-    return [float(output.arrays[0].ravel()[0]) for output in found if isinstance(output, Output)]
-
-
-async def test_batches_that_wait_for_a_thread_are_predicted_in_one_call(settings: Settings) -> None:
-    assert rows_beside(await answers(settings, "typed", *range(6))) == [1, 1, 4, 4, 4, 4]
+@pytest.mark.parametrize("note", [NOTE, None], ids=["sent", "own process"])
+async def test_each_batch_is_a_call_of_its_own(settings: Settings, note: CallNote | None) -> None:
+    found = await answers(settings, *range(6), note=note)
+    assert [output.arrays[0].tolist() for output in found if isinstance(output, Output)] == [[1.0]] * 6
 
 
 async def test_a_batch_at_fault_fails_alone(settings: Settings) -> None:
-    found = await answers(settings, "typed", 1, 2, 3, 13, 5)
+    found = await answers(settings, 1, 2, 3, 13, 5)
     assert [type(one) for one in found] == [Output, Output, Output, ModelFailed, Output]
-
-
-@pytest.mark.parametrize(("name", "layout"), [("untyped", COLUMNS), ("fixed", TENSOR), ("whole", COLUMNS)])
-async def test_models_that_may_look_at_their_rows_together_get_each_batch_as_it_is(
-    settings: Settings, name: str, layout: Layout
-) -> None:
-    assert rows_beside(await answers(settings, name, *range(6), layout=layout)) == [1] * 6
-
-
-async def test_batches_of_the_own_process_are_predicted_as_they_are(settings: Settings) -> None:
-    assert rows_beside(await answers(settings, "typed", *range(6), note=None)) == [1] * 6

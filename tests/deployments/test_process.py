@@ -21,7 +21,7 @@ def filters(*options: str) -> tuple[int, str]:
     return int(before), after.strip()
 
 
-def test_the_filters_that_libraries_add_are_gone_before_models_predict() -> None:
+def test_warning_filters_of_libraries_are_removed() -> None:
     before, after = filters()
     assert before > 8
     hidden = ["DeprecationWarning", "PendingDeprecationWarning", "ImportWarning", "ResourceWarning"]

@@ -14,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from app.client import Client
+from ml_serve_client import Client
 from tests.contract.test_model_parity import CASES, Case, as_json, exact
 from tests.platform import DEMO, URL, Platform
 from tests.registered import SLOW_S, name_of, registry, tracking
@@ -112,7 +112,7 @@ MALFORMED: list[tuple[Any, str]] = [
 ]
 
 
-async def test_of_200_requests_at_once_good_ones_are_answered_and_bad_ones_told_why(platform: Platform) -> None:
+async def test_of_200_requests_the_bad_ones_fail_and_the_good_do_not(platform: Platform) -> None:
     bodies: list[Any] = []
     for n in range(200):
         good = {"model_name": DEMO, "data": {**ROW, "crude_oil_price": float(n)}}
@@ -141,7 +141,7 @@ async def test_one_poisonous_request_fails_alone(platform: Platform) -> None:
     assert "Traceback" not in answers[13].text
 
 
-def test_a_model_that_answers_too_few_rows_is_an_error_of_that_model(platform: Platform) -> None:
+def test_a_model_that_answers_too_few_rows_is_reported(platform: Platform) -> None:
     answer = httpx.post(f"{URL}/v1/models/short:predict", json={"instances": [{"x": 1}, {"x": 2}]}, timeout=60)
     assert (answer.status_code, answer.json()["code"]) == (500, "wrong_row_count")
 
@@ -157,7 +157,7 @@ def test_a_model_that_cannot_be_loaded_says_so_and_harms_nobody(platform: Platfo
     assert httpx.get(f"{URL}/readyz").status_code == 200
 
 
-async def test_of_64_callers_in_one_batch_the_first_leaves_and_63_are_answered(platform: Platform) -> None:
+async def test_a_caller_that_leaves_fails_nobody_in_its_batch(platform: Platform) -> None:
     body = b'{"instances": [{"x": 1}]}'
     (await post_all("/v1/models/slow:predict", [body]))[0].raise_for_status()
     request = b"POST /v1/models/slow:predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
@@ -178,7 +178,7 @@ def _raw(request: bytes) -> bytes:
         return connection.recv(65536)
 
 
-def test_an_alias_that_moves_is_followed_without_a_failed_request(platform: Platform) -> None:
+def test_an_alias_moves_without_a_failed_request(platform: Platform) -> None:
     mlflow = registry(platform.home)
     with tracking(platform.home):
         mlflow.create_model_version("moving", mlflow.get_model_version("moving", "1").source)
@@ -224,7 +224,7 @@ def test_the_deadline_is_kept_in_the_callers_dialect(platform: Platform) -> None
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
 
 
-def test_a_version_that_was_unloaded_comes_back_when_called_and_leaves_again_when_told(platform: Platform) -> None:
+def test_an_unloaded_version_is_loaded_again_when_called(platform: Platform) -> None:
     for _ in range(2):
         assert serve(model_name="forest", model_version="1", data={"a": 1, "b": 2, "c": 3}).status_code == 200
         _until_state("ready", "forest", "1")
@@ -245,7 +245,7 @@ def _state(name: str, version: str) -> str:
     return found
 
 
-def test_a_model_registered_anew_under_its_name_is_not_answered_by_the_old_one(platform: Platform) -> None:
+def test_a_model_registered_again_replaces_the_deleted_one(platform: Platform) -> None:
     mlflow = registry(platform.home)
     answers: list[list[float]] = []
     for source in ("choking", "slow"):

@@ -96,7 +96,7 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def test_gateway_and_pool_get_a_replica_under_load_and_lose_it_after_it(second: None) -> None:
+def test_gateway_and_pool_scale_up_under_load_and_down_after_it(second: None) -> None:
     assert serve(**SLOW)["status"] == "success"
 
     async def load() -> list[int]:
@@ -119,7 +119,7 @@ def test_gateway_and_pool_get_a_replica_under_load_and_lose_it_after_it(second: 
     assert serve(**SLOW)["status"] == "success"
 
 
-def test_a_pool_at_zero_is_shown_as_cold_woken_by_a_call_and_sleeps_again(second: None) -> None:
+def test_a_pool_at_zero_is_cold_wakes_by_a_call_and_sleeps_again(second: None) -> None:
     until(lambda: replicas()["ModelPool-rare"] == 0)
     for path in ("readyz", "health"):  # neither waits for the pool nor wakes it
         assert httpx.get(f"{SECOND}/{path}", timeout=60).status_code == 200
@@ -134,7 +134,7 @@ def test_a_pool_at_zero_is_shown_as_cold_woken_by_a_call_and_sleeps_again(second
     assert serve(model_name="rarely", action="status")["model"]["versions"]["1"]["state"] == "ready"
 
 
-def test_models_of_a_pool_in_the_gateway_are_served_there_like_any_other(second: None) -> None:
+def test_models_of_a_pool_in_the_gateway_are_served_there(second: None) -> None:
     """The model doubles its input, and raises on 13."""
 
     async def post(number: float) -> httpx.Response:

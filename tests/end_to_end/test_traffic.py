@@ -12,10 +12,10 @@ import grpc
 import httpx
 import pytest
 
-from app.client import Client, Comparison
 from app.oip import inference_pb2 as pb
 from app.oip import inference_pb2_grpc as untyped
 from app.serving.releases.traffic import Traffic, Variant
+from ml_serve_client import Client, Comparison
 from tests import numbered
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking

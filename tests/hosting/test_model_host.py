@@ -107,7 +107,7 @@ async def test_a_version_is_loaded_when_it_is_first_called() -> None:
     assert host.states() == {version(3): VersionState("ready", None, 100, 0.0)}
 
 
-async def test_what_speaks_against_a_loaded_version_is_told_and_it_answers_all_the_same() -> None:
+async def test_a_version_with_a_problem_reports_it_and_still_answers() -> None:
     loader = Loader()
     loader.problems[version(3)] = "it does not predict its own input example"
     host = make(loader)
@@ -145,7 +145,7 @@ async def test_a_prediction_does_not_block_the_event_loop() -> None:
     assert await under_way == 2
 
 
-async def test_a_failed_load_is_told_to_everybody_and_not_repeated_at_once() -> None:
+async def test_a_failed_load_is_reported_to_all_callers_and_cached() -> None:
     loader = Loader()
     loader.failing[version(1)] = ModelUnavailable("its artifacts are gone")
     host = make(loader)
@@ -156,7 +156,7 @@ async def test_a_failed_load_is_told_to_everybody_and_not_repeated_at_once() -> 
     assert host.states()[version(1)] == VersionState("failed", "its artifacts are gone")
 
 
-async def test_a_failed_load_is_tried_again_after_a_while_or_when_it_is_forgiven() -> None:
+async def test_a_failed_load_is_retried_later_or_when_forgiven() -> None:
     loader = Loader()
     loader.failing[version(1)] = RegistryUnavailable("down")
     host = make(loader, retry_after_s=0.01)
@@ -191,7 +191,7 @@ async def test_a_load_that_takes_too_long_counts_as_failed() -> None:
     gate.set()
 
 
-async def test_the_budget_is_held_by_dropping_what_was_used_least_recently() -> None:
+async def test_the_least_recently_used_versions_are_evicted() -> None:
     host = make(Loader(), budget=300)
     for number in (1, 2, 3):
         await answer(host, number)
@@ -202,7 +202,7 @@ async def test_the_budget_is_held_by_dropping_what_was_used_least_recently() -> 
     assert host.evictions == 1
 
 
-async def test_what_is_in_use_is_not_evicted() -> None:
+async def test_a_version_in_use_is_not_evicted() -> None:
     loader = Loader()
     loader.predict_gate = threading.Event()
     host = make(loader, budget=100)
@@ -222,7 +222,7 @@ async def test_what_should_be_kept_is_loaded_and_leaves_last() -> None:
     assert set(host.states()) == {version(1), version(3)}
 
 
-async def test_two_kept_versions_that_do_not_fit_together_do_not_evict_each_other_for_ever() -> None:
+async def test_kept_versions_over_budget_do_not_evict_in_turns() -> None:
     loader = Loader()
     host = make(loader, budget=100)
     for _ in range(5):
@@ -234,7 +234,7 @@ async def test_two_kept_versions_that_do_not_fit_together_do_not_evict_each_othe
     assert await answer(host, int(out.version)) == int(out.version) + 1
 
 
-async def test_a_version_that_is_let_go_leaves_and_comes_back_when_called() -> None:
+async def test_a_released_version_is_loaded_again_when_called() -> None:
     loader = Loader()
     host = make(loader)
     await answer(host, 1)
@@ -282,7 +282,7 @@ async def test_a_remembered_failure_does_not_collect_its_callers() -> None:
     assert len({id(error) for error in errors}) == 3
 
 
-async def test_a_model_that_means_another_now_leaves_with_all_its_versions() -> None:
+async def test_releasing_a_model_releases_all_its_versions() -> None:
     host = make(Loader())
     await asyncio.gather(answer(host, 1), answer(host, 2))
     host.release_model("other")
@@ -314,7 +314,7 @@ async def test_predictions_run_side_by_side() -> None:
     host.close()
 
 
-async def test_a_kept_version_that_means_another_model_while_it_is_loaded_is_loaded_again() -> None:
+async def test_a_kept_version_released_while_loading_is_loaded_again() -> None:
     loader = Loader()
     gate = loader.gates[version(1)] = threading.Event()
     host = make(loader)
@@ -338,7 +338,7 @@ async def threads_of(host: ModelHost, loader: Loader, times: int = SOME) -> list
     return loader.loaded[version(1)].threads[-times:]
 
 
-async def test_short_predictions_of_models_that_compute_are_made_on_the_loop() -> None:
+async def test_short_predictions_of_computing_models_run_on_the_loop() -> None:
     loader = Loader()
     loader.flavor = "sklearn"
     threads = await threads_of(make(loader), loader)
@@ -346,13 +346,13 @@ async def test_short_predictions_of_models_that_compute_are_made_on_the_loop() -
     assert threads[-1] == threading.get_ident()
 
 
-async def test_models_that_may_wait_predict_in_threads_however_short_they_are() -> None:
+async def test_models_that_may_block_always_predict_in_threads() -> None:
     loader = Loader()
     loader.flavor = "python_function"
     assert threading.get_ident() not in await threads_of(make(loader), loader)
 
 
-async def test_nothing_is_predicted_on_the_loop_beside_a_thread_even_if_nobody_waits_for_it_any_more() -> None:
+async def test_the_loop_predicts_nothing_while_a_thread_does() -> None:
     loader = Loader()
     loader.flavor = "sklearn"
     host = make(loader)

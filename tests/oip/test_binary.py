@@ -66,7 +66,7 @@ def test_every_datatype_is_little_endian(datatype: str, raw: bytes, values: list
     assert datatype == "BF16" or encode(array) == raw
 
 
-def test_the_datatypes_are_those_of_the_protocol() -> None:
+def test_datatypes_are_those_of_the_protocol() -> None:
     assert set(DTYPES) == {
         *("BOOL", "BYTES", "FP16", "FP32", "FP64", "BF16"),
         *(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)),
@@ -85,19 +85,19 @@ def test_bf16_is_the_upper_half_of_a_float(halves: list[int]) -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1))
-def test_truth_values_are_bytes_of_0_and_1(values: list[bool]) -> None:
+def test_booleans_are_bytes_0_and_1(values: list[bool]) -> None:
     raw = bytes(values)
     assert decode("x", "BOOL", [len(values)], raw).tolist() == values
     assert encode(np.array(values)) == raw
 
 
 @pytest.mark.parametrize("byte", [2, 7, 255])
-def test_another_byte_is_no_truth_value(byte: int) -> None:
+def test_other_bytes_are_not_booleans(byte: int) -> None:
     assert "'flag'" in refused("flag", "BOOL", [3], bytes([1, byte, 0]))
 
 
 @given(ELEMENTS)
-def test_bytes_come_back_each_behind_its_length(values: list[bytes]) -> None:
+def test_bytes_elements_follow_their_length(values: list[bytes]) -> None:
     raw = encode_elements(values)
     assert len(raw) == sum(4 + len(value) for value in values)
     array = decode("x", "BYTES", [len(values), 1], raw)
@@ -115,7 +115,7 @@ def test_text_is_sent_as_utf_8(values: list[str]) -> None:
 
 
 @given(ELEMENTS, st.data())
-def test_bytes_that_are_cut_or_followed_by_more_are_refused(values: list[bytes], data: st.DataObject) -> None:
+def test_truncated_or_trailing_bytes_are_refused(values: list[bytes], data: st.DataObject) -> None:
     raw = encode_elements(values)
     cut = data.draw(st.integers(0, len(raw) - 1))
     assert "'x'" in refused("x", "BYTES", [len(values)], raw[:cut])
@@ -138,15 +138,15 @@ def test_hostile_bytes_never_raise_anything_else(raw: bytes, shape: list[int]) -
     [
         ([1], b"", "too few for 1 BYTES"),
         ([1], b"\x01\x00\x00", "too few for 1 BYTES"),
-        ([1], b"\xff\xff\xff\xffabc", "element 0 of 4294967295 bytes is cut short"),
-        ([2], b"\x03\x00\x00\x00abc\x00", "within the length of element 1"),
-        ([2], b"\x05\x00\x00\x00abcde\x01\x00\x00\x00", "element 1 of 1 bytes is cut short"),
+        ([1], b"\xff\xff\xff\xffabc", "ends inside element 0 of 4294967295 bytes"),
+        ([2], b"\x03\x00\x00\x00abc\x00", "inside the length prefix of element 1"),
+        ([2], b"\x05\x00\x00\x00abcde\x01\x00\x00\x00", "ends inside element 1 of 1 bytes"),
         ([1], b"\x00\x00\x00\x00abc", "3 bytes after its 1 elements"),
         ([2**62], b"\x00\x00\x00\x00" * 4, "too few"),
         ([2**40, 2**40], b"\x00\x00\x00\x00" * 4, "too few"),
     ],
 )
-def test_bad_lengths_of_elements_are_told(shape: list[int], raw: bytes, words: str) -> None:
+def test_bad_element_lengths_are_reported(shape: list[int], raw: bytes, words: str) -> None:
     assert words in refused("x", "BYTES", shape, raw)
 
 
@@ -155,13 +155,13 @@ def test_bad_lengths_of_elements_are_told(shape: list[int], raw: bytes, words: s
     [
         ([2], 15, "has 15 bytes, expected 16"),
         ([2], 17, "has 17 bytes, expected 16"),
-        ([2, 3], 16, "expected 48: 8 for each FP64 of the shape [2, 3]"),
+        ([2, 3], 16, "expected 48: 8 for each FP64 value of shape [2, 3]"),
         ([2**62], 16, "expected 36893488147419103232"),
         ([2**62, 2**62, 16], 0, "has 0 bytes"),
         ([2**61], 0, "has 0 bytes"),  # whose bytes are 0 in 64-bit arithmetic
     ],
 )
-def test_another_number_of_bytes_than_the_shape_has_is_told(shape: list[int], size: int, words: str) -> None:
+def test_wrong_number_of_bytes_is_reported(shape: list[int], size: int, words: str) -> None:
     assert words in refused("x", "FP64", shape, bytes(size))
 
 
@@ -169,7 +169,7 @@ def test_another_number_of_bytes_than_the_shape_has_is_told(shape: list[int], si
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ([], "single value"),
+        ([], "no dimensions"),
         ([0], "no values"),
         ([3, 0], "no values"),
         ([0, 2**62, 2**62], "no values"),  # numpy cannot hold such a shape at all
@@ -182,11 +182,11 @@ def test_tensors_without_rows_or_values_are_refused(datatype: str, shape: list[i
         values_of("x", shape)
 
 
-def test_names_in_messages_are_short() -> None:
+def test_long_names_are_cut_in_messages() -> None:
     assert len(refused("x" * 10_000, "FP64", [1], b"")) < 200
 
 
-def test_numbers_are_views_that_cannot_be_written() -> None:
+def test_decoded_numbers_are_read_only_views() -> None:
     raw = memoryview(bytearray(struct.pack("<2d", 1, 2))).toreadonly()
     array = decode("x", "FP64", [2], raw)
     assert np.shares_memory(array, np.frombuffer(raw, "u1"))
@@ -194,7 +194,7 @@ def test_numbers_are_views_that_cannot_be_written() -> None:
 
 
 @pytest.mark.parametrize("dtype", [">f8", ">i4", ">u2"])
-def test_arrays_of_any_order_leave_little_endian_and_row_major(dtype: str) -> None:
+def test_any_array_is_encoded_little_endian_row_major(dtype: str) -> None:
     array = np.arange(12, dtype=dtype).reshape(3, 4)
     expected = np.arange(12, dtype=np.dtype(dtype).newbyteorder("<"))
     assert encode(array) == expected.tobytes()

@@ -17,7 +17,7 @@ import pandas as pd
 
 from app.errors import ModelFailed, ServingError, WrongRowCount
 from app.serving.rows import Array, Batch, Output, as_array
-from app.serving.signatures.scalars import Untyped
+from app.serving.signatures.scalars import infer_array
 from app.serving.signatures.tensors import flatten
 from app.serving.signatures.validation_errors import Misfit
 
@@ -163,7 +163,7 @@ def _flat(values: list[Any]) -> Array:
     kinds = {*map(type, values)}
     if type(None) in kinds and float not in kinds:  # as floats the integers beside it would lose digits
         return as_array(values, np.dtype(object))
-    return Untyped().convert(values)
+    return infer_array(values)
 
 
 def _clean(array: Array) -> Array:

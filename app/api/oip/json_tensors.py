@@ -11,16 +11,13 @@ from app.errors import InvalidInput
 from app.oip.binary import values_of
 from app.oip.datatypes import DTYPES
 from app.serving.rows import Array, as_array
-from app.serving.signatures.columns import ColumnType
-from app.serving.signatures.scalars import Boolean, Float, Integer, Text
+from app.serving.signatures.scalars import StringType, element_type
 from app.serving.signatures.tensors import flatten
 from app.serving.signatures.validation_errors import Misfit, refusal, short
 
-_READERS: dict[str, ColumnType] = {
-    "BOOL": Boolean(required=True),
-    "BYTES": Text(required=True),
-    **{name: Integer(name, DTYPES[name].name) for name in DTYPES if DTYPES[name].kind in "iu"},
-    **{name: Float(name, DTYPES[name].name) for name in ("FP16", "FP32", "FP64")},
+_READERS = {
+    **{name: element_type(dtype, name) for name, dtype in DTYPES.items() if name not in ("BF16", "BYTES")},
+    "BYTES": StringType(),
 }
 
 

@@ -10,7 +10,7 @@ import orjson
 from app.oip.datatypes import datatype_of
 from app.serving.json_output import array_values, plain
 from app.serving.rows import Array, Output, as_array
-from app.serving.signatures.scalars import Untyped
+from app.serving.signatures.scalars import infer_array
 from app.serving.signatures.signature import Signature
 from app.serving.signatures.tensors import flatten
 from app.serving.signatures.validation_errors import Misfit
@@ -69,7 +69,7 @@ def _tensor(name: str, array: Array) -> OutputTensor:
         if inner is not None:
             return _tensor(name, inner.reshape(array.shape + inner.shape[1:]))
     if kinds <= _NUMBERS and (_NULL not in kinds or float in kinds):  # integers beside a null would lose digits
-        numbers = Untyped().convert(values)
+        numbers = infer_array(values)
         if not numbers.dtype.hasobject:
             return OutputTensor(name, datatype_of(numbers.dtype), numbers.reshape(array.shape))
     elements = [value if isinstance(value, bytes) else _element(value) for value in values]

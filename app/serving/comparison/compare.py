@@ -11,9 +11,8 @@ from math import isfinite
 from typing import Literal
 
 from app.serving import confidence
-from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowCounts
 from app.serving.comparison.error_attribution import is_fault_of_copy
-from app.serving.comparison.statistics import Statistics
+from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowCounts, Statistics
 from app.serving.confidence import Interval, Moments
 
 NOTHING_YET = "no difference can be told yet"

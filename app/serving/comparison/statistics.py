@@ -1,22 +1,144 @@
-"""Counts of one model version, summed over gateway replicas."""
+"""Counts of one model version. Each gateway replica has its own; they add up over replicas."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from app.serving.comparison.counters import NOTHING_COPIED, NOTHING_DIVIDED, ShadowCounts, VariantCounts
+from app.serving.comparison.prediction_diff import Disagreement
+from app.serving.confidence import Moments
+
+COMPARED = "compared"
+INCOMPARABLE = "incomparable"
+"""Outcomes of a shadow request that was answered. Any other outcome is the code of an error."""
+
+
+class ShadowPair(NamedTuple):
+    """The version that answered the callers, and the shadow version that received copies of their requests."""
+
+    name: str
+    version: str
+    shadow: str
+
+
+class ShadowResult(NamedTuple):
+    """How one shadow request ended.
+
+    `outcome` is `COMPARED`, `INCOMPARABLE` or an error code. `seconds` is the time of the shadow, `base_s` the time of
+    the caller's answer, both without feature reads.
+    """
+
+    outcome: str
+    seconds: float
+    base_s: float
+    rows: int
+    disagreement: Disagreement | None = None
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the shadow answered without an error."""
+        return self.outcome in (COMPARED, INCOMPARABLE)
+
+    @property
+    def mismatched_rows(self) -> int:
+        """Rows with another label or form: all of them where the two answers cannot be compared."""
+        return self.disagreement.mismatched_rows if self.disagreement is not None else self.rows
+
+
+@dataclass(slots=True)
+class VariantCounts:
+    """Requests for a bare model name that one version received since the model's traffic last changed.
+
+    `since` is when counting began and `until` the last time that the model was counted, in seconds since 1970.
+    `seconds` holds one number per answered request, `predictions` the mean of each answer that has numbers. `faults`
+    are errors that count against the version.
+    """
+
+    since: float | None = None
+    until: float | None = None
+    faults: int = 0
+    seconds: Moments = field(default_factory=Moments)
+    predictions: Moments = field(default_factory=Moments)
+
+    def __add__(self, other: VariantCounts) -> VariantCounts:
+        return VariantCounts(
+            _outermost(min, self.since, other.since),
+            _outermost(max, self.until, other.until),
+            self.faults + other.faults,
+            self.seconds + other.seconds,
+            self.predictions + other.predictions,
+        )
+
+    def add(self, seconds: float, prediction: float | None) -> None:
+        """Count an answered request."""
+        self.seconds.add(seconds)
+        if prediction is not None:
+            self.predictions.add(prediction)
+
+
+@dataclass(slots=True)
+class ShadowCounts:
+    """Shadow requests that one version received for another, since the model's traffic last changed.
+
+    `outcomes` counts requests by how they ended, `dropped` counts requests that were not sent, by cause. `rows` and
+    `mismatched_rows` are those of answered requests. `differences`, `relative` and `slower` (seconds, negative where
+    the shadow was faster) hold one number per request. `since` and `until` are as in `VariantCounts`.
+    """
+
+    since: float | None = None
+    until: float | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+    dropped: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    mismatched_rows: int = 0
+    differences: Moments = field(default_factory=Moments)
+    largest: float = 0.0
+    relative: Moments = field(default_factory=Moments)
+    slower: Moments = field(default_factory=Moments)
+
+    def __add__(self, other: ShadowCounts) -> ShadowCounts:
+        return ShadowCounts(
+            _outermost(min, self.since, other.since),
+            _outermost(max, self.until, other.until),
+            Counter(self.outcomes) + Counter(other.outcomes),
+            Counter(self.dropped) + Counter(other.dropped),
+            self.rows + other.rows,
+            self.mismatched_rows + other.mismatched_rows,
+            self.differences + other.differences,
+            max(self.largest, other.largest),
+            self.relative + other.relative,
+            self.slower + other.slower,
+        )
+
+    def add(self, result: ShadowResult) -> None:
+        """Count a request that was sent."""
+        self.outcomes[result.outcome] = self.outcomes.get(result.outcome, 0) + 1
+        if not result.is_answered:
+            return
+        self.rows += result.rows
+        self.mismatched_rows += result.mismatched_rows
+        self.slower.add(result.seconds - result.base_s)
+        found = result.disagreement
+        if found is not None and found.difference is not None:
+            self.differences.add(found.difference)
+            self.relative.add(found.relative or 0.0)
+            self.largest = max(self.largest, found.largest or 0.0)
+
+    def drop(self, cause: str) -> None:
+        """Count a request that was not sent."""
+        self.dropped[cause] = self.dropped.get(cause, 0) + 1
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What was counted for one model version since its gateway replicas started.
+    """Counts of one model version since its gateway replicas started.
 
-    `requests` were answered, in `request_seconds` together, and there is the sum of their squares; `failures` were
-    answered with an error after the version was known, and `faults` are those among them that count against it
-    (`app.serving.comparison.error_attribution`). `replicas` is how many gateway replicas have told. `variant` and
-    `shadows` (by the version
-    whose requests were copied) are of models with traffic, since that last changed.
+    `requests` are answered requests, `request_seconds` the sum of their times. `failures` are errors after the version
+    was known; `faults` are those that count against the version (`app.serving.comparison.error_attribution`).
+    `replicas` is the number of gateway replicas that are included. `variant` and `shadows` (by the version whose
+    requests were copied) start again when the model's traffic changes.
     """
 
     requests: int = 0
@@ -27,7 +149,7 @@ class Statistics:
     batch_seconds: float = 0.0
     faults: int = 0
     replicas: int = 0
-    variant: VariantCounts = NOTHING_DIVIDED
+    variant: VariantCounts = field(default_factory=VariantCounts)
     shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
     request_seconds_squared: float = 0.0
 
@@ -43,8 +165,13 @@ class Statistics:
             self.replicas + other.replicas,
             self.variant + other.variant,
             {
-                version: self.shadows.get(version, NOTHING_COPIED) + other.shadows.get(version, NOTHING_COPIED)
+                version: self.shadows.get(version, ShadowCounts()) + other.shadows.get(version, ShadowCounts())
                 for version in {*self.shadows, *other.shadows}
             },
             self.request_seconds_squared + other.request_seconds_squared,
         )
+
+
+def _outermost(pick: Callable[..., float], one: float | None, other: float | None) -> float | None:
+    given = [moment for moment in (one, other) if moment is not None]
+    return pick(given) if given else None

@@ -23,16 +23,7 @@ class ServedModel:
 
     def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
         """Validate the payload. Raises `InvalidInput`."""
-        signature = self.signature
-        if payload.form == "records":
-            return signature.rows_from_records(payload.value, params)
-        if payload.form == "columns":
-            return signature.rows_from_columns(payload.value, params)
-        if payload.form == "instances":
-            return signature.rows_from_instances(payload.value, params)
-        if payload.form == "tensors":
-            return signature.rows_from_tensors(payload.value, params)
-        return signature.rows_from_inputs(payload.value, params)
+        return self.signature.rows(payload.form, payload.value, params)
 
     def cuts(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
         """The pieces to send it in; None where it goes whole, as it does when it fits a batch.

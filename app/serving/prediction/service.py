@@ -17,8 +17,8 @@ from app.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFail
 from app.serving.batching.batcher import Batcher
 from app.serving.batching.chunking import SplitRequest
 from app.serving.batching.limits import BatchLimits
-from app.serving.comparison.counters import ShadowPair
 from app.serving.comparison.prediction_diff import mean_prediction
+from app.serving.comparison.statistics import ShadowPair
 from app.serving.features import FeatureQuery, FeatureSource
 from app.serving.placement.load import Backlog
 from app.serving.ports import Directory, FeatureStore, Recorder

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.errors import DeadlineExceeded, ServingError
-from app.serving.comparison.counters import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
 from app.serving.comparison.prediction_diff import Disagreement, disagreement
+from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
 from app.serving.ports import Recorder
 from app.serving.releases.traffic import Traffic
 from app.serving.rows import Output

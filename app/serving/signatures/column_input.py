@@ -1,4 +1,4 @@
-"""Input of a model with a column-based signature: rows of a request become columns of the model's DataFrame."""
+"""Input of a model with a column-based signature: a request's rows become columns of the model's DataFrame."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from app.serving.rows import Array, Layout, Rows, Values
 from app.serving.signatures.casting import documents, exact, texts
 from app.serving.signatures.columns import Column, ColumnType, as_lists, dtype_name
 from app.serving.signatures.nested import NESTED, column_type, type_name
-from app.serving.signatures.scalars import Binary, Float, Integer
+from app.serving.signatures.scalars import BinaryType, FloatType, IntegerType
 from app.serving.signatures.validation_errors import (
     MOST_NAMES,
     Misfit,
+    check_records,
     listed,
+    no_dimensions,
     no_rows,
-    not_an_object,
     refusal,
     short,
-    without_rows,
     wrong_names,
     wrong_shape,
 )
 
 _LAYOUTS = 256
-"""Layouts kept per model: one for each set of optional columns, of null booleans and of parameters in use."""
+"""Limit on cached layouts per model: one per set of optional columns, of null booleans and of parameters in use."""
 
 
 class ColumnInput:
     """The columns of one signature, compiled.
 
-    A column without a name is called by its position: ``"0"``, ``"1"``, …, but where the only one holds objects, each
-    row is such an object.
+    The name of an unnamed column is its position: ``"0"``, ``"1"``, …. If the only column is unnamed and holds objects,
+    each row is such an object.
 
     Raises:
-        KeyError: a column has a type that is not known.
+        KeyError: a column has an unknown type.
     """
 
     tensor: Column | None = None
     fixed_rows: int | None = None
 
     def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
-        # A frame without column names has whole numbers for labels, and MLflow writes them into the signature.
+        # A DataFrame without column names has whole numbers as labels, and MLflow writes them into the signature.
         self._labels: tuple[str | int, ...] = tuple(spec.get("name", index) for index, spec in enumerate(specs))
         self._names = tuple(map(str, self._labels))
         required = [spec.get("required") is not False for spec in specs]
@@ -56,25 +56,25 @@ class ColumnInput:
             Column(name, type_name(spec), needed, kind.dtype)
             for name, spec, needed, kind in zip(self._names, specs, required, self._types, strict=True)
         )
+        self._width = len(specs)
+        self._every = tuple(range(self._width))
         self._allowed = frozenset(self._names)
         self._required = frozenset(column.name for column in self.columns if column.required)
-        self._converters = [kind.convert for kind in self._types]
-        self._varies = not all(kind.dtype for kind in self._types)
-        self._readers = dict(zip(self._names, self._types, strict=True))
+        self._by_name = dict(zip(self._names, self._types, strict=True))
         self._depths = dict(zip(self._names, map(_depth, specs), strict=True))
-        self._width = len(specs)
         dtypes = {kind.dtype for kind in self._types}
-        numbers = len(dtypes) == 1 and all(isinstance(kind, Float | Integer) for kind in self._types)
+        self._varies = "" in dtypes
+        numbers = len(dtypes) == 1 and all(isinstance(kind, FloatType | IntegerType) for kind in self._types)
         self._only_dtype = np.dtype(dtypes.pop()) if numbers else None
         only = specs[0]["type"] if self._width == 1 else ""
         self._rows_are_lists = only in ("array", "sparkml_vector", "any")
-        # Such is the signature of a model that takes a list of objects, by its type hints.
+        # MLflow infers this signature from the type hint of a model that takes a list of objects.
         self._rows_are_objects = only in ("object", "map", "any") and "name" not in specs[0]
         self._read = _reader(self._names)
         self._layout = lru_cache(_LAYOUTS)(self._make_layout)
 
     def from_records(self, records: list[Any], params: str) -> Rows:
-        """Rows as objects. Where some rows have an optional column, it is null in those that leave it out."""
+        """Read rows as objects. An optional column that only some rows have is null in the others."""
         if self._rows_are_objects:
             return self._rows([records], len(records), params)
         try:
@@ -84,18 +84,13 @@ class ColumnInput:
             columns = []
         if columns:
             return self._rows(columns, len(records), params)
-        # Some row is not an object of all the columns.
-        for row, record in enumerate(records):
-            if not isinstance(record, dict):
-                raise not_an_object(record, row)
-            if not self._required <= record.keys() <= self._allowed:
-                raise wrong_names(record, self._names, self._required, row)
+        check_records(records, self._names, self._required)
         given = [index for index, name in enumerate(self._names) if any(name in record for record in records)]
         columns = [[record.get(self._names[index]) for record in records] for index in given]
         return self._rows(columns, len(records), params, tuple(given))
 
     def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows:
-        """Values by column name: lists or arrays of one length, or one value each, which is one row."""
+        """Read values by column name: lists or arrays of one length, or one value each, which is one row."""
         if not self._required <= columns.keys() <= self._allowed:
             raise wrong_names(columns, self._names, self._required)
         lists = as_lists(columns)
@@ -104,7 +99,7 @@ class ColumnInput:
         return self._rows(ordered, len(ordered[0]) if ordered else 0, params, given)
 
     def from_instances(self, instances: list[Any], params: str) -> Rows:
-        """Rows as objects, as lists with one value per column in order, or as the values of a single column."""
+        """Read rows as objects, as lists with one value per column in order, or as the values of a single column."""
         if any(isinstance(instance, dict) for instance in instances):
             return self.from_records(instances, params)
         lists = [isinstance(instance, list) for instance in instances]
@@ -123,10 +118,10 @@ class ColumnInput:
         return self._rows(list(map(list, zip(*instances, strict=True))), len(instances), params)
 
     def from_inputs(self, inputs: Any, params: str) -> Rows:
-        """Values by column name, or rows as in `from_instances`, or one value of a single column."""
+        """Read values by column name, rows as in `from_instances`, or one value of a single column."""
         if not isinstance(inputs, dict):
             return self.from_instances(inputs if isinstance(inputs, list) else [inputs], params)
-        # Where types are themselves lists, MLflow reads the whole object as one row. Here only where it can be one.
+        # MLflow reads the whole object as one row if types are lists themselves. Here only if it can be one.
         if any(self._depths.values()) and all(
             _nesting(value) <= self._depths.get(name, 0) for name, value in inputs.items()
         ):
@@ -134,65 +129,58 @@ class ColumnInput:
         return self.from_columns(inputs, params)
 
     def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows:
-        """One array per column, ``[n]`` or ``[n, 1]``; or all columns in order as one ``[n, width]`` of any name."""
+        """Read one ``[n]`` or ``[n, 1]`` array per column, or one ``[n, width]`` array of any name for all in order."""
         if len(tensors) == 1:
             ((name, only),) = tensors.items()
             if name not in self._allowed and only.ndim == 2 and only.shape[1] == self._width:
-                if (
-                    len(only) and self._only_dtype is not None and only.dtype == self._only_dtype
-                ):  # nothing is left to be checked or changed
-                    return Rows(self._layout(params, None, ()), tuple(only.T), len(only))
+                if len(only) and self._only_dtype is not None and only.dtype == self._only_dtype:
+                    return Rows(self._layout(params, self._every, ()), tuple(only.T), len(only))
                 tensors = {column: only[:, index] for index, column in enumerate(self._names)}
         if not self._required <= tensors.keys() <= self._allowed:
             raise wrong_names(tensors, self._names, self._required)
-        return self.from_columns({name: self._received(name, array) for name, array in tensors.items()}, params)
+        return self.from_columns({name: self._tensor(name, array) for name, array in tensors.items()}, params)
 
-    def _received(self, name: str, array: Array) -> Array:
-        kind = self._readers[name]
+    def _tensor(self, name: str, array: Array) -> Array:
+        kind, depth = self._by_name[name], self._depths[name]
         if not array.ndim:
-            raise without_rows(name)
-        if array.ndim == 2 and array.shape[1] == 1 and not self._depths[name]:
+            raise no_dimensions(name)
+        if array.ndim == 2 and array.shape[1] == 1 and not depth:
             array = array[:, 0]
-        if array.ndim > 1 + self._depths[name]:
-            raise wrong_shape(name, array.shape, (-1,) * (1 + self._depths[name]))
-        if not array.dtype.hasobject or isinstance(kind, Binary):
+        if array.ndim > 1 + depth:
+            raise wrong_shape(name, array.shape, (-1,) * (1 + depth))
+        if not array.dtype.hasobject or isinstance(kind, BinaryType):
             return array
-        # An array column takes a tensor of one dimension more, or like other nested values a JSON text for each row.
-        nested = isinstance(kind, NESTED) and array.ndim == 1
-        return documents(name, array) if nested else texts(name, array)
+        # An array column takes a tensor with one more dimension or, like other nested types, one JSON text per row.
+        return documents(name, array) if isinstance(kind, NESTED) and array.ndim == 1 else texts(name, array)
 
-    def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] | None = None) -> Rows:
-        """Validated rows of the columns with the indices `given`, in order; None for all."""
+    def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] = ()) -> Rows:
+        """Validate the columns with the indices `given`, in order; empty for all."""
         if not count or not columns:
             raise no_rows()
-        if given is not None and len(given) == self._width:
-            given = None
-        converters = self._converters if given is None else [self._converters[index] for index in given]
+        given = given or self._every
+        types = self._types if len(given) == self._width else [self._types[index] for index in given]
         converted: list[Values] = []
         try:
-            for convert, values in zip(converters, columns, strict=True):
-                converted.append(values if isinstance(values, np.ndarray) else convert(values))
+            for kind, values in zip(types, columns, strict=True):
+                converted.append(values if isinstance(values, np.ndarray) else kind.convert(values))
         except Misfit as misfit:
-            index = len(converted)
-            raise refusal(self._names[index if given is None else given[index]], misfit) from None
+            raise refusal(self._names[given[len(converted)]], misfit) from None
         varying: tuple[str, ...] = ()
         if self._varies:
-            indices = range(self._width) if given is None else given
             varying = tuple(
                 dtype_name(values.dtype)
-                for index, values in zip(indices, converted, strict=True)
-                if isinstance(values, np.ndarray) and not self._types[index].dtype
+                for kind, values in zip(types, converted, strict=True)
+                if not kind.dtype and isinstance(values, np.ndarray)
             )
         return Rows(self._layout(params, given, varying), tuple(converted), count)
 
-    def _make_layout(self, params: str, given: tuple[int, ...] | None, varying: tuple[str, ...]) -> Layout:
-        indices = range(self._width) if given is None else given
+    def _make_layout(self, params: str, given: tuple[int, ...], varying: tuple[str, ...]) -> Layout:
         dtypes = iter(varying)
         return Layout(
             kind="columns",
-            names=tuple(self._labels[index] for index in indices),
-            dtypes=tuple(self._types[index].dtype or next(dtypes) for index in indices),
-            shapes=((),) * len(indices),
+            names=tuple(self._labels[index] for index in given),
+            dtypes=tuple(self._types[index].dtype or next(dtypes) for index in given),
+            shapes=((),) * len(given),
             params=params,
         )
 
@@ -200,25 +188,22 @@ class ColumnInput:
 def _reader(names: tuple[str, ...]) -> Callable[[Any], Any]:
     if len(names) > 1:
         return itemgetter(*names)
-    (name,) = names  # of one name alone, itemgetter makes no tuple
+    (name,) = names  # itemgetter of a single name makes no tuple
     return lambda record: (record[name],)
 
 
 def _as_values(values: Values, kind: ColumnType) -> Values:
-    """Arrays that are what the model gets already stay as they are, anything else becomes a list to be checked."""
+    """Keep arrays that the model can get as they are; anything else becomes a list to validate."""
     if not isinstance(values, np.ndarray):
         return values
     if values.ndim == 2 and values.shape[1] == 1 and kind.dtype != "object":
         values = values[:, 0]
-    if values.ndim == 1 and kind.dtype != "object":
-        cast = exact(values, kind.dtype)
-        if cast is not None:
-            return cast
-    return list(values.tolist())
+    cast = exact(values, kind.dtype) if values.ndim == 1 and kind.dtype != "object" else None
+    return list(values.tolist()) if cast is None else cast
 
 
 def _depth(spec: Mapping[str, Any]) -> int:
-    """How many lists deep a value of the type is."""
+    """Count the nested lists in a value of the type."""
     if spec["type"] == "sparkml_vector":
         return 1
     return 1 + _depth(spec["items"]) if spec["type"] == "array" else 0

@@ -1,26 +1,26 @@
-"""The inputs of a signature as callers see them, and the protocol by which the values of one are read."""
+"""Inputs of a signature as callers see them, and the base class of the types that read their values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from app.errors import InvalidInput
 from app.serving.rows import Values
-from app.serving.signatures.validation_errors import Misfit, short, unequal
+from app.serving.signatures.validation_errors import Misfit, check_records, short, unequal
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     """One input as callers see it.
 
-    `name` is what they call it, `type` MLflow's name of its type (``double``, ``array(string)``, ``tensor(float32)``),
-    `dtype` the numpy dtype that the model gets, empty where it depends on the values. `shape` is that of the whole
-    input, -1 for a free dimension; the first are the rows.
+    `type` is MLflow's name of the type (``double``, ``array(string)``, ``tensor(float32)``). `dtype` is the numpy dtype
+    that the model gets, empty where it depends on the values. `shape` is the shape of the whole input: its first
+    dimension is the rows, -1 is any length.
     """
 
     name: str
@@ -30,35 +30,26 @@ class Column:
     shape: tuple[int, ...] = (-1,)
 
 
-class ColumnType(Protocol):
-    """How one column is read.
+class ColumnType:
+    """Validation of one column's values.
 
-    `dtype` is the numpy dtype that its values fit, empty where it depends on them; they are then given as an array.
+    `dtype` is the numpy dtype that the converted values fit. It is empty where it depends on the values; `convert` then
+    returns an array. `expected` describes a valid value in error messages.
     """
 
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def expected(self) -> str: ...
-
-    def convert(self, values: list[Any]) -> Values:
-        """Every value of one column. Raises `Misfit`."""
-
-    def cell(self, value: Any) -> Any:
-        """One value. Raises `Misfit`."""
-
-
-class Cells:
-    """Reads a column cell by cell, and is what the faster types fall back to."""
-
+    dtype: str = "object"
     expected: str = ""
 
     def cell(self, value: Any) -> Any:
+        """Convert one value. Raises `Misfit`."""
         raise Misfit(value, self.expected)
 
-    def each(self, values: list[Any]) -> list[Any]:
-        """Every value through `cell`. Raises `Misfit` with its row."""
+    def convert(self, values: list[Any]) -> Values:
+        """Convert all values of a column. Raises `Misfit` with the row.
+
+        Subclasses first look at the types of the whole column, so that a column of plain values costs no Python work
+        per value, and call this method where that is not enough.
+        """
         converted = []
         for row, value in enumerate(values):
             try:
@@ -70,7 +61,7 @@ class Cells:
 
 
 def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
-    """Columns as lists or arrays of one length. Where all are single values, they are one row.
+    """Make lists or arrays of one length. If all columns are single values, they are one row.
 
     Raises:
         InvalidInput: some columns are lists and others are not, or their lengths differ.
@@ -85,7 +76,7 @@ def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
     for name, values in columns.items():
         if name not in lists:
             raise InvalidInput(
-                f"column {short(name)} is {short(values)} where others are lists: give a list for every column",
+                f"column {short(name)} is {short(values)} where others are lists; send a list for every column",
                 {"column": name, "expected": "list"},
             )
     if len({*map(len, lists.values())}) > 1:
@@ -93,7 +84,19 @@ def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
     return lists
 
 
-@lru_cache(maxsize=256)  # numpy composes a dtype's name anew each time
+def by_name(records: list[Any], names: Sequence[str] = ()) -> dict[str, Any]:
+    """Turn rows as objects into columns. All rows must have these names, or those of the first row if empty.
+
+    Raises:
+        InvalidInput: a row is not an object, or has other names.
+    """
+    if not names and records and isinstance(records[0], dict):
+        names = tuple(records[0])
+    check_records(records, names, names)
+    return {name: [record[name] for record in records] for name in names}
+
+
+@lru_cache(maxsize=256)  # numpy builds a dtype's name on each access
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """The dtype as a `Layout` writes it: text of any length is one dtype."""
+    """Name a dtype as a `Layout` does: text and bytes of any length have one name each."""
     return {"U": "str", "S": "bytes"}.get(dtype.kind, dtype.name)

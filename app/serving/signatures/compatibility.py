@@ -18,7 +18,7 @@ import numpy as np
 from app.errors import ModelUnavailable
 from app.serving.signatures.columns import dtype_name
 from app.serving.signatures.nested import type_name
-from app.serving.signatures.scalars import Float
+from app.serving.signatures.scalars import FloatType
 from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import listed, short
 
@@ -167,7 +167,7 @@ def _range(dtype: np.dtype[Any]) -> tuple[float, float]:
         bounds = np.iinfo(dtype)
         return int(bounds.min), int(bounds.max)
     # What lies beyond the largest number is refused, unless it would be rounded to it.
-    most = Float(dtype.name, dtype.name).limit
+    most = FloatType(dtype.name, dtype.name).limit
     return (-inf, inf) if most == inf else (np.nextafter(-most, 0.0), np.nextafter(most, 0.0))
 
 

@@ -1,7 +1,7 @@
 """MLflow's nested column types: arrays, objects and maps inside the cells of an object column.
 
-What nulls are allowed where follows ``_enforce_type`` in ``mlflow.models.utils``, which every cell meets again inside
-pyfunc. Each value is built anew, because that function writes into the objects that it is given.
+The rules for nulls follow ``_enforce_type`` in ``mlflow.models.utils``, which pyfunc applies to every cell again. That
+function writes into the objects that it gets, so every cell is copied here.
 """
 
 from __future__ import annotations
@@ -11,28 +11,25 @@ from typing import Any
 
 import numpy as np
 
-from app.serving.signatures.columns import Cells, ColumnType
-from app.serving.signatures.scalars import Untyped, scalar_type
+from app.serving.signatures.columns import ColumnType
+from app.serving.signatures.scalars import AnyType, scalar_type
 from app.serving.signatures.validation_errors import Misfit
 
 NESTED_NAMES = frozenset({"array", "object", "map", "sparkml_vector"})
 """MLflow's names of the types whose values hold others."""
 _NARROW = {"int32", "float32", "datetime64[ns]"}
-"""Types that pyfunc takes inside nested values only as numpy's own: it will not narrow Python's numbers to them, and
-turns a list of datetimes into integers."""
+"""Types that pyfunc accepts inside nested values only as numpy's own: it does not narrow Python's numbers, and turns a
+list of datetimes into integers."""
 
 
-class Array(Cells):
+class ArrayType(ColumnType):
     """``array``: a list whose items have one type."""
-
-    dtype = "object"
-    convert = Cells.each
 
     def __init__(self, items: ColumnType, expected: str, required: bool) -> None:
         self.expected = expected
         self._items = items
-        self._scalar = not isinstance(items, Array | Object | Map | Untyped)
-        self._nullable = not required or isinstance(items, Untyped)
+        self._scalar = not isinstance(items, (*NESTED, AnyType))
+        self._nullable = not required or isinstance(items, AnyType)
 
     def cell(self, value: Any) -> Any:
         if value is None and self._nullable:
@@ -51,11 +48,8 @@ class Array(Cells):
         return np.asarray(items, dtype=self._items.dtype) if self._items.dtype in _NARROW else items
 
 
-class Object(Cells):
-    """``object``: named properties, each with its type; optional ones may be left out or null."""
-
-    dtype = "object"
-    convert = Cells.each
+class ObjectType(ColumnType):
+    """``object``: named properties, each with its type; optional ones may be missing or null."""
 
     def __init__(self, properties: Mapping[str, tuple[ColumnType, bool]], expected: str, required: bool) -> None:
         self.expected = expected
@@ -75,17 +69,14 @@ class Object(Cells):
         return converted
 
 
-class Map(Cells):
+class MapType(ColumnType):
     """``map``: any string keys, values of one type."""
-
-    dtype = "object"
-    convert = Cells.each
 
     def __init__(self, values: ColumnType, expected: str, required: bool) -> None:
         self.expected = expected
         self._values = values
         self._required = required
-        self._nullable = not required or isinstance(values, Untyped)
+        self._nullable = not required or isinstance(values, AnyType)
 
     def cell(self, value: Any) -> Any:
         if value is None and self._nullable:
@@ -98,8 +89,7 @@ class Map(Cells):
         }
 
 
-NESTED = (Array, Object, Map)
-"""Types whose cells are no scalars."""
+NESTED = (ArrayType, ObjectType, MapType)
 
 
 def _at(path: str, kind: ColumnType, value: Any) -> Any:
@@ -114,14 +104,10 @@ def _at(path: str, kind: ColumnType, value: Any) -> Any:
 
 
 def column_type(spec: Mapping[str, Any], required: bool) -> ColumnType:
-    """The reader of a column, from MLflow's JSON of its type.
-
-    Raises:
-        KeyError: a type that this MLflow protocol does not know.
-    """
+    """Compile MLflow's JSON of a type. Raises `KeyError` if the type is unknown."""
     name = spec["type"]
     if name == "any":
-        return Untyped()
+        return AnyType()
     if name not in NESTED_NAMES:
         return scalar_type(name, required)
     expected = type_name(spec)
@@ -130,16 +116,16 @@ def column_type(spec: Mapping[str, Any], required: bool) -> ColumnType:
         for key, part in spec["properties"].items():
             needed = part.get("required", True)
             properties[key] = (column_type(part, needed), needed)
-        return Object(properties, expected, required)
+        return ObjectType(properties, expected, required)
     if name == "map":
-        return Map(column_type(spec["values"], required), expected, required)
+        return MapType(column_type(spec["values"], required), expected, required)
     items = spec["items"] if name == "array" else {"type": "double"}
-    # Scalars in an array are never null, or pyfunc would make them the string 'None' or False.
-    return Array(column_type(items, required or items["type"] not in NESTED_NAMES), expected, required)
+    # Scalars in an array are never null: pyfunc would turn a null into the string 'None' or False.
+    return ArrayType(column_type(items, required or items["type"] not in NESTED_NAMES), expected, required)
 
 
 def type_name(spec: Mapping[str, Any]) -> str:
-    """MLflow's JSON of a type in short: ``array(double)``, ``object(name: string, age?: long)``."""
+    """Format MLflow's JSON of a type: ``array(double)``, ``object(name: string, age?: long)``."""
     name = str(spec["type"])
     if name == "array":
         return f"array({type_name(spec['items'])})"

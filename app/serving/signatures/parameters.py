@@ -1,4 +1,4 @@
-"""The parameters of one prediction, checked against the model's params schema."""
+"""Validation of a request's inference parameters."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 from app.errors import InvalidInput
 from app.serving.signatures.columns import ColumnType
-from app.serving.signatures.nested import Object, column_type
+from app.serving.signatures.nested import ObjectType, column_type
 from app.serving.signatures.validation_errors import Misfit, listed, resembling, short
 
 
 class Parameters:
-    """What a model's params schema allows; None where the model was logged without one."""
+    """The parameters of one signature, compiled. Raises `KeyError` if one has an unknown type."""
 
-    def __init__(self, specs: Sequence[Mapping[str, Any]] | None) -> None:
-        self._types = {spec["name"]: column_type(spec, required=True) for spec in specs or ()}
-        self._lists = {spec["name"] for spec in specs or () if spec.get("shape") is not None}
+    def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
+        self._types = {spec["name"]: column_type(spec, required=True) for spec in specs}
+        self._lists = {spec["name"] for spec in specs if spec.get("shape") is not None}
         self.names = tuple(self._types)
 
     def canonical(self, params: Mapping[str, Any] | None) -> str:
-        """Equal text for equal parameters: JSON with sorted keys, empty where none are given.
+        """Return equal text for equal parameters: JSON with sorted keys, empty for none.
 
-        Those left out stay out: MLflow gives the model their defaults.
+        Parameters that are not given stay out: MLflow gives the model their defaults.
 
         Raises:
             InvalidInput: an unknown parameter, or a value that does not fit.
@@ -35,10 +35,10 @@ class Parameters:
             raise InvalidInput(f"the parameters are {short(params)}, expected an object of names and values")
         for name in params:
             if name not in self._types:
-                # MLflow drops such parameters with a warning in the server's log, which their sender never sees.
-                allowed = f"it takes {listed(self.names)}" if self.names else "the model takes no parameters"
+                # MLflow drops unknown parameters with a warning in the server's log, which the caller never sees.
+                allowed = f"it takes {listed(self.names)}" if self.names else "it takes no parameters"
                 raise InvalidInput(
-                    f"there is no parameter {short(name)}{resembling(name, self.names)}: {allowed}",
+                    f"the model has no parameter {short(name)}{resembling(name, self.names)}; {allowed}",
                     {"parameter": name, "expected": list(self.names)},
                 )
         if not params:
@@ -51,8 +51,8 @@ class Parameters:
         try:
             if name in self._lists:
                 return _list(kind, value)
-            # MLflow passes a null on instead of the default.
-            return None if value is None and not isinstance(kind, Object) else _plain(kind, value)
+            # MLflow passes a null on; it does not replace it by the default.
+            return None if value is None and not isinstance(kind, ObjectType) else _plain(kind, value)
         except Misfit as misfit:
             raise InvalidInput(
                 f"parameter {short(name)} is {short(misfit.value)}, expected {misfit.expected}",
@@ -67,13 +67,13 @@ def _list(kind: ColumnType, value: Any) -> list[Any]:
 
 
 def _plain(kind: ColumnType, value: Any) -> Any:
-    """The value as JSON holds it, so that 1 and 1.0 are the same double."""
+    """Convert a value to one that JSON holds, so that 1 and 1.0 are the same double."""
     cell = kind.cell(value)
     if kind.dtype == "object":
         return value
     if kind.dtype != "datetime64[ns]":
         return cell
-    # MLflow makes a date of a date, and reads neither time zones nor more than microseconds.
+    # MLflow reads a date as a date, and neither time zones nor more than microseconds.
     try:
         return date.fromisoformat(value).isoformat()
     except ValueError:

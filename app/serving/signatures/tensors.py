@@ -1,32 +1,32 @@
-"""Tensors: how nested lists become one numpy array, of a declared dtype and shape or of those that they have."""
+"""Conversion of nested lists to numpy arrays, of a declared dtype and shape or of inferred ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from app.errors import InvalidInput
-from app.serving.rows import Array, as_array
+from app.serving.rows import Array, Layout, Rows, as_array
 from app.serving.signatures.casting import exact
 from app.serving.signatures.columns import ColumnType, dtype_name
-from app.serving.signatures.scalars import Binary, Boolean, Datetime, Float, Integer, Text, Untyped
-from app.serving.signatures.validation_errors import Misfit, refusal, without_rows, wrong_shape
+from app.serving.signatures.scalars import element_type, infer_array
+from app.serving.signatures.validation_errors import Misfit, no_dimensions, no_rows, refusal, unequal, wrong_shape
 
 
-class Tensor:
+class TensorSpec:
     """One tensor of a signature.
 
     Args:
-        name: what callers call it, empty for the only one of a signature without names.
-        dtype: numpy's name of truth values, integers, floats up to 64 bits, text, bytes, datetimes or objects.
-        shape: of the whole tensor, -1 for a free dimension; the first are the rows.
+        name: its name, empty for the only tensor of a signature without names.
+        dtype: numpy's name of a boolean, integer, float (up to 64 bits), text, bytes, datetime or object dtype.
+        shape: of the whole tensor; the first dimension is the rows, -1 is any length.
 
     Raises:
-        KeyError: the dtype cannot be read from JSON, or there is no dimension of rows.
+        KeyError: the dtype is unsupported, or the shape has no dimensions.
     """
 
     def __init__(self, name: str, dtype: str, shape: Sequence[int]) -> None:
@@ -34,37 +34,36 @@ class Tensor:
         self.shape = tuple(shape)
         self._dtype = np.dtype(dtype)
         self.dtype = dtype_name(self._dtype)
-        self._elements = _elements(self._dtype)
+        self._elements = element_type(self._dtype, self._dtype.name)
         if not self.shape:
             raise KeyError(f"a tensor without rows: {name}")
 
     def convert(self, values: Any) -> Array:
-        """The tensor as an array; one of the right dtype is not copied.
+        """Convert lists or an array; an array of the right dtype is not copied.
 
-        Flat rows take the shape of a row where that is fixed, as they do in MLflow.
+        Flat rows are reshaped if the shape of a row is fixed, as in MLflow.
 
         Raises:
             InvalidInput: elements of another type, ragged lists, or another shape.
         """
         if isinstance(values, np.ndarray):
             if not values.ndim:
-                raise without_rows(self.name)
+                raise no_dimensions(self.name)
             cast = values if dtype_name(values.dtype) == self.dtype else exact(values, self.dtype)
             if cast is not None:
                 return self._shaped(cast)
             values = values.tolist()
         try:
             shape, flat = flatten(values, self.shape, deepest=len(self.shape) if self._dtype.hasobject else None)
-            array = _build(self._elements, flat, shape, self._dtype)
+            return self._shaped(build(self._elements, flat, shape, self._dtype))
         except Misfit as misfit:
             raise refusal(self.name, misfit) from None
-        return self._shaped(array)
 
     def _shaped(self, array: Array) -> Array:
         count, *row = self.shape
         if count not in (-1, len(array)):
             raise InvalidInput(
-                f"the model takes exactly {count} rows at a time, not {len(array)}",
+                f"the model takes exactly {count} rows per request, not {len(array)}",
                 {"expected": count, "rows": len(array)},
             )
         if array.ndim <= 2 and -1 not in row and prod(array.shape[1:]) == prod(row):
@@ -78,7 +77,7 @@ class Tensor:
 
 
 def untyped_tensor(name: str, values: Any) -> Array:
-    """Nested lists as an array of the dtype that they have: int64, float64, bool, str, or object for a mixture.
+    """Make an array with the dtype of the values: int64, float64, bool, str, or object for a mixture.
 
     Raises:
         InvalidInput: the lists are ragged.
@@ -89,16 +88,37 @@ def untyped_tensor(name: str, values: Any) -> Array:
         shape, flat = flatten(values)
     except Misfit as misfit:
         raise refusal(name, misfit) from None
-    if {*map(type, flat)} == {str}:
-        return np.array(flat, dtype=str).reshape(shape)
-    return Untyped().convert(flat).reshape(shape)
+    array = np.array(flat, dtype=str) if {*map(type, flat)} == {str} else infer_array(flat)
+    return array.reshape(shape)
+
+
+def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[str, Array], params: str) -> Rows:
+    """Make the rows of a request from arrays with any dtypes and shapes; a ``tensor`` is the only one.
+
+    Raises:
+        InvalidInput: no rows, or arrays of different lengths.
+    """
+    lengths = {name: len(array) for name, array in arrays.items()}
+    count = next(iter(lengths.values()), 0)
+    if any(length != count for length in lengths.values()):
+        raise unequal(lengths)
+    if not count:
+        raise no_rows()
+    layout = Layout(
+        kind=kind,
+        names=tuple(arrays) if kind != "tensor" else (),
+        dtypes=tuple(dtype_name(array.dtype) for array in arrays.values()),
+        shapes=tuple(array.shape[1:] for array in arrays.values()),
+        params=params,
+    )
+    return Rows(layout, tuple(arrays.values()), count)
 
 
 def flatten(values: Any, declared: Sequence[int] = (), deepest: int | None = None) -> tuple[tuple[int, ...], list[Any]]:
-    """The shape of nested lists and their elements in row-major order, at most `deepest` dimensions.
+    """Return the shape of nested lists, at most `deepest` dimensions, and their elements in row-major order.
 
     Raises:
-        Misfit: the lists are ragged; where some have the `declared` length it is the others that are wrong.
+        Misfit: the lists are ragged; lists of the `declared` length, if there are any, count as the right ones.
     """
     if not isinstance(values, list | tuple):
         raise Misfit(values, "a list")
@@ -121,36 +141,18 @@ def _ragged(items: list[Any], shape: tuple[int, ...], declared: Sequence[int]) -
     if len(shape) < len(declared) and declared[len(shape)] in lengths:
         usual = declared[len(shape)]
     index = next(index for index, length in enumerate(lengths) if length != usual)
-    return _located(Misfit(items[index], f"a list of {usual} values, as others are"), index, shape)
-
-
-def _located(misfit: Misfit, index: int, shape: tuple[int, ...]) -> Misfit:
-    """Where the item with this index in row-major order is."""
-    misfit.row, *inner = map(int, np.unravel_index(index, shape))
-    misfit.path = "".join(f"[{position}]" for position in inner)
+    misfit = Misfit(items[index], f"a list of {usual} values, as others are")
+    misfit.locate(index, shape)
     return misfit
 
 
-def _build(elements: ColumnType, flat: list[Any], shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+def build(elements: ColumnType, flat: list[Any], shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+    """Make an array of elements in row-major order. Raises `Misfit` with the place of a wrong element."""
     try:
         values = elements.convert(flat)
     except Misfit as misfit:
-        raise _located(misfit, misfit.row, shape) from None
-    # Datetimes come as nanoseconds, whatever the tensor's unit.
+        misfit.locate(misfit.row, shape)
+        raise
+    # Datetimes are converted to nanoseconds first, whatever the tensor's unit.
     built = np.dtype(elements.dtype) if dtype.kind == "M" else dtype
     return as_array(values, built).astype(dtype, copy=False).reshape(shape)
-
-
-def _elements(dtype: np.dtype[Any]) -> ColumnType:
-    if dtype.kind == "f" and dtype.itemsize <= 8:
-        return Float(dtype.name, dtype.name)
-    if dtype.kind in "iu":
-        return Integer(dtype.name, dtype.name)
-    kinds: dict[str, ColumnType] = {
-        "b": Boolean(required=True),
-        "U": Text(required=True),
-        "S": Binary(required=True),
-        "M": Datetime(required=True),
-        "O": Untyped(),
-    }
-    return kinds[dtype.kind]

@@ -82,7 +82,7 @@ def test_inputs_of_the_described_shape_and_datatype_are_taken(width: int) -> Non
         signature = Signature.compile([spec])
         assert [len(one.shape) for one in input_metadata(signature)] == [2]
         name = input_metadata(signature)[0].name
-        rows = signature.rows_from_tensors({name: np.ones((2, width))})
+        rows = signature.rows("tensors", {name: np.ones((2, width))})
         assert [np.shape(value) for value in rows.columns[0]] == [(width,)] * 2
 
 

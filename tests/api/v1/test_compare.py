@@ -9,8 +9,7 @@ import jsonschema
 import pytest
 
 from app.api.v1.compare import CompareResponse
-from app.serving.comparison.counters import ShadowCounts, VariantCounts
-from app.serving.comparison.statistics import Statistics
+from app.serving.comparison.statistics import ShadowCounts, Statistics, VariantCounts
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
 from tests.connect import Connect

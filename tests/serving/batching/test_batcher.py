@@ -53,7 +53,7 @@ async def test_what_arrives_together_leaves_together() -> None:
     assert calls.batches == [list(range(10))]
 
 
-async def test_an_idle_model_is_called_at_once_and_arrivals_meanwhile_share_the_next_call() -> None:
+async def test_arrivals_during_a_call_share_the_next_one() -> None:
     calls = Calls()
     calls.gate.clear()
     batcher = make(calls)
@@ -116,7 +116,7 @@ async def test_a_poisonous_part_fails_alone(error: type[Exception]) -> None:
     assert isinstance(answers[13], error)
 
 
-async def test_an_error_that_no_part_can_have_caused_is_not_tried_again() -> None:
+async def test_an_error_that_no_part_can_cause_is_not_retried() -> None:
     calls = Calls(poison=[1], error=lambda: PoolUnavailable("gone"))
     batcher = make(calls)
     answers = await asyncio.gather(submit(batcher, 1), submit(batcher, 2), return_exceptions=True)
@@ -125,7 +125,7 @@ async def test_an_error_that_no_part_can_have_caused_is_not_tried_again() -> Non
     assert answers[0] is not answers[1]
 
 
-async def test_of_64_callers_in_one_batch_the_first_disconnects_and_63_get_their_answers() -> None:
+async def test_a_caller_that_disconnects_fails_nobody_in_its_batch() -> None:
     calls = Calls()
     calls.gate.clear()
     batcher = make(calls)
@@ -196,7 +196,7 @@ async def test_a_call_that_answers_too_few_parts_leaves_nobody_waiting() -> None
     assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError]
 
 
-async def test_a_call_that_hangs_is_given_up_when_nobody_waits_any_more() -> None:
+async def test_a_hanging_call_is_cancelled_at_the_last_deadline() -> None:
     calls = Calls()
     calls.gate.clear()
     batcher = make(calls)
@@ -252,7 +252,7 @@ class Pool:
         return parts
 
 
-def test_a_wait_lets_later_parts_join_for_as_long_as_the_first_may_wait() -> None:
+def test_later_parts_join_until_the_first_has_waited_wait_s() -> None:
     async def main() -> None:
         calls = Calls()
         batcher = make(calls, wait_s=0.5)
@@ -294,7 +294,7 @@ def test_what_has_waited_behind_a_call_does_not_wait_again() -> None:
     run(main())
 
 
-def test_bounds_that_change_hold_from_the_next_batch_on_and_drop_nothing() -> None:
+def test_changed_limits_hold_from_the_next_batch_on() -> None:
     async def main() -> None:
         limits = BatchLimits(max_rows=2, max_bytes=10**9, max_in_flight=1)
         calls = Calls()
@@ -311,7 +311,7 @@ def test_bounds_that_change_hold_from_the_next_batch_on_and_drop_nothing() -> No
     run(main())
 
 
-def test_what_waits_is_told_in_rows_and_seconds_without_those_who_left() -> None:
+def test_waiting_rows_and_seconds_exclude_cancelled_parts() -> None:
     async def main() -> None:
         calls = Calls()
         calls.gate.clear()
@@ -334,7 +334,7 @@ def test_what_waits_is_told_in_rows_and_seconds_without_those_who_left() -> None
     run(main())
 
 
-def test_a_caller_that_fails_its_own_part_while_it_waits_takes_nothing_with_it() -> None:
+def test_a_part_that_fails_while_it_waits_fails_alone() -> None:
     async def main() -> None:
         calls = Calls()
         calls.gate.clear()
@@ -393,7 +393,7 @@ def test_the_bound_follows_a_pool() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 16])
-def test_single_rows_beside_a_huge_request_wait_for_little_and_it_moves_on(most: int) -> None:
+def test_single_rows_and_a_huge_request_do_not_starve_each_other(most: int) -> None:
     """100,000 rows, in pieces of a quarter batch, and a caller with one row every 10 ms."""
 
     async def main() -> None:

@@ -108,7 +108,7 @@ def test_when_the_caller_leaves_what_was_not_sent_is_withdrawn() -> None:
     run(main())
 
 
-def test_one_piece_that_fails_fails_the_request_once_and_withdraws_the_rest() -> None:
+def test_a_failed_piece_fails_the_request_and_withdraws_the_rest() -> None:
     async def main(errors: list[dict[str, Any]]) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         doubles = Doubles(poison=1)
@@ -154,9 +154,7 @@ def test_a_request_that_its_caller_fails_is_withdrawn() -> None:
 
 
 @given(st.integers(1, 5000), st.integers(2, 1024), st.integers(1, 100_000))
-def test_pieces_are_the_rows_in_order_of_about_one_size_and_fit_a_batch(
-    count: int, max_rows: int, max_bytes: int
-) -> None:
+def test_pieces_keep_the_order_and_are_of_about_one_size(count: int, max_rows: int, max_bytes: int) -> None:
     layout = Layout("columns", ("a", "b"), ("int64", "int64"), ((), ()))
     rows = Rows(layout, (np.arange(count), list(range(count))), count)
     cuts = list(pieces(rows, rows.nbytes, max_rows=max_rows, max_bytes=max_bytes))

@@ -52,7 +52,7 @@ def test_small_parts_go_before_large_ones_that_came_first(waiting: Waiting) -> N
     assert waiting.take() == ["large"]
 
 
-def test_a_large_part_that_fits_its_share_goes_in_each_batch_beside_small_ones(waiting: Waiting) -> None:
+def test_each_batch_takes_a_large_part_that_fits_its_share(waiting: Waiting) -> None:
     for n in range(3):
         waiting.add(f"large {n}", 2, large=True)
     for n in range(10):
@@ -69,9 +69,7 @@ def test_without_small_ones_large_parts_fill_a_batch(waiting: Waiting) -> None:
 
 
 @pytest.mark.parametrize(("max_rows", "rows"), [(8, 8), (8, 100), (1, 5)])
-def test_small_parts_without_end_leave_a_quarter_of_the_batches_to_what_fills_one(
-    waiting: Waiting, max_rows: int, rows: int
-) -> None:
+def test_endless_small_parts_leave_a_quarter_to_large_ones(waiting: Waiting, max_rows: int, rows: int) -> None:
     for _ in range(3):
         waiting.add("large", rows, large=True)
     batches = []
@@ -98,7 +96,7 @@ def test_what_is_over_a_bound_goes_alone(waiting: Waiting) -> None:
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_callers_that_left_and_deadlines_that_passed_are_not_sent(waiting: Waiting, large: bool) -> None:
+def test_cancelled_and_expired_parts_are_not_sent(waiting: Waiting, large: bool) -> None:
     gone, late, failed, stays = (
         waiting.add(name, 2, large=large, deadline=deadline)
         for name, deadline in (("gone", FOREVER), ("late", 5), ("failed", 5), ("stays", 10))

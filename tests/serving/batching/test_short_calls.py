@@ -44,7 +44,7 @@ def test_what_takes_longer_is_not(calls: ShortCalls) -> None:
     assert not calls.is_short(1)
 
 
-def test_one_that_the_machine_held_up_changes_nothing_and_several_do(calls: ShortCalls) -> None:
+def test_several_slow_predictions_count_and_a_single_one_not(calls: ShortCalls) -> None:
     learn(calls, SHORT_S / 3)
     learn(calls, 20 * SHORT_S, times=1)
     assert calls.is_short(1)
@@ -67,7 +67,7 @@ def test_large_batches_are_never_short(calls: ShortCalls) -> None:
     assert not calls.is_short(1_000_000)
 
 
-def test_a_surprise_on_the_loop_keeps_the_model_off_it_for_a_time(calls: ShortCalls, clock: Clock) -> None:
+def test_a_long_prediction_on_the_loop_pauses_its_use(calls: ShortCalls, clock: Clock) -> None:
     learn(calls, SHORT_S / 3)
     calls.took(1, 10.0, on_loop=True)
     learn(calls, SHORT_S / 3)

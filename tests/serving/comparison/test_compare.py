@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from app.serving.comparison.compare import FEWEST, NOTHING_YET, Comparison, Difference, Estimate, compare
-from app.serving.comparison.counters import ShadowCounts, TrafficTally, VariantCounts
-from app.serving.comparison.statistics import Statistics
+from app.serving.comparison.ledger import Ledger
+from app.serving.comparison.statistics import ShadowCounts, Statistics, VariantCounts
 from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
 from app.serving.releases.traffic import Traffic, Variant
@@ -71,10 +71,10 @@ def test_a_few_requests_tell_nothing_of_means_however_far_apart_they_are() -> No
 
 
 def test_numbers_too_large_to_be_squared_have_no_interval() -> None:
-    replica = TrafficTally(lambda _: TRAFFIC)
+    replica = Ledger(lambda _: TRAFFIC)
     for number in range(60):
-        replica.answered(ModelVersion("m", "1"), TRAFFIC, 0.02, 1e200 * (number % 2))
-    huge = Statistics(variant=replica.variant(ModelVersion("m", "1")))
+        replica.divided(ModelVersion("m", "1"), TRAFFIC, 0.02, 1e200 * (number % 2))
+    huge = replica.statistics(ModelVersion("m", "1"))
     found = compared(divided(100), huge)
     assert found.other.prediction == Estimate(5e199, None, None)
     assert found.prediction is None
@@ -82,10 +82,10 @@ def test_numbers_too_large_to_be_squared_have_no_interval() -> None:
 
 
 def test_numbers_whose_differences_overflow_have_no_mean() -> None:
-    replica = TrafficTally(lambda _: TRAFFIC)
+    replica = Ledger(lambda _: TRAFFIC)
     for number in range(60):
-        replica.answered(ModelVersion("m", "1"), TRAFFIC, 0.02, 1.5e308 * (-1) ** number)
-    wild = Statistics(variant=replica.variant(ModelVersion("m", "1")))
+        replica.divided(ModelVersion("m", "1"), TRAFFIC, 0.02, 1.5e308 * (-1) ** number)
+    wild = replica.statistics(ModelVersion("m", "1"))
     found = compared(wild, divided(100))
     assert (found.base.prediction, found.prediction) == (None, None)
     assert verdict(found.latency_s) == NOTHING_YET

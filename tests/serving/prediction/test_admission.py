@@ -43,7 +43,7 @@ def test_one_busy_model_does_not_keep_another_out() -> None:
     assert admission.rows == 2
 
 
-def test_what_is_over_a_bound_alone_is_let_in_when_nothing_else_is_there() -> None:
+def test_a_request_over_a_bound_is_admitted_when_alone() -> None:
     admission = make(rows=10)
     admission.admit(A, 50, 1)
     assert admission.rows == 50

@@ -45,7 +45,7 @@ def sizes(fakes: Fakes) -> list[int]:
 
 
 @pytest.mark.parametrize("bounds", [{"max_rows": 8}, {"max_rows": 1000, "max_bytes": 8 * 16}], ids=["rows", "bytes"])
-def test_a_request_larger_than_a_batch_is_cut_and_answered_in_order(bounds: dict[str, int]) -> None:
+def test_a_request_larger_than_a_batch_is_cut_and_joined(bounds: dict[str, int]) -> None:
     fakes = fakes_of(total("a", "b"), **bounds)
     prediction = run(predict(fakes, ramp(30)))
     assert prediction.output.count == 30
@@ -69,13 +69,13 @@ def test_a_request_that_fits_a_batch_is_one_call() -> None:
     ],
     ids=["no signature", "fixed number of rows"],
 )
-def test_a_request_that_may_mean_something_only_as_a_whole_stays_whole(model: FakeModel, payload: Payload) -> None:
+def test_a_request_that_is_not_row_wise_stays_whole(model: FakeModel, payload: Payload) -> None:
     fakes = fakes_of(model)
     assert run(predict(fakes, payload)).output.count == 12
     assert sizes(fakes) == [12]
 
 
-def test_a_model_tagged_with_one_row_gets_every_request_whole_and_alone() -> None:
+def test_a_model_with_max_rows_1_gets_each_request_whole() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
         fakes.directory.overrides["m"] = BatchOverrides(max_rows=1)
@@ -134,7 +134,7 @@ def test_a_row_that_the_model_rejects_fails_its_request_once() -> None:
 
 
 @pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "is late"])
-def test_of_a_large_request_whose_caller_is_gone_nothing_more_is_sent(leaves: bool) -> None:
+def test_a_large_request_stops_when_its_caller_disconnects(leaves: bool) -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
         fakes.runner.delay_s = 1

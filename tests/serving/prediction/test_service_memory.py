@@ -12,7 +12,7 @@ from app.serving.references import parse_ref
 from tests.fakes import make_fakes, total
 
 
-async def test_of_many_versions_the_oldest_is_forgotten_and_described_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_of_too_many_versions_is_described_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "_MOST_VERSIONS", 3)
     refs = [f"m/versions/{number}" for number in range(1, 7)]
     fakes = make_fakes({ref: total("x") for ref in refs})

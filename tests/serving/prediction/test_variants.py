@@ -125,7 +125,7 @@ def test_a_session_goes_before_the_entity() -> None:
     run(main())
 
 
-def test_entities_of_several_join_keys_are_told_by_all_of_them_in_any_order() -> None:
+def test_stickiness_uses_all_join_keys_in_any_order() -> None:
     one, same, other = {"x": 1, "y": "a"}, {"y": "a", "x": 1}, {"x": 1, "y": "b"}
     assert features(entities=[one]).first == features(entities=[same, other]).first
     assert features(entities=[one]).first != features(entities=[other]).first
@@ -146,7 +146,7 @@ def test_the_session_is_read_only_where_there_are_variants() -> None:
     run(main())
 
 
-def test_a_version_of_the_split_is_answered_without_asking_for_it() -> None:
+def test_a_version_of_the_split_is_not_resolved_again() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), SPLIT)
         fakes.directory.down = True
@@ -180,7 +180,7 @@ def test_errors_are_counted_with_the_version_where_it_is_known() -> None:
     run(main())
 
 
-def test_only_calls_of_bare_names_with_traffic_are_counted_for_comparison() -> None:
+def test_only_calls_of_bare_names_with_traffic_are_counted() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), None)
         await ask(fakes)
@@ -209,7 +209,7 @@ def test_a_copy_is_answered_by_the_shadow_and_compared() -> None:
     run(main())
 
 
-def test_only_answered_calls_of_the_bare_name_are_copied_and_not_those_that_the_shadow_answered() -> None:
+def test_only_answers_of_the_bare_name_by_others_are_shadowed() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), Traffic((Variant("challenger", "2", 100.0),), Variant("challenger", "2")))
         await ask(fakes)
@@ -257,7 +257,7 @@ def test_a_slow_shadow_delays_nobody() -> None:
     ],
     ids=["raises", "kills its replica", "no pool", "unforeseen", "other columns", "other rows", "not loaded"],
 )
-def test_a_shadow_that_fails_is_counted_by_code_and_the_caller_knows_nothing(shadow: FakeModel, code: str) -> None:
+def test_a_failed_shadow_is_counted_and_hidden_from_the_caller(shadow: FakeModel, code: str) -> None:
     async def main() -> None:
         fakes = fakes_of(shadow)
         assert await ask(fakes) == "1"
@@ -378,7 +378,7 @@ def test_long_texts_count_as_bytes_of_a_copy() -> None:
     run(main())
 
 
-def test_large_answers_are_compared_beside_the_event_loop_that_answers_callers() -> None:
+def test_large_answers_are_compared_off_the_event_loop() -> None:
     class Spy:
         threads: set[int] = set()  # noqa: RUF012
 
@@ -453,7 +453,7 @@ def test_a_caller_who_leaves_takes_no_copy_along() -> None:
     run(main())
 
 
-def test_features_are_read_once_and_the_shadow_gets_the_columns_that_it_needs() -> None:
+def test_a_shadow_gets_its_columns_from_the_same_feature_read() -> None:
     async def main() -> None:
         view = {"daily": {"oil": {"a": 1.0, "b": 2.0, "c": 40.0}}}
         fakes = fakes_of(total("b", "c"), features=FakeFeatureStore(view))
@@ -468,7 +468,7 @@ def test_features_are_read_once_and_the_shadow_gets_the_columns_that_it_needs() 
     run(main())
 
 
-def test_what_is_read_by_the_signature_is_read_anew_for_the_shadow() -> None:
+def test_a_payload_read_by_signature_is_read_again_for_shadows() -> None:
     async def main() -> None:
         async def read(signature: Signature) -> Payload:
             return Payload("columns", {column.name: [1.0] for column in signature.columns})
@@ -484,9 +484,7 @@ def test_what_is_read_by_the_signature_is_read_anew_for_the_shadow() -> None:
 
 
 @pytest.mark.parametrize(("names", "reads"), [(("a", "b"), 1), (("a",), 2)])
-def test_a_shadow_that_takes_the_same_is_given_the_rows_that_the_caller_s_version_had(
-    names: tuple[str, ...], reads: int
-) -> None:
+def test_a_shadow_with_the_same_signature_gets_the_same_rows(names: tuple[str, ...], reads: int) -> None:
     async def main() -> None:
         read_for = []
 

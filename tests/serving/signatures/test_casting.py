@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from app.errors import InvalidInput
 from app.serving.rows import Array
 from app.serving.signatures.casting import documents, exact, texts
-from app.serving.signatures.scalars import Float, Integer
+from app.serving.signatures.scalars import FloatType, IntegerType
 from app.serving.signatures.validation_errors import Misfit
 
 INTEGERS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -47,7 +47,9 @@ def arrays(dtype: str) -> st.SearchStrategy[Array]:
 
 def slowly(array: Array, dtype: str) -> Array | None:
     """What becomes of the same numbers when they come as JSON."""
-    reader: Float | Integer = Float(dtype, dtype) if np.dtype(dtype).kind == "f" else Integer(dtype, dtype)
+    reader: FloatType | IntegerType = (
+        FloatType(dtype, dtype) if np.dtype(dtype).kind == "f" else IntegerType(dtype, dtype)
+    )
     try:
         return np.asarray(reader.convert(array.tolist()), dtype=dtype)
     except Misfit:

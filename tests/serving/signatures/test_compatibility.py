@@ -136,7 +136,7 @@ class TestColumns:
 
     def test_a_signature_that_is_not_understood_is_told_only_of_what_comes(self) -> None:
         unknown = [column("a", "quaternion")]
-        assert incompatibilities([A], unknown) == ["the model's signature is not understood: 'quaternion'"]
+        assert incompatibilities([A], unknown) == ["the gateway does not support the model's signature: 'quaternion'"]
         assert incompatibilities(unknown, [A]) == []
 
     def test_only_some_of_many_differences_are_told(self) -> None:
@@ -148,7 +148,7 @@ class TestColumns:
     @pytest.mark.parametrize("now", SCALARS)
     def test_a_type_is_wider_exactly_if_it_takes_every_value(self, was: str, now: str) -> None:
         before, after = [column("a", was)], [column("a", now)]
-        refused = lost(before, after, lambda s, value: s.rows_from_records([{"a": value}]), VALUES)
+        refused = lost(before, after, lambda s, value: s.rows("records", [{"a": value}]), VALUES)
         assert bool(refused) == bool(incompatibilities(before, after)), refused
 
 
@@ -198,8 +198,8 @@ class TestTensors:
         before, after = [tensor(was, -1)], [tensor(now, -1)]
         arrays = [np.array([1], dtype=dtype) for dtype in DTYPES if dtype != "object" and "datetime" not in dtype]
         arrays += [np.zeros(1, dtype="int64").astype(dtype) for dtype in DTYPES if "datetime" in dtype]
-        refused = lost(before, after, lambda s, value: s.rows_from_inputs([value]), VALUES)
-        refused += lost(before, after, lambda s, array: s.rows_from_tensors({"x": array}), arrays)
+        refused = lost(before, after, lambda s, value: s.rows("inputs", [value]), VALUES)
+        refused += lost(before, after, lambda s, array: s.rows("tensors", {"x": array}), arrays)
         if "object" in (was, now):  # takes everything, but lists of one value as lists
             assert bool(incompatibilities(before, after)) == (was != now)
         else:
@@ -315,26 +315,26 @@ def _value(draw: st.DrawFn, spec: dict[str, Any], *, required: bool = True) -> A
 def _calls(rows: list[dict[str, Any]], names: list[str], *, same_names: bool) -> Iterator[Callable[[Signature], Any]]:
     """Every form in which the rows can be sent. Rows as lists depend on how many columns there are."""
     columns = {name: [row.get(name) for row in rows] for name in names}
-    yield lambda s: s.rows_from_records(rows)
-    yield lambda s: s.rows_from_instances(rows)
-    yield lambda s: s.rows_from_columns(columns)
-    yield lambda s: s.rows_from_inputs(columns)
-    yield lambda s: s.rows_from_inputs(rows[0])
-    yield lambda s: s.rows_from_tensors({name: _object_array(values) for name, values in columns.items()})
+    yield lambda s: s.rows("records", rows)
+    yield lambda s: s.rows("instances", rows)
+    yield lambda s: s.rows("columns", columns)
+    yield lambda s: s.rows("inputs", columns)
+    yield lambda s: s.rows("inputs", rows[0])
+    yield lambda s: s.rows("tensors", {name: _object_array(values) for name, values in columns.items()})
     try:
         arrays = {name: np.array(values) for name, values in columns.items()}
     except (ValueError, OverflowError):  # ragged, or no numbers of one type
         arrays = {}
     if arrays:
-        yield lambda s: s.rows_from_columns(arrays)
-        yield lambda s: s.rows_from_tensors(arrays)
-        yield lambda s: s.rows_from_tensors({name: array[:, None] for name, array in arrays.items()})
+        yield lambda s: s.rows("columns", arrays)
+        yield lambda s: s.rows("tensors", arrays)
+        yield lambda s: s.rows("tensors", {name: array[:, None] for name, array in arrays.items()})
     if same_names:
-        yield lambda s: s.rows_from_instances([[row.get(name) for name in names] for row in rows])
+        yield lambda s: s.rows("instances", [[row.get(name) for name in names] for row in rows])
         if len(names) == 1:
-            yield lambda s: s.rows_from_instances(columns[names[0]])
-            yield lambda s: s.rows_from_inputs(columns[names[0]])
-            yield lambda s: s.rows_from_records(columns[names[0]])
+            yield lambda s: s.rows("instances", columns[names[0]])
+            yield lambda s: s.rows("inputs", columns[names[0]])
+            yield lambda s: s.rows("records", columns[names[0]])
 
 
 def _object_array(values: list[Any]) -> Any:
@@ -385,10 +385,10 @@ def test_a_compatible_tensor_takes_every_array_that_the_old_one_takes(
     old, new = Signature.compile(before), Signature.compile(after)
     sent = np.arange(np.prod(shape)).reshape((shape[0], -1) if flat else shape)
     calls: list[Callable[[Signature], Any]] = [
-        lambda s: s.rows_from_tensors({"x": sent}),
-        lambda s: s.rows_from_tensors({"x": sent.squeeze()}),
-        lambda s: s.rows_from_inputs(sent.tolist()),
-        lambda s: s.rows_from_instances(sent.tolist()),
+        lambda s: s.rows("tensors", {"x": sent}),
+        lambda s: s.rows("tensors", {"x": sent.squeeze()}),
+        lambda s: s.rows("inputs", sent.tolist()),
+        lambda s: s.rows("instances", sent.tolist()),
     ]
     for call in calls:
         if takes(old, call):

@@ -38,7 +38,7 @@ def values(rows: Rows) -> str:
 
 def refused(signature: Signature, tensors: dict[str, Array]) -> InvalidInput:
     with pytest.raises(InvalidInput) as caught:
-        signature.rows_from_tensors(tensors)
+        signature.rows("tensors", tensors)
     assert len(caught.value.message) < 1500
     json.dumps(caught.value.details)
     return caught.value
@@ -50,20 +50,20 @@ TENSORS = {"c": objects(b"z", "y"), "b": np.array([2, 3]), "a": np.array([1.5, 2
 
 class TestColumns:
     def test_a_tensor_per_column_is_read_as_json_is(self) -> None:
-        rows = ABC.rows_from_tensors(TENSORS)
-        plain = ABC.rows_from_columns({"a": [1.5, 2.5], "b": [2, 3], "c": ["z", "y"]})
+        rows = ABC.rows("tensors", TENSORS)
+        plain = ABC.rows("columns", {"a": [1.5, 2.5], "b": [2, 3], "c": ["z", "y"]})
         assert (rows.layout, rows.count, values(rows)) == (plain.layout, plain.count, values(plain))
         upright = {name: array.reshape(2, 1) for name, array in TENSORS.items()}
-        assert values(ABC.rows_from_tensors(upright)) == values(plain)
+        assert values(ABC.rows("tensors", upright)) == values(plain)
 
     def test_arrays_of_the_columns_dtype_are_not_copied(self) -> None:
         array = np.ones(3)
-        assert compiled(column("double", "x")).rows_from_tensors({"x": array}).columns[0] is array
+        assert compiled(column("double", "x")).rows("tensors", {"x": array}).columns[0] is array
 
     @pytest.mark.parametrize("dtype", ["int8", "uint64", "float16", "float32"])
     def test_numbers_of_another_size_are_converted(self, dtype: str) -> None:
         for kind, expected in (("double", "float64"), ("float", "float32"), ("integer", "int32"), ("long", "int64")):
-            rows = compiled(column(kind, "x")).rows_from_tensors({"x": np.array([1, 2], dtype)})
+            rows = compiled(column(kind, "x")).rows("tensors", {"x": np.array([1, 2], dtype)})
             assert np.asarray(rows.columns[0]).dtype == expected
             assert values(rows) == repr([np.array([1, 2], expected).tolist()])
 
@@ -71,8 +71,8 @@ class TestColumns:
     def test_all_columns_may_come_as_one_tensor_of_any_name(self, shape: tuple[int, int]) -> None:
         signature = compiled(column("double", "a"), column("long", "b"), column("float", "c"))
         array = np.arange(shape[0] * 3, dtype="float64").reshape(shape)
-        expected = signature.rows_from_instances(array.tolist())
-        assert values(signature.rows_from_tensors({"input-0": array})) == values(expected)
+        expected = signature.rows("instances", array.tolist())
+        assert values(signature.rows("tensors", {"input-0": array})) == values(expected)
 
     def test_one_tensor_of_another_width_or_of_a_columns_name_is_not_all_of_them(self) -> None:
         signature = compiled(column("double", "a"), column("double", "b"))
@@ -83,45 +83,45 @@ class TestColumns:
     def test_one_tensor_of_the_only_column_is_taken_by_its_name_or_as_a_matrix(self) -> None:
         signature = compiled(column("double", "x"))
         for tensors in ({"x": np.ones(2)}, {"x": np.ones((2, 1))}, {"any": np.ones((2, 1))}):
-            assert values(signature.rows_from_tensors(tensors)) == "[[1.0, 1.0]]"
+            assert values(signature.rows("tensors", tensors)) == "[[1.0, 1.0]]"
 
     def test_optional_columns_may_be_left_out(self) -> None:
         signature = compiled(column("double", "a"), column("long", "b", required=False))
-        assert signature.rows_from_tensors({"a": np.ones(1)}).layout.names == ("a",)
+        assert signature.rows("tensors", {"a": np.ones(1)}).layout.names == ("a",)
 
     def test_optional_truth_values_keep_their_dtype(self) -> None:
         signature = compiled(column("boolean", "x", required=False))
-        assert signature.rows_from_tensors({"x": np.array([True])}).layout.dtypes == ("bool",)
+        assert signature.rows("tensors", {"x": np.array([True])}).layout.dtypes == ("bool",)
 
     def test_binary_columns_take_bytes_as_they_are_and_text_as_base64(self) -> None:
         signature = compiled(column("binary", "x"))
-        assert values(signature.rows_from_tensors({"x": objects(b"\xff\0", b"YQ==")})) == r"[[b'\xff\x00', b'YQ==']]"
-        assert values(signature.rows_from_tensors({"x": objects("YQ==")})) == "[[b'a']]"
+        assert values(signature.rows("tensors", {"x": objects(b"\xff\0", b"YQ==")})) == r"[[b'\xff\x00', b'YQ==']]"
+        assert values(signature.rows("tensors", {"x": objects("YQ==")})) == "[[b'a']]"
 
     def test_datetimes_come_as_text(self) -> None:
         signature = compiled(column("datetime", "x"))
-        rows = signature.rows_from_tensors({"x": objects(b"2024-01-01T01:00:00+01:00")})
+        rows = signature.rows("tensors", {"x": objects(b"2024-01-01T01:00:00+01:00")})
         assert str(stack([rows]).arrays[0][0]) == "2024-01-01T00:00:00.000000000"
         refused(signature, {"x": np.array([1700000000])})
 
     def test_lists_come_as_a_dimension_or_as_json(self) -> None:
         signature = compiled(column("array", "x", items={"type": "double"}))
-        expected = values(signature.rows_from_columns({"x": [[1.0, 2.0], [3.0, 4.0]]}))
-        assert values(signature.rows_from_tensors({"x": np.array([[1, 2], [3, 4]], "f4")})) == expected
-        assert values(signature.rows_from_tensors({"x": objects(b"[1, 2]", "[3, 4]")})) == expected
-        assert values(signature.rows_from_tensors({"x": np.ones((1, 1))})) == "[[[1.0]]]"
+        expected = values(signature.rows("columns", {"x": [[1.0, 2.0], [3.0, 4.0]]}))
+        assert values(signature.rows("tensors", {"x": np.array([[1, 2], [3, 4]], "f4")})) == expected
+        assert values(signature.rows("tensors", {"x": objects(b"[1, 2]", "[3, 4]")})) == expected
+        assert values(signature.rows("tensors", {"x": np.ones((1, 1))})) == "[[[1.0]]]"
         texts = compiled(column("array", "x", items={"type": "string"}))
-        assert values(texts.rows_from_tensors({"x": objects(b"a", b"b", shape=(1, 2))})) == "[[['a', 'b']]]"
+        assert values(texts.rows("tensors", {"x": objects(b"a", b"b", shape=(1, 2))})) == "[[['a', 'b']]]"
 
     def test_objects_come_as_json(self) -> None:
         signature = compiled(column("object", "x", properties={"a": {"type": "long", "required": True}}))
-        assert values(signature.rows_from_tensors({"x": objects(b'{"a": 1}')})) == "[[{'a': 1}]]"
+        assert values(signature.rows("tensors", {"x": objects(b'{"a": 1}')})) == "[[{'a': 1}]]"
         assert refused(signature, {"x": objects(b'{"a": 1}', b"{")}).details["row"] == 1
 
     def test_a_column_of_any_type_is_what_comes(self) -> None:
         signature = compiled(column("any", "x"))
-        assert signature.rows_from_tensors({"x": np.array([1, 2])}).layout.dtypes == ("int64",)
-        assert values(signature.rows_from_tensors({"x": objects(b"a")})) == "[['a']]"
+        assert signature.rows("tensors", {"x": np.array([1, 2])}).layout.dtypes == ("int64",)
+        assert values(signature.rows("tensors", {"x": objects(b"a")})) == "[['a']]"
 
     @pytest.mark.parametrize(
         ("tensors", "words"),
@@ -131,7 +131,7 @@ class TestColumns:
             ({**TENSORS, "a": np.ones(3)}, "differ in length"),
             ({**TENSORS, "a": np.ones((2, 2))}, "tensor 'a' has the shape [2, 2], expected [-1]"),
             ({**TENSORS, "a": np.ones((2, 1, 1))}, "tensor 'a' has the shape [2, 1, 1]"),
-            ({**TENSORS, "a": np.array(1.5)}, "tensor 'a' is a single value"),
+            ({**TENSORS, "a": np.array(1.5)}, "tensor 'a' has no dimensions"),
             ({**TENSORS, "a": np.array([True, False])}, "column 'a', row 0 is true"),
             ({**TENSORS, "a": objects("1", "2")}, "column 'a', row 0 is '1'"),
             ({**TENSORS, "b": np.array([1, 1.5])}, "column 'b', row 1 is 1.5"),
@@ -156,27 +156,27 @@ class TestTensors:
     @pytest.mark.parametrize("name", ["input", "input_1", ""])
     def test_the_only_tensor_may_be_called_anything(self, name: str) -> None:
         array = np.array([[1, 2], [3, 4]], "f4")
-        rows = self.UNNAMED.rows_from_tensors({name: array})
+        rows = self.UNNAMED.rows("tensors", {name: array})
         assert rows.layout == Layout("tensor", (), ("float32",), ((2,),))
         assert np.shares_memory(np.asarray(rows.columns[0]), array)
 
     def test_named_tensors_come_in_any_order(self) -> None:
-        rows = self.NAMED.rows_from_tensors({"s": objects(b"a", b"bc"), "x": np.array([[1, 2], [3, 4]], "i2")})
+        rows = self.NAMED.rows("tensors", {"s": objects(b"a", b"bc"), "x": np.array([[1, 2], [3, 4]], "i2")})
         assert rows.layout == Layout("tensors", ("x", "s"), ("float64", "str"), ((2,), ()))
         assert values(rows) == "[[[1.0, 2.0], [3.0, 4.0]], ['a', 'bc']]"
 
     def test_tensors_of_bytes_text_and_objects(self) -> None:
         for dtype, expected in (("bytes", b"a"), ("str", "a"), ("object", "a")):
             for signature, name in ((compiled(tensor(dtype, -1)), "any"), (compiled(tensor(dtype, -1, name="x")), "x")):
-                assert values(signature.rows_from_tensors({name: objects(b"a")})) == repr([[expected]])
+                assert values(signature.rows("tensors", {name: objects(b"a")})) == repr([[expected]])
         both = compiled(tensor("bytes", -1, name="raw"), tensor("str", -1, name="text"))
-        rows = both.rows_from_tensors({"raw": objects(b"\xff"), "text": objects(b"a")})
+        rows = both.rows("tensors", {"raw": objects(b"\xff"), "text": objects(b"a")})
         assert values(rows) == r"[[b'\xff'], ['a']]"
         assert refused(both, {"raw": objects(b"a"), "text": objects(b"\xff")}).details["column"] == "text"
 
     def test_flat_rows_take_the_fixed_shape(self) -> None:
-        assert self.UNNAMED.rows_from_tensors({"x": np.ones((1, 2))}).layout.shapes == ((2,),)
-        assert values(compiled(tensor("int64", -1, 1)).rows_from_tensors({"x": np.array([1, 2])})) == "[[[1], [2]]]"
+        assert self.UNNAMED.rows("tensors", {"x": np.ones((1, 2))}).layout.shapes == ((2,),)
+        assert values(compiled(tensor("int64", -1, 1)).rows("tensors", {"x": np.array([1, 2])})) == "[[[1], [2]]]"
 
     @pytest.mark.parametrize(
         ("named", "tensors", "words"),
@@ -184,14 +184,14 @@ class TestTensors:
             (False, {"a": np.ones((1, 2)), "b": np.ones((1, 2))}, "one tensor, of any name, not 'a', 'b'"),
             (False, {}, "one tensor"),
             (False, {"a": np.ones((1, 3))}, "the shape [1, 3], expected [-1, 2]"),
-            (False, {"a": np.array(1.0)}, "is a single value"),
+            (False, {"a": np.array(1.0)}, "has no dimensions"),
             (False, {"a": np.array([[1.0, 1e39]])}, "1e+39"),
             (False, {"a": np.array([[True, False]])}, "true"),
             (True, {"x": np.ones((1, 2))}, "lacks 's'"),
             (True, {"x": np.ones((1, 2)), "s": objects("a"), "t": np.ones(1)}, "'t'"),
             (True, {"x": np.ones((1, 2)), "s": objects("a", "b")}, "differ in length"),
             (True, {"x": np.ones((1, 2)), "s": np.ones(1)}, "'s', row 0 is 1.0"),
-            (True, {"x": np.array(1.0), "s": objects("a")}, "'x' is a single value"),
+            (True, {"x": np.array(1.0), "s": objects("a")}, "'x' has no dimensions"),
         ],
     )
     def test_what_does_not_fit_is_told(self, named: bool, tensors: dict[str, Array], words: str) -> None:
@@ -213,7 +213,7 @@ class TestUntyped:
         ],
     )
     def test_arrays_stay_what_they_are(self, tensors: dict[str, Array], layout: Layout) -> None:
-        rows = self.SIGNATURE.rows_from_tensors(tensors)
+        rows = self.SIGNATURE.rows("tensors", tensors)
         assert rows.layout == layout
         arrays = stack([rows]).arrays
         expected = [["x", "y"]] if layout.dtypes == ("object",) else [array.tolist() for array in tensors.values()]
@@ -224,7 +224,7 @@ class TestUntyped:
         [
             ({}, "no rows"),
             ({"a": np.ones(0)}, "no rows"),
-            ({"a": np.array(1)}, "'a' is a single value"),
+            ({"a": np.array(1)}, "'a' has no dimensions"),
             ({"a": np.ones(1), "b": np.ones(2)}, "differ in length"),
             ({"a": np.ones((1, 2)), "b": np.ones(2)}, "differ in length"),
             ({"a": objects(b"\xff")}, "UTF-8"),

@@ -171,7 +171,7 @@ def schema_takes(spec: ModelSpec, body: Any) -> bool:
 
 def signature_takes(spec: ModelSpec, rows: Any, params: Any = None) -> bool:
     try:
-        Signature.compile(spec.inputs, spec.outputs, spec.params).rows_from_instances(rows, params)
+        Signature.compile(spec.inputs, spec.outputs, spec.params).rows("instances", rows, params)
     except InvalidInput:
         return False
     return True

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from app.errors import InvalidInput, ModelUnavailable
 from app.serving.rows import Layout, Rows, stack
-from app.serving.signatures.signature import Signature
+from app.serving.signatures.signature import Form, Signature
 
 LONGEST_MESSAGE = 1500
 EARLIEST, LATEST = datetime.fromisoformat("1678-01-01"), datetime.fromisoformat("2262-01-01")
@@ -38,7 +38,7 @@ def one(kind: str, *, required: bool = True) -> Signature:
 
 def read(signature: Signature, *values: Any) -> Any:
     """The array that the model gets for the values of the only column."""
-    batch = stack([signature.rows_from_records([{"x": value} for value in values])])
+    batch = stack([signature.rows("records", [{"x": value} for value in values])])
     assert batch.arrays[0].dtype == np.dtype(batch.layout.dtypes[0])
     return batch.arrays[0]
 
@@ -89,82 +89,82 @@ class TestColumns:
             one(kind)
 
     def test_values_are_kept_in_the_order_of_the_signature(self) -> None:
-        rows = ABC.rows_from_records([{"c": "z", "b": 2, "a": 1.5}, {"a": 2.5, "c": "y", "b": 3}])
+        rows = ABC.rows("records", [{"c": "z", "b": 2, "a": 1.5}, {"a": 2.5, "c": "y", "b": 3}])
         assert rows.layout == Layout("columns", ("a", "b", "c"), ("float64", "int64", "object"), ((), (), ()))
         assert rows.columns == ([1.5, 2.5], [2, 3], ["z", "y"])
         assert rows.count == 2
 
     def test_every_form_reads_the_same_rows(self) -> None:
-        expected = ABC.rows_from_records([ROW, ROW])
-        assert ABC.rows_from_columns({"b": [2, 2], "a": [1.5, 1.5], "c": ["z", "z"]}) == expected
-        assert ABC.rows_from_inputs({"b": [2, 2], "a": [1.5, 1.5], "c": ["z", "z"]}) == expected
-        assert ABC.rows_from_inputs([ROW, ROW]) == expected
-        assert ABC.rows_from_instances([ROW, ROW]) == expected
-        assert ABC.rows_from_instances([[1.5, 2, "z"], [1.5, 2, "z"]]) == expected
+        expected = ABC.rows("records", [ROW, ROW])
+        assert ABC.rows("columns", {"b": [2, 2], "a": [1.5, 1.5], "c": ["z", "z"]}) == expected
+        assert ABC.rows("inputs", {"b": [2, 2], "a": [1.5, 1.5], "c": ["z", "z"]}) == expected
+        assert ABC.rows("inputs", [ROW, ROW]) == expected
+        assert ABC.rows("instances", [ROW, ROW]) == expected
+        assert ABC.rows("instances", [[1.5, 2, "z"], [1.5, 2, "z"]]) == expected
 
     def test_single_values_are_one_row(self) -> None:
-        assert ABC.rows_from_columns(ROW) == ABC.rows_from_records([ROW])
-        assert ABC.rows_from_inputs(ROW) == ABC.rows_from_records([ROW])
+        assert ABC.rows("columns", ROW) == ABC.rows("records", [ROW])
+        assert ABC.rows("inputs", ROW) == ABC.rows("records", [ROW])
 
-    @pytest.mark.parametrize("form", ["rows_from_instances", "rows_from_inputs"])
-    def test_a_single_column_takes_bare_values(self, form: str) -> None:
-        expected = one("string").rows_from_records([{"x": "a"}, {"x": "b"}])
-        assert getattr(one("string"), form)(["a", "b"]) == expected
-        assert getattr(one("string"), form)([["a"], ["b"]]) == expected
-        assert one("string").rows_from_inputs("a").columns == (["a"],)
+    @pytest.mark.parametrize("form", ["instances", "inputs"])
+    def test_a_single_column_takes_bare_values(self, form: Form) -> None:
+        expected = one("string").rows("records", [{"x": "a"}, {"x": "b"}])
+        assert one("string").rows(form, ["a", "b"]) == expected
+        assert one("string").rows(form, [["a"], ["b"]]) == expected
+        assert one("string").rows("inputs", "a").columns == (["a"],)
 
     def test_inputs_with_list_columns_are_one_row_where_they_can_be(self) -> None:
         signature = columns(column("long", "id"), column("array", "v", items={"type": "double"}))
-        row = signature.rows_from_inputs({"id": 1, "v": [1.0, 2.0]})
+        row = signature.rows("inputs", {"id": 1, "v": [1.0, 2.0]})
         assert (row.count, row.columns) == (1, ([1], [[1.0, 2.0]]))
-        rows = signature.rows_from_inputs({"id": [1, 2], "v": [[1.0], [2.0]]})
+        rows = signature.rows("inputs", {"id": [1, 2], "v": [[1.0], [2.0]]})
         assert (rows.count, rows.columns) == (2, ([1, 2], [[1.0], [2.0]]))
 
     def test_arrays_of_the_right_dtype_are_not_copied(self) -> None:
         given_array = np.array([1.0, 2.0])
-        rows = one("double").rows_from_columns({"x": given_array})
+        rows = one("double").rows("columns", {"x": given_array})
         assert rows.columns[0] is given_array
-        cast = one("double").rows_from_columns({"x": np.array([1, 2], "int32")}).columns[0]
+        cast = one("double").rows("columns", {"x": np.array([1, 2], "int32")}).columns[0]
         assert (np.asarray(cast).dtype.name, list(cast)) == ("float64", [1.0, 2.0])
-        assert one("string").rows_from_columns({"x": np.array(["a"])}).columns == (["a"],)
-        assert stack([one("long").rows_from_columns({"x": np.array([[1], [2]])})]).arrays[0].tolist() == [1, 2]
+        assert one("string").rows("columns", {"x": np.array(["a"])}).columns == (["a"],)
+        assert stack([one("long").rows("columns", {"x": np.array([[1], [2]])})]).arrays[0].tolist() == [1, 2]
 
     def test_unnamed_columns_are_called_by_position_and_labelled_by_number(self) -> None:
         signature = columns(column("double"), column("long"))
-        rows = signature.rows_from_records([{"1": 2, "0": 1.5}])
+        rows = signature.rows("records", [{"1": 2, "0": 1.5}])
         assert rows.layout.names == (0, 1)
-        assert rows == signature.rows_from_instances([[1.5, 2]])
-        assert columns(column("double", 7), column("long", 3)).rows_from_instances([[1.5, 2]]).layout.names == (7, 3)
+        assert rows == signature.rows("instances", [[1.5, 2]])
+        assert columns(column("double", 7), column("long", 3)).rows("instances", [[1.5, 2]]).layout.names == (7, 3)
 
     def test_the_rows_of_a_single_unnamed_object_are_its_values(self) -> None:
         signature = columns(column("object", properties={"a": {"type": "long", "required": True}}))
         for rows in (
-            signature.rows_from_records([{"a": 1}, {"a": 2.0}]),
-            signature.rows_from_instances([{"a": 1}, {"a": 2.0}]),
-            signature.rows_from_inputs([{"a": 1}, {"a": 2.0}]),
+            signature.rows("records", [{"a": 1}, {"a": 2.0}]),
+            signature.rows("instances", [{"a": 1}, {"a": 2.0}]),
+            signature.rows("inputs", [{"a": 1}, {"a": 2.0}]),
         ):
             assert rows.columns == ([{"a": 1}, {"a": 2}],)
             assert rows.layout.names == (0,)
-        assert refused(lambda: signature.rows_from_records([{"a": 1}, {"b": 1}])).details["row"] == 1
+        assert refused(lambda: signature.rows("records", [{"a": 1}, {"b": 1}])).details["row"] == 1
 
     def test_layouts_are_reused(self) -> None:
-        assert ABC.rows_from_records([ROW]).layout is ABC.rows_from_records([ROW, ROW]).layout
+        assert ABC.rows("records", [ROW]).layout is ABC.rows("records", [ROW, ROW]).layout
 
     def test_optional_columns_may_be_left_out(self) -> None:
         signature = columns(column("double", "a"), column("string", "b", required=False), column("long", "c"))
-        rows = signature.rows_from_records([{"c": 1, "a": 2.0}])
+        rows = signature.rows("records", [{"c": 1, "a": 2.0}])
         assert rows.layout.names == ("a", "c")
         assert rows.columns == ([2.0], [1])
-        assert rows == signature.rows_from_columns({"c": [1], "a": [2.0]})
-        assert refused(lambda: one("double", required=False).rows_from_records([{}, {}])).message
-        mixed = signature.rows_from_records([{"c": 1, "a": 2.0}, {"c": 1, "a": 2.0, "b": "x"}])
+        assert rows == signature.rows("columns", {"c": [1], "a": [2.0]})
+        assert refused(lambda: one("double", required=False).rows("records", [{}, {}])).message
+        mixed = signature.rows("records", [{"c": 1, "a": 2.0}, {"c": 1, "a": 2.0, "b": "x"}])
         assert mixed.columns == ([2.0, 2.0], [None, "x"], [1, 1])
 
     def test_a_null_makes_an_optional_boolean_an_object_of_its_own_layout(self) -> None:
         signature = one("boolean", required=False)
         assert read(signature, True, False).dtype == bool
         assert read(signature, True, None).tolist() == [True, None]
-        layouts = {signature.rows_from_records([{"x": value}]).layout for value in (True, None)}
+        layouts = {signature.rows("records", [{"x": value}]).layout for value in (True, None)}
         assert {layout.dtypes for layout in layouts} == {("bool",), ("object",)}
 
     @pytest.mark.parametrize(
@@ -186,20 +186,20 @@ class TestColumns:
         ],
     )
     def test_wrong_records_are_told_by_column_and_row(self, payload: Any, told: dict[str, Any]) -> None:
-        details = refused(lambda: ABC.rows_from_records(payload)).details
+        details = refused(lambda: ABC.rows("records", payload)).details
         assert {key: details.get(key) for key in told} == told
 
     def test_a_misspelt_column_is_recognised(self) -> None:
-        error = refused(lambda: columns(column("double", "price")).rows_from_records([{"prise": 1.0}]))
+        error = refused(lambda: columns(column("double", "price")).rows("records", [{"prise": 1.0}]))
         assert "lacks 'price'" in error.message
         assert "did you mean 'price'?" in error.message
 
     def test_messages_stay_short_for_many_columns_and_long_values(self) -> None:
         many = columns(*(column("double", f"column_{index}") for index in range(500)))
-        error = refused(lambda: many.rows_from_records([{f"other_{index}": 1 for index in range(500)}]))
+        error = refused(lambda: many.rows("records", [{f"other_{index}": 1 for index in range(500)}]))
         assert "and 480 more" in error.message
         assert len(error.details["missing"]) == 20
-        long = refused(lambda: one("double").rows_from_records([{"x": "y" * 10**6}]))
+        long = refused(lambda: one("double").rows("records", [{"x": "y" * 10**6}]))
         assert len(long.message) < 150
 
     @pytest.mark.parametrize(
@@ -207,12 +207,12 @@ class TestColumns:
         [{"a": [1.0], "b": [1, 2], "c": ["x"]}, {"a": 1.0, "b": [1], "c": ["x"]}, {"a": [], "b": [], "c": []}, {}, []],
     )
     def test_uneven_or_empty_columns_are_refused(self, payload: Any) -> None:
-        refused(lambda: ABC.rows_from_columns(payload))
+        refused(lambda: ABC.rows("columns", payload))
 
     @pytest.mark.parametrize("payload", [[[1.0, 2]], [[1.0, 2, "x", 4]], [1.0], [ROW, [1.0, 2, "x"]], []])
     def test_instances_of_another_form_are_refused(self, payload: Any) -> None:
-        refused(lambda: ABC.rows_from_instances(payload))
-        refused(lambda: ABC.rows_from_inputs(payload))
+        refused(lambda: ABC.rows("instances", payload))
+        refused(lambda: ABC.rows("inputs", payload))
 
 
 class TestScalars:
@@ -353,7 +353,7 @@ class TestNested:
     )
 
     def read(self, **row: Any) -> dict[str, Any]:
-        batch = stack([self.SIGNATURE.rows_from_records([{"sizes": [1], **row}])])
+        batch = stack([self.SIGNATURE.rows("records", [{"sizes": [1], **row}])])
         values = [array[0] for array in batch.arrays]
         return dict(zip(map(str, batch.layout.names), values, strict=True))
 
@@ -386,7 +386,7 @@ class TestNested:
         [([1, 2], "int64"), ([2**63], "uint64"), ([1, None], "float64"), ([True], "bool"), ([1, "a"], "object")],
     )
     def test_columns_of_any_type_get_the_dtype_of_the_request(self, values: list[Any], dtype: str) -> None:
-        rows = columns(column("any", "x")).rows_from_records([{"x": value} for value in values])
+        rows = columns(column("any", "x")).rows("records", [{"x": value} for value in values])
         assert rows.layout.dtypes == (dtype,)
 
     @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ class TestNested:
     )
     def test_the_place_inside_a_value_is_told(self, row: dict[str, Any], name: str, path: str) -> None:
         records = [{"sizes": [1]}, {"sizes": [1], **row}]
-        details = refused(lambda: self.SIGNATURE.rows_from_records(records)).details
+        details = refused(lambda: self.SIGNATURE.rows("records", records)).details
         assert (details["column"], details["row"], details.get("path", "")) == (name, 1, path)
 
 
@@ -439,46 +439,46 @@ class TestTensors:
     )
     def test_nested_lists_become_the_array_that_numpy_makes(self, dtype: str, values: list[Any]) -> None:
         signature = Signature.compile([tensor(dtype, -1, 2)])
-        rows = signature.rows_from_instances(values)
+        rows = signature.rows("instances", values)
         expected = np.array(values, dtype=dtype)
         assert rows.layout == Layout("tensor", (), (dtype,), ((2,),))
         assert repr(stack([rows]).arrays[0]) == repr(expected)
-        assert repr(signature.rows_from_inputs(values).columns[0]) == repr(expected)
-        assert repr(signature.rows_from_columns({"any": expected}).columns[0]) == repr(expected)
+        assert repr(signature.rows("inputs", values).columns[0]) == repr(expected)
+        assert repr(signature.rows("columns", {"any": expected}).columns[0]) == repr(expected)
 
     def test_binary_and_datetime_tensors(self) -> None:
-        assert lists(Signature.compile([tensor("bytes", -1)]).rows_from_inputs(["YWI="])) == [[b"ab"]]
-        moments = Signature.compile([tensor("datetime64[us]", -1)]).rows_from_inputs(["2024-01-01T00:00:00.000001"])
+        assert lists(Signature.compile([tensor("bytes", -1)]).rows("inputs", ["YWI="])) == [[b"ab"]]
+        moments = Signature.compile([tensor("datetime64[us]", -1)]).rows("inputs", ["2024-01-01T00:00:00.000001"])
         assert moments.layout.dtypes == ("datetime64[us]",)
         assert str(moments.columns[0][0]) == "2024-01-01T00:00:00.000001"
 
     def test_arrays_of_the_right_dtype_are_not_copied(self) -> None:
         array = np.ones((2, 3), "float32")
-        rows = Signature.compile([tensor("float32", -1, 3, name="x")]).rows_from_columns({"x": array})
+        rows = Signature.compile([tensor("float32", -1, 3, name="x")]).rows("columns", {"x": array})
         assert np.shares_memory(np.asarray(rows.columns[0]), array)
 
     def test_null_is_nan_among_floats(self) -> None:
-        rows = Signature.compile([tensor("float32", -1, 2)]).rows_from_instances([[None, 1.0]])
+        rows = Signature.compile([tensor("float32", -1, 2)]).rows("instances", [[None, 1.0]])
         assert repr(lists(rows)) == "[[[nan, 1.0]]]"
 
     def test_free_dimensions_are_part_of_the_layout(self) -> None:
         signature = Signature.compile([tensor("float64", -1, -1)])
-        assert signature.rows_from_instances([[1.0, 2.0]]).layout.shapes == ((2,),)
-        assert signature.rows_from_instances([[1.0, 2.0, 3.0]]).layout.shapes == ((3,),)
-        assert signature.rows_from_instances([[]]).layout.shapes == ((0,),)
+        assert signature.rows("instances", [[1.0, 2.0]]).layout.shapes == ((2,),)
+        assert signature.rows("instances", [[1.0, 2.0, 3.0]]).layout.shapes == ((3,),)
+        assert signature.rows("instances", [[]]).layout.shapes == ((0,),)
 
     def test_flat_rows_take_the_fixed_shape(self) -> None:
         signature = Signature.compile([tensor("int64", -1, 2, 2)])
-        assert lists(signature.rows_from_instances([[1, 2, 3, 4]])) == [[[[1, 2], [3, 4]]]]
+        assert lists(signature.rows("instances", [[1, 2, 3, 4]])) == [[[[1, 2], [3, 4]]]]
         column_vector = Signature.compile([tensor("int64", -1, 1)])
-        assert lists(column_vector.rows_from_instances([1, 2])) == [[[1], [2]]]
+        assert lists(column_vector.rows("instances", [1, 2])) == [[[1], [2]]]
 
     def test_named_tensors_in_every_form(self) -> None:
         signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
-        rows = signature.rows_from_instances([{"s": "a", "x": [1, 2]}, {"x": [3, 4], "s": "b"}])
+        rows = signature.rows("instances", [{"s": "a", "x": [1, 2]}, {"x": [3, 4], "s": "b"}])
         assert rows.layout == Layout("tensors", ("x", "s"), ("float64", "str"), ((2,), ()))
         assert lists(rows) == [[[1.0, 2.0], [3.0, 4.0]], ["a", "b"]]
-        again = signature.rows_from_inputs({"s": ["a", "b"], "x": [[1, 2], [3, 4]]})
+        again = signature.rows("inputs", {"s": ["a", "b"], "x": [[1, 2], [3, 4]]})
         assert again.layout == rows.layout
         assert repr(again.columns) == repr(rows.columns)
 
@@ -486,19 +486,19 @@ class TestTensors:
         signature = Signature.compile([tensor("float64", -1, 2)])
         expected = [[1.0, 2.0], [3.0, 4.0]]
         for rows in (
-            signature.rows_from_records([{"p": 1, "q": 2}, {"q": 4, "p": 3}]),
-            signature.rows_from_columns({"p": [1, 3], "q": np.array([2, 4])}),
+            signature.rows("records", [{"p": 1, "q": 2}, {"q": 4, "p": 3}]),
+            signature.rows("columns", {"p": [1, 3], "q": np.array([2, 4])}),
         ):
             assert lists(rows) == [expected]
-        assert lists(signature.rows_from_columns({"p": 1, "q": 2})) == [[[1.0, 2.0]]]
-        assert lists(Signature.compile([tensor("float64", -1, 1)]).rows_from_records([{"p": 1}])) == [[[1.0]]]
-        assert lists(Signature.compile([tensor("float64", -1)]).rows_from_columns({"p": 1})) == [[1.0]]
+        assert lists(signature.rows("columns", {"p": 1, "q": 2})) == [[[1.0, 2.0]]]
+        assert lists(Signature.compile([tensor("float64", -1, 1)]).rows("records", [{"p": 1}])) == [[[1.0]]]
+        assert lists(Signature.compile([tensor("float64", -1)]).rows("columns", {"p": 1})) == [[1.0]]
 
     def test_a_fixed_number_of_rows_is_told_and_kept(self) -> None:
         signature = Signature.compile([tensor("float64", 2, 1)])
         assert signature.fixed_rows == 2
-        assert signature.rows_from_instances([[1], [2]]).count == 2
-        refused(lambda: signature.rows_from_instances([[1]]))
+        assert signature.rows("instances", [[1], [2]]).count == 2
+        refused(lambda: signature.rows("instances", [[1]]))
 
     @pytest.mark.parametrize(
         ("dtype", "values", "row", "path"),
@@ -520,12 +520,12 @@ class TestTensors:
         ],
     )
     def test_a_wrong_element_is_told_by_its_place(self, dtype: str, values: Any, row: int, path: str) -> None:
-        details = refused(lambda: Signature.compile([tensor(dtype, -1, 2)]).rows_from_instances(values)).details
+        details = refused(lambda: Signature.compile([tensor(dtype, -1, 2)]).rows("instances", values)).details
         assert (details["row"], details.get("path", "")) == (row, path)
 
     @pytest.mark.parametrize("values", [[], [[]], [1.0], [[1.0]], [[1.0, 2.0, 3.0]], [[[1.0, 2.0]]], 5, None])
     def test_another_shape_is_refused(self, values: Any) -> None:
-        refused(lambda: Signature.compile([tensor("float64", -1, 2)]).rows_from_inputs(values))
+        refused(lambda: Signature.compile([tensor("float64", -1, 2)]).rows("inputs", values))
 
     @pytest.mark.parametrize(
         "payload",
@@ -541,7 +541,7 @@ class TestTensors:
     )
     def test_named_tensors_must_all_be_there_with_as_many_rows(self, payload: Any) -> None:
         signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
-        refused(lambda: signature.rows_from_inputs(payload))
+        refused(lambda: signature.rows("inputs", payload))
 
     @pytest.mark.parametrize("spec", [tensor("complex128", -1), tensor("float64"), tensor("nonsense", -1)])
     def test_tensors_that_json_cannot_fill_make_the_model_unavailable(self, spec: dict[str, Any]) -> None:
@@ -569,9 +569,9 @@ class TestUntyped:
         ],
     )
     def test_records_are_columns_of_the_dtypes_that_they_have(self, values: list[Any], dtype: str) -> None:
-        rows = self.SIGNATURE.rows_from_records([{"x": value, "y": 1} for value in values])
+        rows = self.SIGNATURE.rows("records", [{"x": value, "y": 1} for value in values])
         assert rows.layout == Layout("columns", ("x", "y"), (dtype, "int64"), ((), ()))
-        assert self.SIGNATURE.rows_from_columns({"x": values, "y": [1] * len(values)}).layout == rows.layout
+        assert self.SIGNATURE.rows("columns", {"x": values, "y": [1] * len(values)}).layout == rows.layout
 
     @pytest.mark.parametrize(
         ("values", "dtype", "shape"),
@@ -585,28 +585,28 @@ class TestUntyped:
         ],
     )
     def test_lists_are_one_array(self, values: list[Any], dtype: str, shape: tuple[int, ...]) -> None:
-        for rows in (self.SIGNATURE.rows_from_instances(values), self.SIGNATURE.rows_from_inputs(values)):
+        for rows in (self.SIGNATURE.rows("instances", values), self.SIGNATURE.rows("inputs", values)):
             assert rows.layout == Layout("tensor", (), (dtype,), (shape,))
 
     def test_objects_that_hold_lists_are_named_arrays(self) -> None:
         for rows in (
-            self.SIGNATURE.rows_from_instances([{"x": [1, 2], "y": 1.5}, {"x": [3, 4], "y": 2}]),
-            self.SIGNATURE.rows_from_inputs({"x": [[1, 2], [3, 4]], "y": [1.5, 2]}),
+            self.SIGNATURE.rows("instances", [{"x": [1, 2], "y": 1.5}, {"x": [3, 4], "y": 2}]),
+            self.SIGNATURE.rows("inputs", {"x": [[1, 2], [3, 4]], "y": [1.5, 2]}),
         ):
             assert rows.layout == Layout("tensors", ("x", "y"), ("int64", "float64"), ((2,), ()))
-        assert self.SIGNATURE.rows_from_inputs({"x": [1, 2]}).layout.kind == "columns"
-        assert self.SIGNATURE.rows_from_instances([{"x": 1}]).layout.kind == "columns"
+        assert self.SIGNATURE.rows("inputs", {"x": [1, 2]}).layout.kind == "columns"
+        assert self.SIGNATURE.rows("instances", [{"x": 1}]).layout.kind == "columns"
 
     @pytest.mark.parametrize(
         "payload",
         [[], [{}], [{"a": 1}, {"b": 1}], [{"a": 1}, {"a": 1, "b": 1}], [{"a": 1}, 1], [[1], [1, 2]], [[1], 2]],
     )
     def test_rows_that_differ_are_refused(self, payload: Any) -> None:
-        refused(lambda: self.SIGNATURE.rows_from_instances(payload))
+        refused(lambda: self.SIGNATURE.rows("instances", payload))
 
     def test_columns_that_differ_in_length_are_refused(self) -> None:
-        refused(lambda: self.SIGNATURE.rows_from_columns({"a": [1], "b": [1, 2]}))
-        refused(lambda: self.SIGNATURE.rows_from_inputs({"a": [[1]], "b": [1, 2]}))
+        refused(lambda: self.SIGNATURE.rows("columns", {"a": [1], "b": [1, 2]}))
+        refused(lambda: self.SIGNATURE.rows("inputs", {"a": [[1]], "b": [1, 2]}))
 
 
 class TestParams:
@@ -623,7 +623,7 @@ class TestParams:
     )
 
     def canonical(self, params: Any) -> str:
-        return self.SIGNATURE.rows_from_records([{"x": 1.0}], params).layout.params
+        return self.SIGNATURE.rows("records", [{"x": 1.0}], params).layout.params
 
     @pytest.mark.parametrize(
         ("params", "expected"),
@@ -669,19 +669,19 @@ class TestParams:
 
     @pytest.mark.parametrize("signature", [one("double"), Signature.compile(None)])
     def test_a_model_without_parameters_takes_none(self, signature: Signature) -> None:
-        assert "takes no parameters" in refused(lambda: signature.rows_from_records([{"x": 1.0}], {"a": 1})).message
-        assert signature.rows_from_records([{"x": 1.0}], {}).layout.params == ""
+        assert "takes no parameters" in refused(lambda: signature.rows("records", [{"x": 1.0}], {"a": 1})).message
+        assert signature.rows("records", [{"x": 1.0}], {}).layout.params == ""
 
     def test_parameters_without_a_schema_of_inputs_are_read(self) -> None:
         specs = [{"name": "top", "type": "long", "default": 3, "shape": None}]
         signature = Signature.compile(None, None, specs)
-        assert signature.rows_from_instances([1], {"top": 2}).layout.params == '{"top":2}'
+        assert signature.rows("instances", [1], {"top": 2}).layout.params == '{"top":2}'
 
 
 def test_rows_of_every_kind_survive_pickling() -> None:
     import pickle
 
-    for rows in (ABC.rows_from_records([ROW]), Signature.compile(None).rows_from_instances([[1, 2]])):
+    for rows in (ABC.rows("records", [ROW]), Signature.compile(None).rows("instances", [[1, 2]])):
         copied: Rows = pickle.loads(pickle.dumps(rows))
         assert repr(copied) == repr(rows)
 

@@ -1,4 +1,4 @@
-"""What a client raises, and how an answer that is an error is read, whoever wrote it."""
+"""Errors that the clients raise, and how an error response of any server is read."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Any
 
 import httpx
 
-_LONGEST_TEXT = 300
+_MAX_TEXT = 300
 
 
 class ClientError(Exception):
-    """Base of what a client raises.
+    """Base of the errors that a client raises.
 
     ::
 
         ClientError
-        ├── ApiError              an answer that is an error, or that is no answer of a gateway
-        └── ConnectionFailed      nothing was sent: no connection can be made
-            └── NoAnswer          it was sent, and perhaps worked on: the answer broke off or is late
+        ├── ApiError              an error response, or a response that no gateway sends
+        └── ConnectionFailed      no connection: the request was not sent
+            └── NoResponse        the request was sent and perhaps executed; its response broke off or is late
     """
 
 
 class ApiError(ClientError):
-    """The answer was an error.
+    """Error response.
 
     Args:
         status: HTTP status.
-        code: what is wrong, for programs: the gateway's code, or ``http_500`` where another server answered.
-        message: the same for people.
+        code: error code for programs: the gateway's, or ``http_500`` where another server answered.
+        message: the error in words: what is wrong and what to do.
         details: facts for programs, such as ``column`` and ``row``.
-        request_id: the id under which the gateway's log has the request.
+        request_id: id of the request in the gateway's log.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ApiError(ClientError):
         self.details = dict(details)
         self.request_id = request_id
         self.retry_after: float | None = None
-        """Seconds after which the server asks to try again, where it says."""
+        """Seconds to wait before a retry, where the response says so."""
 
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
@@ -57,44 +57,49 @@ class ConnectionFailed(ClientError):
     """No connection can be made, so the request was not sent. The message names the URL."""
 
 
-class NoAnswer(ConnectionFailed):
-    """The request was sent, but its answer broke off or did not come in time."""
+class NoResponse(ConnectionFailed):
+    """The request was sent, but its response broke off or did not arrive in time."""
+
+
+def missing_extra(package: str) -> ImportError:
+    """Make the error of a method whose optional dependency is missing; an extra has the name of its package."""
+    return ImportError(f"{package} is not installed; install it with: pip install 'ml-serve-client[{package}]'")
 
 
 def api_error(response: httpx.Response) -> ApiError:
-    """The error in an answer.
+    """Read an error response.
 
-    Understood are the bodies of every dialect of the gateway (``error`` is an object, or a text with ``code`` beside
-    it), MLflow's (``error_code`` and ``message``), FastAPI's and Kong's, and plain text or HTML of a load balancer.
+    It understands the bodies of every dialect of the gateway (``error`` is an object, or text beside ``code``), of
+    MLflow (``error_code`` and ``message``), of FastAPI and Kong, and the plain text or HTML of a load balancer.
     """
     status = response.status_code
     body = _object(response)
     error = body.get("error")
-    fault: Mapping[str, Any] = error if isinstance(error, Mapping) else body
-    texts = [fault.get("message"), error, fault.get("detail")]
+    source: Mapping[str, Any] = error if isinstance(error, Mapping) else body
+    texts = [source.get("message"), error, source.get("detail")]
     message = next((text for text in texts if isinstance(text, str) and text), None)
-    details = fault.get("details")
+    details = source.get("details")
     request_id = body.get("request_id") or response.headers.get("x-request-id")
-    told = ApiError(
+    result = ApiError(
         status,
-        str(fault.get("code") or fault.get("error_code") or f"http_{status}"),
+        str(source.get("code") or source.get("error_code") or f"http_{status}"),
         message or f"a server before the gateway answered: {_text(response)}",
         details if isinstance(details, Mapping) else {},
         None if request_id is None else str(request_id),
     )
-    told.retry_after = _retry_after(response.headers.get("retry-after", ""))
-    return told
+    result.retry_after = _retry_after(response.headers.get("retry-after", ""))
+    return result
 
 
 def _retry_after(header: str) -> float | None:
-    """Seconds from now: the header has them, or a date (RFC 9110, 10.2.3)."""
+    """Seconds from now; the header has seconds or a date (RFC 9110, 10.2.3)."""
     if header.strip().isdecimal():
         return float(header)
     try:
         moment = parsedate_to_datetime(header)
     except ValueError:
         return None
-    if moment.tzinfo is None:  # "-0000": UTC, without a word on where the server is
+    if moment.tzinfo is None:  # the zone "-0000" is UTC
         moment = moment.replace(tzinfo=UTC)
     return max((moment - datetime.now(UTC)).total_seconds(), 0.0)
 
@@ -108,6 +113,5 @@ def _object(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def _text(response: httpx.Response) -> str:
-    """The words of a body on one line, or what the status means."""
-    words = " ".join(re.sub(r"<[^>]*>", " ", response.text).split())[:_LONGEST_TEXT]
+    words = " ".join(re.sub(r"<[^>]*>", " ", response.text).split())[:_MAX_TEXT]
     return words or f"{response.status_code} {response.reason_phrase}".rstrip()

@@ -1,8 +1,7 @@
-"""What the methods of a client that predict send and how their answers are read, as `app.client.calls` has the others.
+"""Builders of calls that predict: one function per method, shared by both clients.
 
-The signatures and docstrings here are those of the methods.
+Both clients take signature and docstring of each method from here.
 """
-# ruff: noqa: PLC0415 - numpy is imported where arrays are sent: rows and everything else need none
 
 from __future__ import annotations
 
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast, overload
 
 import httpx
 
-from app.client.call import Call, json_call, json_of, path, session_headers
-from app.client.predictions import Prediction, TensorPrediction, prediction
+from ml_serve_client._call import V2, Call, json_call, json_of, model_path, session_headers
+from ml_serve_client._errors import missing_extra
+from ml_serve_client._predictions import Prediction, TensorPrediction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = Mapping[str, Any] | Sequence[Any]
 """An object of columns, or a list of values for a model that takes an array or has no signature."""
-_V2 = "/v2/models/"
 
 
 @overload
@@ -66,23 +65,23 @@ def predict(
 
     Args:
         model: a registered model's name, or a reference: ``name@alias``, ``name/versions/N``.
-        data: one row as an object of columns, or several rows. Values may also be numpy's, dates and bytes. A DataFrame
-            or an array is given to `infer`, and answered as there.
-        version, alias: one of them, instead of writing a reference.
-        params: inference parameters, where the model has them.
-        session: whatever names the caller, in printable ASCII: where the calls to the model's name are divided among
-            versions, it stays with one of them.
+        data: one row as an object of columns, or several rows. Values may also be numpy values, dates and bytes. A
+            DataFrame or an array is passed to `infer`, and the result is that of `infer`.
+        version, alias: one of them, instead of a reference.
+        params: inference parameters, where the model declares them.
+        session: id of the caller in printable ASCII. Under a traffic split, all calls of a session get the same
+            version.
         timeout: seconds until the gateway gives up, retries included.
 
     Raises:
-        ValueError, TypeError: a value or the session cannot be sent, NaN in a row among them.
+        ValueError, TypeError: a value has no JSON form, such as NaN; or the session is not a header value.
     """
     if hasattr(data, "__array__"):
         arrays = cast("Array", data)
         return infer(model, arrays, version=version, alias=alias, params=params, session=session, timeout=timeout)
-    instances = [data] if isinstance(data, Mapping) else list(data)
-    body = {"instances": instances, "parameters": params}
-    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout, session=session)
+    body = {"instances": [data] if isinstance(data, Mapping) else list(data)}
+    path = model_path(model, version, alias, suffix=":predict")
+    return _predict_call(path, body, params, session, timeout)
 
 
 def predict_inputs(
@@ -95,17 +94,17 @@ def predict_inputs(
     session: str | None = None,
     timeout: float | None = None,
 ) -> Call[Prediction]:
-    """Predict columns or tensors written as JSON, as ``inputs`` are in TensorFlow Serving and MLflow.
+    """Predict columns or tensors written as JSON, like ``inputs`` in TensorFlow Serving and MLflow.
 
-    `infer` does the same in binary, which is faster; here null is a value.
+    `infer` does the same in binary, which is faster; JSON also has null.
 
     Args:
         inputs: an object with a list of values, nested for a tensor, for each column or tensor; or the only tensor.
 
     The others are those of `predict`.
     """
-    body = {"inputs": inputs, "parameters": params}
-    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout, session=session)
+    path = model_path(model, version, alias, suffix=":predict")
+    return _predict_call(path, {"inputs": inputs}, params, session, timeout)
 
 
 def predict_entities(
@@ -125,8 +124,9 @@ def predict_entities(
 
     Args:
         entities: one object of join keys per row.
-        feature_service, feature_view: one of them: where the columns are read.
-        overrides: columns that replace or add to the store's: one value for all entities, or a list with one each.
+        feature_service, feature_view: one of them: the source of the columns.
+        overrides: columns that replace or extend those of the store: one value for all entities, or a list with one
+            value each.
 
     The others are those of `predict`.
     """
@@ -135,9 +135,9 @@ def predict_entities(
         "feature_service": feature_service,
         "feature_view": feature_view,
         "overrides": overrides,
-        "parameters": params,
     }
-    return json_call(path(model, version, alias, ":predict"), _prediction, body, timeout, session=session)
+    path = model_path(model, version, alias, suffix=":predict")
+    return _predict_call(path, body, params, session, timeout)
 
 
 def infer(
@@ -152,28 +152,45 @@ def infer(
     timeout: float | None = None,
     binary: bool = True,
 ) -> Call[TensorPrediction]:
-    """Predict arrays, over the Open Inference Protocol.
+    """Predict arrays, over the Open Inference Protocol. Needs the extra ``numpy``.
 
     Args:
         data: a DataFrame, whose index is ignored; or an array per column or tensor, by name; or one array, which is the
-            model's only tensor where that has no name, or has the model's columns in their order. The first dimension
-            is the rows. Numbers and truth values keep their type, text and bytes are BYTES, times are sent as ISO 8601,
-            lists and objects as JSON.
-        outputs: names of the outputs that are wanted, in this order; all of them where it is left out.
-        binary: send and receive numbers as they are in memory; else as JSON.
+            model's only tensor, or has the model's columns in their order. The first dimension is the rows. Numbers
+            and truth values keep their dtype, text and bytes are sent as BYTES, times as ISO 8601, lists and objects
+            as JSON.
+        outputs: names of the outputs to return, in this order; by default all of them.
+        binary: send and receive numbers in binary; otherwise as JSON.
 
     The others are those of `predict`.
 
     Raises:
-        ValueError: a column is of a type that no tensor holds, or its text or times have missing values.
+        ValueError: a column is of a type that no tensor holds, or text or times are missing.
         TypeError: `data` is none of these.
+        ImportError: numpy is not installed.
     """
-    from app.client import tensors
+    try:
+        from ml_serve_client import _tensors  # noqa: PLC0415 - numpy is an extra
+    except ModuleNotFoundError as error:
+        raise missing_extra("numpy") from error
 
-    content, headers = tensors.request(data, outputs, params, binary)
+    content, headers = _tensors.write_request(data, outputs, params, binary)
     headers |= session_headers(session)
-    return Call("POST", path(model, version, alias, "/infer", root=_V2), tensors.prediction, content, headers, timeout)
+    path = model_path(model, version, alias, root=V2, suffix="/infer")
+    return Call("POST", path, _tensors.read_response, content, headers, timeout)
 
 
-def _prediction(response: httpx.Response) -> Prediction:
-    return prediction(json_of(response), response.headers.get("x-request-id"))
+def _predict_call(
+    path: str,
+    body: Mapping[str, Any],
+    params: Mapping[str, Any] | None,
+    session: str | None,
+    timeout: float | None,
+) -> Call[Prediction]:
+    return json_call(path, _read_prediction, {**body, "parameters": params}, session=session, deadline_s=timeout)
+
+
+def _read_prediction(response: httpx.Response) -> Prediction:
+    body = json_of(response)
+    request_id = response.headers.get("x-request-id")
+    return Prediction(body["predictions"], body["model_name"], body["model_version"], body.get("features"), request_id)

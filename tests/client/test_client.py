@@ -13,21 +13,21 @@ import httpx
 import numpy as np
 import pytest
 
-from app.client import (
+from app.errors import ModelUnavailable
+from app.serving.releases.traffic import Traffic, Variant
+from ml_serve_client import (
     ApiError,
     AsyncClient,
     Client,
     ClientError,
     ConnectionFailed,
-    Live,
-    Loaded,
+    LiveVersion,
     Model,
-    NoAnswer,
+    ModelVersion,
+    NoResponse,
     Part,
-    Version,
+    VersionState,
 )
-from app.errors import ModelUnavailable
-from app.serving.releases.traffic import Traffic, Variant
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.server import Server
 
@@ -242,7 +242,7 @@ def test_headers_are_sent_with_every_request() -> None:
 async def test_models_are_listed(client: AsyncClient, fakes: Fakes) -> None:
     fakes.manager.desired["sum"] = {"champion": "2"}
     found = {model.name: model for model in await client.models()}
-    cold = Version("cold", 0, 0, 0.0, None)
+    cold = ModelVersion("cold", 0, 0, 0.0, None)
     assert found["sum"] == Model(
         name="sum",
         default="1",
@@ -251,7 +251,7 @@ async def test_models_are_listed(client: AsyncClient, fakes: Fakes) -> None:
         pool="default",
         versions={"1": cold, "2": cold},
         live={
-            alias: Live(version, None, "1970-01-01T00:00:00.000+00:00", "it was the first that was known")
+            alias: LiveVersion(version, None, "1970-01-01T00:00:00.000+00:00", "it was the first that was known")
             for alias, version in (("champion", "1"), ("challenger", "2"))
         },
     )
@@ -259,9 +259,9 @@ async def test_models_are_listed(client: AsyncClient, fakes: Fakes) -> None:
 
 
 async def test_a_model_is_loaded_and_unloaded(client: AsyncClient) -> None:
-    assert await client.load("sum/versions/2") == Loaded("sum", "2", "ready")
-    assert (await client.model("sum")).versions["2"] == Version("ready", 1, 1_000_000, 1.0, None)
-    assert await client.unload("sum@challenger") == Loaded("sum", "2", "unloaded")
+    assert await client.load("sum/versions/2") == VersionState("sum", "2", "ready")
+    assert (await client.model("sum")).versions["2"] == ModelVersion("ready", 1, 1_000_000, 1.0, None)
+    assert await client.unload("sum@challenger") == VersionState("sum", "2", "unloaded")
     assert (await client.model("sum")).versions["2"].state == "cold"
 
 
@@ -371,7 +371,7 @@ def test_a_server_that_is_no_gateway_is_named(body: bytes) -> None:
 
 
 def test_errors_survive_pickling() -> None:
-    for error in (ApiError(400, "code", "message", {"a": 1}, "id"), ConnectionFailed("cannot"), NoAnswer("late")):
+    for error in (ApiError(400, "code", "message", {"a": 1}, "id"), ConnectionFailed("cannot"), NoResponse("late")):
         copy = pickle.loads(pickle.dumps(error))
         assert type(copy) is type(error)
         assert isinstance(copy, ClientError)
@@ -429,7 +429,7 @@ async def test_a_refused_connection_is_the_same_for_the_async_client() -> None:
 
 def test_an_answer_that_does_not_come_is_not_waited_for(server: Server, fakes: Fakes) -> None:
     fakes.runner.delay_s = 5
-    with Client(server.url, timeout=0.1) as client, pytest.raises(NoAnswer, match="did not answer in time"):
+    with Client(server.url, timeout=0.1) as client, pytest.raises(NoResponse, match="did not answer in time"):
         client.predict("sum", {"a": 1, "b": 2})
 
 
@@ -438,7 +438,7 @@ def test_a_connection_that_breaks_is_told() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
         await send({"type": "http.response.body", "body": b"1", "more_body": True})
 
-    with Server(cut) as server, Client(server.url) as client, pytest.raises(NoAnswer, match="broke"):
+    with Server(cut) as server, Client(server.url) as client, pytest.raises(NoResponse, match="broke"):
         client.models()
 
 
@@ -477,7 +477,7 @@ def test_both_clients_have_the_same_methods() -> None:
 
 
 def test_the_client_needs_nothing_of_the_server() -> None:
-    script = "import sys, app.client; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    script = "import sys, ml_serve_client; print(sorted({name.partition('.')[0] for name in sys.modules}))"
     names = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     for name in ("numpy", "pandas", "fastapi", "ray", "mlflow", "feast"):
         assert f"'{name}'" not in names

@@ -1,10 +1,12 @@
-"""What a model answers: values as JSON has them, or arrays."""
+"""Predictions of a model: JSON values, or arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ml_serve_client._errors import missing_extra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answered: one prediction per row, or an object of columns where the model names several.
+    """Predictions as JSON values: a list with one per row, or an object of columns where the outputs have names.
 
-    `version` is the one that answered; `features` holds what was read from the feature store, by column.
+    `version` is the version that answered. `features` holds the columns that the gateway read from the feature store.
     """
 
     predictions: Any
@@ -29,10 +31,10 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorPrediction:
-    """What a model answered, as arrays by name; the first dimension is the rows.
+    """Predictions as arrays by output name; the first dimension is the rows.
 
-    Numbers and truth values have the model's own type. BYTES are an object array of `str`, or of `bytes` where one of
-    them is not UTF-8. `version` is the one that answered.
+    Numbers and truth values have the dtype of the model's output. A BYTES output is an object array of `str`, or of
+    `bytes` where an element is not UTF-8. `version` is the version that answered.
     """
 
     outputs: Mapping[str, Array]
@@ -48,21 +50,21 @@ class TensorPrediction:
         return next(iter(self.outputs.values()))
 
     def frame(self) -> pd.DataFrame:
-        """The outputs as columns of a pandas DataFrame, rows in the order that they were sent.
+        """Return the outputs as columns of a DataFrame, in the order of the rows that were sent.
 
-        The columns of an only output that is a matrix are numbered from 0. Other outputs of several dimensions have an
+        A single output that is a matrix becomes columns numbered from 0. Another output of several dimensions has an
         array in each cell.
-        """
-        import pandas as pd  # noqa: PLC0415 - the client works without pandas
 
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        try:
+            import pandas as pd  # noqa: PLC0415 - an extra
+        except ModuleNotFoundError as error:
+            raise missing_extra("pandas") from error
         if len(self.outputs) == 1 and self.array.ndim == 2 and self.array.shape[1] != 1:
             return pd.DataFrame(self.array)
         return pd.DataFrame({name: _column(array) for name, array in self.outputs.items()})
-
-
-def prediction(body: Mapping[str, Any], request_id: str | None) -> Prediction:
-    """Read the answer to ``:predict``."""
-    return Prediction(body["predictions"], body["model_name"], body["model_version"], body.get("features"), request_id)
 
 
 def _column(array: Array) -> Any:

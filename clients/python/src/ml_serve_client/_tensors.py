@@ -1,6 +1,6 @@
-"""Arrays and DataFrames as bodies of the Open Inference Protocol, and its answers as arrays.
+"""Arrays and DataFrames as requests of the Open Inference Protocol, and its responses as arrays. Needs numpy.
 
-Text in a BYTES tensor is UTF-8; a time is ISO 8601, and a list or an object is JSON, as the gateway reads them.
+The elements of a BYTES tensor are UTF-8 text; the gateway also reads times as ISO 8601 and lists and objects as JSON.
 """
 
 from __future__ import annotations
@@ -8,98 +8,84 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 
-from app.client.call import to_json
-from app.client.errors import api_error
-from app.client.predictions import TensorPrediction
-from app.errors import MalformedBody
-from app.oip.binary import decode, encode
-from app.oip.datatypes import DTYPES, datatype_of
+from ml_serve_client._codec import DTYPES, Array, datatype_of, decode, encode
+from ml_serve_client._errors import api_error
+from ml_serve_client._json import to_json
+from ml_serve_client._predictions import TensorPrediction
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike
 
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-
-INPUT = "input"
-"""What an array without a name is called. The gateway takes any name for an only tensor that has none."""
-_MISSING = ("NoneType", "NAType", "NaTType")  # the last two are pandas', which need not be installed
-_LENGTH = "inference-header-content-length"
+_UNNAMED = "input"
+"""Name of an array without one. The gateway accepts any name for the only tensor of a model that gives it none."""
+_MISSING = ("NoneType", "NAType", "NaTType")  # by name: the last two are of pandas, which need not be installed
+_HEADER_LENGTH = "inference-header-content-length"
 
 
-class Tensor(NamedTuple):
-    """One tensor to be sent: numbers, truth values, or an object array of text and bytes."""
-
-    name: str
-    datatype: str
-    array: Array
-
-
-def request(
+def write_request(
     data: pd.DataFrame | Array | Mapping[str, ArrayLike],
     outputs: Sequence[str] | None,
     params: Mapping[str, Any] | None,
     binary: bool,
 ) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of ``infer``.
+    """Write body and headers of an inference request.
 
     Raises:
-        ValueError: values that a tensor does not hold; where `binary` is False, infinities too.
-        TypeError: `data` is no array, DataFrame or mapping.
+        ValueError: no tensor holds a value; where `binary` is False, infinities too.
+        TypeError: `data` is not an array, a DataFrame or a mapping.
     """
-    tensors = [_tensor(str(name), np.asarray(values)) for name, values in _named(data)]
-    if not tensors:
-        raise ValueError("there is no column to send")
     body: dict[str, Any] = {"inputs": [], "parameters": {**(params or {}), "binary_data_output": binary}}
     if outputs is not None:
         body["outputs"] = [{"name": name} for name in outputs]
-    tail = []
-    for tensor in tensors:
-        described: dict[str, Any] = {"name": tensor.name, "shape": tensor.array.shape, "datatype": tensor.datatype}
+    chunks: list[bytes] = []
+    for name, values in _named(data):
+        datatype, array = _tensor(str(name), np.asarray(values))
+        tensor: dict[str, Any] = {"name": str(name), "shape": array.shape, "datatype": datatype}
         if binary:
-            tail.append(encode(tensor.array))
-            described["parameters"] = {"binary_data_size": len(tail[-1])}
+            chunks.append(encode(array))
+            tensor["parameters"] = {"binary_data_size": len(chunks[-1])}
         else:
-            described["data"] = _json_values(tensor.array)
-        body["inputs"].append(described)
+            tensor["data"] = _json_values(array)
+        body["inputs"].append(tensor)
+    if not body["inputs"]:
+        raise ValueError("there is no column to send")
     header = to_json(body)
     if not binary:
         return header, {"content-type": "application/json"}
-    return b"".join((header, *tail)), {
+    return b"".join((header, *chunks)), {
         "content-type": "application/octet-stream",
-        _LENGTH: str(len(header)),
-        # Compression takes longer than what it saves of numbers.
-        "accept-encoding": "identity",
+        _HEADER_LENGTH: str(len(header)),
+        "accept-encoding": "identity",  # to compress numbers takes longer than to send them
     }
 
 
-def prediction(response: httpx.Response) -> TensorPrediction:
-    """Read the answer of ``infer``.
+def read_response(response: httpx.Response) -> TensorPrediction:
+    """Read an inference response.
 
     Raises:
         ApiError: it is an error.
-        ValueError, KeyError, TypeError: it is not of the protocol.
+        ValueError, KeyError, TypeError: it does not follow the protocol.
     """
     if not response.is_success:
         raise api_error(response)
-    content = response.content
-    length = int(response.headers.get(_LENGTH, len(content)))
-    body = json.loads(content[:length])
+    content = memoryview(response.content)
+    position = int(response.headers.get(_HEADER_LENGTH, len(content)))
+    body = json.loads(bytes(content[:position]))
     outputs = {}
-    at = length
     for output in body["outputs"]:
+        datatype, shape = output["datatype"], output["shape"]
         size = (output.get("parameters") or {}).get("binary_data_size")
         if size is None:
-            array = np.array(output["data"], dtype=DTYPES[output["datatype"]]).reshape(output["shape"])
+            outputs[output["name"]] = np.array(output["data"], dtype=DTYPES[datatype]).reshape(shape)
         else:
-            array = _decoded(output, memoryview(content)[at : at + size])
-            at += size
-        outputs[output["name"]] = array
+            outputs[output["name"]] = decode(datatype, shape, content[position : position + size])
+            position += size
     return TensorPrediction(outputs, body["model_name"], body["model_version"], response.headers.get("x-request-id"))
 
 
@@ -110,7 +96,7 @@ def _named(data: Any) -> Iterable[tuple[Any, Any]]:
     if hasattr(data, "columns") and hasattr(data, "infer_objects"):
         return _columns(data)
     if hasattr(data, "__array__"):
-        return [(INPUT, data)]
+        return [(_UNNAMED, data)]
     raise TypeError(f"data is a {type(data).__name__}; give a DataFrame, an array, or a mapping of arrays by name")
 
 
@@ -118,24 +104,25 @@ def _columns(frame: pd.DataFrame) -> Iterator[tuple[Any, Any]]:
     if not frame.columns.is_unique:
         raise ValueError(f"the DataFrame has two columns called {frame.columns[frame.columns.duplicated()][0]!r}")
     for name, column in frame.items():
-        # Objects that are numbers, as those of columns that Python code built, are sent as numbers.
+        # A column of dtype object may hold numbers only; they are sent as numbers.
         yield name, column.infer_objects() if column.dtype == np.dtype(object) else column
 
 
-def _tensor(name: str, array: Array) -> Tensor:
+def _tensor(name: str, array: Array) -> tuple[str, Array]:
+    """Datatype and values to send: numbers, truth values, or an object array of text and bytes."""
     if not array.ndim:
         raise ValueError(f"{name!r} is a single value, not an array of rows")
     datatype = datatype_of(array.dtype)
     if datatype != "BYTES":
-        return Tensor(name, datatype, array)
+        return datatype, array
     if array.dtype.kind == "M":
         missing = np.isnat(array)
         if missing.any():
             raise _missing(name, int(np.argwhere(missing)[0][0]), "NaT")
-        return Tensor(name, datatype, np.datetime_as_string(array).astype(object))
+        return datatype, np.datetime_as_string(array).astype(object)
     if array.dtype.kind not in "OSTU":
         raise ValueError(f"{name!r} is of type {array.dtype}, which no tensor holds")
-    return Tensor(name, datatype, _elements(name, array))
+    return datatype, _elements(name, array)
 
 
 def _elements(name: str, array: Array) -> Array:
@@ -170,19 +157,3 @@ def _missing(name: str, row: int, value: Any) -> ValueError:
 def _json_values(array: Array) -> list[Any]:
     values: list[Any] = array.ravel().tolist()
     return [None if math.isnan(value) else value for value in values] if array.dtype.kind == "f" else values
-
-
-def _decoded(output: Mapping[str, Any], data: memoryview) -> Array:
-    try:
-        array = decode(output["name"], output["datatype"], output["shape"], data)
-    except MalformedBody as error:
-        raise ValueError(str(error)) from None
-    if not array.dtype.hasobject:
-        return array.copy()  # what lies in the body is read-only, and at any address
-    try:
-        for index, element in enumerate(texts := array.ravel().tolist()):
-            texts[index] = element.decode()
-    except UnicodeDecodeError:
-        return array
-    array.ravel()[:] = texts
-    return array
