@@ -27,7 +27,7 @@ takes ten times as long as to fill them; see `docs/adr/0014-memory-and-warnings.
 _TERMINATE_S = 5.0
 _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "1"}
 """A request whose gateway replica has died without a byte of an answer goes to another one, once: see
-`docs/operations.md`. Not where models live in the gateways: what has killed one would kill two."""
+`docs/operate/failures.md`. Not where models live in the gateways: what has killed one would kill two."""
 
 
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:

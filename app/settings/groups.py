@@ -17,7 +17,7 @@ class Scaling(_Group):
     """How many replicas a deployment has, how fast that changes, and what each of them reserves."""
 
     min_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Fewest replicas; unset: 1 on one machine, 2 on a cluster. Pools may have 0: see `docs/operations.md`."""
+    """Fewest replicas; unset: 1 on one machine, 2 on a cluster. Pools may have 0: see `docs/serve/placement.md`."""
 
     max_replicas: PositiveInt | None = None
     """Most replicas; unset: 2 on one machine, 10 on a cluster."""
