@@ -18,7 +18,7 @@ from app.serving.prediction.service import PredictionService
 from app.serving.references import ModelRef, make_ref, parse_ref
 
 
-class LegacyDialect:
+class ServeDialect:
     """Handler of ``POST /serve``."""
 
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:

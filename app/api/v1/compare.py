@@ -101,7 +101,7 @@ _PARAMETERS = (
 )
 
 
-class ComparingEndpoint:
+class ComparisonEndpoint:
     """The handler of comparisons."""
 
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:

@@ -24,9 +24,9 @@ async def test_compressed_bodies_are_read(connect: Connect, encoding: str, body:
 @pytest.mark.parametrize(
     ("headers", "body", "status", "words"),
     [
-        ({"content-encoding": "br"}, BODY, 415, "'br' is not read"),
+        ({"content-encoding": "br"}, BODY, 415, "use gzip, deflate or identity"),
         ({"content-encoding": "gzip"}, BODY, 400, "not valid gzip"),
-        ({"content-encoding": "gzip"}, gzip.compress(BODY, mtime=0)[:-20], 400, "cut short"),
+        ({"content-encoding": "gzip"}, gzip.compress(BODY, mtime=0)[:-20], 400, "incomplete"),
         ({"content-encoding": "gzip"}, gzip.compress(b"0" * 2_000_000), 413, "larger than"),
         ({}, b"0" * 2_000_000, 413, "larger than"),
         ({}, b"", 400, "empty"),
