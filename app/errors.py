@@ -77,7 +77,7 @@ class MalformedBody(InvalidRequest):
 
 
 class InvalidInput(InvalidRequest):
-    """The rows do not fit the model's signature; ``details`` has ``column``, ``row`` and ``expected`` where they are known."""
+    """The rows do not fit the model's signature; ``details`` has ``column``, ``row`` and ``expected`` if known."""
 
     code = "invalid_input"
 

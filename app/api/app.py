@@ -68,10 +68,10 @@ def create_app(
         DocsPages(),
     )
     routes = [route for dialect in dialects for route in dialect.routes()]
+    routes.sort(key=lambda route: route.path.endswith("}"))  # a parameter at the end matches any longer path
     watch = DisconnectWatch()
     endpoints = [Endpoint(route, limits, watch, exporter) for route in routes]
-    # A path that ends in a parameter matches any longer path, so it comes last.
-    app.router.routes += sorted(endpoints, key=lambda endpoint: endpoint.path.endswith("}"))
+    app.router.routes += endpoints
     app.add_api_route(
         "/metrics",
         handle_metrics,

@@ -24,10 +24,12 @@ class HotRoutes:
             path: str = scope["path"]
             endpoint = self._exact.get(path)
             if endpoint is not None:
-                return await endpoint(scope, receive, send)
+                await endpoint(scope, receive, send)
+                return
             for pattern, endpoint in self._patterns:
                 found = pattern.match(path)
                 if found is not None:
                     scope["path_params"] = found.groupdict()
-                    return await endpoint(scope, receive, send)
+                    await endpoint(scope, receive, send)
+                    return
         await self._app(scope, receive, send)

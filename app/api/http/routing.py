@@ -37,7 +37,9 @@ def parameter(place: str, name: str, description: str, **schema: Any) -> dict[st
 
 _REFERENCE = parameter("path", "ref", "`name`, `name@alias` or `name/versions/N`.")
 _HEADERS = (
-    parameter("header", "x-request-id", "Id of the request, echoed in the response; generated if absent.", maxLength=128),
+    parameter(
+        "header", "x-request-id", "Id of the request, echoed in the response; generated if absent.", maxLength=128
+    ),
     parameter(
         "header",
         "x-request-timeout-seconds",

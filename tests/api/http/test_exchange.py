@@ -37,7 +37,7 @@ async def test_compressed_bodies_are_read(connect: Connect, encoding: str, body:
         ({}, b"[" * 100_000 + b"]" * 100_000, 400, "JSON"),
     ],
 )
-async def test_a_body_that_cannot_be_read_is_refused(
+async def test_an_unreadable_body_is_refused(
     connect: Connect, headers: dict[str, str], body: bytes, status: int, words: str
 ) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
@@ -46,7 +46,7 @@ async def test_a_body_that_cannot_be_read_is_refused(
     assert words in answer.json()["error"]["message"]
 
 
-async def test_a_body_that_arrives_in_parts_is_bounded_too(connect: Connect) -> None:
+async def test_a_chunked_body_has_the_same_limit(connect: Connect) -> None:
     async def parts(count: int):  # type: ignore[no-untyped-def]
         for _ in range(count):
             yield b" " * 100_000
@@ -57,7 +57,7 @@ async def test_a_body_that_arrives_in_parts_is_bounded_too(connect: Connect) -> 
     assert (await client.post("/serve", content=parts(20))).status_code == 413
 
 
-async def test_large_answers_are_compressed_where_the_caller_wants_it(connect: Connect) -> None:
+async def test_large_responses_are_compressed_on_request(connect: Connect) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     rows = [{"oil": 1 / (n + 3), "gas": 1} for n in range(500)]
     rows += [{"oil": 1 / (n + 1), "gas": 0} for n in range(500)]
@@ -71,7 +71,7 @@ async def test_large_answers_are_compressed_where_the_caller_wants_it(connect: C
 
 
 @pytest.mark.parametrize("given", [b"", b"x" * 200, b"sp\xe4\xdf", b"a\tb"])
-async def test_a_request_id_that_is_not_fit_for_a_log_is_replaced(connect: Connect, given: bytes) -> None:
+async def test_an_invalid_request_id_is_replaced(connect: Connect, given: bytes) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     answer = await client.post("/serve", content=BODY, headers=[(b"x-request-id", given)])
     assert answer.headers["x-request-id"].encode("latin-1") not in (given, b"")
@@ -100,9 +100,7 @@ def test_a_flat_body_with_many_brackets_is_not_deep() -> None:
         ("", None),
     ],
 )
-async def test_large_answers_are_encoded_as_the_caller_accepts(
-    connect: Connect, accepted: str, encoding: str | None
-) -> None:
+async def test_large_responses_use_the_accepted_encoding(connect: Connect, accepted: str, encoding: str | None) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     body = {"model_name": "prices", "data": [{"oil": row + 0.123456789012345, "gas": 0} for row in range(1000)]}
     answer = await client.post("/serve", json=body, headers={"accept-encoding": accepted})
