@@ -94,10 +94,9 @@ class _RouterErrors:
         assert isinstance(error, HTTPException)
         fault = _fault(request, error)
         exchange = Exchange(request.scope, request.receive, self._limits)
-        headers = dict(error.headers or {})
+        status, headers = (404, {}) if isinstance(fault, NotFound) else (error.status_code, dict(error.headers or {}))
         if self._limits.echo_request_id:
             headers["x-request-id"] = exchange.request_id
-        status = 404 if isinstance(fault, NotFound) else error.status_code
         return Response(encoder_of(request.url.path)(fault, exchange).body, status, headers, JSON)
 
 
@@ -106,7 +105,8 @@ def _fault(request: Request, error: HTTPException) -> ServingError:
     if error.status_code == 404:
         return NotFound(f"no such endpoint: {path[:120]}; see /docs")
     if error.status_code == 405 and request.method == "POST" and path.startswith("/v1/models/"):
-        return NotFound(f"no such endpoint: {path[:120]}; a POST to a model ends in ':predict', ':load' or ':unload'")
+        verbs = "':predict', ':load', ':unload', ':promote' or ':rollback'"
+        return NotFound(f"no such endpoint: {path[:120]}; a POST to a model ends in {verbs}")
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return InvalidRequest(f"method {request.method} is not allowed for {path[:120]}; allowed: {allowed}")

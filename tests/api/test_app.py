@@ -61,6 +61,13 @@ async def test_an_unknown_path_is_an_error_in_the_path_dialect(connect: Connect)
     assert "allowed: POST" in wrong.json()["error"]["message"]
 
 
+async def test_a_post_to_a_model_without_a_verb_is_a_404(connect: Connect) -> None:
+    answer = await connect(make_fakes({})).post("/v1/models/prices", json={})
+    assert answer.status_code == 404
+    assert "allow" not in answer.headers
+    assert answer.json()["error"].startswith("no such endpoint: /v1/models/prices; a POST to a model ends in ':predict'")
+
+
 @pytest.mark.parametrize("echoes", [True, False])
 async def test_the_request_id_is_echoed_exactly_once(connect: Connect, echoes: bool) -> None:
     limits = replace(HTTP_LIMITS, echo_request_id=echoes)

@@ -1,4 +1,4 @@
-"""Wrong requests in every dialect: each is told in its dialect's shape what is wrong, and touches no other request.
+"""Wrong requests in every dialect: each gets an error in its dialect's shape and affects no other request.
 
 A case is one row of a table: `Wrong`. All of a dialect's cases are sent to the models of `gateway`, one by one and at
 once beside good requests.

@@ -37,13 +37,11 @@ def parameter(place: str, name: str, description: str, **schema: Any) -> dict[st
 
 _REFERENCE = parameter("path", "ref", "`name`, `name@alias` or `name/versions/N`.")
 _HEADERS = (
-    parameter(
-        "header", "x-request-id", "Id of the request, echoed in the response; generated if absent.", maxLength=128
-    ),
+    parameter("header", "x-request-id", "Id of the request. Default: a generated one.", maxLength=128),
     parameter(
         "header",
         "x-request-timeout-seconds",
-        "Seconds until the caller stops waiting: after that the gateway answers 504.",
+        "Seconds until the gateway answers 504. Default: the gateway's own deadline for predictions.",
         type="number",
         exclusiveMinimum=0,
     ),
