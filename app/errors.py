@@ -2,36 +2,35 @@
 
 ::
 
-    ServingError
-    ├── InvalidRequest           the caller's body or parameters are wrong
-    │   ├── MalformedBody        not JSON, or not of the documented form
-    │   ├── InvalidInput         the rows do not fit the model's signature
-    │   └── InvalidReference     not a `name`, `name@alias` or `name/versions/N`
-    ├── Unsupported              a feature of a protocol that is not offered here
-    ├── TooLarge                 a body, or a number of rows, over its limit
-    ├── UnsupportedMediaType     a content type or encoding that is not read here
-    ├── NotFound
-    │   ├── ModelNotFound        no such registered model, alias or version
-    │   ├── FeatureSourceNotFound  no such feature view or feature service
-    │   └── EntityNotFound       the feature store has no values for this entity
-    ├── Conflict                 what is asked for contradicts the state of things
-    │   └── RegistryReadOnly     the model registry cannot be written to
-    ├── Overloaded               more is queued than the limits allow
-    ├── Unavailable
-    │   ├── ModelUnavailable     the version could not be loaded, or is not served
-    │   ├── RegistryUnavailable  the model registry does not answer
+    ServingError                     a failure that the product knows
+    ├── InvalidRequest               the body or the parameters are wrong
+    │   ├── MalformedBody            the body is not JSON or not of the documented form
+    │   ├── InvalidInput             the rows do not fit the model's signature
+    │   └── InvalidReference         the text is not a model reference
+    ├── Unsupported                  the gateway does not offer this feature of the protocol
+    ├── TooLarge                     the body, the rows or the columns exceed a limit
+    ├── UnsupportedMediaType         the endpoint does not read this content type or encoding
+    ├── NotFound                     a resource that the request names does not exist
+    │   ├── ModelNotFound            the registered model, alias or version does not exist
+    │   ├── FeatureSourceNotFound    the feature view or feature service does not exist
+    │   └── EntityNotFound           the feature store has no values for an entity
+    ├── Conflict                     the current state does not allow the operation
+    │   └── RegistryReadOnly         the gateway cannot write to the model registry
+    ├── Overloaded                   the queue is full
+    ├── Unavailable                  a component that the request needs does not answer
+    │   ├── ModelUnavailable         the version cannot be loaded
+    │   ├── RegistryUnavailable      the model registry does not answer
     │   ├── FeatureStoreUnavailable  the feature store does not answer
-    │   └── PoolUnavailable      no replica of the model's pool answers
-    │       └── ReplicaDied      the replica died while it computed this batch
-    ├── DeadlineExceeded         the caller's time is up
-    ├── CallerGone               the connection ended before the answer
-    ├── ModelFailed              the model raised while predicting
-    │   └── WrongRowCount        the model answered with another number of rows
-    └── StartupError             the platform cannot start; the message is for the operator
+    │   └── PoolUnavailable          no replica of the model's pool answers
+    │       └── ReplicaDied          the replica died while it predicted the batch
+    ├── DeadlineExceeded             the deadline has passed
+    ├── CallerGone                   the caller disconnected before the answer
+    ├── ModelFailed                  the model raised an exception
+    │   └── WrongRowCount            the model returned another number of rows
+    └── StartupError                 the platform cannot start
 
-There is no HTTP here: each dialect maps these classes to its own statuses and bodies in `app.api.http.errors`.
-Messages are written for callers: they never hold a path, a secret, SQL or a traceback. The cause, where there is one,
-goes to the log.
+There is no HTTP here: `app.api.http.errors` maps these classes to the statuses and bodies of each dialect. A message is
+written for the caller and never holds a path, a secret, SQL or a traceback. The log has the cause.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ from typing import Any, ClassVar
 
 
 class ServingError(Exception):
-    """Base of the tree. ``args`` is ``(message, details)``, so that every instance survives pickling.
+    """A failure that the product knows. ``args`` is ``(message, details)``, so every instance survives pickling.
 
     Args:
-        message: one sentence for the caller: what is wrong and what to do about it.
-        details: what a program would want to read from the same fact; JSON values only.
+        message: what is wrong, where, and what to do about it, in one sentence for the caller.
+        details: the same facts for programs; JSON values only.
     """
 
     code: ClassVar[str] = "internal"
@@ -66,97 +65,97 @@ class ServingError(Exception):
 
 
 class InvalidRequest(ServingError):
-    """The request cannot be answered as written."""
+    """The body or the parameters of the request are wrong."""
 
     code = "invalid_request"
 
 
 class MalformedBody(InvalidRequest):
-    """The body is not JSON, or not of the documented form."""
+    """The body is not JSON or not of the documented form."""
 
     code = "malformed_body"
 
 
 class InvalidInput(InvalidRequest):
-    """The rows do not fit the model's signature. ``details`` names ``column``, ``row`` and ``expected`` where known."""
+    """The rows do not fit the model's signature; ``details`` has ``column``, ``row`` and ``expected`` if known."""
 
     code = "invalid_input"
 
 
 class InvalidReference(InvalidRequest):
-    """A model reference that is neither ``name``, ``name@alias`` nor ``name/versions/N``."""
+    """The text is not a model reference: ``name``, ``name@alias`` or ``name/versions/N``."""
 
     code = "invalid_reference"
 
 
 class Unsupported(ServingError):
-    """The request uses a feature of its protocol that is not offered here."""
+    """The gateway does not offer this feature of the protocol."""
 
     code = "unsupported"
 
 
 class TooLarge(ServingError):
-    """The body, or the number of rows or columns, is over its limit."""
+    """The body, the number of rows or the number of columns exceeds its limit."""
 
     code = "too_large"
 
 
 class UnsupportedMediaType(ServingError):
-    """The content type or content encoding is not read by this endpoint."""
+    """The endpoint does not read this content type or content encoding."""
 
     code = "unsupported_media_type"
 
 
 class NotFound(ServingError):
-    """Something that the request names does not exist."""
+    """A resource that the request names does not exist."""
 
     code = "not_found"
 
 
 class ModelNotFound(NotFound):
-    """No such registered model, alias or version."""
+    """The registered model, alias or version does not exist."""
 
     code = "model_not_found"
 
 
 class FeatureSourceNotFound(NotFound):
-    """No such feature view or feature service."""
+    """The feature view or feature service does not exist."""
 
     code = "feature_source_not_found"
 
 
 class EntityNotFound(NotFound):
-    """The feature store holds no values for an entity of the request."""
+    """The feature store has no values for an entity of the request."""
 
     code = "entity_not_found"
 
 
 class Conflict(ServingError):
-    """What is asked for contradicts the state of things; the message says what would resolve it."""
+    """The current state does not allow the operation; the message says what resolves the conflict."""
 
     code = "conflict"
 
 
 class RegistryReadOnly(Conflict):
-    """The model registry cannot be written to, by its own doing or by setting."""
+    """The gateway cannot write to the model registry, because of a setting or because the registry refuses."""
 
     code = "registry_read_only"
 
 
 class Overloaded(ServingError):
-    """More is queued than the limits allow; ``details["retry_after_s"]`` says when to try again."""
+    """The queue is full; ``details["retry_after_s"]`` is the number of seconds to wait before a retry."""
 
     code = "overloaded"
 
 
 class Unavailable(ServingError):
-    """A part that this request needs does not answer now."""
+    """A component that the request needs does not answer now."""
 
     code = "unavailable"
 
 
 class ModelUnavailable(Unavailable):
-    """The version could not be loaded, or its pool is not configured."""
+    """The version cannot be loaded, or its pool is not configured."""
 
     code = "model_unavailable"
 
@@ -180,36 +179,36 @@ class PoolUnavailable(Unavailable):
 
 
 class ReplicaDied(PoolUnavailable):
-    """The pool's replica died with this batch, twice. One of its requests may be what kills it."""
+    """The pool's replica died twice while it predicted this batch, perhaps because of one of its requests."""
 
     code = "replica_died"
 
 
 class DeadlineExceeded(ServingError):
-    """The time that the caller allowed is over."""
+    """The deadline of the request has passed."""
 
     code = "deadline_exceeded"
 
 
 class CallerGone(ServingError):
-    """The caller has left; nobody reads this."""
+    """The caller disconnected, so nobody reads the answer."""
 
     code = "caller_gone"
 
 
 class ModelFailed(ServingError):
-    """The model raised while predicting. The message is safe to show; the cause is in the log."""
+    """The model raised an exception; the message is safe to show, and the log has the cause."""
 
     code = "model_failed"
 
 
 class WrongRowCount(ModelFailed):
-    """The model answered with a number of rows other than it was given."""
+    """The model returned another number of rows than it was given."""
 
     code = "wrong_row_count"
 
 
 class StartupError(ServingError):
-    """The platform cannot start as configured. The message is for the operator."""
+    """The platform cannot start as configured; the message is for the operator."""
 
     code = "startup"

@@ -22,7 +22,7 @@ import numpy as np
 
 from app.api.app import create_app
 from app.api.http.exchange import HttpLimits
-from app.api.http.hot_routes import Front
+from app.api.http.hot_routes import HotRoutes
 from app.errors import (
     Conflict,
     FeatureSourceNotFound,
@@ -410,7 +410,7 @@ class Fakes:
     default_model: ModelRef | None = None
 
     @cached_property
-    def app(self) -> Front:
+    def app(self) -> HotRoutes:
         """The ASGI application."""
         return create_app(self.service, self.manager, self.http_limits, default_model=self.default_model)
 

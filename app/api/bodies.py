@@ -1,4 +1,4 @@
-"""Request and answer bodies of our own dialects, as pydantic models: what is documented is what is checked."""
+"""Request and response bodies of ``/serve`` and ``/v1`` as Pydantic models, which validate and document them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
-    """A request body; an unknown key is an error."""
+    """A request body that rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
     @classmethod
     def read(cls: type[B], value: Any) -> B:
-        """Check parsed JSON.
+        """Validate parsed JSON.
 
         Raises:
-            MalformedBody: names every key that is wrong and what is expected.
+            MalformedBody: names every wrong key and what it must be.
         """
         try:
             return cls.model_validate(value)
@@ -39,7 +39,7 @@ class Body(BaseModel):
 
 def _plain(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
-        return "is not a key of this body"
+        return "is not a key of this body; remove it"
     if fault["type"] == "missing":
         return "is missing"
     return str(fault["msg"]).removeprefix("Value error, ").replace("Input should be", "must be")
@@ -52,43 +52,43 @@ class ServeRequest(Body):
     """Registered model, optionally as `name@alias` or `name/versions/N`."""
 
     action: Literal["predict", "load", "unload", "status"] = "predict"
-    """What to do; predicting is the default."""
+    """What to do with the model."""
 
     data: dict[str, Any] | list[Any] | None = Field(
         None, examples=[{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}]
     )
-    """One row as an object of columns, or a list of rows. With `use_feature_store`: columns instead of the store's."""
+    """One row as an object of columns, or a list of rows. With `use_feature_store`: columns to override the store's."""
 
     params: dict[str, Any] | None = None
-    """Inference parameters, where the model's signature has them."""
+    """Inference parameters of the model's signature."""
 
     model_version: str | int | None = None
-    """Version to use or load; unset: what the bare name means."""
+    """Version to use or load. Default: the version that the bare name means."""
 
     alias: str | None = None
-    """Alias to use, instead of a version."""
+    """Alias to use instead of a version."""
 
     use_feature_store: StrictBool = False
     """Read the columns from the feature store."""
 
     entity_id: str | int | list[str | int] | None = None
-    """Value, or values, of the feature view's one join key."""
+    """Value or values of the feature view's join key, if it has only one."""
 
     entities: list[dict[str, Any]] | None = None
-    """Instead of `entity_id`: one object of join keys per row."""
+    """One object of join keys per row, instead of `entity_id`."""
 
     feature_view: str | None = None
     """Feature view to read."""
 
     feature_service: str | None = None
-    """Feature service to read, instead of a view."""
+    """Feature service to read instead of a view."""
 
     promote: StrictBool = False
-    """With `load`: also move the default alias to this version."""
+    """With `load`: move the default alias to this version too."""
 
 
 class ServeResponse(BaseModel):
-    """The answer of ``POST /serve`` to a prediction."""
+    """The response of ``POST /serve`` to a prediction."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -100,7 +100,7 @@ class ServeResponse(BaseModel):
 
 
 class ManageResponse(BaseModel):
-    """The answer of ``POST /serve`` to a load, an unload or a question for the status."""
+    """The response of ``POST /serve`` to a load, an unload or a status request."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -108,19 +108,19 @@ class ManageResponse(BaseModel):
     action: Literal["load", "unload", "status"]
     model_name: str
     model_version: str | None = None
-    """Version that was loaded or unloaded."""
+    """Loaded or unloaded version."""
     default_version: str | None = None
-    """With `load`: what the bare name means now."""
+    """With `load`: version that the bare name means now."""
     model: dict[str, Any] | None = None
     """With `status`: the model as ``GET /v1/models`` shows it."""
     request_id: str
 
 
 class ServeError(BaseModel):
-    """The answer of ``POST /serve`` when something is wrong."""
+    """The error response of ``POST /serve``."""
 
     class Fault(BaseModel):
-        """What is wrong."""
+        """Code, message and details of the error."""
 
         code: str
         message: str
@@ -137,29 +137,29 @@ class PredictRequest(Body):
     instances: list[Any] | None = Field(
         None, examples=[[{"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}]]
     )
-    """Rows: objects of columns, or nested lists for a tensor."""
+    """Rows: objects of columns, or nested lists of a tensor."""
 
     inputs: dict[str, Any] | list[Any] | None = None
-    """The same column-wise: an object of lists, or one tensor."""
+    """The rows by column: an object of lists, or one tensor."""
 
     parameters: dict[str, Any] | None = None
-    """Inference parameters, where the model's signature has them."""
+    """Inference parameters of the model's signature."""
 
     entities: list[dict[str, Any]] | None = None
-    """Entities whose features are read from the feature store: one object of join keys per row."""
+    """Entities whose features the gateway reads from the feature store: one object of join keys per row."""
 
     feature_service: str | None = None
-    """Feature service to read the entities' features from."""
+    """Feature service to read."""
 
     feature_view: str | None = None
-    """Feature view to read them from, instead of a service."""
+    """Feature view to read instead of a service."""
 
     overrides: dict[str, Any] | None = None
-    """Columns that replace or add to what the store has."""
+    """Columns that override or complete the store's."""
 
 
 class PredictResponse(BaseModel):
-    """The answer of ``POST /v1/models/{ref}:predict``."""
+    """The response of ``POST /v1/models/{ref}:predict``."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -170,7 +170,7 @@ class PredictResponse(BaseModel):
 
 
 class SchemaResponse(BaseModel):
-    """The answer of ``GET /v1/models/{ref}/schema``: JSON Schema of what a version takes and answers."""
+    """The response of ``GET /v1/models/{ref}/schema``: JSON Schemas of a version's requests and responses."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -181,17 +181,17 @@ class SchemaResponse(BaseModel):
 
 
 class FeatureSourceResponse(BaseModel):
-    """The answer of ``GET /v1/features/{name}``."""
+    """The response of ``GET /v1/features/{name}``."""
 
     name: str
     kind: Literal["feature_service", "feature_view"]
     join_keys: list[str]
-    """Keys that each entity must have."""
+    """Join keys that each entity must have."""
     features: list[str]
 
 
 class V1Error(BaseModel):
-    """KServe's error, with a code, details and the request id beside it."""
+    """KServe's error with a code, details and the request id beside it."""
 
     error: str
     code: str

@@ -51,7 +51,7 @@ async def test_probes(connect: Connect) -> None:
     assert {"gateway", "pools", "registry", "feature_store"} <= health.json()["parts"].keys()
 
 
-async def test_what_is_not_there_is_told_in_the_dialect_of_the_path(connect: Connect) -> None:
+async def test_an_unknown_path_is_an_error_in_the_path_dialect(connect: Connect) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     assert (await client.get("/nothing")).json()["error"]["code"] == "not_found"
     assert isinstance((await client.get("/v1/nothing")).json()["error"], str)
@@ -61,8 +61,15 @@ async def test_what_is_not_there_is_told_in_the_dialect_of_the_path(connect: Con
     assert "allowed: POST" in wrong.json()["error"]["message"]
 
 
+async def test_a_post_to_a_model_without_a_verb_is_a_404(connect: Connect) -> None:
+    answer = await connect(make_fakes({})).post("/v1/models/prices", json={})
+    assert answer.status_code == 404
+    assert "allow" not in answer.headers
+    assert answer.json()["error"].startswith("no such endpoint: /v1/models/prices; a POST to a model ends in ':predict'")
+
+
 @pytest.mark.parametrize("echoes", [True, False])
-async def test_the_request_id_is_echoed_once_where_the_server_in_front_does_not(connect: Connect, echoes: bool) -> None:
+async def test_the_request_id_is_echoed_exactly_once(connect: Connect, echoes: bool) -> None:
     limits = replace(HTTP_LIMITS, echo_request_id=echoes)
     client = connect(make_fakes({"prices": total("oil", "gas")}, http_limits=limits))
     for path in ("/serve", "/nothing", "/v1/models/x:predict"):
@@ -71,7 +78,7 @@ async def test_the_request_id_is_echoed_once_where_the_server_in_front_does_not(
         assert answer.headers.get_list("x-request-id") == (["mine"] if echoes else [])
 
 
-async def test_the_schema_holds_every_endpoint(connect: Connect) -> None:
+async def test_the_schema_has_every_endpoint(connect: Connect) -> None:
     schema = (await connect(make_fakes({})).get("/openapi.json")).json()
     assert schema["openapi"].startswith("3.1")
     assert {"/serve", "/v1/models/{ref}:predict", "/v1/models", "/health", "/livez", "/readyz", "/metrics"} <= set(
@@ -83,7 +90,7 @@ async def test_the_schema_holds_every_endpoint(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize("path", ["/serve", "/v1/models/{ref}:predict"])
-async def test_the_schema_says_what_a_prediction_takes_and_how_it_may_fail(connect: Connect, path: str) -> None:
+async def test_the_schema_documents_parameters_and_error_statuses(connect: Connect, path: str) -> None:
     operation = (await connect(make_fakes({})).get("/openapi.json")).json()["paths"][path]["post"]
     assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
     headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
@@ -98,7 +105,7 @@ async def test_summaries_are_plain_sentences(connect: Connect) -> None:
     assert paths["/v1/models/{ref}:predict"]["post"]["summary"] == "Predict rows, or entities of the feature store."
 
 
-async def test_metrics_count_by_route_template_and_never_by_raw_path(connect: Connect) -> None:
+async def test_metrics_have_the_route_template_not_the_raw_path(connect: Connect) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     await client.post("/v1/models/prices:predict", json={"instances": [{"oil": 1, "gas": 1}]})
     await client.post("/v1/models/other:predict", json={"instances": [1]})

@@ -1,4 +1,4 @@
-"""Every dialect names the version that answered, and keeps a session with one of several."""
+"""Every dialect names the version that answered and keeps a session on one version."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ async def test_http_answers_name_the_version_and_sessions_stay(connect: Connect,
         ("/serve", {"model_name": "m", "model_version": 2, "data": {"a": 1.0}}),
     ],
 )
-async def test_what_names_a_version_is_never_divided(connect: Connect, fakes: Fakes, url: str, body: Any) -> None:
+async def test_a_request_for_a_version_is_never_split(connect: Connect, fakes: Fakes, url: str, body: Any) -> None:
     client = connect(fakes)
     answers = [await client.post(url, json=body, headers={"x-session-id": session}) for session in SESSIONS]
     assert {answer.headers["x-model-version"] for answer in answers} == {"2"}
 
 
-async def test_what_is_no_prediction_means_the_default(connect: Connect, fakes: Fakes) -> None:
+async def test_other_requests_use_the_default_version(connect: Connect, fakes: Fakes) -> None:
     fakes.directory.traffics["m"] = Traffic((Variant("challenger", "2", 100.0),))
     client = connect(fakes)
     assert (await client.get("/v1/models/m/schema")).headers["x-model-version"] == "1"

@@ -1,4 +1,4 @@
-"""Wrong requests in every dialect: each is told in its dialect's shape what is wrong, and touches no other request.
+"""Wrong requests in every dialect: each gets an error in its dialect's shape and affects no other request.
 
 A case is one row of a table: `Wrong`. All of a dialect's cases are sent to the models of `gateway`, one by one and at
 once beside good requests.
@@ -129,11 +129,11 @@ OIP = [
     text("too large", b" " * 1_000_001, "larger than", "1000000", status=413),
     # compression
     packed("gzip that is none", "gzip", BODY, "not valid gzip"),
-    packed("gzip that is cut", "gzip", gzip.compress(BODY)[:-9], "gzip body is cut short"),
+    packed("gzip that is cut", "gzip", gzip.compress(BODY)[:-9], "gzip body is incomplete"),
     packed("gzip that is too large", "gzip", gzip.compress(b" " * 1_000_001), "larger than", status=413),
     packed("gzip in two members", "gzip", gzip.compress(BODY) + gzip.compress(b" "), "bytes follow the gzip body"),
     packed("deflate that is none", "deflate", BODY, "not valid deflate"),
-    packed("deflate that is cut", "deflate", zlib.compress(BODY)[:-5], "deflate body is cut short"),
+    packed("deflate that is cut", "deflate", zlib.compress(BODY)[:-5], "deflate body is incomplete"),
     packed("deflate that is gzip", "deflate", gzip.compress(BODY), "not valid deflate"),
     packed("unknown content-encoding", "br", BODY, "content-encoding 'br'", status=415),
     # the header
@@ -338,7 +338,7 @@ def rows(wrap: Callable[[list[Any]], Any], path: str, *, unknown: Callable[[str]
         ("NaN in JSON", good.replace(b"1.0", b"NaN"), ("not valid JSON",), 400, {}),
         ("deep JSON", good.replace(b"1.0", b"[" * 20 + b"]" * 20), ("deeper than 16",), 400, {}),
         ("too large", b" " * 1_000_001, ("larger than",), 413, {}),
-        ("gzip that is cut", gzip.compress(good)[:-9], ("cut short",), 400, {"content-encoding": "gzip"}),
+        ("gzip that is cut", gzip.compress(good)[:-9], ("incomplete",), 400, {"content-encoding": "gzip"}),
         ("unknown content-encoding", good, ("'br'",), 415, {"content-encoding": "br"}),
         (
             "a deadline that is no number",

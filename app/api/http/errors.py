@@ -1,4 +1,4 @@
-"""From an error to a reply: one table of statuses, one encoder per dialect."""
+"""Turn an error into a reply: one table of statuses, one encoder per dialect."""
 
 from __future__ import annotations
 
@@ -27,22 +27,30 @@ STATUSES: dict[type[ServingError], int] = {
     errors.StartupError: 500,
     errors.ServingError: 500,
 }
-"""Status of each class and of those below it that are not named themselves."""
+"""Status of each class and of its subclasses without a status of their own."""
 
 
 def status_of(error: ServingError) -> int:
-    """The status of the nearest class in `STATUSES`."""
+    """Return the status of the nearest base class in `STATUSES`."""
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
 def known(error: Exception, request_id: str) -> ServingError:
-    """The error itself, or for one that nobody foresaw a safe stand-in; the log gets its cause."""
+    """Return the error itself, or for an unexpected one a safe substitute. The cause goes to the log."""
     if isinstance(error, ServingError):
         if status_of(error) == 500:
-            log.error("request %s: %s: %s %s", request_id, error.code, error.message, error.details)
+            log.error(
+                "request failed: %s request_id=%s code=%s details=%s",
+                error.message,
+                request_id,
+                error.code,
+                error.details,
+            )
         return error
-    log.error("request %s failed", request_id, exc_info=error)
-    return ServingError("the gateway failed to answer; the log has the cause under the request id")
+    log.error(
+        "request failed with an unexpected error, answering status 500: request_id=%s", request_id, exc_info=error
+    )
+    return ServingError("the gateway failed unexpectedly; its log has the cause under the request id")
 
 
 def _headers(error: ServingError) -> tuple[tuple[bytes, bytes], ...]:
@@ -50,8 +58,8 @@ def _headers(error: ServingError) -> tuple[tuple[bytes, bytes], ...]:
     return ((b"retry-after", str(seconds).encode()),) if seconds is not None else ()
 
 
-def legacy_error(error: Exception, exchange: Exchange) -> Reply:
-    """``{"status": "error", "error": {"code", "message", "details"?}, "request_id"}``."""
+def serve_error(error: Exception, exchange: Exchange) -> Reply:
+    """Encode as ``{"status": "error", "error": {"code", "message", "details"?}, "request_id"}``."""
     fault = known(error, exchange.request_id)
     described: dict[str, Any] = {"code": fault.code, "message": fault.message}
     if fault.details:
@@ -61,7 +69,7 @@ def legacy_error(error: Exception, exchange: Exchange) -> Reply:
 
 
 def v1_error(error: Exception, exchange: Exchange) -> Reply:
-    """KServe's ``{"error": "..."}``, with the code, details and request id beside it."""
+    """Encode as KServe's ``{"error": "..."}``, with the code, details and request id beside it."""
     fault = known(error, exchange.request_id)
     body = {"error": fault.message, "code": fault.code, "details": fault.details, "request_id": exchange.request_id}
     return Reply(dump(body), status_of(fault), _headers(fault))
@@ -81,26 +89,26 @@ MLFLOW_CODES: dict[type[ServingError], str] = {
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
     errors.ServingError: "INTERNAL_ERROR",
 }
-"""MLflow's error code of each class and of those below it that are not named themselves."""
+"""MLflow's error code of each class and of its subclasses without a code of their own."""
 
 
 def mlflow_error(error: Exception, exchange: Exchange) -> Reply:
-    """MLflow's ``{"error_code", "message"}``, with details and the request id beside it."""
+    """Encode as MLflow's ``{"error_code", "message"}``, with details and the request id beside it."""
     fault = known(error, exchange.request_id)
     code = next(MLFLOW_CODES[kind] for kind in type(fault).__mro__ if kind in MLFLOW_CODES)
-    if isinstance(fault, errors.InvalidInput) and _is_of_value(fault.details):
+    if isinstance(fault, errors.InvalidInput) and _is_value_error(fault.details):
         code = "BAD_REQUEST"
     body = {"error_code": code, "message": fault.message, "details": fault.details, "request_id": exchange.request_id}
     return Reply(dump(body), status_of(fault), _headers(fault))
 
 
-def _is_of_value(details: Mapping[str, Any]) -> bool:
-    """Whether one value is wrong, which MLflow finds in the body, or names or shapes are, which its model finds."""
+def _is_value_error(details: Mapping[str, Any]) -> bool:
+    """Tell a wrong value, which MLflow finds in the body, from a wrong name or shape, which its model finds."""
     return "row" in details and "missing" not in details and details.get("expected") != "object"
 
 
 def encoder_of(path: str) -> ErrorEncoder:
-    """The dialect that a path without a route would belong to."""
+    """Return the encoder of the dialect that owns a path, for paths without a route."""
     if path.startswith(("/invocations", "/models/", "/ping", "/version")):
         return mlflow_error
-    return v1_error if path.startswith(("/v1", "/v2")) else legacy_error
+    return v1_error if path.startswith(("/v1", "/v2")) else serve_error

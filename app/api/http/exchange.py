@@ -1,42 +1,28 @@
-"""One HTTP request on a hot route: plain ASGI, read once, answered once.
+"""One HTTP request and its reply: the request is read once and answered once.
 
-On a prototype FastAPI's own machinery cost a quarter to a third of a gateway's CPU under load, so the endpoints that
-predict are handlers of an `Exchange`, put in front of its router by `app.api.app`. FastAPI has the same handlers as
-routes for the documented schema.
+Handlers take an `Exchange` and return a `Reply`. Starlette's `Request` and `Response` cost a tenth to a third of the
+CPU of a whole request more; `docs/adr/0018-starlette-on-the-hot-path.md` has the figures.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gzip
 import uuid
-import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import orjson
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from app.api.http.compression import accepted_encoding, body_too_large, compress, decompress
 from app.api.http.serve_middleware import TIMEOUT_HEADER, TIMEOUT_KEY
-from app.errors import (
-    CallerGone,
-    DeadlineExceeded,
-    InvalidRequest,
-    MalformedBody,
-    ServingError,
-    TooLarge,
-    UnsupportedMediaType,
-)
+from app.errors import CallerGone, DeadlineExceeded, InvalidRequest, MalformedBody
 from app.serving.json_depth import is_deeper, may_be_deeper
 
 T = TypeVar("T")
 
 SESSION_HEADER = b"x-session-id"
-_LEVEL = 1
-_THREAD_BYTES = 256 * 1024
-"""Bodies of this size are compressed and decompressed in a thread: others shall not wait for it."""
 _MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
@@ -45,10 +31,10 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Bounds that are checked while a request is read; `gzip_bytes` is the smallest answer that is compressed.
+    """Limits of one request: bytes of the body, nesting of its JSON, and seconds until the default deadline.
 
-    `echo_request_id` says whether replies carry `x-request-id`: not where the server in front adds it to every answer
-    itself, as Ray Serve's does.
+    Responses of `gzip_bytes` or more are compressed. `echo_request_id` adds `x-request-id` to every response; turn it
+    off behind a server that adds the header itself, as Ray Serve does.
     """
 
     body_bytes: int
@@ -59,7 +45,7 @@ class HttpLimits:
 
 
 class Reply(NamedTuple):
-    """What goes back: a body, JSON where nothing else is said, and headers beside the ones that every reply has."""
+    """A response: its body and the headers beside those that every response has."""
 
     body: bytes
     status: int = 200
@@ -68,51 +54,52 @@ class Reply(NamedTuple):
 
 
 class Exchange:
-    """A request being answered.
+    """A request in progress.
 
-    `received` is event loop time, `has_body` tells that the body has been read, `is_abandoned` that the caller has
-    gone.
+    `received` is event loop time in seconds; `headers` has the last value of each name; `body_read` and `disconnected`
+    say that the whole body has arrived and that the caller has gone.
     """
 
-    __slots__ = ("_limits", "_receive", "_request_id", "has_body", "headers", "is_abandoned", "received", "scope")
+    __slots__ = ("_limits", "_receive", "_request_id", "body_read", "disconnected", "headers", "received", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.received = asyncio.get_running_loop().time()
+        self.body_read = scope["method"] in _WITHOUT_BODY
+        self.disconnected = False
         self._receive = receive
         self._limits = limits
-        self._request_id: bytes | None = None
-        self.has_body = scope["method"] in _WITHOUT_BODY
-        self.is_abandoned = False
+        self._request_id: str | None = None
+
+    @property
+    def path_params(self) -> dict[str, str]:
+        """Values of the parameters in the route's path."""
+        params: dict[str, str] = self.scope["path_params"]
+        return params
 
     @property
     def request_id(self) -> str:
-        """The caller's `x-request-id`, or one made here."""
-        return self.request_id_bytes.decode("latin-1")
-
-    @property
-    def request_id_bytes(self) -> bytes:
+        """The caller's `x-request-id`; a new id if that is missing, too long or not printable ASCII."""
         if self._request_id is None:
-            given = self.headers.get(b"x-request-id", b"")
-            fit = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.decode().isprintable()
-            self._request_id = given if fit else uuid.uuid4().hex.encode()
+            given = self.headers.get(b"x-request-id", b"").decode("latin-1")
+            valid = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable()
+            self._request_id = given if valid else uuid.uuid4().hex
         return self._request_id
 
     @property
     def deadline(self) -> float:
-        """When the answer is due, in event loop time.
+        """Event loop time by which the response must be sent.
 
-        Where Serve sees the caller's timeout too (`app.api.http.serve_middleware` is not in force), it is a little
-        before that: Serve
-        would answer in plain text.
+        Without `app.api.http.serve_middleware` Serve enforces the caller's timeout too, and answers in plain text. The
+        deadline is then a little earlier, so that our 504 comes first.
 
         Raises:
             InvalidRequest: `x-request-timeout-seconds` is not a positive number.
         """
-        header: bytes | None = self.scope.get(TIMEOUT_KEY)
-        if header is not None:
-            return self.received + positive_seconds(header)
+        hidden: bytes | None = self.scope.get(TIMEOUT_KEY)
+        if hidden is not None:
+            return self.received + positive_seconds(hidden)
         header = self.headers.get(TIMEOUT_HEADER)
         if header is None:
             return self.received + self._limits.timeout_s
@@ -120,10 +107,10 @@ class Exchange:
         return self.received + seconds - min(seconds * _DEADLINE_MARGIN, _MAX_DEADLINE_MARGIN_S)
 
     async def in_time(self, work: Awaitable[T]) -> T:
-        """Await work that has a deadline only where the caller set one, such as a load.
+        """Await an operation, such as a load, that has a deadline only if the caller set one.
 
         Raises:
-            DeadlineExceeded: the caller's time is up; the work goes on where it is done.
+            DeadlineExceeded: the deadline has passed. The deployment that runs the operation finishes it.
         """
         if TIMEOUT_KEY not in self.scope and TIMEOUT_HEADER not in self.headers:
             return await work
@@ -131,77 +118,67 @@ class Exchange:
             async with asyncio.timeout_at(self.deadline):
                 return await work
         except TimeoutError:
-            raise DeadlineExceeded("it was not done before the deadline, and goes on") from None
+            message = "the operation did not finish before the deadline; it continues in the background"
+            raise DeadlineExceeded(message) from None
 
     def session(self) -> str | None:
-        """The caller's `x-session-id`, by which it stays with one variant of a model."""
+        """Return the caller's `x-session-id`, which selects one variant of a model for all its requests."""
         given = self.headers.get(SESSION_HEADER)
         return given.decode("latin-1") if given else None
 
     async def body(self) -> bytes:
-        """The request's body, decompressed.
+        """Read the request's body and decompress it.
 
         Raises:
             TooLarge, UnsupportedMediaType, MalformedBody.
-            CallerGone: the connection ended before the body did.
+            CallerGone: the connection closed before the whole body arrived.
         """
         limit = self._limits.body_bytes
         declared = self.headers.get(b"content-length", b"")
         if declared.isdigit() and int(declared) > limit:
-            raise _too_large(limit)
-        message: Message = await self._receive()
-        body: bytes = message.get("body", b"")
-        if message.get("more_body"):
-            parts, size = [body], len(body)
-            while message.get("more_body"):
-                message = await self._receive()
-                if message["type"] == "http.disconnect":
-                    break
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > limit:
-                    raise _too_large(limit)
-            body = b"".join(parts)
-        if message["type"] == "http.disconnect":
-            raise CallerGone("the connection ended before the body did")
-        self.has_body = True
-        if len(body) > limit:
-            raise _too_large(limit)
-        encoding = self.headers.get(b"content-encoding", b"identity")
-        if encoding in (b"identity", b""):
-            return body
-        if len(body) < _THREAD_BYTES:
-            return _decompress(body, encoding, limit)
-        return await asyncio.to_thread(_decompress, body, encoding, limit)
+            raise body_too_large(limit)
+        chunks: list[bytes] = []
+        size, more = 0, True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise CallerGone("the connection closed before the whole body arrived")
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > limit:
+                raise body_too_large(limit)
+            more = message.get("more_body", False)
+        self.body_read = True
+        body = b"".join(chunks)
+        encoding = self.headers.get(b"content-encoding", b"")
+        return body if encoding in (b"", b"identity") else await decompress(body, encoding, limit)
 
     async def json(self) -> Any:
-        """The request's body as JSON values. Raises as `body`."""
+        """Read the request's body as JSON. Raises as `body`."""
         return self.parse(await self.body())
 
     def parse(self, text: bytes) -> Any:
-        """JSON values. Raises `MalformedBody`."""
+        """Parse JSON. Raises `MalformedBody`."""
         return parse_json(text, self._limits.json_depth)
 
-    async def disconnected(self) -> None:
-        """Return when the caller has gone; only where `has_body`, and while nothing has been sent."""
+    async def wait_disconnected(self) -> None:
+        """Wait until the caller disconnects; only after `body_read`, and before the response is sent."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
     async def reply(self, reply: Reply, send: Send) -> None:
-        """Send the answer."""
+        """Send the response, compressed if it is large and the caller accepts that."""
         body = reply.body
         headers = [(b"content-type", reply.content_type), *reply.headers]
         if self._limits.echo_request_id:
-            headers.append((b"x-request-id", self.request_id_bytes))
+            headers.append((b"x-request-id", self.request_id.encode()))
         if len(body) >= self._limits.gzip_bytes:
-            encoding = _accepted(self.headers.get(b"accept-encoding", b""))
+            encoding = accepted_encoding(self.headers.get(b"accept-encoding", b""))
             if encoding:
-                compress = gzip.compress if encoding == b"gzip" else zlib.compress
-                in_thread = len(body) >= _THREAD_BYTES
-                body = await asyncio.to_thread(compress, body, _LEVEL) if in_thread else compress(body, _LEVEL)
+                body = await compress(body, encoding)
                 headers.append((b"content-encoding", encoding))
             headers.append((b"vary", b"accept-encoding"))
-        if reply.status != 304:  # there it would be the length of what is not sent
+        if reply.status != 304:  # RFC 9110, 8.6: there it would be the length of the body that is not sent
             headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -212,71 +189,32 @@ ErrorEncoder = Callable[[Exception, Exchange], Reply]
 
 
 def dump(value: Any) -> bytes:
-    """JSON bytes; NaN and infinities become null."""
+    """Serialize to JSON; NaN and infinities become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
 def parse_json(body: bytes, depth: int) -> Any:
-    """Strict JSON.
+    """Parse strict JSON.
 
     Raises:
-        MalformedBody: not JSON, with where it goes wrong; or nested deeper than `depth`.
+        MalformedBody: not JSON, or nested deeper than `depth` levels.
     """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        text = "the body is empty" if not body else f"the body is not valid JSON: {error}"
+        text = "the body is empty; send a JSON object" if not body else f"the body is not valid JSON: {error}"
         raise MalformedBody(text) from None
     if may_be_deeper(body, depth) and is_deeper(value, depth):
-        raise MalformedBody(f"the body is nested deeper than {depth} levels")
+        raise MalformedBody(f"the body is nested deeper than {depth} levels, the limit")
     return value
 
 
-def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:
-    if encoding not in (b"gzip", b"deflate"):
-        raise UnsupportedMediaType(
-            f"content-encoding '{encoding.decode('latin-1')[:40]}' is not read here: send gzip, deflate or none"
-        )
-    window = 16 + zlib.MAX_WBITS if encoding == b"gzip" else zlib.MAX_WBITS
-    decompressor = zlib.decompressobj(window)
-    try:
-        plain = decompressor.decompress(body, limit + 1)  # never more than this: a small body may hold gigabytes
-    except zlib.error as error:
-        raise MalformedBody(f"the body is not valid {encoding.decode()}: {error}") from None
-    if len(plain) > limit:
-        raise _too_large(limit)
-    if not decompressor.eof:
-        raise MalformedBody(f"the {encoding.decode()} body is cut short")
-    if decompressor.unused_data:
-        raise MalformedBody(f"{len(decompressor.unused_data)} bytes follow the {encoding.decode()} body")
-    return plain
-
-
 def positive_seconds(given: bytes | str) -> float:
-    """What `x-request-timeout-seconds` says. Raises `InvalidRequest`."""
+    """Parse `x-request-timeout-seconds`. Raises `InvalidRequest`."""
     try:
         seconds = float(given)
     except ValueError:
         seconds = -1.0
     if not 0 < seconds < float("inf"):
-        raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds")
+        raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds, such as 2.5")
     return seconds
-
-
-@lru_cache(maxsize=256)
-def _accepted(header: bytes) -> bytes:
-    """The encoding to answer in: gzip or deflate where the caller takes it, else none (RFC 9110, 12.5.3)."""
-    weights: dict[bytes, float] = {}
-    for item in header.split(b","):
-        name, _, weight = item.partition(b";")
-        try:
-            weights[name.strip().lower()] = float(weight.partition(b"=")[2] or 1)
-        except ValueError:
-            continue
-    other = weights.get(b"*", 0.0)
-    best = max((b"gzip", b"deflate"), key=lambda name: weights.get(name, other))
-    return best if weights.get(best, other) > 0 else b""
-
-
-def _too_large(limit: int) -> ServingError:
-    return TooLarge(f"the body is larger than the {limit} bytes that are allowed", {"limit_bytes": limit})

@@ -1,4 +1,4 @@
-"""Hot routes: requests for predictions go straight to their endpoints, ahead of FastAPI's router."""
+"""Hot routes: predictions go straight to their endpoint, ahead of FastAPI's middleware and router."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.api.http.routing import Endpoint
 
 
-class Front:
-    """Sends requests of hot routes to their endpoints and everything else to `app`."""
+class HotRoutes:
+    """ASGI application: hot endpoints, and `app` for every other request. `openapi` is that of `documented`."""
 
     def __init__(self, app: ASGIApp, documented: FastAPI, hot: Sequence[Endpoint]) -> None:
         self._app = app
+        self._exact = {endpoint.path: endpoint.app for endpoint in hot if not endpoint.param_convertors}
+        self._patterns = [(endpoint.path_regex, endpoint.app) for endpoint in hot if endpoint.param_convertors]
         self.openapi = documented.openapi
-        self._exact = {one.route.path: one for one in hot if "{" not in one.route.path}
-        self._patterns = [(one.route.prefix, one.route.suffix, one) for one in hot if "{" in one.route.path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -26,8 +26,10 @@ class Front:
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
-            for prefix, suffix, endpoint in self._patterns:
-                if path.startswith(prefix) and path.endswith(suffix):
+            for pattern, endpoint in self._patterns:
+                found = pattern.match(path)
+                if found is not None:
+                    scope["path_params"] = found.groupdict()
                     await endpoint(scope, receive, send)
                     return
         await self._app(scope, receive, send)

@@ -1,6 +1,6 @@
-"""Routes as dialects declare them, and the endpoint that stands behind each.
+"""Routes as dialects declare them, and the FastAPI routes that `app.api.app` makes of them.
 
-A dialect is a class with handlers of an `Exchange` and a method ``routes``; `app.api.app` joins them all.
+A dialect is a class with handlers of an `Exchange` and a method ``routes``.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from fastapi.routing import APIRoute
 from prometheus_client import Counter, Histogram
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware
 
-from app.api.http.disconnects import Departures
+from app.api.http.disconnects import DisconnectWatch
 from app.api.http.exchange import ErrorEncoder, Exchange, Handler, HttpLimits
 from app.errors import CallerGone
 
@@ -26,51 +27,43 @@ APP_NAME = "ml_serve"
 
 JSON = "application/json"
 
-REFERENCE: dict[str, Any] = {
-    "name": "ref",
-    "in": "path",
-    "required": True,
-    "description": "`name`, `name@alias` or `name/versions/N`.",
-    "schema": {"type": "string"},
-}
-_HEADERS: tuple[dict[str, Any], ...] = (
-    {
-        "name": "x-request-id",
-        "in": "header",
-        "description": "Name of this request, echoed in the answer; made where it is absent.",
-        "schema": {"type": "string", "maxLength": 128},
-    },
-    {
-        "name": "x-request-timeout-seconds",
-        "in": "header",
-        "description": "Seconds after which an answer is of no use any more.",
-        "schema": {"type": "number", "exclusiveMinimum": 0},
-    },
+
+def parameter(place: str, name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """Describe a parameter for OpenAPI, required unless it is a header; its type is a string unless `schema` says."""
+    required = {"required": True} if place != "header" else {}
+    schema = {"type": "string", **schema}
+    return {"name": name, "in": place, **required, "description": description, "schema": schema}
+
+
+_REFERENCE = parameter("path", "ref", "`name`, `name@alias` or `name/versions/N`.")
+_HEADERS = (
+    parameter("header", "x-request-id", "Id of the request. Default: a generated one.", maxLength=128),
+    parameter(
+        "header",
+        "x-request-timeout-seconds",
+        "Seconds until the gateway answers 504. Default: the gateway's own deadline for predictions.",
+        type="number",
+        exclusiveMinimum=0,
+    ),
 )
-_SESSION = {
-    "name": "x-session-id",
-    "in": "header",
-    "description": "Keeps a caller with one version, where calls to the model's name are divided among several.",
-    "schema": {"type": "string"},
-}
+_SESSION = parameter("header", "x-session-id", "Keeps a caller on one version while the model's traffic is split.")
 _STATUSES_OF_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
 _STATUSES_OF_REFERENCE = (400, 404, 503)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One endpoint and how it is documented.
+    """An endpoint of a dialect and its documentation.
 
     Args:
-        path: FastAPI's template; a parameter ``{ref:path}`` holds a model reference, whose separators are slashes.
-        encode_error: the dialect's shape of errors, described by the model `error`.
-        body: what is sent: a model of the JSON, or OpenAPI's media types by content type.
-        answer: what comes back with status 200: a model of the JSON, a union of models, or OpenAPI's media types by
-            content type.
-        hot: answered before FastAPI's router is asked; at most one parameter.
-        parameters: OpenAPI's parameters beside the reference and the headers that every request with a body may have.
-        statuses: of errors, beside those that follow from a body and a reference.
-        documented: whether it is in the schema.
+        path: FastAPI's template; ``{ref:path}`` holds a model reference, which may contain slashes.
+        encode_error: encodes errors in the shape of the dialect, which the model `error` documents.
+        body: request body: a model of the JSON, or OpenAPI's media types.
+        answer: body of status 200: a model of the JSON, a union of models, or OpenAPI's media types.
+        hot: answered ahead of FastAPI's router.
+        parameters: OpenAPI parameters beside the reference and the headers of every request with a body.
+        statuses: error statuses beside those of every request with a body or a reference.
+        documented: whether the OpenAPI document contains it.
     """
 
     method: str
@@ -87,42 +80,30 @@ class Route:
     body_required: bool = True
     documented: bool = True
 
-    @property
-    def prefix(self) -> str:
-        """The path before its parameter."""
-        return self.path.partition("{")[0]
-
-    @property
-    def suffix(self) -> str:
-        """The path after its parameter; empty where it has none."""
-        return self.path.rpartition("}")[2] if "{" in self.path else ""
-
     def responses(self) -> dict[int | str, dict[str, Any]]:
-        """OpenAPI's responses as FastAPI takes them."""
+        """Describe the responses for FastAPI."""
         of_body = _STATUSES_OF_BODY if self.body else ()
         of_reference = _STATUSES_OF_REFERENCE if "{" in self.path else ()
         errors = sorted({*of_body, *of_reference, *self.statuses})
-        found: dict[int | str, dict[str, Any]] = {status: {"model": self.error} for status in errors}
+        responses: dict[int | str, dict[str, Any]] = {status: {"model": self.error} for status in errors}
         if isinstance(self.answer, Mapping):
-            found[200] = {"content": _inlined(self.answer)}
+            responses[200] = {"content": _inlined(self.answer)}
         elif self.answer is not None:
-            found[200] = {"model": self.answer}
-        return found
+            responses[200] = {"model": self.answer}
+        return responses
 
-    def extra(self) -> dict[str, Any]:
-        """What FastAPI cannot read from a handler that takes the bare request."""
-        parameters: list[Mapping[str, Any]] = [REFERENCE] if "{ref" in self.path else []
-        parameters += self.parameters
+    def request(self) -> dict[str, Any]:
+        """Describe parameters and body, which FastAPI cannot read from a handler of an `Exchange`."""
+        parameters = [*([_REFERENCE] if "{ref" in self.path else []), *self.parameters]
         if self.body is None:
             return {"parameters": parameters} if parameters else {}
         content = self.body if isinstance(self.body, Mapping) else {JSON: {"schema": self.body.model_json_schema()}}
-        request = {"required": self.body_required, "content": _inlined(content)}
-        further = [*_HEADERS, _SESSION] if self.hot else _HEADERS
-        return {"parameters": [*parameters, *further], "requestBody": request}
+        body = {"required": self.body_required, "content": _inlined(content)}
+        return {"parameters": [*parameters, *_HEADERS, *([_SESSION] if self.hot else [])], "requestBody": body}
 
 
 def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """A schema, or what holds some, without ``$defs``: inside an OpenAPI document references to them lead nowhere."""
+    """Replace references to ``$defs`` by their targets: inside an OpenAPI document they would point nowhere."""
     if isinstance(value, list):
         return [_inlined(item, parts) for item in value]
     if not isinstance(value, Mapping):
@@ -132,45 +113,61 @@ def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any
     return {**_inlined(parts[value["$ref"].rpartition("/")[2]], parts), **rest} if "$ref" in value else rest
 
 
-@dataclass(slots=True)
-class Endpoint:
-    """A route as an ASGI application: it replies to every request, whatever happens.
+class Endpoint(APIRoute):
+    """FastAPI's route for a `Route`. It replies to every request, also if the handler raises or the caller disconnects.
 
-    `exporter` is set where requests do not pass through it, and are counted here.
+    Hot endpoints do not pass through `exporter`, so they count their requests in its metrics themselves.
     """
 
-    route: Route
-    limits: HttpLimits
-    departures: Departures
-    exporter: PrometheusMiddleware | None = None
-    _meters: dict[tuple[str, int], tuple[Counter, Histogram]] = field(default_factory=dict)
+    def __init__(
+        self, route: Route, limits: HttpLimits, watch: DisconnectWatch, exporter: PrometheusMiddleware
+    ) -> None:
+        name = getattr(route.handler, "__name__", "endpoint")
+        super().__init__(
+            route.path,
+            lambda: None,  # FastAPI would document its parameters; `route` does that
+            methods=[route.method],
+            tags=[route.tag],
+            name=f"{route.tag}_{name}",
+            summary=(route.handler.__doc__ or "").split("\n")[0],
+            response_model=None,
+            responses=route.responses(),
+            openapi_extra=route.request(),
+            include_in_schema=route.documented,
+        )
+        self.app = self._answer
+        self.is_hot = route.hot
+        self._route = route
+        self._limits = limits
+        self._watch = watch
+        self._exporter = exporter
+        self._meters: dict[int, tuple[Counter, Histogram]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        exchange = Exchange(scope, receive, self.limits)
-        task = self.departures.enter(exchange)
+        exchange = Exchange(scope, receive, self._limits)
+        task = self._watch.enter(exchange)
         try:
-            reply = await self.route.handler(exchange)
+            reply = await self._route.handler(exchange)
         except Exception as error:
-            reply = self.route.encode_error(error, exchange)
+            reply = self._route.encode_error(error, exchange)
         except asyncio.CancelledError:
-            if not exchange.is_abandoned:
+            if not exchange.disconnected:
                 raise
             task.uncancel()
-            # Nobody reads it; its status is what is counted.
-            reply = self.route.encode_error(CallerGone("the caller has gone"), exchange)
+            # Nobody reads this reply; its status is for the metrics.
+            reply = self._route.encode_error(CallerGone("the caller disconnected"), exchange)
         finally:
-            self.departures.leave(exchange)
+            self._watch.leave(exchange)
         await exchange.reply(reply, send)
-        if self.exporter is not None:
-            self._count(self.exporter, scope["method"], reply.status, time.perf_counter() - started)
+        if self.is_hot:
+            self._count(reply.status, time.perf_counter() - started)
 
-    def _count(self, exporter: PrometheusMiddleware, method: str, status: int, seconds: float) -> None:
-        """What starlette-exporter would count, had the request passed through it."""
-        meters = self._meters.get((method, status))
+    def _count(self, status: int, seconds: float) -> None:
+        meters = self._meters.get(status)
         if meters is None:
-            labels = (method, self.route.path, status, APP_NAME)
-            meters = exporter.request_count.labels(*labels), exporter.request_time.labels(*labels)
-            self._meters[method, status] = meters
+            labels = (self._route.method, self.path, status, APP_NAME)
+            meters = self._exporter.request_count.labels(*labels), self._exporter.request_time.labels(*labels)
+            self._meters[status] = meters
         meters[0].inc()
         meters[1].observe(seconds)

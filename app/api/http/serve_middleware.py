@@ -1,9 +1,8 @@
-"""What stands before Ray Serve's own handling of an HTTP request, in each gateway replica.
+"""Middleware in front of Ray Serve's own handling of an HTTP request, in each gateway replica.
 
-Serve watches every request for its caller's departure and for its timeout with two tasks and a queue, about a tenth of
-a gateway's CPU under load. `app.api.http.disconnects` and the deadlines of `app.api.http.exchange` do both cheaper,
-so requests
-are marked here as ones that Serve need not watch.
+Serve watches every request for a disconnect and for its timeout with two tasks and a queue, about a tenth of a
+gateway's CPU under load. The gateway does both itself at a lower cost (`app.api.http.disconnects` and
+`Exchange.deadline`), so this middleware turns off Serve's.
 """
 
 from __future__ import annotations
@@ -19,51 +18,41 @@ IMPORT_PATH = "app.api.http.serve_middleware:middlewares"
 
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
 TIMEOUT_KEY = "ml_serve.timeout"
-"""Key of the scope that holds the value of `TIMEOUT_HEADER` where Serve shall not see it."""
+"""Key of the scope that holds the value of `TIMEOUT_HEADER`, which is hidden from Serve."""
 
 _ID_HEADER = b"x-request-id"
-_UNWATCHED = (b"x-request-disconnect-disabled", b"?1")
+_DISABLE_WATCH = (b"x-request-disconnect-disabled", b"?1")
 
 
-class RequestIds:
-    """Names for requests whose callers gave none: 32 hexadecimal digits, random ones for this object and a count.
+class DisableServeWatch:
+    """Pure ASGI middleware that hides the timeout, disables Serve's disconnect watch and adds a missing request id.
 
-    A random UUID for each, as Serve would make it, costs ten times as much.
+    Ids are 32 hexadecimal digits: a random prefix of this object and a counter. A random UUID for each request, which
+    Serve would make, costs ten times as much.
     """
-
-    def __init__(self) -> None:
-        self._prefix = uuid.uuid4().hex[:20].encode()
-        self._count = itertools.count()
-
-    def next(self) -> bytes:
-        return b"%b%012x" % (self._prefix, next(self._count))
-
-
-class Unwatched:
-    """Pure ASGI middleware: takes departure and timeout of a request out of Serve's hands."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._ids = RequestIds()
+        self._prefix = uuid.uuid4().hex[:20].encode()
+        self._count = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            headers: list[tuple[bytes, bytes]] = scope["headers"]
-            kept, has_id = [], False
-            for header in headers:
+            headers, has_id = [], False
+            for header in scope["headers"]:
                 name = header[0]
                 if name == TIMEOUT_HEADER:
                     scope[TIMEOUT_KEY] = header[1]
                     continue
                 has_id = has_id or name == _ID_HEADER
-                kept.append(header)
+                headers.append(header)
             if not has_id:
-                kept.append((_ID_HEADER, self._ids.next()))
-            kept.append(_UNWATCHED)  # the last one of a name counts
-            scope["headers"] = kept
+                headers.append((_ID_HEADER, b"%b%012x" % (self._prefix, next(self._count))))
+            headers.append(_DISABLE_WATCH)  # Serve takes the last value of a name
+            scope["headers"] = headers
         await self._app(scope, receive, send)
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts before each of its HTTP servers, the first one innermost."""
-    return [Middleware(Unwatched)]
+    """List the middleware that Serve puts in front of each of its HTTP servers, innermost first."""
+    return [Middleware(DisableServeWatch)]

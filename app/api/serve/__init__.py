@@ -1,1 +1,1 @@
-"""The endpoints ``/serve`` and ``/``."""
+"""The ``/serve`` dialect."""

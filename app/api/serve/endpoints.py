@@ -1,11 +1,11 @@
-"""The /serve dialect: ``POST /serve``, and ``POST /``, which a gateway that strips its prefix turns it into."""
+"""The ``/serve`` dialect: ``POST /serve``, which a gateway that strips its path prefix sends as ``POST /``."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
-from app.api.http.errors import legacy_error
+from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
 from app.errors import MalformedBody
@@ -18,15 +18,15 @@ from app.serving.prediction.service import PredictionService
 from app.serving.references import ModelRef, make_ref, parse_ref
 
 
-class LegacyDialect:
-    """Handler of ``POST /serve``."""
+class ServeDialect:
+    """Handlers of ``POST /serve``."""
 
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:
         self._service = service
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """``/serve``, and what it becomes behind a gateway that strips its prefix."""
+        """List both paths of the one endpoint."""
 
         def route(path: str, documented: bool) -> Route:
             return Route(
@@ -34,7 +34,7 @@ class LegacyDialect:
                 path,
                 self.serve,
                 "serve",
-                legacy_error,
+                serve_error,
                 ServeError,
                 body=ServeRequest,
                 answer=ServeResponse | ManageResponse,
@@ -45,14 +45,13 @@ class LegacyDialect:
         return [route("/serve", True), route("/", False)]
 
     async def serve(self, exchange: Exchange) -> Reply:
-        """Predict, load, unload or show a model, as its action says.
+        """Predict with, load, unload or show a model.
 
-        Raises:
-            ServingError.
+        The key `action` of the body says which. Raises `ServingError`.
         """
         deadline = exchange.deadline
         body = ServeRequest.read(await exchange.json())
-        _refuse_ignored(body)
+        _check_keys(body)
         ref = _ref(body)
         if body.action != "predict":
             return await self._manage(body, ref, exchange)
@@ -79,7 +78,7 @@ class LegacyDialect:
             if body.promote:
                 await exchange.in_time(self._manager.promote(version))
             answer["model_version"] = version.version
-            answer["default_version"] = await self._default(ref.name)
+            answer["default_version"] = (await self._manager.model(ref.name)).default
         elif body.action == "unload":
             answer["model_version"] = (await exchange.in_time(self._manager.unload(ref))).version
         else:
@@ -87,20 +86,17 @@ class LegacyDialect:
         answer["request_id"] = exchange.request_id
         return Reply(dump(answer))
 
-    async def _default(self, name: str) -> str | None:
-        return (await self._manager.model(name)).default
 
-
-def _refuse_ignored(body: ServeRequest) -> None:
+def _check_keys(body: ServeRequest) -> None:
     if body.promote and body.action != "load":
-        raise MalformedBody("'promote' goes with 'action': 'load'")
+        raise MalformedBody("'promote' needs 'action': 'load'")
     if body.action == "predict":
         return
     if body.use_feature_store:
-        raise MalformedBody(f"'use_feature_store' does not go with 'action': '{body.action}'")
+        raise MalformedBody(f"'use_feature_store' is not allowed with 'action': '{body.action}'; remove it")
     for key in ("data", "params", "entity_id", "entities", "feature_view", "feature_service"):
         if getattr(body, key) is not None:
-            raise MalformedBody(f"'{key}' does not go with 'action': '{body.action}'")
+            raise MalformedBody(f"'{key}' is not allowed with 'action': '{body.action}'; remove it")
 
 
 def _ref(body: ServeRequest) -> ModelRef:
@@ -112,9 +108,9 @@ def _ref(body: ServeRequest) -> ModelRef:
 def _payload(body: ServeRequest) -> Payload:
     for key in ("entity_id", "entities", "feature_view", "feature_service"):
         if getattr(body, key) is not None:
-            raise MalformedBody(f"'{key}' goes with 'use_feature_store': true")
+            raise MalformedBody(f"'{key}' needs 'use_feature_store': true")
     if body.data is None:
-        raise MalformedBody("'data' is missing: one row as an object of columns, or a list of rows")
+        raise MalformedBody("'data' is missing; send one row as an object of columns, or a list of rows")
     if isinstance(body.data, dict):
         return Payload("records", [body.data])
     return Payload("instances", body.data)
@@ -122,11 +118,11 @@ def _payload(body: ServeRequest) -> Payload:
 
 def _features(body: ServeRequest) -> FeatureRequest:
     if (body.feature_view is None) == (body.feature_service is None):
-        raise MalformedBody("give 'feature_view' or 'feature_service', and not both, with 'use_feature_store'")
+        raise MalformedBody("'use_feature_store' needs either 'feature_view' or 'feature_service'")
     if (body.entity_id is None) == (body.entities is None):
-        raise MalformedBody("give 'entity_id' or 'entities', and not both, with 'use_feature_store'")
+        raise MalformedBody("'use_feature_store' needs either 'entity_id' or 'entities'")
     overrides = body.data or {}
     if not isinstance(overrides, dict):
-        raise MalformedBody("'data' beside 'use_feature_store' is an object of columns that override the store's")
+        raise MalformedBody("with 'use_feature_store', 'data' must be an object of columns that override the store's")
     ids = body.entity_id if isinstance(body.entity_id, list) or body.entity_id is None else [body.entity_id]
     return FeatureRequest(FeatureQuery(body.feature_view, body.feature_service), ids, body.entities, overrides)

@@ -1,6 +1,6 @@
-"""``/docs`` (Swagger UI) and ``/redoc`` (ReDoc), with all that they load: nothing comes from another host.
+"""``/docs`` (Swagger UI) and ``/redoc`` (ReDoc) with their assets: nothing comes from another host.
 
-The pages are the same behind every gateway, because they refer to everything relative to themselves.
+All links are relative, so the pages work behind any path prefix.
 """
 
 from __future__ import annotations
@@ -12,19 +12,18 @@ from importlib import resources
 from typing import NamedTuple
 
 from app.api.bodies import ServeError
-from app.api.http.errors import legacy_error
+from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply
 from app.api.http.routing import Route
 from app.errors import NotFound
 
-_ASSETS = "/docs/assets/"
 _CONTENT_TYPES = {
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",
     "swagger-ui.css": b"text/css; charset=utf-8",
     "redoc.standalone.js": b"text/javascript; charset=utf-8",
     "favicon.png": b"image/png",
 }
-# ReDoc shows its maker's logo, from its maker's server. A transparent pixel takes its place.
+# ReDoc loads its logo from another host, so a transparent pixel replaces it.
 _LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 _PIXEL = b"data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
@@ -48,7 +47,7 @@ _SWAGGER = f"""<!DOCTYPE html>
 </body>
 </html>
 """
-# Descriptions come from whoever registers models: ReDoc must be told to clean them, Swagger UI does so by itself.
+# Descriptions of models are untrusted. Swagger UI sanitizes them by default, ReDoc only with this attribute.
 _REDOC = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -77,40 +76,36 @@ _PAGE_HEADERS = (
 
 
 class Asset(NamedTuple):
-    """A file that the pages load, and its entity tag: weak, as it is that of the compressed file too."""
+    """A file of the pages and its entity tag, which is weak because the compressed file shares it."""
 
     body: bytes
     tag: bytes
 
 
 class DocsPages:
-    """Handlers of the pages and of what they load."""
+    """Handlers of the pages and their assets."""
 
     def routes(self) -> list[Route]:
-        """Every endpoint; none is in the schema."""
-        handlers = {"/docs": self.swagger, "/redoc": self.redoc, _ASSETS + "{file}": self.asset}
+        """List the endpoints; the OpenAPI document has none of them."""
+        handlers = {"/docs": self.swagger, "/redoc": self.redoc, "/docs/assets/{file}": self.asset}
         return [
-            Route("GET", path, handler, "system", legacy_error, ServeError, documented=False)
+            Route("GET", path, handler, "system", serve_error, ServeError, documented=False)
             for path, handler in handlers.items()
         ]
 
     async def swagger(self, exchange: Exchange) -> Reply:
-        """Swagger UI."""
+        """Show Swagger UI."""
         return Reply(_SWAGGER.encode(), headers=_PAGE_HEADERS, content_type=b"text/html; charset=utf-8")
 
     async def redoc(self, exchange: Exchange) -> Reply:
-        """ReDoc."""
+        """Show ReDoc."""
         return Reply(_REDOC.encode(), headers=_PAGE_HEADERS, content_type=b"text/html; charset=utf-8")
 
     async def asset(self, exchange: Exchange) -> Reply:
-        """A script, style or picture of the pages.
-
-        Raises:
-            NotFound: there is none of this name.
-        """
-        name = str(exchange.scope["path"]).removeprefix(_ASSETS)
+        """Return a script, style or image of the pages. Raises `NotFound`."""
+        name = exchange.path_params["file"]
         if name not in _CONTENT_TYPES:
-            raise NotFound(f"there is no '{name[:80]}' among what the documentation loads")
+            raise NotFound(f"no such file of the documentation: {name[:80]}; see /docs")
         asset = load(name)
         headers = (
             (b"cache-control", b"public, max-age=86400"),
@@ -124,6 +119,6 @@ class DocsPages:
 
 @lru_cache(maxsize=len(_CONTENT_TYPES))
 def load(name: str) -> Asset:
-    """A file of the package `fastapi-offline`."""
+    """Load a file of the package `fastapi-offline`."""
     body = (resources.files("fastapi_offline") / "static" / name).read_bytes().replace(_LOGO, _PIXEL)
     return Asset(body, b'W/"%s"' % hashlib.sha256(body).hexdigest()[:32].encode())

@@ -1,4 +1,4 @@
-"""A request that a model answers, for its documentation: its logged input example, or one made from its types."""
+"""Example request and response of a model for its documentation, from its input example or its signature."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from app.serving.prediction.requests import Payload
 from app.serving.prediction.served_model import ServedModel
 from app.serving.signatures.json_schema import Schema, request_schema, response_schema
 
-Body = dict[str, Any]
+JsonObject = dict[str, Any]
 
 _ROWS = 3
-"""Rows that are shown of a logged example."""
+"""Rows of an input example that are shown."""
 _VALUES = 5000
-"""An example of more values than this helps nobody, and keeps a browser busy."""
+"""Most values of an example: a larger one slows down the browser."""
 
 
-def example_request(model: ServedModel) -> Body | None:
-    """The body of a prediction that the model's signature takes, None where there is none to be found."""
+def example_request(model: ServedModel) -> JsonObject | None:
+    """Return a request body that the model's signature accepts, or None if neither source has one."""
     for body in _candidates(model):
         try:
             model.rows(Payload("instances", body["instances"]), body.get("parameters"))
@@ -31,8 +31,8 @@ def example_request(model: ServedModel) -> Body | None:
     return None
 
 
-def example_response(spec: ModelSpec) -> Body:
-    """An answer of the types that the model declares; without predictions where it declares none."""
+def example_response(spec: ModelSpec) -> JsonObject:
+    """Return a response with the declared output types; without predictions if the model declares none."""
     schema = response_schema(spec)
     predictions = schema["properties"]["predictions"]
     shown = sample(predictions) if spec.outputs and _weight(predictions) <= _VALUES else []
@@ -40,7 +40,7 @@ def example_response(spec: ModelSpec) -> Body:
 
 
 def sample(schema: Schema) -> Any:  # noqa: PLR0911  # one line for each kind of schema
-    """Some value of a schema that `app.serving.signatures.json_schema` made."""
+    """Make a value of a schema from `app.serving.signatures.json_schema`."""
     if "anyOf" in schema:
         return sample(schema["anyOf"][0])
     kinds = schema.get("type", "integer")
@@ -58,12 +58,12 @@ def sample(schema: Schema) -> Any:  # noqa: PLR0911  # one line for each kind of
     return {"number": 1.0, "boolean": True}.get(kind, 1)
 
 
-def _candidates(model: ServedModel) -> Iterator[Body]:
+def _candidates(model: ServedModel) -> Iterator[JsonObject]:
     spec = model.spec
     logged = spec.input_example
     try:
         rows = _rows(spec, logged) if isinstance(logged, Mapping) else []
-    except (AttributeError, KeyError, TypeError, ValueError):  # not of a form that MLflow documents
+    except (AttributeError, KeyError, TypeError, ValueError):  # not a form that MLflow documents
         rows = []
     shown = rows if model.signature.fixed_rows is not None else list(islice(rows, _ROWS))
     if shown and _count(shown) <= _VALUES:
@@ -77,7 +77,7 @@ def _candidates(model: ServedModel) -> Iterator[Body]:
 
 
 def _rows(spec: ModelSpec, logged: Mapping[str, Any]) -> list[Any]:
-    """The rows of a scoring request as MLflow writes it beside a model."""
+    """Return the rows of the scoring request that MLflow logs with a model."""
     named = not spec.inputs or bool(spec.inputs[0].get("name"))
     if "dataframe_split" in logged:
         split = logged["dataframe_split"]
@@ -104,7 +104,7 @@ def _count(value: Any) -> int:
 
 
 def _weight(schema: Schema) -> int:
-    """How many values its `sample` has."""
+    """Count the values of the schema's `sample`."""
     if "anyOf" in schema:
         return _weight(schema["anyOf"][0])
     if "prefixItems" in schema:

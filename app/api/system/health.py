@@ -1,10 +1,10 @@
-"""Endpoints for probes and people: health, liveness, readiness."""
+"""Health, liveness and readiness of a gateway replica."""
 
 from __future__ import annotations
 
 from app import __version__
 from app.api.bodies import ServeError
-from app.api.http.errors import legacy_error
+from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
 from app.serving.ports import ModelManager
@@ -17,12 +17,15 @@ class SystemEndpoints:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """Every endpoint."""
+        """List the endpoints."""
         handlers = {"/health": self.health, "/livez": self.alive, "/readyz": self.ready}
-        return [Route("GET", path, handler, "system", legacy_error, ServeError) for path, handler in handlers.items()]
+        return [Route("GET", path, handler, "system", serve_error, ServeError) for path, handler in handlers.items()]
 
     async def health(self, exchange: Exchange) -> Reply:
-        """Every part and its state; 503 where one that all requests need does not answer."""
+        """Show the state of every part.
+
+        The status is 503 if a part that all requests need does not answer.
+        """
         parts = {"gateway": {"status": "ok", "version": __version__}, **await self._manager.health()}
         states = {part["status"] for part in parts.values()}
         if self._manager.ready and parts["pools"]["status"] == "ok":
@@ -33,11 +36,11 @@ class SystemEndpoints:
         return Reply(dump(body), 503 if status == "unavailable" else 200)
 
     async def alive(self, exchange: Exchange) -> Reply:
-        """This replica runs."""
+        """Check that this replica runs."""
         return Reply(b'{"status":"alive"}')
 
     async def ready(self, exchange: Exchange) -> Reply:
-        """The models that should be served are loaded."""
+        """Check that the models are loaded."""
         if self._manager.ready:
             return Reply(b'{"status":"ready"}')
-        return Reply(b'{"status":"not ready","reason":"models are still being loaded; see /health"}', 503)
+        return Reply(b'{"status":"not ready","reason":"models are still loading; see /health"}', 503)

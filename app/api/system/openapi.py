@@ -1,4 +1,4 @@
-"""``GET /openapi.json``: FastAPI's schema of the routes, and an operation of its own for each model that is served."""
+"""``GET /openapi.json``: FastAPI's schema of the routes, plus one operation for each loaded model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from app.api.bodies import ServeError
-from app.api.http.errors import legacy_error
+from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import JSON, Route
 from app.api.system.examples import example_request, example_response
@@ -25,43 +25,43 @@ from app.serving.signatures.json_schema import request_schema, response_schema
 
 log = logging.getLogger(__name__)
 
-_PATIENCE_S = 5.0
-"""Whatever has not told what it is by then is left out of the document, until it is asked for again."""
-_ASKED_AT_ONCE = 16
-_LONGEST_PREFIX = 200
-# One segment or more, none of them empty: "//host" would be another server.
+_TIMEOUT_S = 5.0
+"""The document leaves out a model that is not described by then."""
+_MAX_CONCURRENT = 16
+_MAX_PREFIX = 200
+# No empty segment: "//host" would be another server.
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
 
 
-class Described(NamedTuple):
-    """A model's default version, and a sentence on how its calls are divided; None where that version has them all."""
+class DescribedModel(NamedTuple):
+    """A model's default version and a sentence on its traffic split, if other versions answer too."""
 
     model: ServedModel
-    divided: str | None = None
+    split: str | None = None
 
 
 class OpenApi:
-    """The document and its handler. It is built anew only when other models are served than before, or otherwise.
+    """The document and its handler, which rebuilds it when the loaded models or their traffic change.
 
     Args:
-        routes: the schema of the routes; asked for when the document is built, and not written into.
+        routes: returns the schema of the routes, which is not modified.
     """
 
     def __init__(self, service: PredictionService, manager: ModelManager, routes: Callable[[], dict[str, Any]]) -> None:
         self._service = service
         self._manager = manager
         self._base = routes
-        self._served: list[Described] | None = None
+        self._served: list[DescribedModel] | None = None
         self._document: dict[str, Any] = {}
 
     def routes(self) -> list[Route]:
-        """The one endpoint."""
-        return [Route("GET", "/openapi.json", self.document, "system", legacy_error, ServeError, documented=False)]
+        """List the one endpoint."""
+        return [Route("GET", "/openapi.json", self.document, "system", serve_error, ServeError, documented=False)]
 
     async def document(self, exchange: Exchange) -> Reply:
-        """Describe every endpoint, and every model whose default version is loaded."""
+        """Describe every endpoint and every model whose default version is loaded."""
         served = await self._models()
-        if served != self._served:  # a model that is loaded or registered anew is another object
+        if served != self._served:  # a model that was loaded again is another object
             self._document = build(self._base(), served)
             self._served = served
         document = self._document
@@ -70,59 +70,64 @@ class OpenApi:
             document = {**document, "servers": [{"url": prefix}]}
         return Reply(dump(document), headers=((b"cache-control", b"no-cache"), (b"vary", b"x-forwarded-prefix")))
 
-    async def _models(self) -> list[Described]:
-        deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+    async def _models(self) -> list[DescribedModel]:
+        deadline = asyncio.get_running_loop().time() + _TIMEOUT_S
         try:
             async with asyncio.timeout_at(deadline):
                 statuses = await self._manager.status()
         except (ServingError, TimeoutError) as error:
-            log.warning("the document is without models: it is not known which are served: %s", error)
+            log.warning("cannot list the models, leaving them out of the OpenAPI document: %s", error)
             return []
-        gate = asyncio.Semaphore(_ASKED_AT_ONCE)
+        gate = asyncio.Semaphore(_MAX_CONCURRENT)
 
-        async def described(status: ModelStatus) -> Described | None:
+        async def described(status: ModelStatus) -> DescribedModel | None:
             try:
                 async with gate, asyncio.timeout_at(deadline):
                     model = await self._service.model(ModelRef(status.name, version=status.default))
-                return Described(model, _divided(status))
-            except Exception as error:  # the others are to be shown whatever one of them raises
-                log.warning("the document is without model %s: %s: %s", status.name, type(error).__name__, error)
+                return DescribedModel(model, _split(status))
+            except Exception as error:  # one model must not hide the others
+                log.warning(
+                    "cannot describe model, leaving it out of the OpenAPI document: model=%s error=%s: %s",
+                    status.name,
+                    type(error).__name__,
+                    error,
+                )
                 return None
 
-        # Only what is loaded already: looking at the documentation shall load nothing.
+        # Only loaded versions: a look at the documentation must not load models.
         loaded = [one for one in statuses if one.versions.get(one.default or "", {}).get("state") == "ready"]
         found = await asyncio.gather(*map(described, sorted(loaded, key=lambda one: one.name)))
         return [one for one in found if one is not None]
 
 
-def build(base: Mapping[str, Any], served: Sequence[Described]) -> dict[str, Any]:
-    """The document: the schema of the routes with an operation and a tag for each model that can be described."""
+def build(base: Mapping[str, Any], served: Sequence[DescribedModel]) -> dict[str, Any]:
+    """Add an operation and a tag for each model to the schema of the routes."""
     paths = dict(base["paths"])
     template = paths[PREFIX + "{ref}:predict"]["post"]
     tags = []
-    for model, divided in served:
+    for model, split in served:
         try:
-            operation = _operation(model, divided, template)
-        except Exception:  # the others are to be shown whatever is wrong with one of them
-            log.exception("the document is without model %s", model.spec.name)
+            operation = _operation(model, split, template)
+        except Exception:  # one model must not hide the others
+            log.exception("cannot describe model, leaving it out of the OpenAPI document: model=%s", model.spec.name)
             continue
         paths[f"{PREFIX}{quote(model.spec.name, safe='')}:predict"] = {"post": operation}
-        told = f"Version {model.spec.version}, {model.spec.flavor}."
-        tags.append({"name": model.spec.name, "description": f"{told} {divided}" if divided else told})
+        text = f"Version {model.spec.version}, {model.spec.flavor}."
+        tags.append({"name": model.spec.name, "description": f"{text} {split}" if split else text})
     return {**base, "paths": paths, "tags": tags}
 
 
 def forwarded_prefix(headers: Mapping[bytes, bytes]) -> str:
-    """The path before ours that a gateway has stripped, from `x-forwarded-prefix`.
+    """Return the path prefix that a gateway in front has stripped, from `x-forwarded-prefix`.
 
-    Empty where there is none, and where it is anything but a plain path: whoever calls may send this header.
+    Empty if it is missing or not a plain path, because any caller can send this header.
     """
     given = headers.get(b"x-forwarded-prefix", b"").decode("latin-1").removesuffix("/")
-    return given if len(given) <= _LONGEST_PREFIX and _PREFIX.fullmatch(given) else ""
+    return given if len(given) <= _MAX_PREFIX and _PREFIX.fullmatch(given) else ""
 
 
-def _divided(status: ModelStatus) -> str | None:
-    """How the calls to a bare name are divided, as far as they do not all go to the default version."""
+def _split(status: ModelStatus) -> str | None:
+    """Describe the traffic split of a model; None if the default version answers every request."""
     shares = [
         (alias, status.aliases.get(alias, status.default), percent)
         for alias, percent in sorted(status.traffic.items(), key=lambda item: -item[1])
@@ -130,21 +135,21 @@ def _divided(status: ModelStatus) -> str | None:
     ]
     if all(version == status.default for _, version, _ in shares):
         return None
-    told = ", ".join(f"{percent:g} % to version {version} ({alias})" for alias, version, percent in shares)
-    return f"Calls are divided: {told}."
+    text = ", ".join(f"{percent:g} % to version {version} ({alias})" for alias, version, percent in shares)
+    return f"Traffic split: {text}."
 
 
-def _operation(model: ServedModel, divided: str | None, template: Mapping[str, Any]) -> dict[str, Any]:
-    """The operation of any model, narrowed to one: headers and errors stay."""
+def _operation(model: ServedModel, split: str | None, template: Mapping[str, Any]) -> dict[str, Any]:
+    """Narrow the operation of any model to one; headers and errors stay."""
     spec = model.spec
-    answers = f"{divided} Described is version {spec.version}." if divided else f"Version {spec.version} answers."
+    text = f"{split} This describes version {spec.version}." if split else f"Version {spec.version} answers."
     request = {"schema": request_schema(spec), "example": example_request(model) or {"instances": []}}
     response = {"schema": response_schema(spec), "example": example_response(spec)}
     return {
         **template,
         "tags": [spec.name],
         "summary": f"Predict with {spec.name}.",
-        "description": f"{answers} `POST {PREFIX}{{ref}}:predict` shows every form of the body.",
+        "description": f"{text} `POST {PREFIX}{{ref}}:predict` shows every form of the body.",
         "operationId": f"predict_{quote(spec.name, safe='')}",
         "parameters": [one for one in template["parameters"] if one["in"] != "path"],
         "requestBody": {"required": True, "content": {JSON: request}},

@@ -1,1 +1,1 @@
-"""The platform's own dialect under ``/v1``, which extends KServe v1."""
+"""The gateway's own dialect under ``/v1``, which extends KServe v1."""

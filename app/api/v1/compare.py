@@ -1,4 +1,4 @@
-"""``GET /v1/models/{name}/compare``: two versions of a model by what the gateways have counted for them."""
+"""``GET /v1/models/{name}/compare``: compare two versions of a model by the statistics of the gateways."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from pydantic import BaseModel, ConfigDict
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Reply, dump
-from app.api.http.routing import Route
+from app.api.http.routing import Route, parameter
 from app.api.oip.endpoints import version_reference
 from app.api.v1.predict import PREFIX
+from app.api.v1.releases import NAME
 from app.errors import Conflict, InvalidRequest
 from app.serving.comparison.compare import compare
 from app.serving.confidence import LEVEL
 from app.serving.ports import ModelManager
 from app.serving.prediction.service import PredictionService
 
-_SUFFIX = "/compare"
 _SIDES = ("base", "other")
 
 
-class EstimateAnswer(BaseModel):
-    """A rate or a mean with the ends of its interval; null where its spread is not known."""
+class EstimateBody(BaseModel):
+    """A rate or a mean with its confidence interval, which is null if the variance is unknown."""
 
     value: float
     low: float | None
     high: float | None
 
 
-class DifferenceAnswer(BaseModel):
-    """The other version less the base, and in words what that means."""
+class DifferenceBody(BaseModel):
+    """Difference of the other version and the base, with its confidence interval and a verdict in words."""
 
     value: float
     low: float
@@ -43,31 +43,31 @@ class DifferenceAnswer(BaseModel):
     verdict: str
 
 
-class SideAnswer(BaseModel):
+class ComparedVersionBody(BaseModel):
     """One of the two versions."""
 
     reference: str
     version: str
     requests: int
     faults: int
-    error_rate: EstimateAnswer | None
-    latency_s: EstimateAnswer | None
-    prediction: EstimateAnswer | None
+    error_rate: EstimateBody | None
+    latency_s: EstimateBody | None
+    prediction: EstimateBody | None
     since: datetime | None
     until: datetime | None
 
 
-class ShadowAnswer(BaseModel):
-    """Copies of the base's requests that the other version got."""
+class ShadowBody(BaseModel):
+    """Shadow requests: copies of the base's requests that the other version answered."""
 
     requests: int
     rows: int
-    mismatch_rate: EstimateAnswer | None
-    difference: EstimateAnswer | None
+    mismatch_rate: EstimateBody | None
+    difference: EstimateBody | None
     largest: float | None
     relative: float | None
-    latency_s: DifferenceAnswer | None
-    error_rate: EstimateAnswer | None
+    latency_s: DifferenceBody | None
+    error_rate: EstimateBody | None
     errors: dict[str, int]
     dropped: dict[str, int]
     since: datetime | None
@@ -75,33 +75,29 @@ class ShadowAnswer(BaseModel):
 
 
 class CompareResponse(BaseModel):
-    """The answer of ``GET /v1/models/{name}/compare``."""
+    """The response of ``GET /v1/models/{name}/compare``."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     level: float
     counted: Literal["divided", "all"]
-    base: SideAnswer
-    other: SideAnswer
-    error_rate: DifferenceAnswer | None
-    latency_s: DifferenceAnswer | None
-    prediction: DifferenceAnswer | None
-    shadow: ShadowAnswer | None
-
-
-def _parameter(name: str, where: str, text: str) -> dict[str, Any]:
-    return {"name": name, "in": where, "required": True, "description": text, "schema": {"type": "string"}}
+    base: ComparedVersionBody
+    other: ComparedVersionBody
+    error_rate: DifferenceBody | None
+    latency_s: DifferenceBody | None
+    prediction: DifferenceBody | None
+    shadow: ShadowBody | None
 
 
 _PARAMETERS = (
-    _parameter("name", "path", "A registered model."),
-    _parameter("base", "query", "Alias or number of the version to compare with."),
-    _parameter("other", "query", "Alias or number of the version that is compared."),
+    NAME,
+    parameter("query", "base", "Alias or number of the version to compare with."),
+    parameter("query", "other", "Alias or number of the version to compare."),
 )
 
 
-class ComparingEndpoint:
+class ComparisonEndpoint:
     """The handler of comparisons."""
 
     def __init__(self, service: PredictionService, manager: ModelManager) -> None:
@@ -109,24 +105,21 @@ class ComparingEndpoint:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """The one endpoint."""
-        path = PREFIX + "{name}" + _SUFFIX
-        further: dict[str, Any] = {"answer": CompareResponse, "parameters": _PARAMETERS, "statuses": (409,)}
-        return [Route("GET", path, self.compare, "v1", v1_error, V1Error, **further)]
+        """List the one endpoint."""
+        more: dict[str, Any] = {"answer": CompareResponse, "parameters": _PARAMETERS, "statuses": (409,)}
+        return [Route("GET", PREFIX + "{name}/compare", self.compare, "v1", v1_error, V1Error, **more)]
 
     async def compare(self, exchange: Exchange) -> Reply:
-        """Compare two versions of a model by what was counted for them.
+        """Compare two versions of a model by their statistics.
 
         ``GET /v1/models/{name}/compare?base=champion&other=challenger``. Raises `ServingError`.
         """
-        path: str = exchange.scope["path"]
-        name = path[len(PREFIX) : -len(_SUFFIX)]
-        texts = _given(exchange)
+        name, texts = exchange.path_params["name"], _query(exchange)
         refs = [version_reference(name, text) for text in texts]
         base, other = [await self._service.resolve(ref) for ref in refs]
         if base == other:
             raise Conflict(
-                f"'{texts[0]}' and '{texts[1]}' both mean version {base.version}: there is nothing to compare",
+                f"'{texts[0]}' and '{texts[1]}' both mean version {base.version}; name two different versions",
                 {"version": base.version},
             )
         counted = await asyncio.gather(self._manager.statistics(base), self._manager.statistics(other))
@@ -134,23 +127,23 @@ class ComparingEndpoint:
         for side, text in zip(_SIDES, texts, strict=True):
             found[side] = {"reference": text, **found[side]}
         for part in (*_SIDES, "shadow"):
-            _date(found[part])
+            _format_times(found[part])
         return Reply(dump({"model_name": name, "level": LEVEL, **found}))
 
 
-def _given(exchange: Exchange) -> list[str]:
-    """The two aliases or versions of the query."""
+def _query(exchange: Exchange) -> list[str]:
+    """Return the two aliases or versions of the query string."""
     query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
     if set(query) != set(_SIDES) or any(len(values) > 1 for values in query.values()):
         raise InvalidRequest(
-            "the query names two versions or aliases, and nothing else: ?base=champion&other=challenger",
+            "the query string must name two versions or aliases and no more, as in ?base=champion&other=challenger",
             {"allowed": list(_SIDES)},
         )
     return [query[side][0] for side in _SIDES]
 
 
-def _date(part: dict[str, Any] | None) -> None:
-    """Make the moments of a part ISO 8601."""
+def _format_times(part: dict[str, Any] | None) -> None:
+    """Turn the Unix times of a part into ISO 8601."""
     for key in ("since", "until"):
         if part is not None and part[key] is not None:
             part[key] = datetime.fromtimestamp(part[key], UTC).isoformat(timespec="seconds")

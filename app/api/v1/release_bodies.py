@@ -1,4 +1,4 @@
-"""Request and answer bodies of `app.api.v1.releases`: load, promote, roll back, divide."""
+"""Request and response bodies of `app.api.v1.releases`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from app.api.bodies import Body
 
 
 class LoadResponse(BaseModel):
-    """The answer of ``POST /v1/models/{ref}:load`` and ``:unload``."""
+    """The response of ``POST /v1/models/{ref}:load`` and ``:unload``."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -20,30 +20,30 @@ class LoadResponse(BaseModel):
 
 
 class PromoteRequest(Body):
-    """The body of ``POST /v1/models/{name}:promote``: `version`, or `from`."""
+    """The body of ``POST /v1/models/{name}:promote``: either `version` or `from`."""
 
     version: StrictStr | StrictInt | None = Field(None, examples=["2"])
-    """Version that the alias shall mean."""
+    """Version to move the alias to."""
 
     source: StrictStr | None = Field(None, alias="from")
-    """Instead of a version: another alias, whose version it shall be."""
+    """Another alias whose version to use, instead of `version`."""
 
     alias: StrictStr | None = None
-    """Alias that is moved; unset: the default one, which is what the bare name means."""
+    """Alias to move. Default: the default alias, which the bare name means."""
 
     force: StrictBool = False
-    """Move it although the version takes other inputs than the one before, or fails its own example."""
+    """Move the alias even if the version is incompatible with the current one, or fails its own input example."""
 
 
 class RollbackRequest(Body):
-    """The body of ``POST /v1/models/{name}:rollback``; it may be left out."""
+    """The optional body of ``POST /v1/models/{name}:rollback``."""
 
     alias: StrictStr | None = None
-    """Alias that is moved back; unset: the default one."""
+    """Alias to move back. Default: the default alias."""
 
 
 class SwitchResponse(BaseModel):
-    """The answer of ``:promote`` and ``:rollback``: the alias answers this version now."""
+    """The response of ``:promote`` and ``:rollback``: the alias answers with this version now."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -51,25 +51,25 @@ class SwitchResponse(BaseModel):
     model_version: str
     alias: str
     previous_version: str | None
-    """What the alias answered before."""
+    """Version that the alias answered with before."""
     changed: bool
-    """False where it was so already."""
+    """False if the alias answered with this version already."""
     default_version: str | None
-    """What the bare name answers now."""
+    """Version that the bare name means now."""
     state: Literal["ready"]
 
 
 class TrafficRequest(RootModel[dict[str, float | str | None]]):
-    """The body of ``PUT /v1/models/{name}/traffic``: percent per alias, and under `shadow` an alias or null.
+    """The body of ``PUT /v1/models/{name}/traffic``: percentage per alias, and under `shadow` an alias or null.
 
-    An empty object sends every call to what the bare name means, and copies none.
+    An empty object removes the split and the shadow: the default version answers every request.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
             "type": "object",
             "properties": {
-                "shadow": {"type": ["string", "null"], "description": "Alias that gets a copy of each call."}
+                "shadow": {"type": ["string", "null"], "description": "Alias that gets a copy of each request."}
             },
             "additionalProperties": {"type": "number", "minimum": 0, "maximum": 100},
             "examples": [{"champion": 90, "challenger": 10, "shadow": "challenger"}],
@@ -78,16 +78,16 @@ class TrafficRequest(RootModel[dict[str, float | str | None]]):
 
 
 class TrafficResponse(BaseModel):
-    """How the calls to a model's bare name are divided and copied."""
+    """Traffic split and shadow of a model's bare name."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     traffic: dict[str, float]
-    """Percent per alias; empty where all calls go to what the bare name means."""
+    """Percentage per alias; empty if the default version answers every request."""
     shadow: str | None
-    """Alias that gets a copy of each call."""
+    """Alias that gets a copy of each request."""
     versions: dict[str, str | None]
-    """What each of these aliases answers now. An alias that answers nothing yet leaves its share to the bare name."""
+    """Live version of each of these aliases. The default version takes the share of an alias without one."""
     problems: list[str]
-    """Tags that cannot be followed and are ignored, a sentence each."""
+    """Registry tags that the gateway ignores because they are wrong, one sentence each."""

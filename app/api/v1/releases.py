@@ -1,6 +1,6 @@
-"""What is served, and who gets it: load and unload, promote, roll back and divide, under ``/v1/models``.
+"""Load, unload, promote, roll back and split traffic under ``/v1/models``.
 
-All of it is done by the `ModelManager`. Each of these may be repeated: done twice it is as done once.
+The `ModelManager` does the work. Every operation is idempotent.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Handler, Reply, dump
-from app.api.http.routing import Route
+from app.api.http.routing import Route, parameter
 from app.api.v1.predict import PREFIX, reference
 from app.api.v1.release_bodies import (
     LoadResponse,
@@ -23,111 +23,105 @@ from app.api.v1.release_bodies import (
 )
 from app.errors import Conflict, InvalidReference, MalformedBody, ModelNotFound
 from app.serving.ports import ModelManager
-from app.serving.references import ModelRef, ModelVersion, make_ref
+from app.serving.references import ModelRef, ModelVersion, make_ref, parse_ref
 from app.serving.releases.table import ModelStatus, Switch
 from app.serving.releases.traffic import make_plan
 
 SHADOW = "shadow"
-"""Key of the alias that gets copies, among the aliases and their weights."""
+"""Key of the shadow alias among the aliases and their weights."""
 
-_NAME = {
-    "name": "name",
-    "in": "path",
-    "required": True,
-    "description": "A registered model.",
-    "schema": {"type": "string"},
-}
+NAME = parameter("path", "name", "A registered model.")
 
 
 class ReleaseEndpoints:
-    """Handlers that change what is served."""
+    """Handlers that change which versions answer."""
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """Every endpoint."""
+        """List the endpoints."""
 
-        def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
-            return Route(method, PREFIX + path, handler, "v1", v1_error, V1Error, **further)
+        def route(method: str, path: str, handler: Handler, **more: Any) -> Route:
+            return Route(method, PREFIX + path, handler, "v1", v1_error, V1Error, **more)
 
-        named: dict[str, Any] = {"parameters": (_NAME,)}
+        named: dict[str, Any] = {"parameters": (NAME,)}
         switch: dict[str, Any] = {**named, "answer": SwitchResponse, "statuses": (409,)}
-        divide: dict[str, Any] = {**named, "body": TrafficRequest, "answer": TrafficResponse, "statuses": (409,)}
+        split: dict[str, Any] = {**named, "body": TrafficRequest, "answer": TrafficResponse, "statuses": (409,)}
         return [
             route("POST", "{ref:path}:load", self.load, answer=LoadResponse),
             route("POST", "{ref:path}:unload", self.unload, answer=LoadResponse),
             route("POST", "{name:path}:promote", self.promote, body=PromoteRequest, **switch),
             route("POST", "{name:path}:rollback", self.rollback, body=RollbackRequest, body_required=False, **switch),
-            route("PUT", "{name:path}/traffic", self.set_traffic, **divide),
+            route("PUT", "{name:path}/traffic", self.set_traffic, **split),
             route("GET", "{name:path}/traffic", self.traffic, answer=TrafficResponse, **named),
         ]
 
     async def load(self, exchange: Exchange) -> Reply:
         """Load a version on every replica of its pool."""
-        version = await exchange.in_time(self._manager.load(reference(exchange, ":load")))
+        version = await exchange.in_time(self._manager.load(reference(exchange)))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "ready"}))
 
     async def unload(self, exchange: Exchange) -> Reply:
-        """Unload a version."""
-        version = await exchange.in_time(self._manager.unload(reference(exchange, ":unload")))
+        """Unload a version from every replica of its pool."""
+        version = await exchange.in_time(self._manager.unload(reference(exchange)))
         return Reply(dump({"model_name": version.name, "model_version": version.version, "state": "unloaded"}))
 
     async def promote(self, exchange: Exchange) -> Reply:
         """Warm a version, then move an alias to it.
 
-        ``POST /v1/models/{name}:promote``. The registry is told once the version is warm, and the answer comes when
-        every gateway replica answers with it. Refused with 409 where callers of the version before would be refused by
-        this one; the details say why.
+        ``POST /v1/models/{name}:promote`` moves the alias in the registry once the version is warm, and responds once
+        every gateway replica answers with it. Raises `Conflict` if the version rejects requests that the alias's
+        current version accepts; the details say why.
         """
-        name = _name(exchange, ":promote")
+        name = _name(exchange)
         body = PromoteRequest.read(await exchange.json())
         alias = make_ref(name, body.alias).alias
         if (body.version is None) == (body.source is None):
-            raise MalformedBody("give 'version', or 'from' with another alias of the model, and not both")
+            raise MalformedBody("give either 'version', or 'from' with another alias of the model")
         if body.source is not None:
-            version = await self._answering(name, body.source)
+            version = await self._live_version(name, body.source)
         else:
             version = ModelVersion(name, str(make_ref(name, version=str(body.version)).version))
         switch = await exchange.in_time(self._manager.promote(version, alias=alias, force=body.force))
         return await self._switched(switch)
 
     async def rollback(self, exchange: Exchange) -> Reply:
-        """Move an alias back to the version that it answered before.
+        """Move an alias back to its previous version.
 
-        ``POST /v1/models/{name}:rollback``. A switch that is under way, or held up, is called off instead. After a step
-        back there is nothing more to go back to: doing it again changes nothing.
+        ``POST /v1/models/{name}:rollback`` cancels a rollout that is warming or blocked instead. A second rollback
+        changes nothing, because the alias has no earlier version then.
         """
-        name = _name(exchange, ":rollback")
+        name = _name(exchange)
         text = await exchange.body()
         body = RollbackRequest.read(exchange.parse(text) if text.strip() else {})
         alias = make_ref(name, body.alias).alias
         return await self._switched(await exchange.in_time(self._manager.rollback(name, alias=alias)))
 
     async def set_traffic(self, exchange: Exchange) -> Reply:
-        """Divide the calls to a model's name among its aliases, and copy them to one.
+        """Split a model's traffic among its aliases, and shadow it to one.
 
-        ``PUT /v1/models/{name}/traffic``. It replaces what was there; an empty object takes all of it away.
+        ``PUT /v1/models/{name}/traffic`` replaces the whole split; an empty object removes it.
         """
-        name = _name(exchange, "/traffic")
+        name = _name(exchange)
         body = await exchange.json()
         if not isinstance(body, dict):
-            raise MalformedBody("the body must be a JSON object of aliases and percent")
+            raise MalformedBody("the body must be a JSON object of aliases and percentages")
         weights = {alias: weight for alias, weight in body.items() if alias != SHADOW}
         shadow = body.get(SHADOW)
         if not isinstance(shadow, str | None):
-            raise MalformedBody("'shadow': must be an alias, or null")
+            raise MalformedBody("'shadow': must be an alias or null")
         for alias in (*weights, shadow):
             make_ref(name, alias)
         plan = make_plan(weights, shadow)
         return Reply(dump(_traffic(await exchange.in_time(self._manager.set_traffic(name, plan)))))
 
     async def traffic(self, exchange: Exchange) -> Reply:
-        """Show how the calls to a model's name are divided and copied."""
-        return Reply(dump(_traffic(await self._manager.model(_name(exchange, "/traffic")))))
+        """Show a model's traffic split and shadow."""
+        return Reply(dump(_traffic(await self._manager.model(_name(exchange)))))
 
-    async def _answering(self, name: str, alias: str) -> ModelVersion:
-        """The version that an alias means, where registry and answers agree on it."""
+    async def _live_version(self, name: str, alias: str) -> ModelVersion:
+        """Return the live version of an alias. Raises `Conflict` while another one is desired."""
         status = await self._manager.model(name)
         live, desired = status.aliases.get(alias), status.desired.get(alias)
         if desired is None:
@@ -136,7 +130,7 @@ class ReleaseEndpoints:
             )
         if live != desired:
             raise Conflict(
-                f"'{name}@{alias}' is to mean version {desired} and does not yet: name the version",
+                f"'{name}@{alias}' does not answer with version {desired} yet; give 'version' instead of 'from'",
                 {"model": name, "alias": alias, "version": desired, "answering": live},
             )
         return ModelVersion(name, desired)
@@ -156,11 +150,11 @@ class ReleaseEndpoints:
         return Reply(dump(answer))
 
 
-def _name(exchange: Exchange, verb: str) -> str:
-    ref = reference(exchange, verb)
+def _name(exchange: Exchange) -> str:
+    ref = parse_ref(exchange.path_params["name"])
     if ref != ModelRef(ref.name):
         raise InvalidReference(
-            f"give the model by its name, and what is to be done in the body: '{ref.name}', not '{ref}'",
+            f"'{ref}' is not a bare model name; use '{ref.name}' in the path and give version or alias in the body",
             {"reference": str(ref)},
         )
     return ref.name

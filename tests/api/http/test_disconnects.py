@@ -1,4 +1,4 @@
-"""Callers that leave before they are answered, at a real HTTP server."""
+"""Callers that disconnect before they are answered, at a real HTTP server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import orjson
 import pytest
 from prometheus_client import REGISTRY
 
-from app.api.http.serve_middleware import Unwatched
+from app.api.http.serve_middleware import DisableServeWatch
 from tests.fakes import Fakes, make_fakes, total
 from tests.server import Server
 
@@ -27,7 +27,7 @@ def slow(server: Server) -> Fakes:
     """A gateway whose model takes longer than any test."""
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.runner.delay_s = 300
-    server.app = Unwatched(fakes.app)
+    server.app = DisableServeWatch(fakes.app)
     return fakes
 
 
@@ -50,7 +50,7 @@ def counted_499() -> float:
     return REGISTRY.get_sample_value("http_requests_total", labels) or 0.0
 
 
-def test_what_is_done_for_a_caller_that_leaves_is_given_up_and_counted(server: Server) -> None:
+def test_the_work_for_a_disconnected_caller_is_cancelled(server: Server) -> None:
     fakes, before = slow(server), counted_499()
     caller = send(server, BODY)
     until(lambda: fakes.service.admission.rows == 1)
@@ -60,26 +60,26 @@ def test_what_is_done_for_a_caller_that_leaves_is_given_up_and_counted(server: S
     assert fakes.service.admission.rows == 0
 
 
-def test_one_that_leaves_takes_nobody_with_it(server: Server) -> None:
+def test_a_disconnect_cancels_no_other_request(server: Server) -> None:
     fakes = slow(server)
     leaves, stays = send(server, BODY), send(server, BODY)
     until(lambda: fakes.service.admission.requests == 2)
     leaves.close()
     until(lambda: fakes.service.admission.requests == 1)
-    time.sleep(0.3)  # longer than it takes to notice a departure
+    time.sleep(0.3)  # longer than it takes to notice a disconnect
     assert fakes.service.admission.requests == 1
     stays.close()
     until(lambda: fakes.service.admission.requests == 0)
 
 
-def test_half_a_body_is_no_request(server: Server) -> None:
+def test_an_incomplete_body_is_not_predicted(server: Server) -> None:
     fakes, before = slow(server), counted_499()
     send(server, BODY[:10], len(BODY)).close()
     until(lambda: counted_499() == before + 1)
     assert not fakes.runner.batches
 
 
-def test_a_caller_that_only_waits_long_is_answered(server: Server) -> None:
+def test_a_slow_request_is_answered(server: Server) -> None:
     fakes = slow(server)
     fakes.runner.delay_s = 0.5
     caller = send(server, BODY)

@@ -4,13 +4,13 @@ import httpx
 import pytest
 from starlette.middleware import Middleware
 
-from app.api.http.serve_middleware import IMPORT_PATH, Unwatched, middlewares
+from app.api.http.serve_middleware import IMPORT_PATH, DisableServeWatch, middlewares
 from tests.fakes import make_fakes, total
 
 BODY = {"model_name": "prices", "data": {"oil": 75.5, "gas": 3.2}}
 
 
-async def test_serve_is_told_to_watch_nothing_and_sees_no_timeout() -> None:
+async def test_serve_watches_nothing_and_sees_no_timeout() -> None:
     seen: dict[str, Any] = {}
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
@@ -20,38 +20,38 @@ async def test_serve_is_told_to_watch_nothing_and_sees_no_timeout() -> None:
         "type": "http",
         "headers": [(b"x-request-timeout-seconds", b"2"), (b"x-request-disconnect-disabled", b"?0")],
     }
-    await Unwatched(serve)(scope, None, None)  # type: ignore[arg-type]  # not called
+    await DisableServeWatch(serve)(scope, None, None)  # type: ignore[arg-type]  # not called
     assert seen["headers"].pop(b"x-request-disconnect-disabled") == b"?1"
     assert seen["headers"].keys() == {b"x-request-id"}
 
 
-async def test_a_request_without_a_name_gets_one_of_its_own() -> None:
+async def test_a_request_without_an_id_gets_a_unique_one() -> None:
     seen: list[bytes] = []
 
     async def serve(scope: Any, receive: Any, send: Any) -> None:
         seen.extend(value for name, value in scope["headers"] if name == b"x-request-id")
 
-    front = Unwatched(serve)
+    middleware = DisableServeWatch(serve)
     for headers in ([], [], [(b"x-request-id", b"mine")]):
-        await front({"type": "http", "headers": headers}, None, None)  # type: ignore[arg-type]  # not called
+        await middleware({"type": "http", "headers": headers}, None, None)  # type: ignore[arg-type]  # not called
     assert len({*seen}) == 3
     assert {len(name) for name in seen[:2]} == {32}
     assert seen[2] == b"mine"
 
 
 @pytest.mark.parametrize(("seconds", "status"), [("0.05", 504), ("soon", 400), ("20", 200)])
-async def test_the_callers_deadline_is_kept_all_the_same(seconds: str, status: int) -> None:
+async def test_the_gateway_keeps_the_caller_deadline(seconds: str, status: int) -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.runner.delay_s = 0.2
-    transport = httpx.ASGITransport(Unwatched(fakes.app))
+    transport = httpx.ASGITransport(DisableServeWatch(fakes.app))
     async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
         answer = await client.post("/serve", json=BODY, headers={"x-request-timeout-seconds": seconds})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
 
 
-def test_it_is_found_where_serve_is_told_that_it_is() -> None:
+def test_the_import_path_names_the_middleware() -> None:
     module, name = IMPORT_PATH.split(":")
     assert (module, name) == (middlewares.__module__, middlewares.__name__)
     (middleware,) = middlewares()
-    assert repr(middleware) == repr(Middleware(Unwatched))
+    assert repr(middleware) == repr(Middleware(DisableServeWatch))

@@ -133,7 +133,7 @@ FEATURES = {"model_name": "prices", "use_feature_store": True}
         ({**NO_DATA, "data": ROW, "entity_id": "wti"}, "malformed_body", "use_feature_store"),
         (FEATURES, "malformed_body", "feature_view"),
         ({**FEATURES, "feature_view": "prices_view"}, "malformed_body", "entity_id"),
-        ({**FEATURES, "feature_view": "v", "feature_service": "s", "entity_id": "a"}, "malformed_body", "not both"),
+        ({**FEATURES, "feature_view": "v", "feature_service": "s", "entity_id": "a"}, "malformed_body", "needs either"),
         ({**FEATURES, "feature_view": "prices_view", "entity_id": []}, "invalid_input", "no entity"),
         ({**FEATURES, "feature_view": "prices_view", "entity_id": "wti", "data": [1]}, "malformed_body", "override"),
         (
@@ -142,12 +142,12 @@ FEATURES = {"model_name": "prices", "use_feature_store": True}
             "gas",
         ),
         ({**FEATURES, "use_feature_store": "yes"}, "malformed_body", "use_feature_store"),
-        ({**NO_DATA, "data": ROW, "promote": True}, "malformed_body", "'promote' goes with"),
-        ({**NO_DATA, "action": "unload", "promote": True}, "malformed_body", "'promote' goes with"),
-        ({**NO_DATA, "action": "load", "data": ROW}, "malformed_body", "'data' does not go with 'action': 'load'"),
-        ({**NO_DATA, "action": "unload", "params": {}}, "malformed_body", "'params' does not go with"),
-        ({**NO_DATA, "action": "status", "entity_id": "wti"}, "malformed_body", "'entity_id' does not go with"),
-        ({**FEATURES, "action": "load"}, "malformed_body", "'use_feature_store' does not go with"),
+        ({**NO_DATA, "data": ROW, "promote": True}, "malformed_body", "'promote' needs"),
+        ({**NO_DATA, "action": "unload", "promote": True}, "malformed_body", "'promote' needs"),
+        ({**NO_DATA, "action": "load", "data": ROW}, "malformed_body", "'data' is not allowed with 'action': 'load'"),
+        ({**NO_DATA, "action": "unload", "params": {}}, "malformed_body", "'params' is not allowed with"),
+        ({**NO_DATA, "action": "status", "entity_id": "wti"}, "malformed_body", "'entity_id' is not allowed with"),
+        ({**FEATURES, "action": "load"}, "malformed_body", "'use_feature_store' is not allowed with"),
     ],
 )
 async def test_a_bad_body_is_a_400_that_says_what_to_fix(connect: Connect, body: Any, code: str, words: str) -> None:
@@ -178,7 +178,7 @@ async def test_what_does_not_exist_is_a_404(connect: Connect, body: Any, code: s
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
 
 
-async def test_an_unknown_entity_whose_columns_are_all_given_is_answered(connect: Connect) -> None:
+async def test_an_unknown_entity_with_all_columns_is_answered(connect: Connect) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}, features=FakeFeatureStore(STORE)))
     body = {**FEATURES, "feature_view": "prices_view", "entity_id": "gold", "data": ROW}
     assert (await client.post("/serve", json=body)).json()["prediction"] == [78.7]
@@ -194,14 +194,14 @@ async def test_a_model_that_raises_is_a_500_without_its_text(connect: Connect) -
     assert "hunter2" not in answer.text
 
 
-async def test_an_error_that_nobody_foresaw_tells_nothing(connect: Connect) -> None:
+async def test_an_unexpected_error_reveals_nothing(connect: Connect) -> None:
     client = connect(make_fakes({"bad": failing(RuntimeError("password=hunter2"), "x")}))
     answer = await client.post("/serve", json={"model_name": "bad", "data": {"x": 1}})
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal")
     assert "hunter2" not in answer.text
 
 
-async def test_a_model_that_answers_another_number_of_rows_is_never_shifted(connect: Connect) -> None:
+async def test_a_wrong_row_count_never_shifts_answers(connect: Connect) -> None:
     short = FakeModel(lambda batch: Output("tensor", (), (np.zeros(batch.count - 1),), batch.count - 1), columns("x"))
     client = connect(make_fakes({"short": short}))
     answer = await client.post("/serve", json={"model_name": "short", "data": [{"x": 1}, {"x": 2}]})
@@ -250,7 +250,7 @@ async def test_a_deadline_that_is_no_number_is_a_400(connect: Connect, header: s
     assert "x-request-timeout-seconds" in answer.json()["error"]["message"]
 
 
-async def test_too_much_in_progress_is_a_429_that_says_when_to_come_back(connect: Connect) -> None:
+async def test_overload_is_a_429_with_retry_after(connect: Connect) -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.runner.delay_s = 0.2
     client = connect(fakes)
@@ -271,7 +271,7 @@ async def test_too_many_rows_are_a_413(connect: Connect) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
 
 
-async def test_good_and_bad_requests_at_once_do_not_touch_each_other(connect: Connect) -> None:
+async def test_bad_requests_do_not_affect_concurrent_good_ones(connect: Connect) -> None:
     fakes = make_fakes({"prices": total("oil", "gas")})
     client = connect(fakes)
     bodies: list[Any] = [
@@ -287,7 +287,7 @@ async def test_good_and_bad_requests_at_once_do_not_touch_each_other(connect: Co
     assert sum(batch.count for _, batch in fakes.runner.batches) == 40
 
 
-async def test_a_promotion_that_is_refused_is_a_409_with_the_differences(connect: Connect) -> None:
+async def test_a_refused_promotion_is_a_409_with_the_differences(connect: Connect) -> None:
     models = {"prices": total("oil", "gas"), "prices/versions/2": total("oil", "coal")}
     fakes = make_fakes(models, aliases={"prices": {"champion": "1"}})
     body = {"model_name": "prices", "action": "load", "model_version": "2", "promote": True}

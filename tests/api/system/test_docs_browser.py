@@ -85,7 +85,7 @@ def test_redoc(browser: Browser, server: Server, gateway: Server, prefix: str) -
     check(browser, address)
 
 
-def test_what_a_model_says_of_itself_runs_no_script(browser: Browser) -> None:
+def test_a_model_description_runs_no_script(browser: Browser) -> None:
     name = "<img src=x onerror=document.title=1>"
     hostile = {"columns": {"x": {"description": f"{name}<script>document.title=1</script>"}}}
     fakes = make_fakes({name: FakeModel(FORMULA.predict, columns("x"), metadata=hostile)})

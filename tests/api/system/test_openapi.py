@@ -74,7 +74,7 @@ def operations(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-async def test_each_model_that_is_loaded_has_an_operation_of_its_own(connect: Connect) -> None:
+async def test_each_loaded_model_has_its_own_operation(connect: Connect) -> None:
     found = await document(connect, await load(make_fakes(MODELS)))
     assert tags(found) == sorted(MODELS)
     shown = operations(found)
@@ -116,7 +116,7 @@ async def test_every_example_is_answered_as_the_schema_says(connect: Connect) ->
         Draft202012Validator(response["schema"]).validate(response["example"])
 
 
-async def test_a_model_that_is_cold_is_neither_shown_nor_loaded(connect: Connect) -> None:
+async def test_a_cold_model_is_neither_shown_nor_loaded(connect: Connect) -> None:
     fakes = await load(make_fakes(MODELS), "prices")
     described = []
     describe = fakes.runner.describe
@@ -174,16 +174,16 @@ async def test_a_model_whose_calls_are_divided_says_how(connect: Connect) -> Non
     undivided = ("Version 1 answers.", "Version 1, fake.")
     assert await told() == undivided
     fakes.manager.plans["prices"] = make_plan({"challenger": 9.5, "champion": 90.5, "same": 0})
-    divided = "Calls are divided: 90.5 % to version 1 (champion), 9.5 % to version 2 (challenger)."
-    assert await told() == (f"{divided} Described is version 1.", f"Version 1, fake. {divided}")
+    divided = "Traffic split: 90.5 % to version 1 (champion), 9.5 % to version 2 (challenger)."
+    assert await told() == (f"{divided} This describes version 1.", f"Version 1, fake. {divided}")
     fakes.manager.plans["prices"] = make_plan({"challenger": 100})
-    assert (await told())[0] == "Calls are divided: 100 % to version 2 (challenger). Described is version 1."
+    assert (await told())[0] == "Traffic split: 100 % to version 2 (challenger). This describes version 1."
     for plan in (make_plan({"same": 50, "champion": 50}), make_plan({"champion": 100}, "challenger"), make_plan({})):
         fakes.manager.plans["prices"] = plan
         assert await told() == undivided
 
 
-async def test_a_name_that_is_registered_anew_is_described_anew(connect: Connect) -> None:
+async def test_a_name_registered_again_is_described_again(connect: Connect) -> None:
     fakes = await load(make_fakes({"prices": OIL_AND_GAS}))
     await document(connect, fakes)
     models: Any = fakes.runner._models
@@ -192,7 +192,7 @@ async def test_a_name_that_is_registered_anew_is_described_anew(connect: Connect
     assert "other" in str(operations(await document(connect, fakes))["/v1/models/prices:predict"])
 
 
-async def test_the_document_is_built_once_while_the_same_is_served(
+async def test_the_document_is_built_once_for_the_same_models(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builds: list[list[str]] = []
@@ -236,10 +236,8 @@ async def test_a_model_that_cannot_be_described_is_left_out_alone(
     assert tags(await document(connect, fakes)) == sorted(MODELS.keys() - {"images"})
 
 
-async def test_a_model_that_does_not_tell_what_it_is_is_not_waited_for(
-    connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openapi, "_PATIENCE_S", 0.05)
+async def test_a_model_that_does_not_answer_is_left_out(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openapi, "_TIMEOUT_S", 0.05)
     fakes = await load(make_fakes({"prices": OIL_AND_GAS, "slow": total("x")}))
     describe, told = fakes.runner.describe, asyncio.Event()
 
@@ -268,7 +266,7 @@ async def test_without_the_release_table_the_schema_is_without_models(
     assert "/v1/models/{ref}:predict" in found["paths"]
 
 
-async def test_the_committed_schema_is_that_without_models(connect: Connect) -> None:
+async def test_the_committed_schema_is_the_one_without_models(connect: Connect) -> None:
     fakes = await load(make_fakes(MODELS))
     await document(connect, fakes)
     assert operations(fakes.app.openapi()) == {}

@@ -58,7 +58,7 @@ async def test_the_answer_is_as_documented(connect: Connect, fakes: Fakes) -> No
         jsonschema.validate(answer.json(), schema)
         assert answer.json().keys() == schema["properties"].keys()
         for side in ("base", "other"):
-            assert answer.json()[side].keys() == schema["$defs"]["SideAnswer"]["properties"].keys()
+            assert answer.json()[side].keys() == schema["$defs"]["ComparedVersionBody"]["properties"].keys()
     document = (await connect(fakes).get("/openapi.json")).json()
     operation = document["paths"]["/v1/models/{name}/compare"]["get"]
     assert [one["name"] for one in operation["parameters"]] == ["name", "base", "other"]

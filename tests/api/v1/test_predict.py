@@ -71,9 +71,9 @@ async def test_a_frame_is_answered_as_records(connect: Connect) -> None:
         ({"inputs": {"oil": [1, 2], "gas": [1]}}, "gas"),
         ({"instances": [ROW], "parameters": {"top": 1}}, "'top'"),
         ({"entities": [{"id": "wti"}]}, "feature_service"),
-        ({"instances": [ROW], "overrides": {"oil": 1}}, "'overrides' goes with 'entities'"),
-        ({"instances": [ROW], "feature_view": "view"}, "'feature_view' goes with 'entities'"),
-        ({"inputs": {"oil": [1], "gas": [1]}, "feature_service": "service"}, "'feature_service' goes with 'entities'"),
+        ({"instances": [ROW], "overrides": {"oil": 1}}, "'overrides' needs 'entities'"),
+        ({"instances": [ROW], "feature_view": "view"}, "'feature_view' needs 'entities'"),
+        ({"inputs": {"oil": [1], "gas": [1]}, "feature_service": "service"}, "'feature_service' needs 'entities'"),
     ],
 )
 async def test_a_bad_body_is_a_400_in_kserves_shape(connect: Connect, body: Any, words: str) -> None:
@@ -91,7 +91,7 @@ async def test_what_does_not_exist_is_a_404(connect: Connect, path: str) -> None
     assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
 
 
-async def test_models_are_listed_loaded_and_let_go(connect: Connect) -> None:
+async def test_models_are_listed_loaded_and_unloaded(connect: Connect) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))
     assert [model["name"] for model in (await client.get("/v1/models")).json()["models"]] == ["prices"]
     loaded = (await client.post("/v1/models/prices/versions/1:load")).json()
@@ -104,7 +104,7 @@ async def test_models_are_listed_loaded_and_let_go(connect: Connect) -> None:
     assert (await client.get("/v1/models/none")).status_code == 404
 
 
-async def test_parameters_reach_the_model_and_never_share_a_batch(connect: Connect) -> None:
+async def test_requests_with_other_parameters_never_share_a_batch(connect: Connect) -> None:
     seen: list[str] = []
 
     def predict(batch: Any) -> Output:
@@ -118,7 +118,7 @@ async def test_parameters_reach_the_model_and_never_share_a_batch(connect: Conne
     assert set(seen) == {'{"top":0}', '{"top":1}'}
 
 
-async def test_a_model_whose_signature_fixes_the_rows_is_called_once_per_request(connect: Connect) -> None:
+async def test_a_signature_with_fixed_rows_gets_one_call_per_request(connect: Connect) -> None:
     pair = [{"type": "tensor", "tensor-spec": {"dtype": "float64", "shape": [2]}}]
     fakes = make_fakes({"pair": FakeModel(lambda batch: Output("tensor", (), batch.arrays, batch.count), pair)})
     client = connect(fakes)
@@ -129,14 +129,14 @@ async def test_a_model_whose_signature_fixes_the_rows_is_called_once_per_request
 
 
 @pytest.mark.parametrize(("name", "kind"), [("service", "feature_service"), ("view", "feature_view")])
-async def test_a_feature_source_tells_what_it_needs_and_gives(connect: Connect, name: str, kind: str) -> None:
+async def test_a_feature_source_shows_join_keys_and_features(connect: Connect, name: str, kind: str) -> None:
     store = FakeFeatureStore(STORE, services={"service": "view"})
     client = connect(make_fakes({"prices": total("oil", "gas")}, features=store))
     answer = (await client.get(f"/v1/features/{name}")).json()
     assert answer == {"name": name, "kind": kind, "join_keys": ["id"], "features": ["oil", "gas"]}
 
 
-async def test_an_unknown_feature_source_is_a_404_and_no_store_a_503(connect: Connect) -> None:
+async def test_an_unknown_feature_source_is_404_and_no_store_503(connect: Connect) -> None:
     client = connect(make_fakes({}, features=FakeFeatureStore(STORE)))
     answer = await client.get("/v1/features/nope")
     assert (answer.status_code, answer.json()["code"]) == (404, "feature_source_not_found")

@@ -29,14 +29,14 @@ def client(connect: Connect, fakes: Fakes) -> httpx.AsyncClient:
     return connect(fakes)
 
 
-async def test_a_version_is_loaded_and_let_go(client: httpx.AsyncClient) -> None:
+async def test_a_version_is_loaded_and_unloaded(client: httpx.AsyncClient) -> None:
     loaded = await client.post(f"{PATH}/versions/2:load")
     assert loaded.json() == {"model_name": "prices", "model_version": "2", "state": "ready"}
     unloaded = await client.post(f"{PATH}@challenger:unload")
     assert unloaded.json() == {"model_name": "prices", "model_version": "2", "state": "unloaded"}
 
 
-async def test_a_promotion_moves_the_default_alias_and_twice_is_as_once(client: httpx.AsyncClient) -> None:
+async def test_promote_moves_the_default_alias_and_is_idempotent(client: httpx.AsyncClient) -> None:
     expected = {
         "model_name": "prices",
         "model_version": "2",
@@ -54,13 +54,13 @@ async def test_a_promotion_moves_the_default_alias_and_twice_is_as_once(client: 
     assert again.json() == {**expected, "changed": False}
 
 
-async def test_another_alias_is_moved_and_the_bare_name_is_not(client: httpx.AsyncClient) -> None:
+async def test_promoting_another_alias_keeps_the_default(client: httpx.AsyncClient) -> None:
     answer = (await client.post(f"{PATH}:promote", json={"version": "1", "alias": "challenger"})).json()
     assert (answer["alias"], answer["model_version"], answer["previous_version"]) == ("challenger", "1", "2")
     assert answer["default_version"] == "1"
 
 
-async def test_a_version_may_be_given_as_another_alias(client: httpx.AsyncClient, fakes: Fakes) -> None:
+async def test_promote_takes_the_version_of_another_alias(client: httpx.AsyncClient, fakes: Fakes) -> None:
     answer = (await client.post(f"{PATH}:promote", json={"from": "challenger"})).json()
     assert (answer["model_version"], answer["alias"]) == ("2", "champion")
     fakes.manager.desired["prices"] = {"champion": "2", "challenger": "3"}
@@ -69,7 +69,7 @@ async def test_a_version_may_be_given_as_another_alias(client: httpx.AsyncClient
     assert unclear.json()["details"] == {"model": "prices", "alias": "challenger", "version": "3", "answering": "2"}
 
 
-async def test_other_inputs_are_refused_with_the_differences_unless_forced(client: httpx.AsyncClient) -> None:
+async def test_an_incompatible_version_needs_force(client: httpx.AsyncClient) -> None:
     refused = await client.post(f"{PATH}:promote", json={"version": "3"})
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
     assert refused.json()["details"]["differences"] == [
@@ -84,8 +84,8 @@ async def test_other_inputs_are_refused_with_the_differences_unless_forced(clien
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"),
     [
-        ("prices", {}, 400, "give 'version', or 'from'"),
-        ("prices", {"version": "2", "from": "challenger"}, 400, "not both"),
+        ("prices", {}, 400, "give either 'version', or 'from'"),
+        ("prices", {"version": "2", "from": "challenger"}, 400, "give either"),
         ("prices", {"version": "latest"}, 400, "not a model version"),
         ("prices", {"version": True}, 400, "'version"),
         ("prices", {"version": "2", "source": "challenger"}, 400, "'source': is not a key"),
@@ -94,13 +94,13 @@ async def test_other_inputs_are_refused_with_the_differences_unless_forced(clien
         ("prices", [], 400, "must be a JSON object"),
         ("prices", {"version": 7}, 404, "prices"),
         ("prices", {"from": "nobody"}, 404, "no alias 'nobody'"),
-        ("prices@champion", {"version": 1}, 400, "by its name"),
-        ("prices/versions/1", {"version": 1}, 400, "by its name"),
+        ("prices@champion", {"version": 1}, 400, "not a bare model name"),
+        ("prices/versions/1", {"version": 1}, 400, "not a bare model name"),
         ("nope", {"version": 1}, 404, "nope"),
         ("nope", {"from": "champion"}, 404, "nope"),
     ],
 )
-async def test_a_promotion_that_cannot_be_is_refused(
+async def test_an_invalid_promotion_is_refused(
     client: httpx.AsyncClient, path: str, body: Any, status: int, words: str
 ) -> None:
     answer = await client.post(f"/v1/models/{path}:promote", json=body)
@@ -109,13 +109,13 @@ async def test_a_promotion_that_cannot_be_is_refused(
     assert (await client.get(PATH)).json()["model"]["default"] == "1"
 
 
-async def test_keys_that_a_body_may_have_are_told_as_they_are_written(client: httpx.AsyncClient) -> None:
+async def test_the_error_lists_the_allowed_keys(client: httpx.AsyncClient) -> None:
     answer = await client.post(f"{PATH}:promote", json={"versoin": "2"})
     assert answer.json()["details"]["allowed"] == ["version", "from", "alias", "force"]
 
 
 @pytest.mark.parametrize("sent", [{}, {"json": {}}, {"json": {"alias": "champion"}}, {"content": b" "}])
-async def test_a_rollback_goes_one_step_back_and_no_further(client: httpx.AsyncClient, sent: dict[str, Any]) -> None:
+async def test_rollback_goes_one_step_back_and_no_further(client: httpx.AsyncClient, sent: dict[str, Any]) -> None:
     await client.post(f"{PATH}:promote", json={"version": "2"})
     back = await client.post(f"{PATH}:rollback", **sent)
     assert (back.status_code, back.json()) == (
@@ -142,18 +142,18 @@ async def test_a_rollback_goes_one_step_back_and_no_further(client: httpx.AsyncC
         ("prices", {"json": {"alias": "a b"}}, 400, "not an alias"),
         ("prices", {"json": {"version": "1"}}, 400, "'version': is not a key"),
         ("prices", {"content": b"{"}, 400, "JSON"),
-        ("prices@champion", {}, 400, "by its name"),
+        ("prices@champion", {}, 400, "not a bare model name"),
         ("nope", {}, 404, "nope"),
     ],
 )
-async def test_a_rollback_that_cannot_be_is_refused(
+async def test_an_invalid_rollback_is_refused(
     client: httpx.AsyncClient, path: str, sent: dict[str, Any], status: int, words: str
 ) -> None:
     answer = await client.post(f"/v1/models/{path}:rollback", **sent)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
 
-async def test_calls_are_divided_and_copied_until_all_of_it_is_taken_away(client: httpx.AsyncClient) -> None:
+async def test_traffic_is_split_and_shadowed_until_it_is_removed(client: httpx.AsyncClient) -> None:
     divided = {
         "model_name": "prices",
         "traffic": {"champion": 90.0, "challenger": 10.0},
@@ -173,7 +173,7 @@ async def test_calls_are_divided_and_copied_until_all_of_it_is_taken_away(client
     assert (await client.get(f"{PATH}/traffic")).json() == whole
 
 
-async def test_copies_alone_divide_nothing(client: httpx.AsyncClient) -> None:
+async def test_a_shadow_alone_splits_no_traffic(client: httpx.AsyncClient) -> None:
     answer = (await client.put(f"{PATH}/traffic", json={"shadow": "challenger"})).json()
     assert (answer["traffic"], answer["shadow"], answer["versions"]) == ({}, "challenger", {"challenger": "2"})
 
@@ -187,16 +187,16 @@ async def test_copies_alone_divide_nothing(client: httpx.AsyncClient) -> None:
         ("prices", {"champion": None, "challenger": 100}, 400, "weight of alias 'champion'"),
         ("prices", {"champion": 110, "challenger": -10}, 400, "weight of alias"),
         ("prices", {"a b": 100}, 400, "not an alias"),
-        ("prices", {"champion": 100, "shadow": 10}, 400, "'shadow': must be an alias, or null"),
+        ("prices", {"champion": 100, "shadow": 10}, 400, "'shadow': must be an alias or null"),
         ("prices", {"champion": 100, "shadow": "a b"}, 400, "not an alias"),
         ("prices", [90, 10], 400, "must be a JSON object"),
         ("prices", {"champion": 90, "nobody": 10}, 404, "no alias 'nobody'"),
         ("prices", {"shadow": "nobody"}, 404, "no alias 'nobody'"),
-        ("prices@champion", {"champion": 100}, 400, "by its name"),
+        ("prices@champion", {"champion": 100}, 400, "not a bare model name"),
         ("nope", {"champion": 100}, 404, "nope"),
     ],
 )
-async def test_traffic_that_cannot_be_is_refused_and_changes_nothing(
+async def test_invalid_traffic_is_refused_and_changes_nothing(
     client: httpx.AsyncClient, fakes: Fakes, path: str, body: Any, status: int, words: str
 ) -> None:
     answer = await client.put(f"/v1/models/{path}/traffic", json=body)
@@ -204,7 +204,7 @@ async def test_traffic_that_cannot_be_is_refused_and_changes_nothing(
     assert fakes.manager.plans == {}
 
 
-async def test_a_wrong_sum_is_told_to_programs_too(client: httpx.AsyncClient) -> None:
+async def test_the_details_have_a_wrong_sum_of_weights(client: httpx.AsyncClient) -> None:
     answer = await client.put(f"{PATH}/traffic", json={"champion": 90, "challenger": 9.5})
     assert answer.json()["details"] == {"sum": 99.5}
 
@@ -217,7 +217,7 @@ async def test_a_wrong_sum_is_told_to_programs_too(client: httpx.AsyncClient) ->
         ("PUT", f"{PATH}/traffic", {"champion": 100}),
     ],
 )
-async def test_a_registry_that_cannot_be_written_to_is_a_409(
+async def test_a_read_only_registry_is_a_409(
     client: httpx.AsyncClient, fakes: Fakes, method: str, path: str, body: Any
 ) -> None:
     fakes.manager.read_only = True
@@ -226,7 +226,7 @@ async def test_a_registry_that_cannot_be_written_to_is_a_409(
     assert (await client.post(f"{PATH}/versions/2:load")).status_code == 200
 
 
-async def test_a_model_shows_what_answers_and_what_is_held_up(client: httpx.AsyncClient, fakes: Fakes) -> None:
+async def test_a_model_shows_live_and_blocked_versions(client: httpx.AsyncClient, fakes: Fakes) -> None:
     await client.post(f"{PATH}:promote", json={"version": "2"})
     fakes.manager.desired["prices"] = {"champion": "3", "challenger": "2"}
     fakes.manager.blocked["prices"] = {"champion": "version 3 takes other inputs than version 2"}
