@@ -92,9 +92,9 @@ class ArtifactCache:
         """
         place = Place.of(self._folder, version)
         with self._locked(version, place):
-            if self._intact(place, identity) is not None:
-                self._count(hits=1)
-                return _use(place, identity)
+            cached = self._cached(place, identity)
+            if cached is not None:
+                return cached
             self._fetch(version, place, identity)
             artifacts = _use(place, identity)
         self._space.enforce_limit()
@@ -110,11 +110,7 @@ class ArtifactCache:
         if not place.folder.is_dir():
             return None
         with self._locked(version, place):
-            found = self._intact(place, identity)
-            if found is None:
-                return None
-            self._count(hits=1)
-            return _use(place, found)
+            return self._cached(place, identity)
 
     def _locked(self, version: ModelVersion, place: Place) -> IO[bytes]:
         held = try_lock(place.lock)
@@ -125,29 +121,32 @@ class ArtifactCache:
             raise TimeoutError(f"another process still downloads or checks {version} after {self._wait_s:g} s")
         return held
 
-    def _intact(self, place: Place, identity: str | None) -> str | None:
-        """Return the identity of the intact copy at a place, or None if there is no copy of the wanted identity."""
+    def _cached(self, place: Place, identity: str | None) -> CachedArtifacts | None:
         if not place.folder.is_dir():
             return None
         manifest = place.read_manifest()
-        if manifest is not None:
-            found: str = manifest["identity"]
-            if identity is not None and found != identity:
-                log.warning("ignoring %s: its model was deleted and registered again", place)
-                return None
-            try:
-                stats = file_stats(place.artifacts)
-                if self._verified.get(place.folder) == stats:
-                    return found
-                if file_digests(place.artifacts) == manifest["files"]:
-                    self._verified[place.folder] = stats
-                    return found
-            except OSError as error:
-                if error.errno not in _UNREADABLE:
-                    raise
-        log.warning("ignoring %s: its files are damaged", place)
-        self._count(damaged=1)
-        return None
+        if manifest is not None and identity not in (None, manifest["identity"]):
+            log.warning("ignoring %s: its model was deleted and registered again", place)
+            return None
+        if manifest is None or not self._is_intact(place, manifest["files"]):
+            log.warning("ignoring %s: its files are damaged", place)
+            self._count(damaged=1)
+            return None
+        self._count(hits=1)
+        return _use(place, manifest["identity"])
+
+    def _is_intact(self, place: Place, digests: object) -> bool:
+        try:
+            stats = file_stats(place.artifacts)
+            if self._verified.get(place.folder) != stats:
+                if file_digests(place.artifacts) != digests:
+                    return False
+                self._verified[place.folder] = stats
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            return False
+        return True
 
     def _fetch(self, version: ModelVersion, place: Place, identity: str) -> None:
         """Download a version whose lock the caller holds; leave nothing behind on failure."""
