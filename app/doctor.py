@@ -1,7 +1,6 @@
-"""Whether the platform can start here: `examine`, called by ``ml-serve doctor`` and before ``ml-serve up`` starts.
+"""Check whether the platform can start here: `examine`, for ``ml-serve doctor`` and for ``ml-serve up`` before a start.
 
-Nothing is started and nothing is written. Registry and feature store are asked in threads that are given up when their
-time is over, so one that hangs holds up nobody.
+Checks start nothing and write nothing. A time limit applies to the registry and the feature store.
 """
 
 from __future__ import annotations
@@ -11,25 +10,25 @@ import os
 import platform
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from app.adapters.mlflow.timeouts import BoundedCalls
 from app.errors import ServingError
 from app.settings import Settings
 from app.settings.model import PREFIX
 
 REGISTRY = "registry"
-"""Name of the check whether the model registry answers."""
+"""Name of the check of the model registry."""
 
 _CHECK_S = 30.0
-"""Seconds that a check may take: importing MLflow and Feast alone takes several on a busy machine."""
-_LONGEST_COMMAND = 80
+"""Time limit of a check: the import of MLflow and Feast alone takes several seconds on a busy machine."""
+_MAX_COMMAND = 80
 _PYTHONS = ((3, 11), (3, 14))  # from, and before
-_FLAVOURS = {
+_LIBRARIES = {
     "scikit-learn": "sklearn",
     "LightGBM": "lightgbm",
     "XGBoost": "xgboost",
@@ -37,12 +36,12 @@ _FLAVOURS = {
     "PyTorch": "torch",
     "TensorFlow": "tensorflow",
 }
-"""Libraries that models need to be loaded, and the module of each."""
+"""Libraries that models need, and the module of each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `message` is one line for the operator, complete without the name."""
+    """Result of one check. `message` is one line for the operator, complete without the name."""
 
     name: str
     ok: bool
@@ -50,20 +49,20 @@ class Check:
 
 
 def examine(settings: Settings, *, ports: bool = True) -> list[Check]:
-    """Look at everything that a start needs. Never raises; what is wrong is in the answer.
+    """Check everything that a start needs. Never raises; failures are in the result.
 
     Args:
-        ports: whether to look at the ports; not where the platform is meant to be running.
+        ports: whether the ports must be free; False if the platform may be running.
     """
     return [*examine_machine(settings, ports=ports), *examine_servers(settings)]
 
 
 def examine_machine(settings: Settings, *, ports: bool = True) -> list[Check]:
-    """What is known at once. The ports of a cluster that is joined are never looked at: its load balancer has them."""
+    """Run the checks that take no time. Ports are skipped for an existing cluster: its load balancer uses them."""
     checks = [_system(), _home(settings.home)]
     if ports and settings.ray_address is None:
         checks += _ports(settings)
-    checks.append(_flavours())
+    checks.append(_model_libraries())
     if not settings.is_embedded_registry and (
         settings.mlflow_s3_endpoint_url or settings.aws_access_key_id or settings.aws_secret_access_key
     ):
@@ -72,7 +71,7 @@ def examine_machine(settings: Settings, *, ports: bool = True) -> list[Check]:
 
 
 def examine_servers(settings: Settings) -> list[Check]:
-    """What takes seconds: to import the clients of registry and feature store, and to be answered."""
+    """Run the checks that take seconds: import the clients of registry and feature store, and connect."""
     return [
         _bounded(REGISTRY, lambda: _registry(settings)),
         _bounded("feature store", lambda: _features(settings)),
@@ -103,52 +102,45 @@ def _ports(settings: Settings) -> Iterator[Check]:
     fields = ["http_port", "grpc_port", "haproxy_stats_port", "haproxy_metrics_port"]
     if settings.dashboard:
         fields.append("dashboard_port")
-    holders: dict[int, str] = {}
+    seen: dict[int, str] = {}
     for field in fields:
         port: int = getattr(settings, field)
-        if port in holders:
-            yield Check(f"port {port}", False, f"{holders[port]} and {field} are both {port}")
-        else:
-            yield _port(port, field)
-        holders[port] = field
+        fault = f"{seen[port]} and {field} are both {port}" if port in seen else _port_fault(port, field)
+        seen[port] = field
+        yield Check(f"port {port}", fault is None, fault or f"port {port} ({field}) is free")
 
 
-def _port(port: int, field: str) -> Check:
-    name = f"port {port}"
+def _port_fault(port: int, field: str) -> str | None:
     with socket.socket() as probe:
-        # Connections that are closing do not count; a listening socket still does.
+        # Ignores connections that are closing, but not a listening socket.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except PermissionError:
-            message = f"{name} needs privileges that this user lacks: set {PREFIX}{field.upper()} to 1024 or more"
-            return Check(name, False, message)
+            return f"port {port} needs privileges that this user lacks: set {PREFIX}{field.upper()} to 1024 or more"
         except OSError:
-            message = f"{name} is taken by {_holder(port)}: stop it, or set {PREFIX}{field.upper()}"
-            return Check(name, False, message)
-    return Check(name, True, f"{name} ({field}) is free")
+            return f"port {port} is taken by {_port_user(port)}: stop it, or set {PREFIX}{field.upper()}"
+    return None
 
 
-def _holder(port: int) -> str:
-    """The process that listens on a port, or else has a connection from it."""
+def _port_user(port: int) -> str:
+    """Describe the process that listens on a port, or has a connection from it."""
     try:
         there = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.pid is not None]
         if not there:
             return "a process that cannot be seen from here, such as another user's"
-        holder = min(there, key=lambda connection: connection.status != psutil.CONN_LISTEN)
-        process = psutil.Process(holder.pid)
-        return f"process {process.pid} ({process.name()}: {_command(process)})"
+        found = min(there, key=lambda connection: connection.status != psutil.CONN_LISTEN)
+        process = psutil.Process(found.pid)
+        command = " ".join(process.cmdline())
+        if len(command) > _MAX_COMMAND:
+            command = f"{command[: _MAX_COMMAND - 1]}…"
+        return f"process {process.pid} ({process.name()}: {command})"
     except psutil.Error:
         return "a process that cannot be seen"
 
 
-def _command(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    return command if len(command) <= _LONGEST_COMMAND else f"{command[: _LONGEST_COMMAND - 1]}…"
-
-
 def _registry(settings: Settings) -> str:
-    # Heavy, and it sets up MLflow for the whole process.
+    # Heavy, and it configures MLflow for the whole process.
     from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
 
     shown = without_password(settings.registry_uri)
@@ -173,10 +165,10 @@ def _features(settings: Settings) -> str:
     return f"{settings.feast_folder} can be read"
 
 
-def _flavours() -> Check:
-    there = [name for name, module in _FLAVOURS.items() if importlib.util.find_spec(module)]
-    missing = [name for name in _FLAVOURS if name not in there]
-    message = f"installed: {', '.join(there) or 'none'}"
+def _model_libraries() -> Check:
+    installed = [name for name, module in _LIBRARIES.items() if importlib.util.find_spec(module)]
+    missing = [name for name in _LIBRARIES if name not in installed]
+    message = f"installed: {', '.join(installed) or 'none'}"
     return Check("model libraries", True, f"{message}; not: {', '.join(missing)}" if missing else message)
 
 
@@ -187,26 +179,19 @@ def _s3_client() -> Check:
     return Check(name, True, "the client for S3 is installed")
 
 
-def _bounded(name: str, look: Callable[[], str]) -> Check:
-    """The check, or that it failed or took too long."""
-    found = [Check(name, False, f"the {name} did not answer within {_CHECK_S:g} s")]
-
-    def work() -> None:
-        try:
-            found.append(Check(name, True, look()))
-        except ServingError as error:
-            found.append(Check(name, False, error.message))
-        except Exception as error:
-            first = next(iter(str(error).splitlines()), "")
-            found.append(Check(name, False, f"the {name} cannot be checked: {type(error).__name__}: {first}"))
-
-    thread = threading.Thread(target=work, name=f"doctor-{name}", daemon=True)
-    thread.start()
-    thread.join(_CHECK_S)
-    return found[-1]
+def _bounded(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, BoundedCalls().run(check, _CHECK_S))
+    except ServingError as error:
+        return Check(name, False, error.message)
+    except TimeoutError as error:
+        return Check(name, False, f"the {name} {error}")
+    except Exception as error:
+        first = next(iter(str(error).splitlines()), "")
+        return Check(name, False, f"the {name} cannot be checked: {type(error).__name__}: {first}")
 
 
 def without_password(uri: str) -> str:
-    """The URI without user and password, fit to be shown."""
+    """Return the URI without user and password."""
     scheme, separator, rest = uri.partition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

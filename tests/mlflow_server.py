@@ -1,4 +1,4 @@
-"""A real `mlflow server` for tests, started once a session. `tests.conftest` makes its fixtures known."""
+"""Run a real `mlflow server`, once per session. `tests.conftest` imports the fixtures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
-    """A real `mlflow server` that also hands out its artifacts; it takes more than ten seconds to answer."""
+    """Start an `mlflow server` that also serves artifacts. It takes more than ten seconds to become ready."""
     folder = tmp_path_factory.mktemp("mlflow-server")
     address = f"http://127.0.0.1:{free_port()}"
     options = {
@@ -35,7 +35,7 @@ def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
             stdout=log,
             stderr=log,
             env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            start_new_session=True,  # it has workers, which end with it
+            start_new_session=True,  # its workers end with it
         )
     try:
         yield address, server, folder / "log"
@@ -46,7 +46,7 @@ def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[
 
 @pytest.fixture(scope="session")
 def mlflow_server(starting_server: tuple[str, subprocess.Popen[bytes], Path]) -> str:
-    """Address of the server, which answers."""
+    """Wait until the server responds and return its URL."""
     address, server, log = starting_server
     _wait_until_up(f"{address}/health", server, log)
     return address

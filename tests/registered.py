@@ -1,4 +1,4 @@
-"""Models in the registry of the platform under test: those of the parity tests, and some that misbehave."""
+"""Register the models of the parity tests, and some that misbehave, in the registry of the platform under test."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SLOW_S = 0.5
 
 
 def sleep(data: Any, params: Any) -> Any:
-    """Answers its input, late."""
+    """Return the input, late."""
     time.sleep(SLOW_S)
     return data["x"].to_numpy()
 
 
 def choke(data: Any, params: Any) -> Any:
-    """Raises on 13."""
+    """Raise on 13."""
     if (data["x"] == 13).any():
         raise ValueError("thirteen, says /secret/path")
     return data["x"].to_numpy() * 2
 
 
 def shorten(data: Any, params: Any) -> Any:
-    """Answers a row less than it was given."""
+    """Return one row too few."""
     return data["x"].to_numpy()[1:]
 
 
@@ -48,12 +48,12 @@ FURTHER = [
 
 
 def name_of(case: parity.Case) -> str:
-    """The case's name in the registry."""
+    """Return the name of the case in the registry."""
     return case.name.replace(" ", "-")
 
 
 def registry_uri(home: Path) -> str:
-    """The embedded registry under `home`."""
+    """Return the URI of the embedded registry under `home`."""
     return f"sqlite:///{home}/mlflow.db"
 
 
@@ -62,7 +62,7 @@ def register(home: Path) -> None:
     import mlflow
 
     home.mkdir(parents=True, exist_ok=True)
-    # The functions of these modules travel inside the models: a replica cannot import the tests.
+    # Pickle the functions of these modules into the models, because a replica cannot import the tests.
     cloudpickle.register_pickle_by_value(parity)
     cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))
     with tracking(home):
@@ -82,13 +82,13 @@ def register(home: Path) -> None:
 
 
 def registry(home: Path) -> MlflowClient:
-    """A client of the embedded registry under `home`."""
+    """Return a client of the embedded registry under `home`."""
     return MlflowClient(registry_uri(home), registry_uri(home))
 
 
 @contextmanager
 def tracking(home: Path) -> Iterator[None]:
-    """MLflow's functions use the registry under `home`."""
+    """Make MLflow's functions use the registry under `home`."""
     import mlflow
 
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()

@@ -1,4 +1,4 @@
-"""A real HTTP server for tests: uvicorn in a thread, on a free port."""
+"""Run a real HTTP server: uvicorn in a thread, on a free port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _START_S = 10.0
 
 
 class Server:
-    """Serves `app` while it is entered. `app` may be exchanged at any time, so that one server does for many tests."""
+    """Serves `app` inside a `with` block. Tests may replace `app` at any time and share one server."""
 
     def __init__(self, app: ASGIApp | None = None) -> None:
         self.app = app

@@ -20,7 +20,7 @@ from app.settings import Settings
 from tests.conftest import environment_of_nobody
 
 pytestmark = [
-    # Kept in the store until it is collected: SQLAlchemy's pools close their connections then.
+    # SQLAlchemy's pools close their connections when they are garbage-collected.
     pytest.mark.filterwarnings("ignore:unclosed database:ResourceWarning"),
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
@@ -41,7 +41,7 @@ def seeded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture
 def copied(seeded: Settings, tmp_path: Path) -> Settings:
-    """A seeded home of the test's own; its versions still refer to the artifacts of the first one."""
+    """Copy of the seeded home; its versions refer to the artifacts of the original."""
     home = shutil.copytree(seeded.home, tmp_path / "home")
     return Settings(home=home)
 
@@ -71,7 +71,7 @@ def contents(home: Path) -> dict[Path, bytes]:
     return {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
-def test_two_versions_are_registered_with_aliases_descriptions_and_tags(seeded: Settings) -> None:
+def test_two_versions_have_aliases_descriptions_and_tags(seeded: Settings) -> None:
     client = client_of(seeded)
     model = client.get_registered_model("commodity_price_predictor")
     assert {alias: str(version) for alias, version in model.aliases.items()} == {"champion": "1", "challenger": "2"}
@@ -92,7 +92,7 @@ def test_the_challenger_is_another_model(seeded: Settings) -> None:
     assert predict(seeded, "2", SEED_ROW) == pytest.approx(77.7, abs=0.5)
 
 
-def test_the_signature_has_three_required_doubles_and_the_example_is_the_seed_row(seeded: Settings) -> None:
+def test_the_signature_and_the_example_match_the_seed_row(seeded: Settings) -> None:
     import mlflow
 
     for version in ("1", "2"):
@@ -125,7 +125,7 @@ def test_the_seed_entity_has_the_seed_row_as_features(seeded: Settings) -> None:
     assert read(seeded, "crude_oil_wti") == {name: [value] for name, value in SEED_ROW.items()}
 
 
-def test_the_feature_view_and_its_service_are_named_as_documented(seeded: Settings) -> None:
+def test_the_feature_view_and_service_have_documented_names(seeded: Settings) -> None:
     from feast import FeatureStore
 
     store = FeatureStore(str(seeded.feast_folder))
@@ -134,7 +134,7 @@ def test_the_feature_view_and_its_service_are_named_as_documented(seeded: Settin
     assert store.get_feature_service("commodity_price_service").tags == {"model": "commodity_price_predictor"}
 
 
-def test_a_second_call_changes_nothing_and_loads_no_heavy_library(copied: Settings) -> None:
+def test_a_second_call_changes_nothing_and_imports_no_mlflow(copied: Settings) -> None:
     before = contents(copied.home)
     code = (
         "import sys; from app import demo; from app.settings import Settings\n"
@@ -240,7 +240,7 @@ def test_a_database_that_is_not_one_of_mlflow_is_no_demo(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_fresh_start_says_only_what_it_is_told_to_and_stays_in_its_home(tmp_path: Path) -> None:
+def test_a_fresh_start_prints_progress_and_stays_in_its_home(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     code = (

@@ -16,7 +16,7 @@ from app import doctor
 from app.doctor import Check, examine
 from app.settings import Settings
 
-# MLflow and Feast, and what they import, warn of their own affairs while they are imported.
+# The imports of MLflow and Feast cause warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 UNREACHABLE = "http://me:secret@127.0.0.1:1"
@@ -24,7 +24,7 @@ UNREACHABLE = "http://me:secret@127.0.0.1:1"
 
 @pytest.fixture(autouse=True)
 def mlflow_as_before() -> Iterator[None]:
-    """The registry's check sets up MLflow for the whole process."""
+    """Undo what the check of the registry configures for the whole process."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -108,7 +108,7 @@ def test_a_port_whose_last_connections_are_closing_is_free(tmp_path: Path) -> No
     assert failed(examine(settings(tmp_path, http_port=port))) == []
 
 
-def test_the_dashboard_port_counts_only_where_a_dashboard_starts_here(tmp_path: Path, taken: int) -> None:
+def test_the_dashboard_port_counts_only_if_a_dashboard_starts(tmp_path: Path, taken: int) -> None:
     assert failed(examine(settings(tmp_path, dashboard_port=taken))) == []
     assert failed(examine(settings(tmp_path, dashboard_port=taken, dashboard=True))) == [f"port {taken}"]
 
@@ -133,7 +133,7 @@ def test_ports_may_be_left_out(tmp_path: Path, taken: int) -> None:
 # The home folder
 
 
-def test_a_home_that_is_a_file_is_told(tmp_path: Path) -> None:
+def test_a_home_that_is_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     checks = examine(settings(tmp_path, home=tmp_path / "home" / "inner"), ports=False)
     assert failed(checks) == ["home"]
@@ -141,7 +141,7 @@ def test_a_home_that_is_a_file_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_fails(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     assert failed(examine(settings(tmp_path), ports=False)) == ["home"]
 
@@ -149,7 +149,7 @@ def test_a_home_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 # Registry and feature store
 
 
-def test_a_registry_that_is_out_of_reach_is_named_without_its_password(tmp_path: Path) -> None:
+def test_an_unreachable_registry_is_named_without_its_password(tmp_path: Path) -> None:
     checks = examine(settings(tmp_path, mlflow_tracking_uri=UNREACHABLE), ports=False)
     assert failed(checks) == ["registry"]
     message = check(checks, "registry").message
@@ -158,7 +158,7 @@ def test_a_registry_that_is_out_of_reach_is_named_without_its_password(tmp_path:
     assert "secret" not in message
 
 
-def test_a_database_that_is_no_registry_is_told(tmp_path: Path) -> None:
+def test_a_database_that_is_no_registry_fails(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "mlflow.db").write_text("no database at all" * 100)
@@ -168,14 +168,14 @@ def test_a_database_that_is_no_registry_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_embedded_registry_and_a_feature_store_that_are_there_pass(tmp_path: Path) -> None:
+def test_an_embedded_registry_and_a_feature_store_pass(tmp_path: Path) -> None:
     from app.demo.features import build_features  # the quickest way to a real repository
 
     configured = settings(tmp_path)
     configured.home.mkdir()
     (configured.home / "mlflow.db").touch()
     build_features(configured.demo_feast_repo)
-    # MLflow's own affair. Said here, because importing Feast puts a filter of its own in front of those above.
+    # A warning of MLflow. Filtered here, because the import of Feast adds a filter that overrides the mark above.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
     checks = examine(configured, ports=False)
     assert failed(checks) == []
@@ -184,7 +184,7 @@ def test_an_embedded_registry_and_a_feature_store_that_are_there_pass(tmp_path: 
 
 
 @pytest.mark.parametrize("text", [None, "project: [", "project: x\nprovider: nowhere\n", "- a list"])
-def test_a_broken_feature_repository_is_told(tmp_path: Path, text: str | None) -> None:
+def test_a_broken_feature_repository_fails(tmp_path: Path, text: str | None) -> None:
     folder = tmp_path / "feast"
     folder.mkdir()
     if text is not None:
@@ -196,9 +196,7 @@ def test_a_broken_feature_repository_is_told(tmp_path: Path, text: str | None) -
     assert "Traceback" not in message
 
 
-def test_a_check_that_hangs_or_breaks_is_told_and_hides_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_that_hangs_or_breaks_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def hang(_: Settings) -> str:
         time.sleep(5)
         return ""
@@ -222,7 +220,7 @@ def test_a_check_that_hangs_or_breaks_is_told_and_hides_no_other(
 @pytest.mark.parametrize(
     "given", [{"mlflow_s3_endpoint_url": "http://minio:9000"}, {"aws_access_key_id": "id"}], ids=["endpoint", "key"]
 )
-def test_a_missing_client_of_the_artifact_store_is_told(
+def test_a_missing_artifact_store_client_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str]
 ) -> None:
     remote = settings(tmp_path, mlflow_tracking_uri=UNREACHABLE, **given)
@@ -239,7 +237,7 @@ def test_a_missing_client_of_the_artifact_store_is_told(
     assert failed(examine(settings(tmp_path, **given), ports=False)) == []
 
 
-def test_a_python_or_a_system_that_is_not_supported_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unsupported_python_or_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_PYTHONS", ((3, 98), (3, 99)))
     checks = examine(settings(tmp_path), ports=False)
     assert failed(checks) == ["system"]

@@ -1,6 +1,6 @@
-"""The demo: a small model and the features it needs, so that a fresh installation has something to serve.
+"""Demo: a small model and its features, so that a fresh installation has something to serve.
 
-`seed` is called by the command line. All data is synthetic, drawn from a fixed seed: it says nothing about any market.
+The command line calls `seed`. All data is synthetic, drawn from a fixed seed, and describes no real market.
 """
 
 from app.demo.data import COLUMNS, COMMODITIES, EXAMPLE, MODEL, SERVICE

@@ -1,4 +1,4 @@
-"""What the demo is about: its model, its columns, its commodities. All of it is synthetic."""
+"""Constants of the demo: its model, columns and commodities. All data is synthetic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOTES = {
     "exchange_rate": {"description": "Exchange rate", "unit": "USD per EUR"},
     "price": {"description": "Price of the commodity", "unit": "USD per barrel"},
 }
-"""What the documentation says of the model's columns, input and output."""
+"""Documentation of the model's columns, input and output."""
 
 COMMODITIES = {
     "crude_oil_wti": EXAMPLE,
@@ -26,7 +26,7 @@ COMMODITIES = {
     "gasoline_rbob": (77.4, 2.9, 1.19),
     "coal_newcastle": (70.6, 4.2, 1.12),
 }
-"""Entities of the feature view and their newest values, in the order of `COLUMNS`."""
+"""Entities of the feature view and their latest values, in the order of `COLUMNS`."""
 
 DATA_ENDS = datetime(2026, 1, 1, tzinfo=UTC)
 """Time of the newest rows."""

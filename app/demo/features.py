@@ -1,5 +1,5 @@
-"""The demo's feature store: a Feast repository on SQLite, with synthetic prices by commodity."""
-# ruff: noqa: PLC0415 - MLflow, Feast and scikit-learn are imported where they are used: the command line imports this
+"""Feature store of the demo: a Feast repository on SQLite, with synthetic prices by commodity."""
+# ruff: noqa: PLC0415 - the command line imports this: heavy libraries are imported only where they are used
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ _DATA = ("commodity_prices.parquet", "registry.db", "online_store.db")
 
 
 def has_features(folder: Path) -> bool:
-    """Whether every file of the repository is there."""
+    """Return whether the repository is complete."""
     return all((folder / file).exists() for file in (*_TEXTS, *_DATA))
 
 
 def build_features(folder: Path) -> None:
-    """Build the Feast repository beside its place and move it there when it is whole.
+    """Build the Feast repository in a temporary folder next to `folder`, and move it there when complete.
 
     Raises:
-        StartupError: something that is not the demo's stands in its place.
+        StartupError: `folder` contains a file that is not the demo's.
     """
     import pandas as pd
     from feast import FeatureStore
@@ -80,7 +80,7 @@ def build_features(folder: Path) -> None:
             (draft / name).write_text(text)
         pd.DataFrame(
             [
-                # Older rows exist to be left out: the online store keeps the newest of each entity.
+                # The online store must ignore the older rows: it keeps the latest of each entity.
                 {"commodity_id": name, **{c: v * (1 - 0.01 * age) for c, v in zip(COLUMNS, values, strict=True)}}
                 | {"event_timestamp": DATA_ENDS - timedelta(days=age)}
                 for name, values in COMMODITIES.items()

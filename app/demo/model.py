@@ -1,5 +1,5 @@
-"""The demo model: registered in two versions, trained on synthetic data drawn from a fixed seed."""
-# ruff: noqa: PLC0415 - MLflow, Feast and scikit-learn are imported where they are used: the command line imports this
+"""Demo model: two registered versions, trained on synthetic data drawn from a fixed seed."""
+# ruff: noqa: PLC0415 - the command line imports this: heavy libraries are imported only where they are used
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _EXPERIMENT = "ml-serve-demo"
-_STATE = "demo.state"  # tag of the registered model: 'partial' until everything is there
+_STATE = "demo.state"  # tag of the registered model: 'partial' until it is complete
 _ESTIMATOR = "demo.estimator"  # tag of a version: which of the two it is
 _ROWS = 2000
 _REQUIREMENTS = ("mlflow", "numpy", "pandas", "scikit-learn", "skops")
@@ -27,7 +27,7 @@ _NOTICE = "Trained on synthetic data: its answers are no forecasts."
 
 
 def has_model(registry_uri: str) -> bool:
-    """A look without MLflow, whose import takes seconds. False where in doubt: then MLflow itself is asked."""
+    """Look for the model without MLflow, whose import takes seconds. Return False if in doubt."""
     tags: dict[str, str] | None = None
     if registry_uri.startswith("sqlite:///"):
         tags = _tags_in_database(Path(registry_uri.removeprefix("sqlite:///")))
@@ -49,24 +49,22 @@ def _tags_in_database(path: Path) -> dict[str, str] | None:
 def _tags_on_server(uri: str) -> dict[str, str] | None:
     import httpx
 
-    address = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/get"
+    url = f"{uri.rstrip('/')}/api/2.0/mlflow/registered-models/get"
     try:
-        answer = httpx.get(address, params={"name": MODEL}, timeout=3)
-        return {
-            tag["key"]: tag["value"] for tag in answer.raise_for_status().json()["registered_model"].get("tags", [])
-        }
+        model = httpx.get(url, params={"name": MODEL}, timeout=3).raise_for_status().json()["registered_model"]
+        return {tag["key"]: tag["value"] for tag in model.get("tags", [])}
     except (httpx.HTTPError, ValueError, KeyError):
         return None
 
 
 def register(settings: Settings, own_features: bool) -> bool:
-    """Register what is missing of the model; False where nothing is.
+    """Register what is missing of the model. Return False if nothing is.
 
     Args:
-        own_features: whether the demo's feature service exists for the model to name.
+        own_features: whether the demo's feature service exists, to which the model then refers.
 
     Raises:
-        RegistryUnavailable: the registry does not answer.
+        RegistryUnavailable: the registry does not respond.
         StartupError: the model cannot be registered.
     """
     configure(settings)
@@ -96,7 +94,7 @@ def _register_versions(settings: Settings, client: MlflowClient, own_features: b
     from sklearn.linear_model import LinearRegression
     from sklearn.pipeline import make_pipeline
 
-    there = {version.tags.get(_ESTIMATOR): version for version in client.search_model_versions(f"name='{MODEL}'")}
+    existing = {version.tags.get(_ESTIMATOR): version for version in client.search_model_versions(f"name='{MODEL}'")}
     aliases = client.get_registered_model(MODEL).aliases
     variants = [
         (settings.default_alias, "linear", "Linear regression.", LinearRegression()),
@@ -108,13 +106,13 @@ def _register_versions(settings: Settings, client: MlflowClient, own_features: b
         ),
     ]
     for alias, estimator, description, regressor in variants:
-        # A column that is null, as the feature store may have it, counts as its mean.
+        # A null, which the feature store may return, counts as the mean of its column.
         pipeline = make_pipeline(SimpleImputer(), regressor)
-        version = there.get(estimator)
+        version = existing.get(estimator)
         if version is None:
             tags = {_ESTIMATOR: estimator, "data": "synthetic"}
             if own_features:
-                tags["feast.feature_service"] = SERVICE  # where Feast itself looks for a model's features
+                tags["feast.feature_service"] = SERVICE  # the tag that Feast itself reads
             version = _log_version(settings, client, pipeline, tags)
             client.update_model_version(MODEL, version.version, f"{description} {_NOTICE}")
         if alias not in aliases:
@@ -143,11 +141,11 @@ def _log_version(settings: Settings, client: MlflowClient, regressor: Any, tags:
             ),
             input_example=pd.DataFrame([EXAMPLE], columns=list(COLUMNS)),
             metadata={"columns": NOTES},
-            # skops loads types on a list and never runs a pickle. It does not list numpy's dtypes, nor the nodes of a
-            # decision tree, which are plain arrays behind a compiled class of scikit-learn.
+            # skops loads only trusted types and never runs a pickle. Numpy's dtypes and the nodes of a decision tree,
+            # plain arrays in a compiled class of scikit-learn, are not trusted by default.
             serialization_format="skops",
             skops_trusted_types=["numpy.dtype", "sklearn.tree._tree.Tree"],
-            # Named, because MLflow would otherwise find them by loading the model in a process of its own.
+            # Listed, because MLflow would otherwise load the model in another process to infer them.
             pip_requirements=[f"{package}=={metadata.version(package)}" for package in _REQUIREMENTS],
         )
         return mlflow.register_model(logged.model_uri, MODEL, tags=tags)
@@ -156,7 +154,7 @@ def _log_version(settings: Settings, client: MlflowClient, regressor: Any, tags:
 def _experiment(settings: Settings, client: MlflowClient) -> str:
     experiment = client.get_experiment_by_name(_EXPERIMENT)
     if experiment is None:
-        # A server knows where its artifacts go; a database does not, and MLflow would put them where we happen to run.
+        # A server has an artifact location. For a database, MLflow would use the current folder.
         is_server = settings.tracking_uri.startswith(("http://", "https://", "databricks"))
         return str(client.create_experiment(_EXPERIMENT, None if is_server else settings.artifact_root.as_uri()))
     if experiment.lifecycle_stage == "deleted":
@@ -165,9 +163,9 @@ def _experiment(settings: Settings, client: MlflowClient) -> str:
 
 
 def _training_data() -> tuple[pd.DataFrame, pd.Series]:
-    """Synthetic rows, and prices that a straight line explains but for a wave in the price of crude oil.
+    """Return synthetic rows and prices: linear, except for a wave in the price of crude oil.
 
-    The constants let the linear model answer 78.3 to `EXAMPLE`.
+    With these constants the linear model predicts 78.3 for `EXAMPLE`.
     """
     import numpy as np
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Makes the demo where it is not there yet."""
+"""Create the demo unless it exists."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 
-from filelock import FileLock
-
+from app.adapters.artifacts.locks import lock
 from app.demo.data import COMMODITIES, MODEL, SERVICE
 from app.demo.features import build_features, has_features
 from app.demo.model import has_model, register
@@ -19,7 +18,7 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
-    """What there is to call. `entities` are ids for `feature_service`; None where a foreign feature store is in use."""
+    """What a user can call. `entities` are ids for `feature_service`, which is None unless the demo has one."""
 
     model: str
     feature_service: str | None
@@ -28,28 +27,28 @@ class DemoSummary:
 
 
 def seed(settings: Settings, progress: Callable[[str], None]) -> DemoSummary:
-    """See to it that the demo model is registered and its features can be read; does nothing where they are there.
+    """Register the demo model and build its feature store, unless they exist.
 
-    A model or a Feast repository that is not the demo's own is left alone, and so are aliases once they are set.
+    A model or Feast repository of the user's is left alone, and so are aliases once they are set.
 
     Args:
-        progress: is told what takes time, one line each.
+        progress: receives one line for each slow step.
 
     Raises:
-        RegistryUnavailable: the registry does not answer.
-        StartupError: something is in the way; the message says what.
+        RegistryUnavailable: the registry does not respond.
+        StartupError: a file or a model of the user's is in the way; the message says which.
     """
     own_features = settings.feast_repo is None or settings.feast_folder == settings.demo_feast_repo
     changed = False
     if not has_model(settings.registry_uri):
         progress(f"preparing the demo model {MODEL} (synthetic data)")
-        with _alone(settings), _quiet():
+        with lock(settings.home / "demo.lock"), _quiet():
             changed = register(settings, own_features)
     if not own_features:
         progress(f"the feature store in {settings.feast_folder} is used as it is: no demo features")
     elif not has_features(settings.demo_feast_repo):
         progress(f"building the demo's feature store in {settings.demo_feast_repo}")
-        with _alone(settings), _quiet():
+        with lock(settings.home / "demo.lock"), _quiet():
             build_features(settings.demo_feast_repo)
         changed = True
     return DemoSummary(
@@ -60,15 +59,9 @@ def seed(settings: Settings, progress: Callable[[str], None]) -> DemoSummary:
     )
 
 
-def _alone(settings: Settings) -> FileLock:
-    """Held while the demo is made, so that two starts do not make it twice."""
-    settings.home.mkdir(parents=True, exist_ok=True)
-    return FileLock(settings.home / "demo.lock")
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what MLflow, Alembic and Feast print, log and warn about off the console."""
+    """Keep the output, logs and warnings of MLflow, Alembic and Feast off the console."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""An HTTP proxy between a client and a real server, whose answers a test may change."""
+"""HTTP proxy in front of a real server, for tests that change its answers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def pass_on(request: Request, answer: httpx.Response | None) -> None:
 
 
 class Between:
-    """An ASGI app that passes everything on to `upstream`.
+    """ASGI app that forwards everything to `upstream`.
 
-    `step` is called with each request before it is passed on, and again with its answer; a response that it returns is
-    given instead.
+    It calls `step` with each request before it forwards it, and again with the answer. If `step` returns a response,
+    the client gets that one instead.
     """
 
     def __init__(self, upstream: str, step: Step = pass_on) -> None:

@@ -25,7 +25,7 @@ from mlflow.types.schema import AnyType, Map, Object, Property
 from mlflow.types.schema import Array as ArrayType
 from sqlalchemy.exc import SADeprecationWarning
 
-from app.adapters.mlflow.enforcement import leave_out_enforcement
+from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.serving.json_output import predictions
 from app.serving.rows import Layout, Rows, stack
@@ -434,7 +434,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Case], L
         parts = model.metadata.signature.to_dict() if model.metadata.signature else {}
         parsed = {part: json.loads(text) for part, text in parts.items() if text}
         served = mlflow.pyfunc.load_model(info.model_uri)
-        assert leave_out_enforcement(served) == (case.name not in ENFORCED)
+        assert skip_enforcement(served) == (case.name not in ENFORCED)
         signature = Signature.compile(parsed.get("inputs"), parsed.get("outputs"), parsed.get("params"))
         return Logged(model, served, signature)
 

@@ -1,4 +1,4 @@
-"""The manifests under `k8s/`, read once, and the schemas of their kinds. For the tests beside this file."""
+"""Load the manifests under `k8s/` and the schemas of their kinds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CUSTOM = {name: document for name, document in MANIFESTS.items() if name not in 
 
 
 def the(kind: str, name: str) -> Object:
-    """The one manifest of this kind and name."""
+    """Return the only manifest of this kind and name."""
     (found,) = [d for d in MANIFESTS.values() if d["kind"] == kind and d["metadata"]["name"] == name]
     return found
 
@@ -46,7 +46,7 @@ CONTAINERS: dict[str, Object] = {role: pod["spec"]["containers"][0] for role, po
 
 
 def pins(name: str) -> dict[str, set[str]]:
-    """Versions that `requirements/<name>.txt` locks; more than one where they differ by Python version."""
+    """Return the versions that `requirements/<name>.txt` locks; several if they differ by Python version."""
     versions: dict[str, set[str]] = {}
     locked = (ROOT / f"requirements/{name}.txt").read_text()
     for package, version in re.findall(r"^([\w.\-]+)(?:\[.*\])?==(\S+)", locked, re.M):
@@ -55,7 +55,7 @@ def pins(name: str) -> dict[str, set[str]]:
 
 
 def closed(schema: Any) -> Any:
-    """A CRD's structural schema as JSON schema that refuses unknown fields, as `kubectl apply` does.
+    """Convert a CRD's structural schema to a JSON schema that rejects unknown fields, as `kubectl apply` does.
 
     CEL rules (`x-kubernetes-validations`) are not evaluated.
     """
@@ -78,7 +78,7 @@ def closed(schema: Any) -> Any:
 
 @cache
 def validator_of(api_version: str, kind: str) -> Any:
-    """Validator of one version of a custom resource."""
+    """Return the validator of one version of a custom resource."""
     group, _, version = api_version.partition("/")
     (text,) = [
         text
@@ -88,7 +88,7 @@ def validator_of(api_version: str, kind: str) -> Any:
     versions = yaml.load(text, Loader=yaml.CSafeLoader)["spec"]["versions"]
     (schema,) = [entry["schema"]["openAPIV3Schema"] for entry in versions if entry["name"] == version]
     result = closed(schema)
-    # The API server checks the metadata of every resource against its own type, whatever the CRD says.
+    # The API server validates metadata against its own type, not against the CRD.
     result["properties"]["metadata"] = {"type": "object"}
     return Draft4Validator(result)
 

@@ -1,4 +1,4 @@
-"""The Dockerfile: what it installs, as whom it runs, and that it agrees with the manifests and with the application."""
+"""Check what the Dockerfile installs, as which user it runs, and that it fits the manifests and the application."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def instructions(name: str) -> list[str]:
     return [arguments for instruction, arguments in INSTRUCTIONS if instruction == name]
 
 
-def test_the_image_is_named_in_one_place_with_the_projects_version() -> None:
+def test_one_place_names_the_image_with_the_project_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     written = [
         match.strip()
@@ -35,7 +35,7 @@ def test_the_image_is_named_in_one_place_with_the_projects_version() -> None:
     assert sorted(written) == [f"&image ml-serve-gateway:{version}", "*image"]
 
 
-def test_the_image_is_built_from_one_base_and_runs_as_a_numbered_user_that_is_not_root() -> None:
+def test_the_image_has_one_base_and_runs_as_a_numbered_user() -> None:
     assert {base.split()[0] for base in instructions("FROM")} == {BASE_IMAGE}
     pod = PODS["worker"]["spec"]["securityContext"]
     assert instructions("USER") == [f"{pod['runAsUser']}:{pod['runAsGroup']}"]
@@ -57,7 +57,7 @@ def test_the_image_locks_what_was_tested() -> None:
     assert "pytest" not in image
 
 
-def test_the_image_has_what_probes_and_operating_instructions_call() -> None:
+def test_the_image_has_the_programs_that_probes_call() -> None:
     (run,) = [run for run in instructions("RUN") if "apt-get install" in run]
     assert {"wget", "curl", "libgomp1"} <= set(run.split())
 
@@ -69,13 +69,14 @@ def test_the_image_sets_what_ray_must_find_on_every_node() -> None:
         Path("/run/other"),
     )
     fixed = {name: value for name, value in one.items() if other[name] == value and "FALLBACK" not in name}
+    assert fixed
     in_image = dict(assignment.split("=", 1) for line in instructions("ENV") for assignment in shlex.split(line))
     assert {name: in_image.get(name) for name in fixed} == fixed
     ours = {name for name in in_image if name not in fixed and name != "PATH"}
     assert ours <= {name for name, _ in environment_names()}
 
 
-def test_every_file_that_the_image_copies_is_there_and_let_through() -> None:
+def test_dockerignore_lets_through_every_copied_file() -> None:
     let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {source for line in instructions("COPY") if not line.startswith("--from") for source in line.split()[:-1]}
     assert copied == let_through

@@ -1,4 +1,4 @@
-"""What `kubectl apply` would refuse in `k8s/`, and what it would accept although it cannot work."""
+"""Find errors in `k8s/` that `kubectl apply` would reject, and some that it would accept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.manifests.manifests import (
     the,
 )
 
-# kubernetes-validate leaves it to the garbage collector to close its schema files.
+# kubernetes-validate does not close its schema files.
 pytestmark = pytest.mark.filterwarnings("ignore:.*unclosed file:pytest.PytestUnraisableExceptionWarning")
 
 KUBERNETES = "1.32"
@@ -82,7 +82,7 @@ def test_a_slip_in_a_custom_resource_is_noticed(path: tuple[str | int, ...], val
     assert len(faults_of(document)) == 1
 
 
-def test_every_object_is_named_once_and_in_a_namespace_that_exists() -> None:
+def test_every_object_has_one_name_and_an_existing_namespace() -> None:
     names = [(d["kind"], d["metadata"].get("namespace"), d["metadata"]["name"]) for d in MANIFESTS.values()]
     assert len(names) == len(set(names))
     namespaces = {name for kind, _, name in names if kind == "Namespace"}
@@ -114,7 +114,7 @@ print(json.dumps({
 """
 
 
-def test_the_serve_config_is_what_ray_accepts_and_names_our_application() -> None:
+def test_ray_accepts_the_serve_config_of_our_application() -> None:
     config = yaml.safe_load(RAY_SERVICE["serveConfigV2"])
     seen = subprocess.run(
         [sys.executable, "-c", _INSPECT],
@@ -155,11 +155,11 @@ def test_workers_scale_between_the_bounds() -> None:
 
 
 def environment_of(role: str) -> dict[str, str]:
-    """Variables of a pod's container; a value from a secret is a word."""
+    """Return the variables of a container, with "secret" for values from a secret."""
     return {entry["name"]: entry.get("value", "secret") for entry in CONTAINERS[role]["env"]}
 
 
-def test_pods_get_only_variables_that_are_read_and_the_same_on_every_node() -> None:
+def test_pods_get_only_known_variables_equal_on_every_node() -> None:
     assert environment_of("head").keys() <= {name for name, _ in environment_names()}
     assert CONTAINERS["head"]["env"] == CONTAINERS["worker"]["env"]
 
@@ -203,12 +203,12 @@ def test_pods_pass_the_restricted_pod_security_level(role: str) -> None:
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert all(volume.keys() == {"name", "persistentVolumeClaim"} for volume in pod["volumes"])
     assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
-    # KubeRay's init container takes the worker's security context, its autoscaler the one given for it.
+    # KubeRay copies the worker's security context to its init container; the autoscaler has its own.
     for contexts in (CONTAINERS[role]["securityContext"], CLUSTER["autoscalerOptions"]["securityContext"]):
         assert contexts == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
-def test_pods_run_as_an_account_that_exists_and_only_the_head_holds_its_token() -> None:
+def test_only_the_head_holds_the_token_of_the_service_account() -> None:
     account = the("ServiceAccount", "ray-serve")
     assert account["automountServiceAccountToken"] is False
     assert {pod["spec"]["serviceAccountName"] for pod in PODS.values()} == {"ray-serve"}
@@ -217,7 +217,7 @@ def test_pods_run_as_an_account_that_exists_and_only_the_head_holds_its_token() 
 
 
 def quantity(text: str) -> float:
-    """CPU cores or bytes."""
+    """Parse CPU cores or bytes."""
     number, unit = re.fullmatch(r"([\d.]+)(m|Ki|Mi|Gi|)", text).groups()  # type: ignore[union-attr]
     return float(number) * {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[unit]
 
@@ -233,7 +233,7 @@ def test_requests_do_not_exceed_limits(owner: Object) -> None:
 # The Services and Kong.
 
 
-def test_the_service_answers_http_and_grpc_on_workers_and_the_dashboard_on_the_head() -> None:
+def test_the_service_routes_http_grpc_and_dashboard() -> None:
     spec = the("Service", "ray-serve-service")["spec"]
     for pod in PODS.values():
         assert spec["selector"].items() <= pod["metadata"]["labels"].items()
@@ -251,7 +251,7 @@ def test_the_service_answers_http_and_grpc_on_workers_and_the_dashboard_on_the_h
 def test_kong_sends_to_the_service_that_kuberay_switches() -> None:
     service = RAY_SERVICE["serveService"]["metadata"]
     (path,) = the("Ingress", "ray-serve")["spec"]["rules"][0]["http"]["paths"]
-    # KubeRay gives its Service one port, the one that the head declares as `serve`, and names it alike.
+    # KubeRay's Service has one port: the one that the head declares as `serve`.
     (serve,) = [port for port in CONTAINERS["head"]["ports"] if port["name"] == "serve"]
     assert path["backend"]["service"] == {"name": service["name"], "port": {"number": serve["containerPort"]}}
     assert the("KongUpstreamPolicy", service["annotations"]["konghq.com/upstream-policy"])
@@ -259,8 +259,8 @@ def test_kong_sends_to_the_service_that_kuberay_switches() -> None:
     assert timeout_s > Settings().load_timeout_s
 
 
-def test_the_route_matches_as_kongs_router_did_by_our_model_of_it(schemas: Path) -> None:
-    """`schemas/kong-routes.csv` is what Kong did; how the controller translates our Ingress is modelled here."""
+def test_the_route_matches_as_kongs_router_did(schemas: Path) -> None:
+    """`schemas/kong-routes.csv` records what Kong did. This test models how the controller translates our Ingress."""
     ingress = the("Ingress", "ray-serve")
     annotations = ingress["metadata"]["annotations"]
     (rule,) = ingress["spec"]["rules"]

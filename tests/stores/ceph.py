@@ -1,6 +1,6 @@
-"""A real S3 server: Ceph's object gateway over one monitor and one storage daemon in memory, as plain processes.
+"""Run a real S3 server: Ceph's object gateway, one monitor and one in-memory storage daemon, as plain processes.
 
-It checks signatures as AWS does. Debian has it: ``apt-get install --no-install-recommends ceph-mon ceph-osd radosgw``.
+It verifies signatures as AWS does. Debian: ``apt-get install --no-install-recommends ceph-mon ceph-osd radosgw``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CAPABILITIES = {
 
 @dataclass(frozen=True)
 class S3:
-    """An S3 server and a user of it."""
+    """An S3 server and the credentials of a user."""
 
     endpoint: str
     access_key: str
@@ -61,7 +61,7 @@ class S3:
 
 @contextmanager
 def running(folder: Path) -> Iterator[S3]:
-    """The server, while entered; it takes some seconds to start. `folder` has a short path: sockets are made there."""
+    """Run the server, which starts in seconds. `folder` must have a short path, because it contains sockets."""
     need("ceph-mon", "ceph-osd", "radosgw", package="ceph-mon ceph-osd radosgw", folders=("/usr/sbin",))
     fsid, osd, mon_port, s3_port = str(uuid.uuid4()), str(uuid.uuid4()), free_port(), free_port()
     for part in ("mon", "osd", "rgw"):

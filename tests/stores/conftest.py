@@ -1,4 +1,4 @@
-"""Real stores, each started once, and models registered in them."""
+"""Fixtures for real stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.stores.postgres import Postgres
 
 @contextmanager
 def open_folder() -> Iterator[Path]:
-    """A folder with a short path that every user can reach: pytest's own are neither."""
+    """Create a folder with a short path that every user can read, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="stores-") as name:
         folder = Path(name)
         folder.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A real PostgreSQL, made for the test in a folder of its own. Debian has it: ``apt-get install postgresql``."""
+"""Run a real PostgreSQL in a temporary folder. Debian: ``apt-get install postgresql``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PASSWORD = "passwordofthetests"
 
 @dataclass
 class Postgres:
-    """A server with an empty database `mlflow`; it can be stopped and started."""
+    """A server with an empty database `mlflow`, which a test can kill and restart."""
 
     port: int
     command: list[str]
@@ -28,7 +28,7 @@ class Postgres:
     process: Popen[bytes] | None = None
 
     def uri(self, user: str = "mlflow", password: str = _PASSWORD) -> str:
-        """MLflow's URI of a database. The driver is named, for which one `postgresql:` means depends on SQLAlchemy."""
+        """Return MLflow's URI of the database. It names the driver, because SQLAlchemy's default may change."""
         return f"postgresql+psycopg2://{user}:{password}@127.0.0.1:{self.port}/mlflow"
 
     def start(self) -> None:
@@ -37,11 +37,11 @@ class Postgres:
             self.command,
             lambda: is_listening(self.port),
             user=self.user,
-            ends_on=signal.SIGINT,  # does not wait until all clients have left
+            ends_on=signal.SIGINT,  # does not wait for clients to disconnect
         )
 
     def kill(self) -> None:
-        """As a crash would."""
+        """Simulate a crash."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -61,7 +61,7 @@ class Postgres:
 
 @contextmanager
 def running(folder: Path) -> Iterator[Postgres]:
-    """The server, while entered. `folder` can be reached by everybody: PostgreSQL does not run as root."""
+    """Run the server. Every user must be able to read `folder`, because PostgreSQL does not run as root."""
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     need("initdb", "postgres", package="postgresql", folders=[str(path) for path in binaries])
     path = os.pathsep.join([*map(str, reversed(binaries)), os.environ.get("PATH", "")])

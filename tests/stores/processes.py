@@ -1,4 +1,4 @@
-"""Servers that a test starts as plain processes, and what is done where they are not installed."""
+"""Start servers as plain processes, or skip the test if they are not installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _END_S = 10.0
 
 
 def need(*programs: str, package: str, folders: Sequence[str] = ()) -> None:
-    """Skip the test where a program is missing; CI installs them all, so there it fails."""
+    """Skip the test if a program is missing; fail in CI, which installs all of them."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *folders])
     missing = [program for program in programs if shutil.which(program, path=path) is None]
     if not missing:
@@ -35,13 +35,13 @@ def need(*programs: str, package: str, folders: Sequence[str] = ()) -> None:
 
 
 def is_listening(port: int) -> bool:
-    """Whether a server on this machine accepts connections."""
+    """Return whether a server on this machine accepts connections."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def is_answering(url: str) -> bool:
-    """Whether an HTTP server answers, with whatever status."""
+    """Return whether an HTTP server responds, with any status."""
     try:
         with urllib.request.urlopen(url, timeout=2):
             return True
@@ -52,7 +52,7 @@ def is_answering(url: str) -> bool:
 
 
 class Processes:
-    """Servers under one folder, ended in the opposite order of their start."""
+    """Servers that share a folder. They end in reverse order of their start."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class Processes:
         env: Mapping[str, str] | None = None,
         ends_on: signal.Signals = signal.SIGTERM,
     ) -> subprocess.Popen[bytes]:
-        """Start a server; returns once `is_up` says so. What it writes goes to ``NAME.out`` in the folder."""
+        """Start a server and wait until `is_up`. Its output goes to ``NAME.out`` in the folder."""
         out = self.folder / f"{name}.out"
         with out.open("ab") as log:
             process = subprocess.Popen(
@@ -98,7 +98,7 @@ class Processes:
         return process
 
     def run(self, *command: str, user: str | None = None) -> str:
-        """Run a command to its end; what it printed."""
+        """Run a command and return its standard output."""
         done = subprocess.run(
             command, capture_output=True, text=True, user=user, cwd=self.folder, timeout=_START_S, check=False
         )

@@ -1,4 +1,4 @@
-"""Versions come from every kind of store through the registry and the cache, and predict what MLflow alone predicts."""
+"""Versions load from every kind of store through registry and cache, and predict as MLflow alone does."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _mlflow_as_before() -> Iterator[None]:
 
 
 def register(settings: Settings, artifacts: str | None) -> None:
-    """Log and register two versions of a model, as its author would."""
+    """Log and register two versions of a model."""
     import mlflow
     from sklearn.linear_model import LinearRegression
 
@@ -66,7 +66,7 @@ def register(settings: Settings, artifacts: str | None) -> None:
 
 
 def check(settings: Settings, cache: Path) -> None:
-    """What is registered is resolved, downloaded, loaded, and predicts as MLflow's own pyfunc does."""
+    """Assert that both versions are found, downloaded and loaded, and predict as MLflow's own pyfunc does."""
     import mlflow
 
     registry = MlflowRegistry(settings)
@@ -91,7 +91,7 @@ def check(settings: Settings, cache: Path) -> None:
 
 
 def failing(settings: Settings, cache: Path, *secrets: str) -> str:
-    """What a process with other settings says when it loads a version; MLflow keeps connections and credentials."""
+    """Load a version in a new process, because MLflow caches connections and credentials. Return the error."""
     code = (
         "import logging, sys, warnings; warnings.simplefilter('ignore'); logging.basicConfig(level=logging.INFO)\n"
         "from pathlib import Path\n"
@@ -111,7 +111,7 @@ def failing(settings: Settings, cache: Path, *secrets: str) -> str:
     if settings.aws_secret_access_key is not None:
         given["aws_secret_access_key"] = settings.aws_secret_access_key.get_secret_value()
     with environment_of_nobody():
-        # MLflow tries a database again and again, for as long as it is let.
+        # MLflow retries a database until this time limit.
         os.environ |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
         done = subprocess.run(
             [sys.executable, "-c", code, cache], input=json.dumps(given), capture_output=True, text=True, check=False
@@ -171,7 +171,7 @@ def test_an_mlflow_server_on_postgresql_with_its_artifacts_on_s3(
     boto3.client("s3", endpoint_url=s3.endpoint).create_bucket(Bucket="proxied")
     with Processes(tmp_path) as processes:
         uri = start_mlflow(processes, database.uri(), "s3://proxied/artifacts")
-        for name in server:  # the platform needs none of them: the server fetches
+        for name in server:  # the server fetches the artifacts: the platform needs no credentials
             monkeypatch.delenv(name)
         settings = Settings(home=tmp_path, mlflow_tracking_uri=uri)
         register(settings, None)
@@ -227,7 +227,7 @@ def test_postgresql_that_crashes_and_comes_back(database: Postgres, tmp_path: Pa
 
 
 def start_mlflow(processes: Processes, backend: str, artifacts: str) -> str:
-    """A real MLflow server that also hands out the artifacts; its address."""
+    """Start a real MLflow server that also serves the artifacts. Return its URL."""
     port = free_port()
     options: dict[str, Any] = {
         "--backend-store-uri": backend,

@@ -1,20 +1,8 @@
-"""Artifacts of model versions on local disk: downloaded once per node, checked before use, bounded in bytes.
+"""Local disk cache of model artifacts: downloaded once per node, verified before use, bounded in bytes.
 
-::
-
-    NAME/3/artifacts/       what the store gave
-    NAME/3/manifest.json    size and SHA-256 of each file, and the identity of the version in the registry
-    NAME/3/used             locked, shared, by every process that has the version; its time is that of the last use
-    NAME/3.partial/         a download or a removal under way; of a process that was killed, where nobody holds the lock
-    NAME/3.lock             held while the version is looked at, downloaded or removed
-    eviction.lock           held while what is over the bound is removed
-
-Neither a damaged file nor a model that was deleted and registered again under the same number is ever served from here.
-The digests are those of what was downloaded: they prove that nothing has changed since, by a bad disk, a power cut or a
-person, and not that the store gave the right bytes, for MLflow keeps no digests. A process reads every file of what it
-did not download itself once to check it, and again when it was written since.
-
-With the registry down, what is cached is used as it is.
+The cache never returns damaged files, nor those of a deleted model whose name and version number were registered again.
+A process verifies the digests of a copy that it did not download, once, and again after a file has changed. The digests
+are those of the download: they detect a bad disk, a power cut or an edit, not a wrong download (MLflow has no digests).
 """
 
 from __future__ import annotations
@@ -29,22 +17,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, NamedTuple
 
-from app.adapters.artifacts.digests import Stats, file_digests, file_stats, sync, sync_one
+from app.adapters.artifacts.digests import Stats, file_digests, file_stats, sync, sync_tree
 from app.adapters.artifacts.eviction import CacheSpace
 from app.adapters.artifacts.layout import Place, size_of
-from app.adapters.artifacts.locks import HeldLock, lock, lock_within, try_lock
+from app.adapters.artifacts.locks import lock, try_lock
 from app.serving.references import ModelVersion
 
 log = logging.getLogger(__name__)
 
-_BROKEN = (errno.EIO, errno.EBADMSG)
+_UNREADABLE = (errno.EIO, errno.EBADMSG)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass
 class CacheCounts:
-    """What one process has done with the cache since it started."""
+    """Counters of one process since its start."""
 
     hits: int = 0
     downloads: int = 0
@@ -52,32 +41,30 @@ class CacheCounts:
     download_seconds: float = 0.0
     evictions: int = 0
     damaged: int = 0
-    """Copies that did not pass their check and were downloaded again."""
+    """Copies that failed verification and were downloaded again."""
 
 
-class CachedArtifacts:
-    """A version's artifacts in `folder`, which stays until they are released or the process ends; whose they are."""
+class CachedArtifacts(NamedTuple):
+    """Artifacts of one version. They cannot be evicted until `release`, or until the process ends."""
 
-    def __init__(self, folder: Path, identity: str, held: HeldLock) -> None:
-        self.folder = folder
-        self.identity = identity
-        self._held = held
+    folder: Path
+    identity: str
+    lock: IO[bytes]
 
     def release(self) -> None:
-        """They are not read any more."""
-        self._held.release()
+        """Allow eviction. Idempotent."""
+        self.lock.close()
 
 
 class ArtifactCache:
-    """A folder of downloaded versions, safe for many processes of one node at once.
+    """A folder of downloaded versions, shared by all threads and processes of a node.
 
     Args:
-        folder: made when first needed.
-        download: fetches a version's artifacts into a folder that exists and is empty.
-        max_bytes: of all versions together; after a download the least recently used ones leave, but none that a
-            process has. 0: no bound.
-        wait_s: seconds to wait for another process that sees to the same version: one that hangs must not take all
-            others with it.
+        folder: created when first needed.
+        download: fetches the artifacts of a version into an existing, empty folder.
+        max_bytes: limit for all versions together, enforced after each download: the least recently used versions
+            that no process uses are evicted. 0 for no limit.
+        wait_s: maximum seconds to wait for another process that checks or downloads the same version.
     """
 
     def __init__(
@@ -91,136 +78,127 @@ class ArtifactCache:
         self._folder = folder
         self._download = download
         self._space = CacheSpace(folder, max_bytes, wait_s, lambda: self._count(evictions=1))
-        self._checked: dict[Path, Stats] = {}
+        self._verified: dict[Path, Stats] = {}
         self._counting = threading.Lock()
-        self._tidied = False
+        self._leftovers_removed = False
         self.counts = CacheCounts()
 
-    def use(self, version: ModelVersion, identity: str) -> CachedArtifacts:
-        """The version's artifacts, downloaded if they are not here, or not intact, or not the same any more.
-
-        Args:
-            identity: what tells this version from another one of the same number.
+    def get(self, version: ModelVersion, identity: str) -> CachedArtifacts:
+        """Return the artifacts of a version; download them unless an intact copy of this identity is cached.
 
         Raises:
-            OSError: they cannot be downloaded; with the number `ENOSPC` where the disk is full.
-            TimeoutError: another process has been at it for too long.
+            OSError: the download failed; with errno `ENOSPC` if the disk is full.
+            TimeoutError: another process did not finish with the version in time.
         """
         place = Place.of(self._folder, version)
-        with self._alone(version, place):
-            if self._good(place, identity) is not None:
-                self._count(hits=1)
-                return self._held(place, identity)
+        with self._locked(version, place):
+            cached = self._cached(place, identity)
+            if cached is not None:
+                return cached
             self._fetch(version, place, identity)
-            held = self._held(place, identity)
-        self._space.make_room()
-        return held
+            artifacts = _use(place, identity)
+        self._space.enforce_limit()
+        return artifacts
 
     def find(self, version: ModelVersion, identity: str | None) -> CachedArtifacts | None:
-        """The version's artifacts where they are here and intact; nothing is downloaded or dropped.
+        """Return the intact cached copy of a version, if any. Downloads and removes nothing.
 
         Args:
-            identity: None where it is not known, and then any intact copy is good.
+            identity: None accepts a copy of any identity.
         """
         place = Place.of(self._folder, version)
         if not place.folder.is_dir():
             return None
-        with self._alone(version, place):
-            found = self._good(place, identity)
-            if found is None:
-                return None
-            self._count(hits=1)
-            return self._held(place, found)
+        with self._locked(version, place):
+            return self._cached(place, identity)
 
-    def _alone(self, version: ModelVersion, place: Place) -> HeldLock:
+    def _locked(self, version: ModelVersion, place: Place) -> IO[bytes]:
         held = try_lock(place.lock)
-        if held is not None:
-            return held
-        log.info("%s is being downloaded or checked by another process or thread: it is waited for", version)
-        held = lock_within(place.lock, self._wait_s)
         if held is None:
-            raise TimeoutError(f"{version} was being downloaded by another process for {self._wait_s:g} s")
+            log.info("waiting for another thread or process that downloads or checks %s", version)
+            held = try_lock(place.lock, self._wait_s)
+        if held is None:
+            raise TimeoutError(f"another process still downloads or checks {version} after {self._wait_s:g} s")
         return held
 
-    def _held(self, place: Place, identity: str) -> CachedArtifacts:
-        held = lock(place.used, shared=True)
-        os.utime(place.used)
-        return CachedArtifacts(place.artifacts, identity, held)
-
-    def _good(self, place: Place, identity: str | None) -> str | None:
-        """Identity of the intact copy that is here, None where there is none of the wanted identity."""
+    def _cached(self, place: Place, identity: str | None) -> CachedArtifacts | None:
         if not place.folder.is_dir():
             return None
         manifest = place.read_manifest()
-        if manifest is not None:
-            found = str(manifest["identity"])
-            if identity is not None and found != identity:
-                log.warning("%s was registered anew: its cached artifacts are of no use", place)
-                return None
-            try:
-                stats = file_stats(place.artifacts)
-                if self._checked.get(place.folder) == stats:  # read once by this process, and not written since
-                    return found
-                if file_digests(place.artifacts) == manifest["files"]:
-                    self._checked[place.folder] = stats
-                    return found
-            except OSError as error:
-                if error.errno not in _BROKEN:
-                    raise
-        log.warning("%s is damaged", place)
-        self._count(damaged=1)
-        return None
+        if manifest is not None and identity not in (None, manifest["identity"]):
+            log.warning("ignoring %s: its model was deleted and registered again", place)
+            return None
+        if manifest is None or not self._is_intact(place, manifest["files"]):
+            log.warning("ignoring %s: its files are damaged", place)
+            self._count(damaged=1)
+            return None
+        self._count(hits=1)
+        return _use(place, manifest["identity"])
 
-    def _fetch(self, version: ModelVersion, place: Place, identity: str) -> None:
-        """Download into place; nothing is left where that fails. Called with the version's lock."""
-        if not self._tidied:
-            self._tidied = True
-            self._space.tidy(place)
-        shutil.rmtree(place.folder, ignore_errors=True)
-        partial = Place(place.partial)
-        while not self._has_fetched(version, partial, identity):
-            log.warning("the disk of the artifact cache is full: %s is tried again with what was freed", version)
-        partial.folder.rename(place.folder)  # a folder under its final name is complete
-        sync_one(place.folder.parent)
-        for known in list(self._checked):
-            if not known.exists():
-                self._checked.pop(known, None)
-        self._checked[place.folder] = file_stats(place.artifacts)
-
-    def _has_fetched(self, version: ModelVersion, partial: Place, identity: str) -> bool:
-        """False where the disk was full and is so no more."""
-        shutil.rmtree(partial.folder, ignore_errors=True)
+    def _is_intact(self, place: Place, digests: object) -> bool:
         try:
-            self._fetch_into(version, partial, identity)
-        except BaseException as error:
-            needed = size_of(partial.folder)
-            shutil.rmtree(partial.folder, ignore_errors=True)
-            if not is_full(error):
+            stats = file_stats(place.artifacts)
+            if self._verified.get(place.folder) != stats:
+                if file_digests(place.artifacts) != digests:
+                    return False
+                self._verified[place.folder] = stats
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
                 raise
-            if not self._space.free(max(1, needed)):
-                raise OSError(errno.ENOSPC, f"the disk of the artifact cache has no room for {version}") from error
             return False
         return True
 
-    def _fetch_into(self, version: ModelVersion, partial: Place, identity: str) -> None:
+    def _fetch(self, version: ModelVersion, place: Place, identity: str) -> None:
+        """Download a version whose lock the caller holds; leave nothing behind on failure."""
+        if not self._leftovers_removed:
+            self._leftovers_removed = True
+            self._space.remove_leftovers(place)
+        shutil.rmtree(place.folder, ignore_errors=True)
+        partial = Place(place.partial)
+        while True:
+            shutil.rmtree(partial.folder, ignore_errors=True)
+            try:
+                self._fetch_into(partial, version, identity)
+                break
+            except BaseException as error:
+                needed = size_of(partial.folder)
+                shutil.rmtree(partial.folder, ignore_errors=True)
+                if not is_full(error):
+                    raise
+                if not self._space.free(max(1, needed)):
+                    raise OSError(errno.ENOSPC, f"the disk of the artifact cache has no room for {version}") from error
+                log.warning("disk of the artifact cache full, evicted versions, downloading %s again", version)
+        partial.folder.rename(place.folder)  # the commit point: a folder under its final name is complete
+        sync(place.folder.parent)
+        for verified in [folder for folder in list(self._verified) if not folder.exists()]:
+            self._verified.pop(verified, None)
+        self._verified[place.folder] = file_stats(place.artifacts)
+
+    def _fetch_into(self, partial: Place, version: ModelVersion, identity: str) -> None:
         started = time.perf_counter()
         partial.artifacts.mkdir(parents=True)
         self._download(version, partial.artifacts)
         files = file_digests(partial.artifacts)
         partial.manifest.write_text(json.dumps({"identity": identity, "files": files}, indent=1))
-        sync(partial.folder)
+        sync_tree(partial.folder)
         nbytes, seconds = sum(int(size) for size, _ in files.values()), time.perf_counter() - started
         self._count(downloads=1, downloaded_bytes=nbytes, download_seconds=seconds)
-        log.info("%s is downloaded: %d files, %.1f MB in %.1f s", version, len(files), nbytes / 1e6, seconds)
+        log.info("downloaded %s: files=%d megabytes=%.1f seconds=%.1f", version, len(files), nbytes / 1e6, seconds)
 
-    def _count(self, **more: float) -> None:
+    def _count(self, **increments: float) -> None:
         with self._counting:
-            for name, number in more.items():
-                setattr(self.counts, name, getattr(self.counts, name) + number)
+            for name, increment in increments.items():
+                setattr(self.counts, name, getattr(self.counts, name) + increment)
+
+
+def _use(place: Place, identity: str) -> CachedArtifacts:
+    held = lock(place.used, shared=True)
+    os.utime(place.used)
+    return CachedArtifacts(place.artifacts, identity, held)
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether a full disk is behind an error: stores wrap the system's own in theirs, some as text alone."""
+    """Return whether a full disk caused an error. Artifact stores wrap the system's error, some as text only."""
     while error is not None:
         if getattr(error, "errno", None) in _FULL or any(os.strerror(code) in str(error) for code in _FULL):
             return True

@@ -1,4 +1,4 @@
-"""Digests of the files in a folder, and what tells that one was written since: how `ArtifactCache` checks copies."""
+"""Digests and stats of the files in a folder, with which `ArtifactCache` verifies its copies."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Stats: TypeAlias = tuple[tuple[str, int, int, int], ...]
 
 
 def file_stats(folder: Path) -> Stats:
-    """What changes when a file is written, of every file."""
+    """Return path, size, mtime and inode of every file: cheap to read, and changed by any write."""
     return tuple((str(path), (stat := path.stat()).st_size, stat.st_mtime_ns, stat.st_ino) for path in _files(folder))
 
 
 def file_digests(folder: Path) -> dict[str, list[int | str]]:
-    """Size in bytes and SHA-256 of every file, by relative path."""
+    """Return size in bytes and SHA-256 of every file, by relative path."""
     digests: dict[str, list[int | str]] = {}
     for path in _files(folder):
         with path.open("rb") as file:
@@ -25,15 +25,15 @@ def file_digests(folder: Path) -> dict[str, list[int | str]]:
     return digests
 
 
-def sync(folder: Path) -> None:
-    """Have the disk keep the folder, with all that is in it, over a power cut."""
+def sync_tree(folder: Path) -> None:
+    """Flush a folder and everything in it to disk, so that it survives a power cut."""
     for path in (*folder.rglob("*"), folder):
         if path.is_file() or path.is_dir():
-            sync_one(path)
+            sync(path)
 
 
-def sync_one(path: Path) -> None:
-    """The same of a file, or of a folder's list of names."""
+def sync(path: Path) -> None:
+    """Flush a file, or the list of names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The space that the artifact cache takes: which versions leave it, and what killed processes have left there."""
+"""Disk space of the artifact cache: evicts versions and removes what killed processes left behind."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from app.adapters.artifacts.layout import Place, size_of
-from app.adapters.artifacts.locks import lock_within, try_lock
+from app.adapters.artifacts.locks import try_lock
 
 log = logging.getLogger(__name__)
 
-_EVICTION_WAIT_S = 10.0  # a process that hangs while it evicts must not keep others from what they have downloaded
+_EVICTION_WAIT_S = 10.0
 
 
 class _Entry(NamedTuple):
@@ -23,13 +23,13 @@ class _Entry(NamedTuple):
 
 
 class CacheSpace:
-    """May be used from many threads and processes.
+    """The space of one cache folder. Safe for threads and processes.
 
     Args:
-        folder: that of the cache.
-        max_bytes: of all versions together; 0: no bound.
-        wait_s: the most seconds to wait for another process that evicts.
-        evicted: called for each version that was removed to make room.
+        folder: the cache folder.
+        max_bytes: limit for all versions together; 0 for no limit.
+        wait_s: maximum seconds to wait for another process that evicts; never more than 10.
+        evicted: called once per evicted version.
     """
 
     def __init__(self, folder: Path, max_bytes: int, wait_s: float, evicted: Callable[[], None]) -> None:
@@ -38,53 +38,52 @@ class CacheSpace:
         self._wait_s = min(wait_s, _EVICTION_WAIT_S)
         self._evicted = evicted
 
-    def make_room(self) -> None:
-        """Hold the bound, as far as what is in use allows. One process at a time, or two would free the same bytes.
+    def enforce_limit(self) -> None:
+        """Evict unused versions until the cache is within its limit. Errors are logged, not raised.
 
-        Nobody who has a version here need care whether it succeeds: what goes wrong is logged.
+        One process evicts at a time: two would free the same bytes twice.
         """
         if not self._max_bytes:
             return
         try:
-            evicting = lock_within(self._folder / "eviction.lock", self._wait_s)
+            evicting = try_lock(self._folder / "eviction.lock", self._wait_s)
             if evicting is None:
-                log.warning("no room is made in the artifact cache: another process has been at it for too long")
+                log.warning("eviction skipped, another process still evicts after %g s", self._wait_s)
                 return
             with evicting:
-                over = sum(entry.nbytes for entry in self._entries()) - self._max_bytes
-                if over > 0 and self.free(over) < over:
-                    log.warning("the artifact cache is over its %d bytes: all that is in it is in use", self._max_bytes)
-        except OSError:  # another user's lock, or files that cannot be removed
-            log.exception("no room can be made in the artifact cache")
+                excess = sum(entry.nbytes for entry in self._entries()) - self._max_bytes
+                if excess > 0 and self.free(excess) < excess:
+                    log.warning("artifact cache exceeds its limit, every version in use: max_bytes=%d", self._max_bytes)
+        except OSError:  # a lock of another user, or files that cannot be removed
+            log.exception("eviction from the artifact cache failed")
 
     def free(self, nbytes: int) -> int:
-        """Remove versions that nobody has, least recently used first, until so many bytes are free; how many are."""
+        """Evict unused versions, least recently used first, until `nbytes` are free. Return the bytes freed."""
         freed = 0
         for entry in sorted(self._entries()):
             if freed >= nbytes:
                 break
-            if _remove(Place(entry.folder)):
+            if _evict(Place(entry.folder)):
                 freed += entry.nbytes
                 self._evicted()
-                log.info("%s is evicted from the artifact cache: %.1f MB", entry.folder, entry.nbytes / 1e6)
+                log.info("evicted %s from the artifact cache: megabytes=%.1f", entry.folder, entry.nbytes / 1e6)
         return freed
 
-    def tidy(self, spare: Place) -> None:
-        """Remove what processes that were killed have left, but for one place, which the caller has the lock of."""
-        for left in [*self._folder.glob("*/*.partial"), *self._folder.glob("*/*.lock")]:
-            place = Place(left.with_suffix(""))
-            if place.folder == spare.folder or not place.folder.name.isdigit():
-                continue
-            if left == place.lock and place.folder.exists():
+    def remove_leftovers(self, own: Place) -> None:
+        """Remove partial folders and locks of killed processes, except at the place that the caller has locked."""
+        left = [*self._folder.glob("*/*.partial"), *self._folder.glob("*/*.lock")]
+        for folder in {path.with_suffix("") for path in left if path.stem.isdigit()} - {own.folder}:
+            place = Place(folder)
+            if folder.exists() and not place.partial.exists():
                 continue
             alone = try_lock(place.lock)
             if alone is None:
                 continue
             with alone:
-                if left == place.partial:
-                    shutil.rmtree(left, ignore_errors=True)
-                    log.info("%s is removed: its process was killed", left)
-                if not place.folder.exists():
+                if place.partial.exists():
+                    shutil.rmtree(place.partial, ignore_errors=True)
+                    log.info("removed %s, left by a process that was killed", place.partial)
+                if not folder.exists():
                     place.lock.unlink()
 
     def _entries(self) -> Iterator[_Entry]:
@@ -93,13 +92,13 @@ class CacheSpace:
             if folder.name.isdigit() and place.artifacts.is_dir():
                 try:
                     used_at = place.used.stat().st_mtime
-                except FileNotFoundError:  # it was not used since it was downloaded, or is being removed
+                except FileNotFoundError:  # not used since its download, or removed at this moment
                     used_at = 0.0
                 yield _Entry(used_at, folder, size_of(folder))
 
 
-def _remove(place: Place) -> bool:
-    """Remove a version, unless somebody has it or sees to it."""
+def _evict(place: Place) -> bool:
+    """Remove a version unless a process uses, checks or downloads it."""
     alone = try_lock(place.lock)
     if alone is None:
         return False
@@ -108,7 +107,7 @@ def _remove(place: Place) -> bool:
         if unused is None:
             return False
         with unused:
-            place.folder.rename(place.partial)  # what is removed by half must not look like a damaged version
+            place.folder.rename(place.partial)  # a half-removed version must not look like a damaged one
             shutil.rmtree(place.partial, ignore_errors=True)
             place.lock.unlink()
             return True

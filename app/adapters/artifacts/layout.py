@@ -1,4 +1,14 @@
-"""Where the artifact cache keeps a model version, and what lies there. Used by `ArtifactCache` and its `CacheSpace`."""
+"""Paths of a model version in the artifact cache, and what they contain.
+
+::
+
+    NAME/3/artifacts/       the downloaded files
+    NAME/3/manifest.json    size and SHA-256 of each file, and the identity of the version in the registry
+    NAME/3/used             locked, shared, by every process that uses the version; its mtime is that of the last use
+    NAME/3.partial/         a download or removal under way; its process was killed if 3.lock is not locked
+    NAME/3.lock             locked while a process checks, downloads or removes the version
+    eviction.lock           locked while a process evicts versions
+"""
 
 from __future__ import annotations
 
@@ -12,21 +22,12 @@ from urllib.parse import quote
 
 from app.serving.references import ModelVersion
 
-_LONGEST_NAME = 240
-"""Bytes. File systems take 255; a name of 29 letters that are not Latin ones can have more when it is quoted."""
+_MAX_NAME_BYTES = 240
+"""File systems allow 255. A quoted name of 29 letters outside ASCII can exceed that."""
 
 
 class Place:
-    """The folder of one version, and what stands beside it; none of it need exist.
-
-    Attributes:
-        folder: complete wherever it exists: a download under way is in `partial`, and so is a removal.
-        artifacts: what the store gave.
-        manifest: a file with the size and the digest of each of them, and whose they are.
-        used: a file that is locked, shared, by every process that has the version; its time is that of the last use.
-        partial: a folder.
-        lock: a file that is locked while the version is looked at, downloaded or removed.
-    """
+    """The paths of one version; none of them need exist. `folder` is complete if it exists."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,32 +39,32 @@ class Place:
 
     @classmethod
     def of(cls, cache: Path, version: ModelVersion) -> Place:
-        """The version's place in the folder of a cache."""
+        """Return the place of a version in a cache folder."""
         return cls(cache / _folder_name(version.name) / _folder_name(version.version))
 
     def __str__(self) -> str:
         return str(self.folder)
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """The manifest's ``identity`` and ``files``, None where it cannot be understood."""
+        """Return ``identity`` and ``files`` from the manifest, or None if it cannot be parsed."""
         try:
             manifest = json.loads(self.manifest.read_text())
-            return {"identity": manifest["identity"], "files": manifest["files"]}
+            return {"identity": str(manifest["identity"]), "files": manifest["files"]}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
 
 def _folder_name(part: str) -> str:
-    """A part of a version as the name of a folder, its own whatever it consists of, and however long it is."""
-    name = quote(part, safe="").replace(".", "%2E")  # '..' is a name that the registry accepts
-    if len(name) <= _LONGEST_NAME:
+    """Map any text to a unique folder name that fits the file system."""
+    name = quote(part, safe="").replace(".", "%2E")  # the registry accepts '..' as a name
+    if len(name) <= _MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(part.encode()).hexdigest()
-    return f"{name[: _LONGEST_NAME - len(digest) - 1]}.{digest}"  # no other name has a dot
+    return f"{name[: _MAX_NAME_BYTES - len(digest) - 1]}.{digest}"  # no other name has a dot
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of a folder, which another process may be removing."""
+    """Return the bytes of all files in a folder, which another process may be removing."""
     nbytes = 0
     for parent, _, files in os.walk(folder):
         for name in files:

@@ -1,7 +1,7 @@
-"""Locks on files, shared or exclusive, between the threads and processes of a node.
+"""File locks, shared or exclusive, between the threads and processes of one node.
 
-The kernel lets a lock go when its holder ends, however that comes. A lock file may be removed by who holds it
-exclusively: whoever waited for it meanwhile makes it anew.
+The kernel releases a lock when its holder closes the file or ends, even after `kill -9`. The holder of an exclusive
+lock may delete the file; a waiting process then locks a new file at the same path.
 """
 
 from __future__ import annotations
@@ -9,75 +9,45 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import IO
 
-_LOOK_S = 0.1  # between two looks whether another process is done
-
-
-class HeldLock:
-    """A lock, held until it is released."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor: int | None = descriptor
-
-    def release(self) -> None:
-        """Let go; once is enough."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+_POLL_S = 0.1
 
 
-def lock(path: Path, *, shared: bool = False) -> HeldLock:
-    """Lock a file, waiting for it. It is made where it is missing, its folders included."""
+def lock(path: Path, *, shared: bool = False) -> IO[bytes]:
+    """Wait for a lock. Close the returned file to release it.
+
+    Args:
+        path: the file to lock; it and its folders are created if they do not exist.
+    """
     held = None
     while held is None:
         held = _lock(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
     return held
 
 
-def try_lock(path: Path) -> HeldLock | None:
-    """Lock a file exclusively if nobody else holds it."""
-    try:
-        return _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
+def try_lock(path: Path, timeout_s: float = 0.0) -> IO[bytes] | None:
+    """Lock a file exclusively, as `lock` does. Return None if others held it for `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            held = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = None
+        if held is not None or time.monotonic() >= deadline:
+            return held
+        time.sleep(_POLL_S)
 
 
-def lock_within(path: Path, seconds: float) -> HeldLock | None:
-    """Lock a file exclusively, waiting for it no longer than that; None where somebody else held it all the time."""
-    deadline = time.monotonic() + seconds
-    held = try_lock(path)
-    while held is None and time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-        held = try_lock(path)
-    return held
-
-
-def _lock(path: Path, how: int) -> HeldLock | None:
-    """None where the file was removed or replaced meanwhile."""
+def _lock(path: Path, operation: int) -> IO[bytes] | None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except FileNotFoundError:  # the folder was
-        return None
-    try:
-        fcntl.flock(held, how)
-        if os.path.samestat(os.fstat(held), path.stat()):
-            return HeldLock(held)
-    except FileNotFoundError:
-        pass
-    except BaseException:
-        os.close(held)
-        raise
-    os.close(held)
-    return None
+    with suppress(FileNotFoundError), ExitStack() as closing:
+        # Read and write: NFS needs the one for a shared lock and the other for an exclusive one.
+        file = closing.enter_context(path.open("a+b"))
+        fcntl.flock(file, operation)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            closing.pop_all()
+            return file
+    return None  # the file or its folder was deleted meanwhile

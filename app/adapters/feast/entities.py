@@ -1,7 +1,7 @@
-"""Entities of a request, checked against the keys of a feature source and turned into columns for Feast.
+"""Validate the entities of a request against the keys of a feature source, and turn them into columns for Feast.
 
-Feast itself turns any value into a string key, any text of digits into an integer, and answers a bad one with a
-traceback; here a bad value is the caller's error, named by row and key.
+Feast turns any value into a string key and any digits into an integer, and fails with a traceback on a bad value. Here
+a bad value is the caller's error, with its row and key.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ SAMPLES: Mapping[ValueType, Any] = {
     ValueType.DOUBLE: 0.0,
     ValueType.BOOL: False,
 }
-"""A value of each common type, for reading some row when it does not matter which."""
+"""A value of each common type, to read any row with."""
 
 
 def entity_columns(
     entities: Sequence[Mapping[str, Any]], keys: Mapping[str, ValueType], nullable: Collection[str] = ()
 ) -> dict[str, list[Any]]:
-    """One list of values per key.
+    """Return one list of values per key.
 
     Args:
-        keys: what every entity must give, no more and no less.
+        keys: the keys that every entity must have, no more and no fewer.
         nullable: those of `keys` that may be null.
 
     Raises:
-        InvalidInput: names the row, the key and what is expected.
+        InvalidInput: names the row, the key and the expected type.
     """
     for row, entity in enumerate(entities):
         if entity.keys() != keys.keys():
-            _raise_for_keys(row, entity, keys)
+            raise _wrong_keys(row, entity, keys)
     return {
         key: [
             None if entity[key] is None and key in nullable else _value(row, key, entity[key], kind)
@@ -54,19 +54,20 @@ def entity_columns(
     }
 
 
-def _raise_for_keys(row: int, entity: Mapping[str, Any], keys: Mapping[str, ValueType]) -> None:
+def _wrong_keys(row: int, entity: Mapping[str, Any], keys: Mapping[str, ValueType]) -> InvalidInput:
     expected = ", ".join(f"'{key}' ({_name(kind)})" for key, kind in keys.items()) or "no keys"
-    missing = next((key for key in keys if key not in entity), None)
-    key = missing if missing is not None else next(key for key in entity if key not in keys)
-    fault = f"lacks the key '{key}'" if missing is not None else f"has an unknown key '{str(key)[:80]}'"
-    raise InvalidInput(
-        f"entity {row} {fault}: expected are {expected}", {"column": str(key)[:80], "row": row, "expected": expected}
-    )
+    key = next((key for key in keys if key not in entity), None)
+    fault = f"lacks the key '{key}'"
+    if key is None:
+        key = str(next(key for key in entity if key not in keys))[:80]
+        fault = f"has an unknown key '{key}'"
+    details = {"column": key[:80], "row": row, "expected": expected}
+    return InvalidInput(f"entity {row} {fault}: expected are {expected}", details)
 
 
 def _value(row: int, key: str, value: Any, kind: ValueType) -> Any:
     try:
-        return _READERS.get(kind, _as_feast)(value, kind)
+        return _CONVERTERS.get(kind, _by_feast)(value, kind)
     except (TypeError, ValueError, OverflowError, AssertionError):
         given = "null" if value is None else f"{type(value).__name__} {str(value)[:40]!r}"
         raise InvalidInput(
@@ -79,58 +80,56 @@ def _name(kind: ValueType) -> str:
     return str(kind.name).lower()
 
 
-def _string(value: Any, kind: ValueType) -> str:
-    if not isinstance(value, str):
+def _require(value: Any, *types: type) -> None:
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
         raise TypeError
+
+
+def _string(value: Any, kind: ValueType) -> str:
+    _require(value, str)
     value.encode()  # a lone surrogate cannot be sent
-    return value
+    return str(value)
 
 
 def _integer(value: Any, kind: ValueType) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError
-    number, limit = int(value), 1 << (31 if kind is ValueType.INT32 else 63)
-    if not -limit <= number < limit:
+    _require(value, Integral)
+    limit = 1 << (31 if kind is ValueType.INT32 else 63)
+    if not -limit <= value < limit:
         raise OverflowError
-    return number
+    return int(value)
 
 
 def _float(value: Any, kind: ValueType) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError
-    number = float(value)
-    if math.isnan(number):  # to Feast NaN is no value at all
+    _require(value, Real)
+    if math.isnan(value):  # Feast takes NaN for a missing value
         raise ValueError
-    return number
+    return float(value)
 
 
 def _bool(value: Any, kind: ValueType) -> bool:
-    if not isinstance(value, bool | np.bool_):
-        raise TypeError
+    _require(value, bool, np.bool_)
     return bool(value)
 
 
 def _timestamp(value: Any, kind: ValueType) -> datetime | int:
     if isinstance(value, str):
         return datetime.fromisoformat(value)
-    if isinstance(value, datetime):
-        return value
-    return _integer(value, kind)  # seconds since 1970
+    return value if isinstance(value, datetime) else _integer(value, kind)  # seconds since 1970
 
 
 def _uuid(value: Any, kind: ValueType) -> uuid.UUID:
     return value if isinstance(value, uuid.UUID) else uuid.UUID(_string(value, kind))
 
 
-def _as_feast(value: Any, kind: ValueType) -> Any:
-    """A type that is rare in entities: Feast's own conversion is tried, and refused where it finds no value."""
+def _by_feast(value: Any, kind: ValueType) -> Any:
+    """Accept a value of a rare type if Feast can convert it."""
     (converted,) = python_values_to_proto_values([value], kind)
     if converted.WhichOneof("val") is None:
         raise ValueError
     return value
 
 
-_READERS: Mapping[ValueType, Callable[[Any, ValueType], Any]] = {
+_CONVERTERS: Mapping[ValueType, Callable[[Any, ValueType], Any]] = {
     ValueType.STRING: _string,
     ValueType.INT32: _integer,
     ValueType.INT64: _integer,

@@ -1,13 +1,13 @@
-"""A feature query resolved against Feast's definitions: what to ask Feast for, and how to read its answer.
+"""Resolve a feature query against Feast's definitions: what to request, and how to read the response.
 
-What is not obvious in Feast, and what is done about it here:
+Feast's behavior that shapes this module:
 
-- A `FeatureService` that is looked up by name on every call costs milliseconds. Feature references are sent instead,
-  and the service itself only where a view in it is renamed, re-keyed or pinned to a version.
-- Feast's own online read marks values PRESENT or NOT_FOUND and ignores the TTL of a view; OUTSIDE_MAX_AGE comes from
-  its remote online store. A value that is too old for its owner is no value: None, of an entity that is known.
-- What an on-demand feature view computes is always PRESENT, even if computed from nothing. Its sources are read along
-  with it and decide whether the entity is known.
+- Looking up a `FeatureService` by name on every call costs milliseconds. A plan sends feature references instead, and
+  the service only if it renames, re-keys or pins a view.
+- Feast's own online read returns PRESENT or NOT_FOUND and ignores the TTL of a view. OUTSIDE_MAX_AGE comes from its
+  remote online store: the entity is known, and its expired value becomes None.
+- The output of an on-demand feature view is always PRESENT, even if computed from nothing. A plan reads its source
+  views too, and they decide whether the entity is known.
 """
 
 from __future__ import annotations
@@ -30,12 +30,16 @@ _Reference = tuple[str, str]  # a view, as Feast's references call it, and a fea
 
 @dataclass(frozen=True, slots=True)
 class FeaturePlan:
-    """A query, resolved.
+    """A resolved query.
 
-    `request` goes to Feast. `keys` are the columns of an entity row with their types, and those in `nullable` are
-    values that an on-demand view takes from the request. `columns` says how Feast's answer calls each feature;
-    `stored` names the columns of that answer that tell whether an entity is known. `stamp` identifies the definitions
-    that the plan was made from.
+    Attributes:
+        request: what Feast is asked for.
+        full_names: whether Feast prefixes feature names with their view.
+        keys: the keys of an entity with their types.
+        nullable: those of `keys` that are inputs of an on-demand view.
+        columns: by feature, the name of its column in Feast's response.
+        stored: columns of the response that decide whether an entity is known.
+        stamp: version of the definitions that the plan was made from.
     """
 
     source: FeatureSource
@@ -48,7 +52,7 @@ class FeaturePlan:
     stamp: object
 
     def rows(self, response: OnlineResponse, count: int) -> FeatureRows:
-        """Feast's answer for `count` entities, in the order of the source's features."""
+        """Convert Feast's response for `count` entities, with the features in the order of the source."""
         values = response.to_dict()
         names = response.proto.metadata.feature_names.val
         statuses = {n: list(vector.statuses) for n, vector in zip(names, response.proto.results, strict=True)}
@@ -71,7 +75,7 @@ def resolve(store: FeatureStore, query: FeatureQuery) -> FeaturePlan:
     Raises:
         feast.errors.FeastObjectNotFoundException: the view or service, or one that it refers to, is not defined.
     """
-    stamp = definitions_stamp(store)  # first: what changes meanwhile makes the plan an old one, never a wrong one
+    stamp = definitions_stamp(store)  # first: a change meanwhile must make the plan outdated, not wrong
     registry, project = store.registry, store.project
 
     def view_of(name: str) -> Any:
@@ -83,7 +87,7 @@ def resolve(store: FeatureStore, query: FeatureQuery) -> FeaturePlan:
     from_request: dict[str, ValueType] = {}
     wanted: list[_Reference] = []
     stored: list[_Reference] = []
-    of_no_entity: list[_Reference] = []
+    without_entity: list[_Reference] = []
     sources: list[_Reference] = []
     for projection in projections:
         view = view_of(projection.name)
@@ -96,37 +100,37 @@ def resolve(store: FeatureStore, query: FeatureQuery) -> FeaturePlan:
         else:
             join_keys = _join_keys(view, projection)
             keys |= join_keys
-            (stored if join_keys else of_no_entity).extend(_references(projection))
-    stored = stored or of_no_entity  # what all entities share does not make one of them known
+            (stored if join_keys else without_entity).extend(_references(projection))
+    stored = stored or without_entity  # features that all entities share do not make one of them known
 
     times = Counter(feature for _, feature in wanted)
     full_names = max(times.values(), default=0) > 1
 
-    def in_answer(reference: _Reference) -> str:
+    def in_response(reference: _Reference) -> str:
         return "__".join(reference) if full_names else reference[1]
 
-    columns = {"__".join(ref) if times[ref[1]] > 1 else ref[1]: in_answer(ref) for ref in wanted}
+    columns = {"__".join(ref) if times[ref[1]] > 1 else ref[1]: in_response(ref) for ref in wanted}
     request = service
     if all(_is_plain(projection) for projection in projections):
         for ref in dict.fromkeys(sources):
-            # A source's feature that would answer under the name of another one is not asked for.
-            if ref not in stored and in_answer(ref) not in map(in_answer, [*wanted, *stored]):
+            # Do not request a source's feature whose name in the response is taken.
+            if ref not in stored and in_response(ref) not in map(in_response, [*wanted, *stored]):
                 stored.append(ref)
         request = [":".join(ref) for ref in dict.fromkeys([*wanted, *stored])]
     return FeaturePlan(
         source=FeatureSource((*keys, *from_request), tuple(columns)),
         request=request,
         full_names=full_names,
-        keys={**keys, **from_request},
+        keys=keys | from_request,
         nullable=frozenset(from_request),
         columns=columns,
-        stored=frozenset(map(in_answer, stored)),
+        stored=frozenset(map(in_response, stored)),
         stamp=stamp,
     )
 
 
 def definitions_stamp(store: FeatureStore) -> object:
-    """When the definitions in force were read; None for registries that keep none in memory."""
+    """Return when the current definitions were read; None for registries that keep none in memory."""
     return getattr(store.registry, "cached_registry_proto_created", None)
 
 
@@ -142,5 +146,5 @@ def _join_keys(view: Any, projection: Any) -> dict[str, ValueType]:
     return {
         projection.join_key_map.get(column.name, column.name): column.dtype.to_value_type()
         for column in view.entity_columns
-        if column.name != DUMMY_ENTITY_ID  # stands for 'no entity'
+        if column.name != DUMMY_ENTITY_ID  # Feast's stand-in for 'no entity'
     }

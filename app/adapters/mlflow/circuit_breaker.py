@@ -1,4 +1,4 @@
-"""Not to ask again at once what has just failed."""
+"""Circuit breaker: after a failure, skip calls for a cool-down period."""
 
 from __future__ import annotations
 
@@ -7,44 +7,44 @@ import threading
 import time
 from collections.abc import Callable
 
-_SPREAD = 0.25
-"""Share by which a rest is shorter or longer, so that those who saw the same failure do not all come back together."""
+_JITTER = 0.25
+"""Share by which cool-downs vary, so that callers that saw the same failure do not retry at the same time."""
 
 
-class Circuit:
-    """Says whether to ask something that has failed before. May be used from many threads.
+class CircuitBreaker:
+    """Decides whether a call is worth a try. Thread-safe.
 
     Args:
-        rest_s: seconds for which it is left alone after a failure.
-        clock: seconds, monotonic.
+        cooldown_s: seconds without calls after a failure.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, rest_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._rest_s = rest_s
+    def __init__(self, cooldown_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cooldown_s = cooldown_s
         self._clock = clock
-        self._rests_until: float | None = None
+        self._open_until: float | None = None
         self._lock = threading.Lock()
 
-    def may_ask(self) -> bool:
-        """False while it rests. Of those who come after that one shall ask; the others see how that ends."""
+    def allows(self) -> bool:
+        """Return False during a cool-down. After it, let one caller try; the others wait for another cool-down."""
         with self._lock:
-            if self._rests_until is None:
+            if self._open_until is None:
                 return True
-            if self._clock() < self._rests_until:
+            if self._clock() < self._open_until:
                 return False
-            self._rest()
+            self._open()
             return True
 
     def failed(self) -> None:
-        """It was asked and gave no answer."""
+        """Start a cool-down."""
         with self._lock:
-            self._rest()
+            self._open()
 
-    def answered(self) -> None:
-        """It works."""
+    def succeeded(self) -> None:
+        """End the cool-down."""
         with self._lock:
-            self._rests_until = None
+            self._open_until = None
 
-    def _rest(self) -> None:
-        spread = random.uniform(1 - _SPREAD, 1 + _SPREAD)  # noqa: S311 - no secret
-        self._rests_until = self._clock() + self._rest_s * spread
+    def _open(self) -> None:
+        factor = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
+        self._open_until = self._clock() + self._cooldown_s * factor

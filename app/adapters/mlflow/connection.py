@@ -1,7 +1,7 @@
-"""The connection to an MLflow registry: calls that end, errors that say who is at fault, and nothing taken on trust.
+"""Connection to an MLflow registry: calls that end in time, and errors that say whose fault it is.
 
-`MlflowRegistry` asks through it. What stands between a client and its registry may answer in the registry's place, with
-status 200 at that: only what a registry alone can say counts as its word.
+A proxy between client and registry may answer in the registry's place, even with status 200. Therefore only answers
+that no one but the registry can give count as its answers.
 """
 # ruff: noqa: PLC0415 - importing MLflow reads its settings and starts its telemetry: only where it is used
 
@@ -22,23 +22,23 @@ from app.errors import RegistryReadOnly, RegistryUnavailable, ServingError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_CONNECT_S = 3.0  # until a registry that accepts no connection is called unreachable
-_SLACK_S = 3.0  # beyond what MLflow's own timeouts and pauses add up to
+_CONNECT_S = 3.0
+_SLACK_S = 3.0  # added to the sum of MLflow's own timeouts and pauses
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_REFUSED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
-_NOT_TAKEN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+_UNAUTHORIZED = ("UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "PERMISSION_DENIED")
+_INVALID_WRITE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _READ_ONLY = ("attempt to write a readonly database", "read-only transaction", "permission denied for")
-"""What SQLite and PostgreSQL say to a write that they refuse, the last with a table; a server passes it on."""
+"""Errors of SQLite and PostgreSQL (the last with a table) for refused writes; an MLflow server repeats them."""
 
 T = TypeVar("T")
 
 
 class RegistryConnection:
-    """Connects with the first call; may be used from many threads.
+    """Connects with the first call. Thread-safe.
 
     Args:
-        tracking_uri: MLflow's, which says where artifacts are that a version names by their run.
-        registry_uri: where the registered models are.
+        tracking_uri: MLflow's tracking URI, which locates the artifacts of a version that names a run.
+        registry_uri: location of the registered models.
     """
 
     def __init__(self, tracking_uri: str, registry_uri: str) -> None:
@@ -47,47 +47,47 @@ class RegistryConnection:
         self._calls = BoundedCalls()
         self._client: MlflowClient | None = None
 
-    def answer(self, call: Callable[[MlflowClient], T]) -> T:
-        """The registry's answer to what it must be able to answer. `RegistryUnavailable` where there is none."""
+    def call(self, request: Callable[[MlflowClient], T]) -> T:
+        """Return what `request` returns. Raises `RegistryUnavailable`, whose cause is MLflow's error."""
         try:
-            if self._is_local:  # a file has no way of hanging, and is made with the first call, which takes a while
-                return call(self._connected())
-            return self._calls.run(lambda: call(self._connected()), _patience_s())
+            if self._is_local:  # a file cannot hang, but its database may take long to create
+                return request(self._connected())
+            return self._calls.run(lambda: request(self._connected()), _timeout_s())
         except ServingError:
             raise
-        except Exception as error:  # of MLflow, SQLAlchemy, requests, or of a plug-in's store
-            if code_of(error) in _REFUSED:
+        except Exception as error:  # of MLflow, SQLAlchemy, requests, or a plug-in's store
+            if error_code(error) in _UNAUTHORIZED:
                 raise RegistryUnavailable("the model registry refuses this client: check its credentials") from error
             raise RegistryUnavailable("the model registry does not answer") from error
 
-    def find(self, name: str, call: Callable[[MlflowClient], T]) -> T | None:
-        """The registry's answer; None where it says of this very model that it, or what is asked of it, is not there.
+    def find(self, name: str, request: Callable[[MlflowClient], T]) -> T | None:
+        """Return what `request` returns, or None if the registry says that this model, or a part of it, does not exist.
 
-        "Does not exist" alone is not enough: a server says so of a workspace that it does not know, too.
+        The error code alone does not prove that: a server also uses it for an unknown workspace.
         """
-        if not _is_possible(name):
+        if not _is_valid(name):
             return None
         try:
-            return self.answer(call)
+            return self.call(request)
         except RegistryUnavailable as error:
-            if code_of(error.__cause__) == "RESOURCE_DOES_NOT_EXIST" and name in str(error.__cause__):
+            if error_code(error.__cause__) == "RESOURCE_DOES_NOT_EXIST" and name in str(error.__cause__):
                 return None
             raise
 
-    def write(self, call: Callable[[MlflowClient], object]) -> bool:
-        """Change something; False where the registry says that there is no such thing, or can be none.
+    def write(self, request: Callable[[MlflowClient], object]) -> bool:
+        """Change something. Return False if the registry says that the object does not exist or cannot exist.
 
         Raises:
-            RegistryReadOnly: this client may not write.
-            RegistryUnavailable: there is no answer.
+            RegistryReadOnly: this client has no write permission.
+            RegistryUnavailable: the registry does not respond.
         """
         try:
-            self.answer(call)
+            self.call(request)
         except RegistryUnavailable as error:
             cause = error.__cause__
-            if code_of(cause) in _NOT_TAKEN:
+            if error_code(cause) in _INVALID_WRITE:
                 return False
-            if code_of(cause) == "PERMISSION_DENIED" or any(text in str(cause) for text in _READ_ONLY):
+            if error_code(cause) == "PERMISSION_DENIED" or any(text in str(cause) for text in _READ_ONLY):
                 raise RegistryReadOnly("the model registry does not let the platform write to it") from cause
             raise
         return True
@@ -95,35 +95,35 @@ class RegistryConnection:
     def _connected(self) -> MlflowClient:
         if self._client is None:
             for uri in self._uris:
-                _reach(uri)
+                _require_reachable(uri)
             from mlflow import MlflowClient
 
             self._client = MlflowClient(*self._uris)
         return self._client
 
 
-def code_of(error: BaseException | None) -> str | None:
-    """MLflow's code of an error, None of others' errors."""
+def error_code(error: BaseException | None) -> str | None:
+    """Return the MLflow error code of an error, None for errors of other libraries."""
     return getattr(error, "error_code", None)
 
 
-def _is_possible(name: str) -> bool:
-    """Whether a model can have the name. MLflow answers others with an error that it has for much else as well."""
+def _is_valid(name: str) -> bool:
+    """Return whether MLflow accepts the name of a model. It rejects others with a code that has many meanings."""
     return bool(name.strip()) and not any(mark in name for mark in "/:") and name != "." and not name.startswith("..")
 
 
-def _patience_s() -> float:
-    """Seconds that an answer may take: a little more than MLflow's tries with their pauses."""
+def _timeout_s() -> float:
+    """Return the seconds that MLflow's own attempts and pauses may take, and a little more."""
     from mlflow import environment_variables as variables
 
-    tries = 1 + variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()
-    pauses: float = variables.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get() * 2 ** (tries - 1)
-    pauses += tries * variables.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get()
-    return float(tries * variables.MLFLOW_HTTP_REQUEST_TIMEOUT.get() + pauses + _SLACK_S)
+    attempts = 1 + variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.get()
+    pauses: float = variables.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR.get() * 2 ** (attempts - 1)
+    pauses += attempts * variables.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get()
+    return float(attempts * variables.MLFLOW_HTTP_REQUEST_TIMEOUT.get() + pauses + _SLACK_S)
 
 
-def _reach(uri: str) -> None:
-    """Connect once: MLflow tries a database for more than a minute, and any server for three times its timeout."""
+def _require_reachable(uri: str) -> None:
+    """Connect once: MLflow retries a database for more than a minute, and a server for three times its timeout."""
     parts = urlsplit(uri)
     scheme, host = parts.scheme.partition("+")[0], parts.hostname
     try:

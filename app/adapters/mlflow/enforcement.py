@@ -1,12 +1,10 @@
-"""Leaves out pyfunc's enforcement of a signature where the gateway has enforced the same before.
+"""Skip pyfunc's signature enforcement for input that the gateway has validated.
 
-It is a third of the time that pyfunc spends on a batch of a small model. `app.adapters.mlflow.loader` calls this once
-per loaded version; ``tests/contract/test_model_parity.py`` shows that what models are given and answer stays the same.
+Enforcement takes a third of the time that pyfunc spends on a batch of a small model. `ModelLoader` calls this once per
+loaded version; ``tests/contract/test_model_parity.py`` shows that models get the same input and give the same answers.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from mlflow.models import ModelSignature
 from mlflow.pyfunc import PyFuncModel
@@ -14,11 +12,11 @@ from mlflow.pyfunc import PyFuncModel
 from app.serving.signatures.nested import NESTED_NAMES
 
 
-def leave_out_enforcement(model: PyFuncModel) -> bool:
-    """Take the inputs' schema from a loaded model whose inputs are scalars or tensors; True where that was done.
+def skip_enforcement(model: PyFuncModel) -> bool:
+    """Remove the input schema of a loaded model whose inputs are scalars or tensors. Return True if it was removed.
 
-    Nested values keep it: enforcement turns lists inside of cells into arrays. So do signatures that were read from
-    type hints, which a model's own code relies on. The parameters' schema stays, since it fills in defaults.
+    Nested types keep it, because enforcement turns lists inside cells into arrays. So do signatures from type hints,
+    which the model's own code relies on. The schema of the parameters stays, because it supplies their defaults.
     """
     signature = model.metadata.signature
     if signature is None or signature.inputs is None:
@@ -26,11 +24,7 @@ def leave_out_enforcement(model: PyFuncModel) -> bool:
     facts = model.metadata.to_dict()
     if facts.get("is_signature_from_type_hint") or facts.get("type_hint_from_example"):
         return False
-    if any(_is_nested(spec) for spec in signature.inputs.to_dict()):
+    if any(spec["type"] in NESTED_NAMES or spec["type"] == "any" for spec in signature.inputs.to_dict()):
         return False
     model.metadata.signature = ModelSignature(params=signature.params) if signature.params else None
     return True
-
-
-def _is_nested(spec: dict[str, Any]) -> bool:
-    return spec["type"] in NESTED_NAMES or spec["type"] == "any"

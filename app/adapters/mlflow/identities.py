@@ -1,84 +1,83 @@
-"""What tells a model version from another one of the same name and number, remembered for a while.
+"""Identities of model versions, which distinguish a version from a later one with the same name and number.
 
-`ModelLoader` asks through it, so that a version which comes back soon, or while the registry does not answer, does not
-wait for the registry: asking it is half of what a small model's load takes, and a dead one takes half a minute to fail.
+`ModelLoader` gets them from here rather than from the registry, because the request takes half of the load time of a
+small model, and half a minute while the registry does not respond.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
-from app.adapters.mlflow.circuit_breaker import Circuit
+from app.adapters.mlflow.circuit_breaker import CircuitBreaker
 from app.errors import RegistryUnavailable, ServingError
 from app.serving.references import ModelVersion
 
-_FRESH_S = 60.0  # a version that comes back within it is the same one, unless `forget` says otherwise
-_KEPT = 4096
-_REST_S = 20.0  # so long a registry that gave no answer is left alone by loads that can do without
+_FRESH_S = 60.0
+_MAX_VERSIONS = 4096
+_COOLDOWN_S = 20.0
 
 
 class Identities:
-    """Identities of versions, asked of the registry; may be used from many threads.
+    """Identities, read from the registry and remembered. Thread-safe.
 
     Args:
-        ask: blocks; raises `ModelNotFound` or `RegistryUnavailable`.
+        fetch: reads an identity from the registry. Blocks; raises `ModelNotFound` or `RegistryUnavailable`.
     """
 
-    def __init__(self, ask: Callable[[ModelVersion], str]) -> None:
-        self._ask = ask
-        self._circuit = Circuit(_REST_S)
-        self._fresh: TTLCache[ModelVersion, str] = TTLCache(_KEPT, ttl=_FRESH_S)
-        self._last: LRUCache[ModelVersion, str] = LRUCache(_KEPT)
-        self._renewed: set[str] = set()
-        self._forgotten = 0
+    def __init__(self, fetch: Callable[[ModelVersion], str]) -> None:
+        self._fetch = fetch
+        self._breaker = CircuitBreaker(_COOLDOWN_S)
+        self._known: LRUCache[ModelVersion, tuple[str, float]] = LRUCache(_MAX_VERSIONS)
+        """Identity, and the monotonic time until which it is fresh."""
+        self._reregistered: set[str] = set()
+        self._generation = 0
         self._lock = threading.Lock()
 
-    def ask(self, version: ModelVersion) -> str:
-        """The version's identity. Raises `ModelNotFound` or `RegistryUnavailable`."""
-        with self._lock:
-            known: str | None = self._fresh.get(version)
-            forgotten = self._forgotten
-        if known is not None:
+    def get(self, version: ModelVersion) -> str:
+        """Return an identity that is at most a minute old. Raises `ModelNotFound` or `RegistryUnavailable`."""
+        generation = self._generation
+        if self._is_fresh(version) and (known := self.last(version)) is not None:
             return known
         try:
-            known = self._ask(version)
+            identity = self._fetch(version)
         except RegistryUnavailable:
-            self._circuit.failed()
+            self._breaker.failed()
             raise
         except ServingError:
-            self._circuit.answered()
+            self._breaker.succeeded()
             raise
-        self._circuit.answered()
+        self._breaker.succeeded()
         with self._lock:
-            if forgotten == self._forgotten:  # else it may be that of the model before
-                self._fresh[version] = self._last[version] = known
-        return known
+            if generation == self._generation:  # else the answer may be about the deleted model
+                self._known[version] = identity, time.monotonic() + _FRESH_S
+        return identity
 
-    def may_ask(self, version: ModelVersion) -> bool:
-        """Whether asking is worth the wait: it is known, or the registry has not just failed to answer."""
-        with self._lock:
-            if version in self._fresh:
-                return True
-        return self._circuit.may_ask()
+    def is_worth_asking(self, version: ModelVersion) -> bool:
+        """Return False if `get` would have to ask a registry that failed to respond a moment ago."""
+        return self._is_fresh(version) or self._breaker.allows()
 
     def last(self, version: ModelVersion) -> str | None:
-        """What the registry said last, however long ago; None if it was never asked."""
+        """Return the last known identity, however old, or None."""
         with self._lock:
-            return self._last.get(version)
+            return self._known[version][0] if version in self._known else None
 
     def is_doubtful(self, version: ModelVersion) -> bool:
-        """Whether its name means another model than before and the registry was not asked about the version since."""
+        """Return whether the model was deleted or registered again, and the version not confirmed since."""
         with self._lock:
-            return version.name in self._renewed and version not in self._last
+            return version.name in self._reregistered and version not in self._known
 
     def forget(self, name: str) -> None:
-        """The name means another model now, or none."""
+        """Drop all identities of a model that was deleted or registered again."""
         with self._lock:
-            self._forgotten += 1
-            self._renewed.add(name)
-            for known in (self._fresh, self._last):
-                for version in [version for version in known if version.name == name]:
-                    known.pop(version, None)
+            self._generation += 1
+            self._reregistered.add(name)
+            for version in [version for version in self._known if version.name == name]:
+                del self._known[version]
+
+    def _is_fresh(self, version: ModelVersion) -> bool:
+        with self._lock:
+            return version in self._known and time.monotonic() < self._known[version][1]

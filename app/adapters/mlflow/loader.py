@@ -1,7 +1,6 @@
-"""Loads model versions from the MLflow registry as pyfunc models, ready to predict batches.
+"""Load model versions from the MLflow registry as pyfunc models, ready to predict batches.
 
-Only versions of the configured registry are loaded, never a URI that a request names: some formats run code when they
-are read.
+Only versions of the configured registry are loaded, never a URI from a request: some formats run code when read.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.cache import ArtifactCache, CacheCounts, CachedArtifacts, is_full
-from app.adapters.mlflow.enforcement import leave_out_enforcement
+from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
@@ -38,8 +37,8 @@ log = logging.getLogger(__name__)
 class LoadedModel:
     """A model version in memory.
 
-    `problem` says in a sentence what speaks against the version although it is loaded: it can be called by its number,
-    but should take no traffic that another version has.
+    `problem` is a sentence, or None. A version with a problem answers requests by its number, but should not replace
+    another version behind an alias.
     """
 
     def __init__(self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None) -> None:
@@ -48,10 +47,10 @@ class LoadedModel:
         self._model = model
 
     def predict(self, batch: Batch) -> Output:
-        """Predict one batch; blocking.
+        """Predict one batch; blocks.
 
         Raises:
-            ModelFailed: the model raised, or its answer cannot be understood; ``details["failure"]`` is the number
+            ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
                 under which the log has the cause.
             WrongRowCount: it answered another number of rows.
         """
@@ -62,7 +61,7 @@ class LoadedModel:
             raise
         except Exception as error:
             failure = uuid.uuid4().hex[:12]
-            log.exception("%s failed on %d rows (failure %s)", self.spec.key, batch.count, failure)
+            log.exception("prediction failed: model=%s rows=%d failure=%s", self.spec.key, batch.count, failure)
             raise ModelFailed(
                 f"the model raised {type(error).__name__} while predicting; the log has the cause",
                 {"failure": failure},
@@ -70,7 +69,7 @@ class LoadedModel:
 
 
 class ModelLoader:
-    """Downloads, loads and warms model versions; every method blocks and may be called from many threads."""
+    """Downloads, loads and warms model versions. Every method blocks. Thread-safe."""
 
     def __init__(
         self, registry: MlflowRegistry, cache_folder: Path, cache_bytes: int = 0, load_timeout_s: float = 300.0
@@ -79,28 +78,28 @@ class ModelLoader:
         self._identities = Identities(registry.identity)
         self._created: Mapping[str, int] = {}
         self._growth = MemoryGrowth()
-        sys.dont_write_bytecode = True  # beside the code that a model brings it would look like damage
+        sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
 
     @property
     def cache_counts(self) -> CacheCounts:
-        """What this process has done with the artifact cache."""
+        """Counters of the artifact cache in this process."""
         return self._cache.counts
 
     def expect(self, created: Mapping[str, int]) -> None:
-        """When each model was registered, in milliseconds: a copy of a version from before is of another model."""
+        """Reject cached versions older than their model. `created`: registration time by name, milliseconds."""
         self._created = created
 
     def forget(self, name: str) -> None:
-        """The name means another model now: what is known of its versions is asked for again."""
+        """Ask the registry again about the versions of a model that was deleted or registered again."""
         self._identities.forget(name)
 
     def load(self, version: ModelVersion) -> LoadedModel:
-        """Load a version, and let it predict its logged input example once.
+        """Load a version and let it predict its logged input example once.
 
         Raises:
             ModelNotFound: the registry has no such version.
-            RegistryUnavailable: it does not answer, and the version is not cached.
-            ModelUnavailable: the artifacts cannot be loaded; the message says why in one line.
+            RegistryUnavailable: the registry does not respond, and the version is not cached.
+            ModelUnavailable: the artifacts cannot be downloaded or loaded; the message says why in one line.
         """
         started = time.perf_counter()
         artifacts = self._artifacts(version)
@@ -109,23 +108,22 @@ class ModelLoader:
         except BaseException:
             artifacts.release()
             raise
-        # Some models read their files while they predict: they stay as long as the model does.
+        # Some models read their files while they predict, so the files stay as long as the model does.
         weakref.finalize(model, artifacts.release)
         return model
 
     def _read(self, version: ModelVersion, folder: Path, started: float) -> LoadedModel:
-        def read() -> tuple[PyFuncModel, str | None]:
+        def load() -> tuple[PyFuncModel, str | None]:
             model = mlflow.pyfunc.load_model(str(folder))
             return model, _warm_up(version, model, folder)
 
         try:
-            (model, problem), nbytes = self._growth.of(read, _size(folder))
+            size = sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())
+            (model, problem), nbytes = self._growth.measure(load, size)
         except Exception as error:
-            log.exception("%s cannot be loaded", version)
+            log.exception("failed to load %s", version)
             raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
-        example = _serving_example(model, folder)
-        signature = _signature(model)
-        leave_out_enforcement(model)
+        signature = _signature(version, model)
         spec = ModelSpec(
             name=version.name,
             version=version.version,
@@ -133,39 +131,37 @@ class ModelLoader:
             inputs=signature.get("inputs"),
             outputs=signature.get("outputs"),
             params=signature.get("params"),
-            input_example=example,
-            metadata=_metadata(model),
+            input_example=_serving_example(model, folder),
+            metadata=_metadata(version, model),
             nbytes=nbytes,
             load_ms=(time.perf_counter() - started) * 1000,
         )
-        log.info("%s is loaded: %s, %.0f ms, %.1f MB", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
+        skip_enforcement(model)
+        log.info("loaded %s: flavor=%s ms=%.0f megabytes=%.1f", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
         return LoadedModel(spec, model, problem)
 
     def _artifacts(self, version: ModelVersion) -> CachedArtifacts:
         try:
-            if not self._identities.may_ask(version):  # the registry does not answer, as was found a moment ago
-                cached = self._cached(version)
-                if cached is not None:
-                    return cached
+            if not self._identities.is_worth_asking(version) and (cached := self._cached(version)) is not None:
+                return cached
             try:
-                identity = self._identities.ask(version)
+                identity = self._identities.get(version)
             except RegistryUnavailable as error:
-                cached = self._cached(version)
-                if cached is not None:
+                if (cached := self._cached(version)) is not None:
                     return cached
                 raise RegistryUnavailable(
                     f"the model registry does not answer, and {version} is not cached here"
                 ) from error
-            return self._cache.use(version, identity)
+            return self._cache.get(version, identity)
         except (MlflowException, OSError) as error:
-            log.exception("the artifacts of %s cannot be had", version)
+            log.exception("failed to download the artifacts of %s", version)
             why = "the disk of the artifact cache is full" if is_full(error) else "the log has the cause"
             raise ModelUnavailable(
                 f"the artifacts of {version} cannot be downloaded; {why}", {"model": version.name}
             ) from error
 
     def _cached(self, version: ModelVersion) -> CachedArtifacts | None:
-        """An intact copy of what the version is known to be; of one that was never asked about, any."""
+        """Return a copy to use without the registry: of the last known identity, or of any if none is known."""
         if self._identities.is_doubtful(version):
             return None
         cached = self._cache.find(version, self._identities.last(version))
@@ -175,27 +171,26 @@ class ModelLoader:
         return cached
 
 
-def _signature(model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+def _signature(version: ModelVersion, model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     signature = model.metadata.signature
     if signature is None:
-        log.warning("a model without a signature is served: its input is not checked before it is called")
+        log.warning("%s has no signature, its input is not validated", version)
         return {}
     return {part: json.loads(text) for part, text in signature.to_dict().items() if text}
 
 
-def _metadata(model: PyFuncModel) -> dict[str, Any]:
-    """What was logged as ``metadata`` with the model; entries that JSON cannot hold are left out."""
+def _metadata(version: ModelVersion, model: PyFuncModel) -> dict[str, Any]:
     found = {}
     for key, value in (model.metadata.metadata or {}).items():
         try:
             found[str(key)] = json.loads(json.dumps(value, allow_nan=False))
         except (TypeError, ValueError):
-            log.warning("the model's metadata '%s' is no JSON value, and left aside", key)
+            log.warning("ignoring the metadata '%s' of %s: it is no JSON value", key, version)
     return found
 
 
 def _serving_example(model: PyFuncModel, folder: Path) -> Any:
-    """The logged input example as the JSON of a scoring request, or None."""
+    """Return the logged input example as the JSON of a scoring request, or None."""
     try:
         text = model.metadata.get_serving_input(str(folder))
         return json.loads(text) if text else None
@@ -204,23 +199,19 @@ def _serving_example(model: PyFuncModel, folder: Path) -> Any:
 
 
 def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> str | None:
-    """Predict the logged input example, so that no caller pays for lazy initialisation; what is wrong if that fails."""
+    """Predict the logged input example, so that no caller waits for lazy initialization. Return the problem, if any."""
     try:
         if model.input_example is not None:
             model.predict(model.input_example, params=model.metadata.load_input_example_params(str(folder)))
     except Exception as error:
-        # The example is documentation: a model that refuses its own example may still answer its callers.
+        # The example is documentation: a model that rejects it may still answer requests.
         log.warning("%s does not predict its own input example", version, exc_info=True)
         return f"it does not predict its own input example: {_reason(error)}"
     return None
 
 
 def _reason(error: Exception) -> str:
-    """Why a model cannot be loaded, for callers: the error's own text may hold paths and secrets, and is logged."""
+    """Describe an error for callers. Its own text may hold paths and secrets, so only the log has it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs the library '{error.name}', which is not installed here"
     return f"it raised {type(error).__name__}; the log has the cause"
-
-
-def _size(folder: Path) -> int:
-    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())

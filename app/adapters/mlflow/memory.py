@@ -1,9 +1,8 @@
-"""What a load adds to the memory of its process. `app.adapters.mlflow.loader` measures each model with it.
+"""Memory of a loaded model, measured as the growth of the process. `ModelLoader` measures every load with it.
 
-No library tells the size of a model whose parts lie in C++, so the process is asked. Its answer is coarse, hence the
-rules: it counts only when it is well above what predictions beside the load take and give back, one load is measured at
-a time, libraries that came along with the first model of their kind are not that model's, and what a load has already
-given back is not counted.
+Libraries cannot report the size of a model whose parts live in C++, so the process is measured. That is coarse: growth
+counts only if it clearly exceeds what concurrent predictions allocate, one load is measured at a time, the libraries
+that the first model of a kind imports do not count, and neither does memory that the load has freed again.
 """
 
 from __future__ import annotations
@@ -21,40 +20,33 @@ T = TypeVar("T")
 NOISE_BYTES = 8 * 1024**2
 """Growth up to which the size of the artifacts is the better estimate."""
 
-RELOADED_BYTES = 64 * 1024**2
-"""Size of artifacts up to which a model is loaded twice where its libraries came with it. Beyond it, they weigh less
-than a second copy would."""
+_MAX_RELOADED_BYTES = 64 * 1024**2
+"""A model that imported libraries is loaded a second time to measure it alone, unless its artifacts are larger."""
 
 _PATIENCE_S = 1.0
-"""How long a load waits to be measured alone; a slow one must not hold up the others."""
+"""Seconds that a load waits for another measurement; then it runs unmeasured."""
 
 
 class MemoryGrowth:
-    """Measures loads. Safe to use from many threads."""
+    """Measures loads. Thread-safe."""
 
     def __init__(self) -> None:
         self._measuring = threading.Lock()
         self._disturbed = False
 
-    def of(self, load: Callable[[], T], size: int) -> tuple[T, int]:
-        """Run a load; its result, and what it takes in memory.
-
-        Args:
-            load: what is measured.
-            size: bytes that it takes at least.
-        """
+    def measure(self, load: Callable[[], T], min_bytes: int) -> tuple[T, int]:
+        """Run `load`. Return its result and its memory in bytes, at least `min_bytes`."""
         if not self._measuring.acquire(timeout=_PATIENCE_S):
             self._disturbed = True
-            return load(), size
+            return load(), min_bytes
         try:
             self._disturbed = False
             modules = len(sys.modules)
             result, grown = _grown(load)
-            if grown > max(NOISE_BYTES, size) and len(sys.modules) > modules and size <= RELOADED_BYTES:
+            if grown > max(NOISE_BYTES, min_bytes) and len(sys.modules) > modules and min_bytes <= _MAX_RELOADED_BYTES:
                 _, grown = _grown(load)
-            if self._disturbed or grown < NOISE_BYTES:
-                return result, size
-            return result, max(grown, size)
+            is_measured = not self._disturbed and grown >= NOISE_BYTES
+            return result, max(grown, min_bytes) if is_measured else min_bytes
         finally:
             self._measuring.release()
 
@@ -66,7 +58,7 @@ def _grown(load: Callable[[], T]) -> tuple[T, int]:
 
 
 def _resident_bytes() -> int:
-    # glibc keeps what is freed, up to MALLOC_TRIM_THRESHOLD_, and can be asked to give it back.
+    # glibc keeps freed memory, up to MALLOC_TRIM_THRESHOLD_, until it is asked to return it.
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Between batches and what pyfunc models are given and answer. Used where a model is hosted."""
+"""Convert batches to the input of pyfunc models, and their answers to outputs, in the process that hosts the model."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from app.serving.signatures.validation_errors import Misfit
 ModelInput = pd.DataFrame | Array | dict[str, Array]
 
 _CELLS = {str, bool, int, float, bytes, type(None)}
-_KEPT = {Decimal, date, time, timedelta, UUID, bytearray}
+_UNCHANGED = {Decimal, date, time, timedelta, UUID, bytearray}
 
 
 def model_input(batch: Batch) -> ModelInput:
-    """What ``pyfunc.predict`` is given: a DataFrame, an array, or a dict of arrays.
+    """Return the input for ``pyfunc.predict``: a DataFrame, an array, or a dict of arrays.
 
-    The model may write into it: arrays that are read-only, as they are when another process sent them, are copied.
+    The model may write into it: read-only arrays, as other processes send them, are copied.
     """
     if batch.layout.kind == "columns":
         return _frame(batch)
@@ -39,20 +39,20 @@ def model_input(batch: Batch) -> ModelInput:
 
 
 def model_params(batch: Batch) -> dict[str, Any] | None:
-    """The parameters of the call; None for none."""
+    """Return the parameters of the call, None if there are none."""
     return json.loads(batch.layout.params) if batch.layout.params else None
 
 
 def model_output(prediction: Any, rows: int) -> Output:
-    """Normalise what a pyfunc model answered for so many rows: only numpy and Python's own types are left.
+    """Normalize the answer of a pyfunc model for `rows` rows to numpy's and Python's own types.
 
-    A DataFrame, or a list of dicts with the same keys, becomes named columns; a dict becomes named tensors, and so
-    does a tuple of arrays, as ``output_0`` and on; a Series, a list or an array becomes an unnamed array. Missing
-    values are None, or NaN among floats. Datetimes with a time zone become ISO 8601 text.
+    A DataFrame, or a list of dicts with equal keys, becomes named columns. A dict becomes named tensors, and so does a
+    tuple of arrays, as ``output_0``, ``output_1`` and so on. A Series, list or array becomes one unnamed array. Missing
+    values become None, or NaN among floats. Datetimes with a time zone become ISO 8601 text.
 
     Raises:
         WrongRowCount: the answer has another number of rows.
-        ModelFailed: it is a single value, or nothing that has rows.
+        ModelFailed: the answer is a single value, or cannot be converted.
     """
     try:
         output = _output(prediction)
@@ -69,13 +69,13 @@ def model_output(prediction: Any, rows: int) -> Output:
 
 
 def _frame(batch: Batch) -> pd.DataFrame:
-    """Every array is copied, into one block where all dtypes are alike: what pyfunc's own enforcement makes too.
+    """Copy the arrays, into one block if all dtypes are equal, as pyfunc's own enforcement does.
 
-    Only a block that has come from another process, and is nobody else's, is used as it is.
+    A writable block came from another process, belongs to this batch alone, and is used without a copy.
     """
     if batch.block is not None and batch.block.flags.writeable:
         return pd.DataFrame(batch.block.T, columns=_labels(batch.layout.names), copy=False)
-    arrays = [_own(array) for array in batch.arrays]
+    arrays = [_with_own_cells(array) for array in batch.arrays]
     if len(set(batch.layout.dtypes)) == 1:
         return pd.DataFrame(np.stack(arrays).T, columns=_labels(batch.layout.names), copy=False)
     frame = pd.DataFrame(dict(enumerate(arrays)))
@@ -83,8 +83,8 @@ def _frame(batch: Batch) -> pd.DataFrame:
     return frame
 
 
-def _own(array: Array) -> Array:
-    """The array, with nested cells copied: pyfunc's enforcement writes into them, and the batch may be sent again."""
+def _with_own_cells(array: Array) -> Array:
+    """Copy nested cells: pyfunc's enforcement writes into them, and the gateway may send the batch again."""
     if array.dtype.hasobject and not {dict, list, np.ndarray}.isdisjoint(map(type, array)):
         return copy.deepcopy(array)
     return array
@@ -123,7 +123,7 @@ def _named(kind: Literal["columns", "tensors"], pairs: Sequence[tuple[Any, Array
 
 
 def _array(values: Any) -> Array:
-    """An answer, or one entry of a dict of them, whose first dimension is the rows."""
+    """Convert an answer, or one entry of a dict of answers. Its first dimension is the rows."""
     if isinstance(values, list | tuple):
         return _list(values)
     if isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
@@ -145,7 +145,7 @@ def _series(series: pd.Series[Any]) -> Array:
 
 
 def _list(values: Sequence[Any]) -> Array:
-    """A list as an array, with as many dimensions as its lists are regular."""
+    """Convert a list to an array with as many dimensions as its nested lists are regular."""
     kinds = {*map(type, values)}
     if len(kinds) == 1 and issubclass(next(iter(kinds)), np.generic):
         return _clean(np.array(values))
@@ -161,13 +161,13 @@ def _list(values: Sequence[Any]) -> Array:
 
 def _flat(values: list[Any]) -> Array:
     kinds = {*map(type, values)}
-    if type(None) in kinds and float not in kinds:  # as floats the integers beside it would lose digits
+    if type(None) in kinds and float not in kinds:  # as floats, integers would lose digits
         return as_array(values, np.dtype(object))
     return infer_array(values)
 
 
 def _clean(array: Array) -> Array:
-    """The array in the machine's byte order, with objects that unpickle without pandas."""
+    """Convert an array to the native byte order and to objects that unpickle without pandas."""
     if array.dtype.kind == "O":
         flat = array.ravel().tolist()
         if {*map(type, flat)} <= _CELLS:
@@ -181,8 +181,8 @@ def _clean(array: Array) -> Array:
 
 
 def _builtin(value: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind of value
-    """A value, and all inside it, as Python's or numpy's own type."""
-    if type(value) in _CELLS or type(value) in _KEPT:
+    """Convert a value, and everything in it, to Python's or numpy's own types."""
+    if type(value) in _CELLS or type(value) in _UNCHANGED:
         return value
     if value is pd.NaT or value is pd.NA:
         return None

@@ -1,8 +1,8 @@
-"""The MLflow model registry, read and (its aliases and tags) written, in blocking calls that fail within seconds.
+"""MLflow model registry: reads models and versions, writes aliases and tags, in blocking calls that fail in seconds.
 
 MLflow's defaults suit a training job: seven retries with back-off, two minutes for each request. `configure` sets what
-suits a server, and must run before anything else of MLflow is used in a process. MLflow is imported where it is needed
-and not above: reading its settings and starting its telemetry are side effects of the import.
+suits a server, and must run before a process uses anything else of MLflow. The import of MLflow reads its settings and
+starts its telemetry, so it happens only inside functions.
 """
 # ruff: noqa: PLC0415 - for that reason
 
@@ -12,12 +12,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from app.adapters.mlflow.connection import RegistryConnection, code_of
+from app.adapters.mlflow.connection import RegistryConnection, error_code
 from app.errors import (
     InvalidReference,
     InvalidRequest,
@@ -33,7 +32,7 @@ from app.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_ENVIRONMENT = {
+_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds; a page of 1,000 models takes 1.5
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -43,17 +42,17 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_AGENT_HINT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
-"""What the environment does not already say otherwise."""
+"""Set unless the environment already says otherwise."""
 
-_PAGE = 1000  # the most that MLflow gives in one answer
+_PAGE = 1000  # MLflow's maximum
 _MAX_VERSION = 2**31 - 1  # a greater number overflows the column and would look like a broken database
 _READY = "READY"
 
 
 def configure(settings: Settings) -> None:
-    """Set up MLflow in this process: where it is, how long it may take, and that it keeps quiet."""
+    """Configure MLflow in this process: URIs, credentials, timeouts and log levels."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    for variable, value in _ENVIRONMENT.items():
+    for variable, value in _DEFAULTS.items():
         os.environ.setdefault(variable, value)
     os.environ.update(settings.storage_environment())
     import mlflow
@@ -71,16 +70,16 @@ def configure(settings: Settings) -> None:
 
 
 def registered_ms(identity: str) -> int:
-    """When the version was registered that an identity of `MlflowRegistry` means, in milliseconds; 0 if unknown."""
+    """Return the registration time in an identity of `MlflowRegistry`, in milliseconds since 1970; 0 if unknown."""
     stamp = identity.partition(" ")[0]
     return int(stamp) if stamp.isdigit() else 0
 
 
 class MlflowRegistry:
-    """`ModelRegistry` on an MLflow server or database. Nothing is connected to before the first call.
+    """`app.serving.ports.ModelRegistry` on an MLflow server or database. Connects with the first call. Thread-safe.
 
-    A version counts once it is READY. A pending one has no complete artifacts yet and a failed one never will, so to
-    callers neither exists; a pending one appears with the first reading after it is done.
+    Only READY versions exist: a pending one has no complete artifacts yet, and a failed one never will. Writes raise
+    `RegistryReadOnly` if the registry or the setting ``registry_read_only`` forbids them.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -90,56 +89,49 @@ class MlflowRegistry:
         self._connection = RegistryConnection(self._tracking_uri, self._registry_uri)
 
     def models(self) -> Sequence[RegisteredModel]:
-        """Every registered model, by one call per 1,000. Raises `RegistryUnavailable`.
+        """Return every registered model, with one request per 1,000. Raises `RegistryUnavailable`.
 
-        That a model is missing does not mean that it is gone: it may have slipped between two pages, and an empty
-        object, which anything may answer, reads as an empty registry. `model` tells for certain.
+        A missing model is not proof that it was deleted: it may have slipped between two pages, and an empty JSON
+        object from a proxy reads as an empty registry. `model` is authoritative.
         """
         found = self._all(
             lambda client, page_token: client.search_registered_models(max_results=_PAGE, page_token=page_token), "name"
         )
-        return [self._describe(model) for model in found]
+        return [self._parse(model) for model in found]
 
     def model(self, name: str) -> RegisteredModel:
-        """One registered model.
-
-        Raises:
-            ModelNotFound: the registry itself says that there is no such model.
-            RegistryUnavailable: it does not answer.
-        """
         found = self._connection.find(name, lambda client: client.get_registered_model(name))
         if found is not None:
-            described = self._describe(found)
-            if described.name == name:
-                return described
-            if not _same(described.name, name):
-                raise RegistryUnavailable("the model registry answers with another model than was asked for")
+            model = self._parse(found)
+            if model.name == name:
+                return model
+            if not _is_same(model.name, name):
+                raise RegistryUnavailable("the model registry answered with another model than the one requested")
         raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
 
     def has_version(self, version: ModelVersion) -> bool:
-        """Whether the version exists and is READY. Raises `RegistryUnavailable`."""
-        return self._version(version) is not None
+        return self._find(version) is not None
 
     def identity(self, version: ModelVersion) -> str:
-        """What tells the version from another one that is registered under its name and number later.
+        """Return what distinguishes the version from a later one with the same name and number.
 
         Raises:
             ModelNotFound: no such version, or it is not READY.
-            RegistryUnavailable: the registry does not answer.
+            RegistryUnavailable: the registry does not respond.
         """
-        found = self._existing(version)
+        found = self._require(version)
         return f"{found.creation_timestamp} {found.source}"
 
     def download(self, version: ModelVersion, folder: Path) -> None:
-        """Fetch the version's artifacts into a folder that exists and is empty.
+        """Download the artifacts of a version into an existing, empty folder.
 
         Raises:
             ModelNotFound: no such version, or it is not READY.
-            RegistryUnavailable: the registry does not answer.
-            OSError: the artifact store does not give them; the cause says why.
+            RegistryUnavailable: the registry does not respond.
+            OSError: the artifact store failed; the cause says why.
         """
-        self._existing(version)
-        uri = self._connection.answer(lambda client: client.get_model_version_download_uri(*version))
+        self._require(version)
+        uri = self._connection.call(lambda client: client.get_model_version_download_uri(*version))
         if not uri:
             raise RegistryUnavailable("the model registry does not say where the artifacts are")
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -148,84 +140,34 @@ class MlflowRegistry:
             store = get_artifact_repository(uri, tracking_uri=self._tracking_uri, registry_uri=self._registry_uri)
             store.download_artifacts("", dst_path=str(folder))
         except Exception as error:  # each kind of store raises its own
-            raise OSError(f"the artifacts of {version} cannot be downloaded") from error
-        if not any(folder.iterdir()):  # what is not there is an empty folder to MLflow
+            raise OSError(f"failed to download the artifacts of {version}") from error
+        if not any(folder.iterdir()):  # MLflow downloads missing artifacts as an empty folder
             raise OSError(f"the artifacts of {version} are gone from the artifact store")
 
-    def describe_versions(self, name: str) -> list[dict[str, Any]]:
-        """Every version of a model in whatever status, newest first, as JSON values: what the model's page shows.
-
-        Raises:
-            ModelNotFound: no such model.
-            RegistryUnavailable: the registry does not answer.
-        """
-        with _understanding():
-            versions = [
-                {
-                    "version": str(int(version.version)),
-                    "status": version.status,
-                    "description": version.description or "",
-                    "run_id": version.run_id or None,
-                    "created": datetime.fromtimestamp(version.creation_timestamp / 1000, UTC).isoformat(),
-                    "tags": dict(version.tags),
-                }
-                for version in self._versions(name)
-            ]
-        if not versions:
-            self.model(name)  # raises where there is no such model at all
-        return versions
-
     def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Let an alias of a model mean a version.
-
-        Raises:
-            ModelNotFound: no such model, or no such READY version.
-            InvalidReference: MLflow has no such aliases: `latest`, `v1` and the like.
-            RegistryReadOnly: this client may not write, or is set never to.
-            RegistryUnavailable: the registry does not answer.
-        """
         self._require_writable()
-        self._existing(ModelVersion(name, version))
-        if not self._write(lambda client: client.set_registered_model_alias(name, alias, version)):
-            self._existing(ModelVersion(name, version))  # it may have gone meanwhile
-            raise _no_alias(alias)
-
-    def delete_alias(self, name: str, alias: str) -> None:
-        """Let an alias of a model mean nothing; no error where it does not exist. Raises as `set_alias` does."""
-        if not self._write(lambda client: client.delete_registered_model_alias(name, alias)):
-            self.model(name)
-            raise _no_alias(alias)
+        self._require(ModelVersion(name, version))
+        if not self._connection.write(lambda client: client.set_registered_model_alias(name, alias, version)):
+            self._require(ModelVersion(name, version))  # it may have been deleted meanwhile
+            raise InvalidReference(f"'{alias[:80]}' cannot be an alias of a model", {"alias": alias[:80]})
 
     def set_tag(self, name: str, tag: str, value: str) -> None:
-        """Set a tag of a model, whatever it was before.
-
-        Raises:
-            ModelNotFound: no such model.
-            InvalidRequest: MLflow has no such tags: a key or a value that is too long.
-            RegistryReadOnly: this client may not write, or is set never to.
-            RegistryUnavailable: the registry does not answer.
-        """
-        if not self._write(lambda client: client.set_registered_model_tag(name, tag, value)):
-            self.model(name)
-            raise _no_tag(tag)
+        self._write_tag(name, tag, lambda client: client.set_registered_model_tag(name, tag, value))
 
     def delete_tag(self, name: str, tag: str) -> None:
-        """Remove a tag of a model; no error where it does not exist. Raises as `set_tag` does."""
-        if not self._write(lambda client: client.delete_registered_model_tag(name, tag)):
-            self.model(name)
-            raise _no_tag(tag)
+        self._write_tag(name, tag, lambda client: client.delete_registered_model_tag(name, tag))
 
     def check(self) -> None:
-        """Reach the registry now. An SQLite database that is not there yet is created, which takes seconds.
+        """Connect to the registry. Creates a missing SQLite database, which takes seconds.
 
         Raises:
-            RegistryUnavailable: it does not answer; known within seconds where no connection can be made.
+            RegistryUnavailable: it does not respond; known within seconds if no connection can be made.
             StartupError: it cannot work as configured.
         """
         try:
-            self._connection.answer(lambda client: client.search_registered_models(max_results=1))
+            self._connection.call(lambda client: client.search_registered_models(max_results=1))
         except RegistryUnavailable as error:
-            if code_of(error.__cause__) == "FEATURE_DISABLED":
+            if error_code(error.__cause__) == "FEATURE_DISABLED":
                 raise StartupError("the registry's URI is of a kind in which MLflow keeps no models") from error
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise StartupError(
@@ -237,11 +179,11 @@ class MlflowRegistry:
                 ) from error
             raise
 
-    def _describe(self, model: Any) -> RegisteredModel:
-        with _understanding():
+    def _parse(self, model: Any) -> RegisteredModel:
+        with _reject_nonsense():
             if not model.name:
                 raise ValueError("a model without a name")
-            # MLflow gives the newest version of each stage, in whatever status; stages are used no more: mostly one.
+            # MLflow gives the newest version of each stage, whatever its status. Stages are deprecated: mostly one.
             latest = sorted(model.latest_versions, key=lambda version: int(version.version), reverse=True)
             if latest and latest[0].status != _READY:
                 latest = self._versions(model.name)
@@ -249,49 +191,44 @@ class MlflowRegistry:
             aliases = {alias: str(int(version)) for alias, version in model.aliases.items()}
             return RegisteredModel(model.name, aliases, dict(model.tags), ready, model.creation_timestamp or 0)
 
-    def _existing(self, version: ModelVersion) -> Any:
-        found = self._version(version)
+    def _require(self, version: ModelVersion) -> Any:
+        found = self._find(version)
         if found is None:
-            self.model(version.name)  # raises where there is no such model at all
+            self.model(version.name)  # raises if the model does not exist either
             raise ModelNotFound(
                 f"model '{version.name}' has no version {version.version} that is ready", {"model": version.name}
             )
         return found
 
-    def _version(self, version: ModelVersion) -> Any:
+    def _find(self, version: ModelVersion) -> Any:
         if not version.version.isdigit() or int(version.version) > _MAX_VERSION:
             return None
-        found = self._connection.find(
-            version.name, lambda client: client.get_model_version(version.name, version.version)
-        )
+        found = self._connection.find(version.name, lambda client: client.get_model_version(*version))
         if found is None:
             return None
-        with _understanding():
-            if int(found.version) != int(version.version) or not _same(found.name, version.name):
-                raise ValueError("another version than was asked for")
+        with _reject_nonsense():
+            if int(found.version) != int(version.version) or not _is_same(found.name, version.name):
+                raise ValueError("another version than the one requested")
         return found if found.status == _READY else None
 
     def _versions(self, name: str) -> list[Any]:
-        """Every version of a model in whatever status, newest first."""
+        """Return every version of a model, whatever its status, newest first."""
         quote = '"' if "'" in name else "'"
-        only, newest_first = f"name={quote}{name}{quote}", ["version_number DESC"]
+        of_name, newest_first = f"name={quote}{name}{quote}", ["version_number DESC"]
         found = self._all(
-            lambda client, page_token: client.search_model_versions(
-                only, order_by=newest_first, max_results=_PAGE, page_token=page_token
-            ),
-            "version",
+            lambda client, page_token: client.search_model_versions(of_name, _PAGE, newest_first, page_token), "version"
         )
-        with _understanding():
-            if not all(_same(version.name, name) for version in found):
-                raise ValueError("versions of another model than was asked for")
+        with _reject_nonsense():
+            if not all(_is_same(version.name, name) for version in found):
+                raise ValueError("versions of another model than the one requested")
         return found
 
     def _all(self, search: Callable[..., Any], key: str) -> list[Any]:
-        """All that a search finds, page by page, each once by its attribute `key`."""
+        """Return all results of a paged search, each once by its attribute `key`."""
         found: dict[Any, Any] = {}
         token = None
         while True:
-            page = self._connection.answer(partial(search, page_token=token))
+            page = self._connection.call(partial(search, page_token=token))
             more = {getattr(one, key): one for one in page}
             token = page.token
             if token and more.keys() <= found.keys():
@@ -300,9 +237,12 @@ class MlflowRegistry:
             if not token:
                 return list(found.values())
 
-    def _write(self, call: Callable[[MlflowClient], object]) -> bool:
+    def _write_tag(self, name: str, tag: str, request: Callable[[MlflowClient], object]) -> None:
         self._require_writable()
-        return self._connection.write(call)
+        if not self._connection.write(request):
+            self.model(name)  # raises if the model does not exist
+            message = f"the model registry takes no such tag '{tag[:80]}', or no such value"
+            raise InvalidRequest(message, {"tag": tag[:80]})
 
     def _require_writable(self) -> None:
         if self._read_only:
@@ -310,22 +250,14 @@ class MlflowRegistry:
 
 
 @contextmanager
-def _understanding() -> Iterator[None]:
-    """What does not have an answer's form, though it could be parsed, is not the registry's."""
+def _reject_nonsense() -> Iterator[None]:
+    """Turn the error of a malformed answer into `RegistryUnavailable`: such an answer is not the registry's."""
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RegistryUnavailable("the model registry's answer is none of MLflow's") from error
 
 
-def _same(name: str, other: str) -> bool:
-    """Whether a registry may mean one model by both names: on MySQL it minds no case."""
+def _is_same(name: str, other: str) -> bool:
+    """Return whether a registry may mean one model by both names: on MySQL, names ignore case."""
     return name.casefold() == other.casefold()
-
-
-def _no_alias(alias: str) -> InvalidReference:
-    return InvalidReference(f"'{alias[:80]}' cannot be an alias of a model", {"alias": alias[:80]})
-
-
-def _no_tag(tag: str) -> InvalidRequest:
-    return InvalidRequest(f"the model registry takes no such tag '{tag[:80]}', or no such value", {"tag": tag[:80]})

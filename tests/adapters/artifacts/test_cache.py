@@ -1,4 +1,4 @@
-"""The cache by itself, from many threads, and from real processes, some of which are killed."""
+"""The cache alone, shared by threads, and by real processes, some of which are killed."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ V = ModelVersion("prices of oil", "3")
 
 
 class Store:
-    """Writes two files, counts downloads, and fails when told."""
+    """Writes two files, counts downloads, and fails on demand."""
 
     def __init__(self, nbytes: int = 1000) -> None:
         self.downloads = 0
@@ -41,8 +41,8 @@ class Store:
 
 
 def folder_of(cache: ArtifactCache, version: ModelVersion = V, identity: str = "a") -> Path:
-    """The version's artifacts, of which this process lets go at once."""
-    cached = cache.use(version, identity)
+    """Get the artifacts of a version and release them at once."""
+    cached = cache.get(version, identity)
     cached.release()
     return cached.folder
 
@@ -71,7 +71,7 @@ def test_artifacts_are_downloaded_once(tmp_path: Path) -> None:
     assert counted.download_seconds > 0
 
 
-def test_many_at_once_share_one_download(tmp_path: Path) -> None:
+def test_concurrent_threads_share_one_download(tmp_path: Path) -> None:
     store = Store()
     with ThreadPoolExecutor(8) as threads:
         folders = set(threads.map(lambda _: folder_of(ArtifactCache(tmp_path, store.download)), range(8)))
@@ -88,7 +88,7 @@ def test_a_damaged_copy_is_downloaded_again(tmp_path: Path, damage: str) -> None
     folder = folder_of(cache)
     model, manifest = folder / "data" / "model.bin", folder.parent / "manifest.json"
     broken = tmp_path / "broken"
-    broken.symlink_to("/proc/self/mem")  # who reads it gets what a broken disk gives
+    broken.symlink_to("/proc/self/mem")  # reads fail as on a broken disk
     do: dict[str, Callable[[], object]] = {
         "flipped": lambda: model.write_bytes(b"\x01" + b"\x00" * 999),
         "shortened": lambda: os.truncate(model, 999),
@@ -108,7 +108,7 @@ def test_a_damaged_copy_is_downloaded_again(tmp_path: Path, damage: str) -> None
     assert not (folder / "evil.py").exists()
 
 
-def test_a_model_registered_anew_under_the_same_number_is_not_served_from_the_old_copy(tmp_path: Path) -> None:
+def test_a_copy_of_another_identity_is_not_used(tmp_path: Path) -> None:
     store = Store()
     cache = ArtifactCache(tmp_path, store.download)
     assert (folder_of(cache, identity="a") / "MLmodel").read_text().endswith(" 1")
@@ -117,17 +117,17 @@ def test_a_model_registered_anew_under_the_same_number_is_not_served_from_the_ol
     assert cache.counts.damaged == 0
 
 
-def test_a_model_registered_anew_leaves_no_old_copy_when_the_new_one_cannot_be_had(tmp_path: Path) -> None:
+def test_a_failed_download_leaves_no_copy_of_another_identity(tmp_path: Path) -> None:
     store = Store()
     cache = ArtifactCache(tmp_path, store.download)
     folder_of(cache, identity="a")
     store.broken = True
     with pytest.raises(OSError, match="cut"):
-        cache.use(V, "b")
+        cache.get(V, "b")
     assert cache.find(V, None) is None
 
 
-def test_without_a_registry_an_intact_copy_is_found_and_nothing_is_downloaded(tmp_path: Path) -> None:
+def test_find_returns_an_intact_copy_and_downloads_nothing(tmp_path: Path) -> None:
     store = Store()
     cache = ArtifactCache(tmp_path, store.download)
     assert cache.find(V, None) is None
@@ -135,6 +135,7 @@ def test_without_a_registry_an_intact_copy_is_found_and_nothing_is_downloaded(tm
     found = cache.find(V, None)
     assert found is not None
     assert (found.folder / "MLmodel").exists()
+    found.release()
     assert store.downloads == 1
 
 
@@ -143,7 +144,7 @@ def test_an_interrupted_download_leaves_nothing(tmp_path: Path) -> None:
     store.broken = True
     cache = ArtifactCache(tmp_path, store.download)
     with pytest.raises(OSError, match="cut"):
-        cache.use(V, "a")
+        cache.get(V, "a")
     assert [path.name for path in tmp_path.glob("*/*")] == ["3.lock"]
     store.broken = False
     folder = folder_of(cache)
@@ -158,9 +159,7 @@ def test_a_name_never_leaves_the_cache_folder(tmp_path: Path, version: ModelVers
 
 
 @pytest.mark.parametrize("name", ["価" * 29, "a" * 256, "/" * 256])
-def test_a_name_that_is_too_long_for_a_folder_is_cached_apart_from_others_that_begin_alike(
-    tmp_path: Path, name: str
-) -> None:
+def test_long_names_with_equal_beginnings_get_their_own_folders(tmp_path: Path, name: str) -> None:
     store = Store()
     cache = ArtifactCache(tmp_path, store.download)
     one, other = (ModelVersion(name + end, "1") for end in ("", "b"))
@@ -169,7 +168,7 @@ def test_a_name_that_is_too_long_for_a_folder_is_cached_apart_from_others_that_b
     assert {(folder / "MLmodel").read_text() for folder in folders} == {f"{one} 1", f"{other} 2"}
 
 
-def test_what_was_used_longest_ago_leaves_when_a_download_goes_over_the_bound(tmp_path: Path) -> None:
+def test_the_least_recently_used_versions_are_evicted(tmp_path: Path) -> None:
     store = Store(100_000)
     cache = ArtifactCache(tmp_path, store.download, max_bytes=350_000)
     for n in (1, 2, 3):
@@ -184,11 +183,11 @@ def test_what_was_used_longest_ago_leaves_when_a_download_goes_over_the_bound(tm
     assert store.downloads == 5
 
 
-def test_what_is_in_use_stays_even_over_the_bound(tmp_path: Path) -> None:
+def test_a_version_in_use_is_not_evicted(tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path, Store(100_000).download, max_bytes=150_000)
-    held = cache.use(number(1), "a")
+    held = cache.get(number(1), "a")
     other = ArtifactCache(tmp_path, Store(100_000).download, max_bytes=150_000)
-    folder_of(other, number(2))  # itself in use when the bound is looked at
+    folder_of(other, number(2))  # itself in use during the eviction
     assert present(tmp_path) == {"1", "2"}
     folder_of(other, number(3))
     assert present(tmp_path) == {"1", "3"}
@@ -197,15 +196,15 @@ def test_what_is_in_use_stays_even_over_the_bound(tmp_path: Path) -> None:
     assert present(tmp_path) == {"4"}
 
 
-def test_a_version_is_had_though_no_room_can_be_made(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_eviction_does_not_fail_the_download(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(100_000)
     cache = ArtifactCache(tmp_path, store.download, max_bytes=150_000, wait_s=0.2)
     folder_of(cache, number(1))
-    with lock(tmp_path / "eviction.lock"):  # whoever is at it hangs
+    with lock(tmp_path / "eviction.lock"):  # its holder hangs
         assert folder_of(cache, number(2)).exists()
         assert present(tmp_path) == {"1", "2"}
     (tmp_path / "eviction.lock").unlink()
-    (tmp_path / "eviction.lock").mkdir()  # as good as a file of another user's
+    (tmp_path / "eviction.lock").mkdir()  # as unusable as a file of another user
     assert folder_of(cache, number(3)).exists()
     assert present(tmp_path) == {"1", "2", "3"}
     (tmp_path / "eviction.lock").rmdir()
@@ -214,23 +213,23 @@ def test_a_version_is_had_though_no_room_can_be_made(tmp_path: Path, caplog: pyt
     assert present(tmp_path) == {"4"}
 
 
-def test_what_has_left_the_cache_leaves_the_memory_of_the_process_too(tmp_path: Path) -> None:
+def test_evicted_versions_do_not_accumulate_in_memory(tmp_path: Path) -> None:
     store = Store(100_000)
     one, other = (ArtifactCache(tmp_path, store.download, max_bytes=150_000) for _ in range(2))
     for n in range(1, 7):
         folder_of(one if n % 2 else other, number(n))
     folder_of(one, number(7))
-    assert [len(cache._checked) for cache in (one, other)] == [1, 1]
+    assert [len(cache._verified) for cache in (one, other)] == [1, 1]
 
 
-def test_without_a_bound_nothing_leaves(tmp_path: Path) -> None:
+def test_without_a_limit_nothing_is_evicted(tmp_path: Path) -> None:
     cache = ArtifactCache(tmp_path, Store(100_000).download)
     for n in range(10):
         folder_of(cache, number(n))
     assert len(present(tmp_path)) == 10
 
 
-def test_what_others_keep_in_the_folder_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:
     mine = [tmp_path / "releases.json", tmp_path / "hub" / "x.partial" / "y", tmp_path / "hub" / "5" / "weights"]
     for path in mine:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +261,7 @@ def download(version, folder):
 
 cache = ArtifactCache(Path(cache_folder), download, int(max_bytes))
 for number in sys.argv[7:]:
-    cached = cache.use(ModelVersion("m", number), "a")
+    cached = cache.get(ModelVersion("m", number), "a")
     data = (cached.folder / "model.bin").read_bytes()
     assert data == bytes([int(number)]) * int(size), number
     if then == "go":
@@ -320,22 +319,22 @@ def ended_well(process: subprocess.Popen[str]) -> bool:
     return True
 
 
-def test_a_process_that_hangs_is_not_waited_for_for_ever(processes: Processes) -> None:
+def test_the_wait_for_a_hanging_process_has_a_limit(processes: Processes) -> None:
     hanging = processes.start(1, pause=60)
     wait_for(hanging, "downloading")
     cache = ArtifactCache(processes.folder, Store().download, wait_s=0.3)
-    with pytest.raises(TimeoutError, match="m/versions/1 was being downloaded by another process"):
-        cache.use(number(1), "a")
+    with pytest.raises(TimeoutError, match="another process still downloads or checks m/versions/1"):
+        cache.get(number(1), "a")
     folder_of(cache, number(2))
 
 
-def test_two_processes_that_want_one_version_download_it_once(processes: Processes) -> None:
+def test_concurrent_processes_share_one_download(processes: Processes) -> None:
     both = [processes.start(1, 2, pause=0.3) for _ in range(3)]
     assert all(ended_well(process) for process in both)
     assert sorted(processes.downloads) == ["1", "2"]
 
 
-def test_a_process_killed_while_it_downloads_leaves_nothing_that_counts(processes: Processes) -> None:
+def test_a_process_killed_during_a_download_leaves_no_version(processes: Processes) -> None:
     dying = processes.start(1, pause=60)
     wait_for(dying, "downloading")
     waiting = processes.start(1)
@@ -345,7 +344,7 @@ def test_a_process_killed_while_it_downloads_leaves_nothing_that_counts(processe
     assert present(processes.folder) == {"1"}
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_download_of_anything(processes: Processes) -> None:
+def test_the_next_download_removes_leftovers_of_a_killed_process(processes: Processes) -> None:
     dying = processes.start(1, pause=60)
     wait_for(dying, "downloading")
     living = processes.start(2, pause=60)
@@ -358,7 +357,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_download_of_anything(
     assert not (processes.folder / "m" / "1.lock").exists()
 
 
-def test_what_another_process_has_is_not_evicted_until_it_ends_however_it_ends(processes: Processes) -> None:
+def test_a_version_is_not_evicted_until_its_process_ends(processes: Processes) -> None:
     holding = processes.start(1, then="stay")
     wait_for(holding, "downloading")
     wait_for(holding, "done")
@@ -370,7 +369,7 @@ def test_what_another_process_has_is_not_evicted_until_it_ends_however_it_ends(p
     assert present(processes.folder) == {"5"}
 
 
-def test_processes_that_download_and_evict_at_random_never_read_what_is_not_whole(processes: Processes) -> None:
+def test_concurrent_downloads_and_evictions_read_whole_files(processes: Processes) -> None:
     orders = [[n % 7 + 1 for n in range(start, start + 40)] for start in (0, 3, 5)]
     all_of_them = [processes.start(*order, max_bytes=320_000) for order in orders]
     assert all(ended_well(process) for process in all_of_them)
@@ -382,18 +381,18 @@ def test_processes_that_download_and_evict_at_random_never_read_what_is_not_whol
 # A full disk.
 
 
-def test_a_version_that_is_larger_than_the_disk_is_told_and_leaves_nothing(small_disk: Path) -> None:
+def test_a_version_larger_than_the_disk_leaves_nothing(small_disk: Path) -> None:
     cache = ArtifactCache(small_disk, Store(3_000_000).download)
     with pytest.raises(OSError, match="no room for m/versions/1") as caught:
-        cache.use(number(1), "a")
+        cache.get(number(1), "a")
     assert caught.value.errno == errno.ENOSPC
     assert not present(small_disk)
     assert shutil.disk_usage(small_disk).used < 100_000
 
 
-def test_on_a_full_disk_what_nobody_has_makes_room_though_it_is_within_the_bound(small_disk: Path) -> None:
+def test_a_full_disk_evicts_unused_versions_within_the_limit(small_disk: Path) -> None:
     cache = ArtifactCache(small_disk, Store(300_000).download)
-    held = cache.use(number(1), "a")
+    held = cache.get(number(1), "a")
     for n in (2, 3, 4):
         folder_of(cache, number(n))
     assert present(small_disk) == {"1", "3", "4"}
@@ -401,7 +400,7 @@ def test_on_a_full_disk_what_nobody_has_makes_room_though_it_is_within_the_bound
     held.release()
 
 
-def test_a_full_disk_is_known_by_what_stores_make_of_it(tmp_path: Path) -> None:
+def test_is_full_recognizes_wrapped_errors(tmp_path: Path) -> None:
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.bin")
     wrapped = RuntimeError("the artifacts cannot be downloaded")
     wrapped.__cause__ = full

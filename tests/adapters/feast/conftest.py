@@ -1,4 +1,4 @@
-"""A Feast repository, built once per session."""
+"""Fixture for a Feast repository, built once per session."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def built_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def repository(built_repository: Path, tmp_path: Path) -> Path:
-    """A Feast repository of the test's own."""
+    """Copy of the repository that no other test uses."""
     return Path(shutil.copytree(built_repository, tmp_path / "repository"))
 
 

@@ -33,7 +33,7 @@ def service(name: str) -> FeatureQuery:
 
 
 def keep_definitions_in_database(folder: Path, mode: str) -> None:
-    """A registry in a database does not show, as a file does, that it was written to."""
+    """Move the definitions to a database, which unlike a file does not show that it was written to."""
     settings = {"registry_type": "sql", "path": f"sqlite:///{folder}/definitions.db", "cache_mode": mode}
     text = FEATURE_STORE.format(ttl=1).replace("  path: registry.db\n", "")
     lines = "".join(f"  {key}: {value}\n" for key, value in settings.items())
@@ -54,7 +54,7 @@ def test_a_view_with_two_entities_has_two_join_keys(store: FeastStore) -> None:
     assert store.source(view("quotes")).join_keys == ("commodity_id", "venue_id")
 
 
-def test_values_are_those_written_and_nulls_and_unknown_entities_are_told_apart(store: FeastStore) -> None:
+def test_read_tells_nulls_from_unknown_entities(store: FeastStore) -> None:
     rows = store.read(view("prices"), [{"commodity_id": name} for name in ("nothing", "brent", "wti")])
     assert list(rows.columns) == ["spot", "volume", "grade"]
     assert rows == FeatureRows(
@@ -101,7 +101,7 @@ def test_a_service_may_rename_a_view_and_its_join_key(store: FeastStore) -> None
     assert list(rows.found) == [True, False]
 
 
-def test_features_of_one_name_in_a_service_are_called_by_their_views(store: FeastStore) -> None:
+def test_features_with_equal_names_are_prefixed_with_their_view(store: FeastStore) -> None:
     assert store.source(service("colliding")).features == ("prices__spot", "quotes__spot", "spread")
     rows = store.read(service("colliding"), [{"commodity_id": "wti", "venue_id": 2}])
     assert rows.columns == {"prices__spot": [75.5], "quotes__spot": [75.7], "spread": [0.2]}
@@ -113,7 +113,7 @@ def test_an_on_demand_view_takes_a_value_of_the_request(store: FeastStore) -> No
     assert store.read(view("notional"), entities).columns == {"notional": [151.0, 0.0]}
 
 
-def test_what_is_computed_from_nothing_does_not_make_an_entity_known(store: FeastStore) -> None:
+def test_an_on_demand_value_does_not_make_an_entity_known(store: FeastStore) -> None:
     rows = store.read(view("notional"), [{"commodity_id": name, "lots": 1.0} for name in ("nothing", "wti")])
     assert list(rows.found) == [False, True]
 
@@ -169,7 +169,7 @@ def test_an_unknown_key_is_named(store: FeastStore) -> None:
         store.read(view("prices"), [{"commodity_id": "wti", "commodity": "wti"}])
 
 
-def test_an_unknown_view_is_answered_with_those_that_exist_and_a_hint(store: FeastStore) -> None:
+def test_an_unknown_view_is_refused_with_a_suggestion(store: FeastStore) -> None:
     with pytest.raises(FeatureSourceNotFound, match=r"no feature view 'price'; did you mean 'prices'\?.*market, not"):
         store.source(view("price"))
     with pytest.raises(FeatureSourceNotFound, match=r"no feature service 'rename'; did you mean 'renamed'\?"):
@@ -183,8 +183,8 @@ def test_a_service_that_is_asked_for_as_a_view_is_recognised(store: FeastStore) 
 
 def test_names_lists_views_of_every_kind_and_services(store: FeastStore) -> None:
     views, services = store.names()
-    assert views == ("market", "notional", "prices", "quotes", "unread", "venues")
-    assert services == ("colliding", "everything", "projected", "renamed")
+    assert views == ["market", "notional", "prices", "quotes", "unread", "venues"]
+    assert services == ["colliding", "everything", "projected", "renamed"]
 
 
 def test_a_disabled_view_says_so(repository: Path) -> None:
@@ -193,16 +193,14 @@ def test_a_disabled_view_says_so(repository: Path) -> None:
         FeastStore(repository).read(service("projected"), [{"commodity_id": "wti"}])
 
 
-def test_a_view_is_served_again_soon_after_it_was_materialised(
-    repository: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_is_served_again_soon_after_materialization(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feast_store, "_RECHECK_S", 0.1)
     text = FEATURE_STORE.format(ttl=600).replace("registry:\n", "registry:\n  cache_mode: thread\n")
-    (repository / "feature_store.yaml").write_text(text)  # not read anew when the file changes, as one on S3
+    (repository / "feature_store.yaml").write_text(text)  # not reloaded when the file changes, like one on S3
     job = FeatureStore(str(repository))
     job.set_feature_view_state("prices", FeatureViewState.MATERIALIZING)
     store = FeastStore(repository)
-    with pytest.raises(FeatureStoreUnavailable, match="is being materialised"):
+    with pytest.raises(FeatureStoreUnavailable, match="is being materialized"):
         store.read(service("projected"), [{"commodity_id": "wti"}])
     job.set_feature_view_state("prices", FeatureViewState.AVAILABLE_ONLINE)
 
@@ -253,7 +251,7 @@ def test_a_registry_that_does_not_answer_is_unavailable(repository: Path) -> Non
         down.check()
 
 
-def test_definitions_are_read_anew_on_refresh(repository: Path) -> None:
+def test_refresh_reloads_the_definitions(repository: Path) -> None:
     store = FeastStore(repository)
     assert store.source(service("projected")).features == ("volume",)
     apply_definitions(repository, DEFINITIONS.replace('prices[["volume"]]', 'prices[["grade", "volume"]]'))
@@ -263,7 +261,7 @@ def test_definitions_are_read_anew_on_refresh(repository: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["sync", "thread"])
-def test_definitions_are_read_anew_when_their_time_is_over(repository: Path, mode: str) -> None:
+def test_definitions_are_reloaded_after_their_ttl(repository: Path, mode: str) -> None:
     keep_definitions_in_database(repository, mode)
     store = FeastStore(repository)
     assert store.source(service("projected")).features == ("volume",)
@@ -283,13 +281,13 @@ def test_reads_go_on_while_the_registry_is_gone(repository: Path, caplog: pytest
 
     def renewal_has_failed() -> bool:
         assert store.read(view("prices"), [{"commodity_id": "wti"}]) == before
-        return "stay in force" in caplog.text
+        return "keeping the last ones" in caplog.text
 
     _until(renewal_has_failed)
     _until(lambda: not any(thread.name == "feast-registry" for thread in threading.enumerate()))
 
 
-def test_nothing_is_known_of_a_view_until_it_is_materialised(repository: Path) -> None:
+def test_a_view_has_no_entities_until_it_is_materialized(repository: Path) -> None:
     store = FeastStore(repository)
     assert store.read(view("unread"), [{"commodity_id": "wti"}]) == FeatureRows({"secret": [None]}, [False])
     materialise(repository, ["unread"])

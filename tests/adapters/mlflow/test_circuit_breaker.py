@@ -1,6 +1,6 @@
 import pytest
 
-from app.adapters.mlflow.circuit_breaker import Circuit
+from app.adapters.mlflow.circuit_breaker import CircuitBreaker
 
 
 class Clock:
@@ -15,36 +15,36 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_what_works_is_asked(clock: Clock) -> None:
-    circuit = Circuit(10, clock)
-    assert circuit.may_ask()
-    circuit.answered()
-    assert circuit.may_ask()
+def test_calls_are_allowed_while_they_succeed(clock: Clock) -> None:
+    breaker = CircuitBreaker(10, clock)
+    assert breaker.allows()
+    breaker.succeeded()
+    assert breaker.allows()
 
 
-def test_what_has_failed_rests_and_is_then_tried_by_one(clock: Clock) -> None:
-    circuit = Circuit(10, clock)
-    circuit.failed()
+def test_after_a_cooldown_one_caller_tries(clock: Clock) -> None:
+    breaker = CircuitBreaker(10, clock)
+    breaker.failed()
     clock.now += 7.4
-    assert not circuit.may_ask()
+    assert not breaker.allows()
     clock.now += 5.2
-    assert circuit.may_ask()
-    assert not circuit.may_ask()
-    circuit.answered()
-    assert circuit.may_ask()
+    assert breaker.allows()
+    assert not breaker.allows()
+    breaker.succeeded()
+    assert breaker.allows()
 
 
-def test_a_try_that_never_ends_does_not_close_the_way_for_good(clock: Clock) -> None:
-    circuit = Circuit(10, clock)
-    circuit.failed()
+def test_a_try_that_never_ends_does_not_block_later_tries(clock: Clock) -> None:
+    breaker = CircuitBreaker(10, clock)
+    breaker.failed()
     for _ in range(3):
         clock.now += 12.6
-        assert circuit.may_ask()
+        assert breaker.allows()
 
 
-def test_those_who_saw_the_same_failure_come_back_at_different_times(clock: Clock) -> None:
-    circuits = [Circuit(10, clock) for _ in range(200)]
-    for circuit in circuits:
-        circuit.failed()
+def test_cooldowns_vary(clock: Clock) -> None:
+    breakers = [CircuitBreaker(10, clock) for _ in range(200)]
+    for breaker in breakers:
+        breaker.failed()
     clock.now += 10
-    assert 50 < sum(circuit.may_ask() for circuit in circuits) < 150
+    assert 50 < sum(breaker.allows() for breaker in breakers) < 150

@@ -1,4 +1,4 @@
-"""What stands between the platform and its registry may answer anything: none of it counts as the registry's word."""
+"""A proxy between the platform and its registry may answer anything: none of it counts as the registry's answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.adapters.between import Between, pass_on
 from tests.conftest import environment_of_nobody
 from tests.server import Server
 
-pytestmark = [pytest.mark.usefixtures("starting_server"), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.usefixtures("starting_server"), pytest.mark.timeout(60, func_only=True)]
 
 NAME = "hostile-prices"
 VERSION = ModelVersion(NAME, "1")
@@ -33,7 +33,7 @@ VERSION = ModelVersion(NAME, "1")
 
 @pytest.fixture(scope="module")
 def client(mlflow_server: str) -> Iterator[MlflowClient]:
-    """Client of a real registry that has one model with one version, and others."""
+    """Client of a real registry with one model that has one version."""
     with environment_of_nobody():
         client = MlflowClient(mlflow_server, mlflow_server)
         run = client.create_run("0").info
@@ -45,7 +45,7 @@ def client(mlflow_server: str) -> Iterator[MlflowClient]:
 
 @pytest.fixture
 def between(mlflow_server: str, client: MlflowClient) -> Between:
-    """A proxy before the registry."""
+    """Proxy in front of the registry."""
     return Between(mlflow_server)
 
 
@@ -66,14 +66,13 @@ ABOUT_ONE: dict[str, Question] = {
     "model": lambda registry, folder: registry.model(NAME),
     "has_version": lambda registry, folder: registry.has_version(VERSION),
     "identity": lambda registry, folder: registry.identity(VERSION),
-    "describe_versions": lambda registry, folder: registry.describe_versions(NAME),
     "download": lambda registry, folder: registry.download(VERSION, folder),
     "set_alias": lambda registry, folder: registry.set_alias(NAME, "champion", "1"),
 }
-"""Each is answered by the registry's word on a certain model."""
+"""Requests whose answer only the registry can give."""
 
 SAY_NOTHING = [(200, ""), (200, "{}"), (200, '{"status": "ok"}')]
-"""Read as an empty registry: the form in which MLflow itself says so."""
+"""MLflow's own form of an empty registry."""
 
 NONSENSE = [
     *SAY_NOTHING,
@@ -100,7 +99,7 @@ def always(status: int, body: str) -> Callable[[Request, httpx.Response | None],
 
 
 @pytest.mark.parametrize(("status", "body"), NONSENSE)
-def test_no_nonsense_is_taken_for_the_registrys_word(
+def test_nonsense_does_not_count_as_an_answer(
     between: Between, registry: MlflowRegistry, tmp_path: Path, status: int, body: str
 ) -> None:
     before = registry.models()
@@ -119,7 +118,7 @@ def test_no_nonsense_is_taken_for_the_registrys_word(
 
 
 def rewritten(pattern: str, by: str) -> Callable[[Request, httpx.Response | None], Response | None]:
-    """The real answers, changed."""
+    """Change the real answers."""
 
     def step(request: Request, answer: httpx.Response | None) -> Response | None:
         if answer is None:
@@ -136,7 +135,7 @@ def rewritten(pattern: str, by: str) -> Callable[[Request, httpx.Response | None
     [(f'"{NAME}"', '"costs"'), ('"version": "1"', '"version": "latest"'), (r"^(.{20}).*$", r"\1"), (r"\}\s*$", "")],
     ids=["another model", "a version that is no number", "cut short", "not closed"],
 )
-def test_an_answer_that_was_changed_on_the_way_is_none(
+def test_a_tampered_answer_does_not_count(
     client: MlflowClient, between: Between, registry: MlflowRegistry, tmp_path: Path, pattern: str, by: str
 ) -> None:
     client.set_registered_model_alias(NAME, "champion", "1")
@@ -146,9 +145,7 @@ def test_an_answer_that_was_changed_on_the_way_is_none(
             pytest.fail(f"{name}: {ask(registry, tmp_path)}")
 
 
-def test_a_redirect_to_a_page_to_log_in_is_no_answer(
-    between: Between, registry: MlflowRegistry, tmp_path: Path
-) -> None:
+def test_a_redirect_to_a_login_page_does_not_count(between: Between, registry: MlflowRegistry, tmp_path: Path) -> None:
     def log_in(request: Request, answer: httpx.Response | None) -> Response:
         return Response("<html>log in</html>") if request.url.path == "/login" else RedirectResponse("/login")
 
@@ -178,7 +175,7 @@ async def never(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def by_bits(scope: Scope, receive: Receive, send: Send) -> None:
-    """An answer that is always about to go on, so that no read takes long."""
+    """Answer byte by byte, so that no single read times out."""
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     for byte in json.dumps({"registered_models": [{"name": "x" * 400}]}).encode():
@@ -193,7 +190,7 @@ async def less_than_announced(scope: Scope, receive: Receive, send: Send) -> Non
 
 
 @pytest.mark.parametrize("app", [never, by_bits, less_than_announced], ids=lambda app: app.__name__)
-def test_an_answer_that_does_not_end_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: Any) -> None:
+def test_an_answer_that_does_not_end_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, app: Any) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setattr(registry_connection, "_SLACK_S", 0.5)

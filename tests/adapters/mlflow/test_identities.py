@@ -8,7 +8,7 @@ V, W, OTHER = ModelVersion("m", "1"), ModelVersion("m", "2"), ModelVersion("othe
 
 
 class Registry:
-    """Says the same of every version, or fails."""
+    """Gives every version the same identity, or fails."""
 
     def __init__(self) -> None:
         self.says = "a"
@@ -32,57 +32,53 @@ def identities(registry: Registry) -> Identities:
     return Identities(registry.identity)
 
 
-def test_what_is_known_is_not_asked_for_again(registry: Registry, identities: Identities) -> None:
-    assert [identities.ask(V) for _ in range(3)] == ["a"] * 3
+def test_a_fresh_identity_is_not_fetched_again(registry: Registry, identities: Identities) -> None:
+    assert [identities.get(V) for _ in range(3)] == ["a"] * 3
     assert registry.asked == [V]
-    assert identities.may_ask(V)
+    assert identities.is_worth_asking(V)
 
 
-def test_while_the_registry_does_not_answer_asking_is_not_worth_the_wait(
-    registry: Registry, identities: Identities
-) -> None:
-    identities.ask(V)
+def test_after_a_failure_the_registry_is_not_worth_asking(registry: Registry, identities: Identities) -> None:
+    identities.get(V)
     registry.fails = RegistryUnavailable("down")
     with pytest.raises(RegistryUnavailable):
-        identities.ask(W)
-    assert not identities.may_ask(W)
-    assert identities.may_ask(V)  # it is known
+        identities.get(W)
+    assert not identities.is_worth_asking(W)
+    assert identities.is_worth_asking(V)  # it is known
     assert (identities.last(V), identities.last(W)) == ("a", None)
     registry.fails = None
-    assert identities.ask(W) == "a"
-    assert identities.may_ask(OTHER)
+    assert identities.get(W) == "a"
+    assert identities.is_worth_asking(OTHER)
 
 
-def test_that_a_version_does_not_exist_is_an_answer(registry: Registry, identities: Identities) -> None:
+def test_a_missing_version_counts_as_an_answer(registry: Registry, identities: Identities) -> None:
     registry.fails = RegistryUnavailable("down")
     with pytest.raises(RegistryUnavailable):
-        identities.ask(V)
+        identities.get(V)
     registry.fails = ModelNotFound("no such version")
     with pytest.raises(ModelNotFound):
-        identities.ask(V)
-    assert identities.may_ask(V)
+        identities.get(V)
+    assert identities.is_worth_asking(V)
 
 
-def test_a_name_that_means_another_model_is_asked_for_again_and_doubtful_until_then(
-    registry: Registry, identities: Identities
-) -> None:
+def test_a_forgotten_model_is_doubtful_until_fetched_again(registry: Registry, identities: Identities) -> None:
     for version in (V, W, OTHER):
-        identities.ask(version)
+        identities.get(version)
     assert not identities.is_doubtful(V)
     identities.forget("m")
     assert [identities.is_doubtful(version) for version in (V, W, OTHER)] == [True, True, False]
     assert (identities.last(V), identities.last(OTHER)) == (None, "a")
     registry.says = "b"
-    assert (identities.ask(V), identities.ask(OTHER)) == ("b", "a")
+    assert (identities.get(V), identities.get(OTHER)) == ("b", "a")
     assert [identities.is_doubtful(version) for version in (V, W)] == [False, True]
 
 
-def test_an_answer_from_before_the_name_changed_its_meaning_is_not_remembered(registry: Registry) -> None:
+def test_an_answer_from_before_forget_is_not_remembered(registry: Registry) -> None:
     def renewed_meanwhile(version: ModelVersion) -> str:
         known.forget("m")
         return registry.identity(version)
 
     known = Identities(renewed_meanwhile)
-    assert known.ask(V) == "a"
+    assert known.get(V) == "a"
     assert known.is_doubtful(V)
     assert known.last(V) is None

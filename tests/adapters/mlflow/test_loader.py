@@ -1,4 +1,4 @@
-"""Loading versions from a real registry, through the cache, with the registry there and gone."""
+"""Load versions from a real registry through the cache, with and without the registry."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LAYOUT = Layout("columns", ("a", "b", "c"), ("float64",) * 3, ((),) * 3)
 
 
 def raise_always(data: object, params: object) -> object:
-    raise ValueError("as told")
+    raise ValueError("on purpose")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def loader(settings: Settings, cache: Path) -> ModelLoader:
     return ModelLoader(MlflowRegistry(settings), cache)
 
 
-def test_a_version_is_loaded_with_all_that_is_known_of_it(settings: Settings, tmp_path: Path) -> None:
+def test_a_loaded_version_has_a_full_spec(settings: Settings, tmp_path: Path) -> None:
     model = loader(settings, tmp_path).load(FOREST)
     assert (model.spec.name, model.spec.version, model.spec.flavor) == ("forest", "1", "sklearn")
     assert [column["name"] for column in model.spec.inputs or ()] == ["a", "b", "c"]
@@ -89,7 +89,7 @@ def refuse_twelve(data: Any, params: Any) -> Any:
 
 
 def registered(name: str, log: Callable[[], Any]) -> ModelVersion:
-    """A version of a model that `log` logs."""
+    """Register a model that `log` logs and return its version."""
     import mlflow
 
     experiment = mlflow.get_experiment_by_name("loader").experiment_id
@@ -98,7 +98,7 @@ def registered(name: str, log: Callable[[], Any]) -> ModelVersion:
     return ModelVersion(name, str(mlflow.register_model(info.model_uri, name).version))
 
 
-def test_a_model_that_refuses_its_own_example_is_loaded_with_a_problem(settings: Settings, tmp_path: Path) -> None:
+def test_a_model_that_rejects_its_example_has_a_problem(settings: Settings, tmp_path: Path) -> None:
     x = [ColSpec("double", "x")]
     good, bad = (
         registered(name, parity.log_python(refuse_twelve, x, example=pd.DataFrame({"x": [value]})))
@@ -118,7 +118,7 @@ def test_an_example_is_predicted_with_its_params(settings: Settings, tmp_path: P
     assert loader(settings, tmp_path).load(version).problem is None
 
 
-def test_the_metadata_that_json_holds_is_known(settings: Settings, tmp_path: Path) -> None:
+def test_metadata_that_is_no_json_is_ignored(settings: Settings, tmp_path: Path) -> None:
     import mlflow
     from sklearn.linear_model import LinearRegression
 
@@ -134,7 +134,7 @@ def test_the_metadata_that_json_holds_is_known(settings: Settings, tmp_path: Pat
     assert loader(settings, tmp_path).load(noted).spec.metadata == {"columns": columns}
 
 
-def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(settings: Settings, tmp_path: Path) -> None:
+def test_without_the_registry_only_cached_versions_load(settings: Settings, tmp_path: Path) -> None:
     loader(settings, tmp_path).load(FOREST)
     gone = Settings(home=settings.home, mlflow_tracking_uri="http://127.0.0.1:1")
     assert loader(gone, tmp_path).load(FOREST).spec.flavor == "sklearn"
@@ -142,7 +142,7 @@ def test_without_the_registry_what_is_cached_is_loaded_and_the_rest_is_not(setti
         loader(gone, tmp_path).load(RAISING)
 
 
-def test_a_registry_that_does_not_answer_is_left_alone_by_loads_of_what_is_cached(
+def test_cached_loads_skip_a_registry_that_just_failed(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for version in (FOREST, RAISING):
@@ -166,9 +166,7 @@ def test_a_registry_that_does_not_answer_is_left_alone_by_loads_of_what_is_cache
         assert len(asked) == 2
 
 
-def test_while_the_registry_does_not_answer_a_copy_of_a_model_that_is_gone_is_not_loaded(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_without_the_registry_a_forgotten_model_does_not_load(settings: Settings, tmp_path: Path) -> None:
     class Registry(MlflowRegistry):
         is_down = False
 
@@ -189,9 +187,7 @@ def test_while_the_registry_does_not_answer_a_copy_of_a_model_that_is_gone_is_no
     models.load(FOREST)
 
 
-def test_without_the_registry_a_copy_from_before_its_model_was_registered_is_not_loaded(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_cached_copy_older_than_its_model_does_not_load(settings: Settings, tmp_path: Path) -> None:
     registry = MlflowRegistry(settings)
     ModelLoader(registry, tmp_path).load(FOREST)
     created = registry.model("forest").created
@@ -203,7 +199,7 @@ def test_without_the_registry_a_copy_from_before_its_model_was_registered_is_not
         gone.load(FOREST)
 
 
-def test_artifacts_stay_on_disk_for_as_long_as_their_model_is_in_memory(settings: Settings, tmp_path: Path) -> None:
+def test_artifacts_are_not_evicted_while_their_model_is_loaded(settings: Settings, tmp_path: Path) -> None:
     model: LoadedModel | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
     other = ModelLoader(MlflowRegistry(settings), tmp_path, 1)
     other.load(RAISING)
@@ -216,15 +212,13 @@ def test_artifacts_stay_on_disk_for_as_long_as_their_model_is_in_memory(settings
     assert not (tmp_path / "forest" / "1").exists()
 
 
-def test_a_full_disk_is_told_as_such(settings: Settings, small_disk: Path) -> None:
+def test_a_full_disk_is_named_in_the_error(settings: Settings, small_disk: Path) -> None:
     (small_disk / "filling").write_bytes(b"x" * 990_000)
     with pytest.raises(ModelUnavailable, match="the disk of the artifact cache is full"):
         loader(settings, small_disk / "cache").load(FOREST)
 
 
-def test_the_registry_is_asked_again_only_for_a_name_that_means_another_model(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_the_registry_is_asked_again_only_after_forget(settings: Settings, tmp_path: Path) -> None:
     class Counting(MlflowRegistry):
         asked = 0
 
@@ -244,7 +238,7 @@ def test_the_registry_is_asked_again_only_for_a_name_that_means_another_model(
     assert registry.asked == 2
 
 
-def test_a_model_with_code_of_its_own_leaves_its_cached_copy_as_it_was(
+def test_a_model_with_its_own_code_leaves_its_cached_copy_intact(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "code").mkdir()
@@ -270,12 +264,12 @@ def test_a_model_with_code_of_its_own_leaves_its_cached_copy_as_it_was(
     assert (models.cache_counts.hits, models.cache_counts.damaged) == (2, 0)
 
 
-def test_a_version_that_does_not_exist_is_told(settings: Settings, tmp_path: Path) -> None:
+def test_a_missing_version_is_not_found(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound):
         loader(settings, tmp_path).load(ModelVersion("forest", "9"))
 
 
-def test_artifacts_that_cannot_be_read_are_told_without_the_nodes_folders(settings: Settings, tmp_path: Path) -> None:
+def test_the_error_of_broken_artifacts_names_no_folder(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         loader(settings, tmp_path).load(BROKEN)
     assert "broken/versions/1 cannot be loaded" in caught.value.message
@@ -283,12 +277,12 @@ def test_artifacts_that_cannot_be_read_are_told_without_the_nodes_folders(settin
     assert "\n" not in caught.value.message
 
 
-def test_a_model_that_raises_is_told_by_a_number_that_the_log_has_too(
+def test_a_failed_prediction_has_a_number_that_the_log_has_too(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = loader(settings, tmp_path).load(RAISING)
     with pytest.raises(ModelFailed) as caught:
         model.predict(Batch(LAYOUT, tuple(np.ones((3, 1))), 1))
-    assert "as told" not in caught.value.message
+    assert "on purpose" not in caught.value.message
     assert caught.value.details["failure"] in caplog.text
-    assert "ValueError: as told" in caplog.text
+    assert "ValueError: on purpose" in caplog.text

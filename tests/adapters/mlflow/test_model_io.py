@@ -220,7 +220,7 @@ class TestOutput:
             lambda: (value for value in (1, 2)),
         ],
     )
-    def test_what_has_no_rows_or_no_meaning_is_a_failure_of_the_model(self, make: Callable[[], Any]) -> None:
+    def test_an_answer_without_rows_is_a_failure_of_the_model(self, make: Callable[[], Any]) -> None:
         with pytest.raises(ModelFailed) as caught:
             model_output(make(), 2)
         assert not isinstance(caught.value, WrongRowCount)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import contextvars
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -26,7 +28,7 @@ def test_the_work_sees_its_callers_context() -> None:
     assert BoundedCalls().run(TENANT.get, 10) == "desk"
 
 
-def test_calls_that_hang_are_left_and_at_some_number_no_more_are_made() -> None:
+def test_no_call_is_made_while_eight_hang() -> None:
     calls = BoundedCalls()
     release = threading.Event()
     begun: list[int] = []
@@ -46,8 +48,17 @@ def test_calls_that_hang_are_left_and_at_some_number_no_more_are_made() -> None:
     assert calls.run(lambda: 3, 10) == 3
 
 
-def test_work_that_itself_runs_into_a_timeout_does_not_count_as_hanging() -> None:
+def test_a_timeout_error_of_the_work_does_not_count_as_hanging() -> None:
     calls = BoundedCalls()
     for _ in range(20):
         with pytest.raises(TimeoutError, match="its own"):
             calls.run(lambda: fail(TimeoutError("its own")), 10)
+
+
+def test_a_hanging_call_does_not_keep_the_process_from_ending() -> None:
+    code = (
+        "import time; from app.adapters.mlflow.timeouts import BoundedCalls\n"
+        "BoundedCalls().run(lambda: time.sleep(300), 0.1)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr.endswith("TimeoutError: did not answer within 0.1 s\n")
