@@ -17,7 +17,8 @@ class Scaling(_Group):
     """Replica counts of a deployment, how fast they change, and what each replica reserves."""
 
     min_replicas: Annotated[int, Field(ge=0)] | None = None
-    """Minimum number of replicas. Unset: 1 on one machine, 2 on a cluster. 0 is for pools; see `docs/serve/placement.md`."""
+    """Minimum number of replicas. Unset: 1 on one machine, 2 on a cluster. 0 is for pools:
+    see `docs/serve/placement.md`."""
 
     max_replicas: PositiveInt | None = None
     """Maximum number of replicas. Unset: 2 on one machine, 10 on a cluster."""

@@ -65,7 +65,9 @@ async def test_a_post_to_a_model_without_a_verb_is_a_404(connect: Connect) -> No
     answer = await connect(make_fakes({})).post("/v1/models/prices", json={})
     assert answer.status_code == 404
     assert "allow" not in answer.headers
-    assert answer.json()["error"].startswith("no such endpoint: /v1/models/prices; a POST to a model ends in ':predict'")
+    assert answer.json()["error"].startswith(
+        "no such endpoint: /v1/models/prices; a POST to a model ends in ':predict'"
+    )
 
 
 @pytest.mark.parametrize("echoes", [True, False])
