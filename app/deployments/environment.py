@@ -23,7 +23,8 @@ kernel clears each page again, in ten times the time to fill it. See `docs/adr/0
 _TERMINATE_S = 5.0
 _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "1"}
 """HAProxy retries a request once if its gateway replica died without sending a byte. Off if
-models live in the gateways: a request that killed one replica would kill a second one. See `docs/operate/failures.md`."""
+models live in the gateways: a request that killed one replica would kill a second one. See
+`docs/operate/failures.md`."""
 
 
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
