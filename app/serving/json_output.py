@@ -38,7 +38,7 @@ def predictions(output: Output) -> Any:
     return [dict(zip(output.names, row, strict=True)) for row in zip(*lists, strict=True)]
 
 
-def array_values(array: Array) -> list[Any]:  # noqa: PLR0911  # one line for each kind of array
+def array_values(array: Array) -> Any:  # noqa: PLR0911  # one line for each kind of array
     """Convert an array to nested lists of JSON values. Raises as `predictions`."""
     kind = array.dtype.kind
     if kind == "f":
@@ -49,13 +49,13 @@ def array_values(array: Array) -> list[Any]:  # noqa: PLR0911  # one line for ea
                 return few
         finite = np.isfinite(array)
         if finite.all():
-            return _listed(array)
+            return array.tolist()
         # numpy widens 32-bit floats exactly, and only an object array can hold None.
         boxed = array.astype(object)
         boxed[~finite] = None
-        return _listed(boxed)
+        return boxed.tolist()
     if kind in "biuUT":
-        return _listed(array)
+        return array.tolist()
     if kind == "M":
         return _datetimes(array)
     if kind == "m":
@@ -99,14 +99,9 @@ def plain(item: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind
     raise ModelFailed(f"the model answered a value of type {type(item).__name__}, which has no JSON form")
 
 
-def _listed(array: Array) -> list[Any]:
-    values: list[Any] = array.tolist()
-    return values
-
-
-def _datetimes(array: Array) -> list[Any]:
+def _datetimes(array: Array) -> Any:
     texts = [_trimmed(text) for text in np.datetime_as_string(array).ravel().tolist()]
-    return _listed(as_array(texts, np.dtype(object)).reshape(array.shape))
+    return as_array(texts, np.dtype(object)).reshape(array.shape).tolist()
 
 
 def _trimmed(text: str) -> str | None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from app.api.oip.bodies import IndexEntry, ModelMetadata
 from app.api.oip.metadata import input_metadata, output_metadata
@@ -197,13 +197,8 @@ def raw_input(data: Buffer) -> PayloadReader:
     return read
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-def check_unique(kind: str, tensors: Iterable[_Named]) -> list[str]:
-    """Return the names of tensors. Raises `MalformedBody` if two are the same."""
+def check_unique(kind: str, tensors: Iterable[Any]) -> list[str]:
+    """Return the `name` of each tensor. Raises `MalformedBody` if two are the same."""
     names = [tensor.name for tensor in tensors]
     if len({*names}) < len(names):
         raise MalformedBody(f"the {kind} '{Counter(names).most_common(1)[0][0][:80]}' is there twice; send it once")

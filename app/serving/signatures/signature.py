@@ -33,11 +33,6 @@ class Signature:
         outputs: MLflow's JSON of the outputs, empty if it is not known.
     """
 
-    __slots__ = (
-        "_parameters", "_readers", "_reads", "columns", "fixed_rows", "is_tensor", "outputs", "param_names",
-        "required_columns", "tensor",
-    )  # fmt: skip
-
     def __init__(self, inputs: Specs, outputs: Specs, params: Specs) -> None:
         family: ColumnInput | TensorInput | UntypedInput = UntypedInput()
         if inputs:
