@@ -22,9 +22,8 @@ URL_VARIABLE = "ML_SERVE_URL"
 
 _PRIVATE = ("secret", "token", "key", "uri", "url")
 """A setting with one of these words in its name may hold a credential. Error messages omit its value."""
-_NOT_JSON = re.compile(
-    r'error parsing value for field "(\w+)"'
-)  # pydantic-settings names the field only in its message
+_NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')
+"""pydantic-settings names the field only in its message."""
 
 
 def load(config: Path | None = None, **overrides: Any) -> Settings:
@@ -108,7 +107,7 @@ def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
         dotted = ".".join(loc)
         if not loc:
             not_json = _NOT_JSON.search(fault["msg"])
-            yield f"bad setting {_variable(not_json[1])}: it must be JSON" if not_json else "the settings do not fit"
+            yield f"bad setting {_variable(not_json[1])}: it must be JSON" if not_json else "the settings are invalid"
         elif fault["type"] == "extra_forbidden":
             yield _unknown_nested(loc, config)
         else:

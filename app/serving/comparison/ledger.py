@@ -191,7 +191,7 @@ class Ledger:
             key = (name if name in self._names else UNKNOWN, code)
             self.unresolved[key] = self.unresolved.get(key, 0) + 1
         else:
-            errors = self._version(version).errors
+            errors = (self.versions.get(version) or self._version(version)).errors
             errors[code] = errors.get(code, 0) + 1
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, fields
+from functools import partial
+from operator import add
+from typing import Any, NamedTuple, TypeVar
 
 from app.serving.comparison.prediction_diff import Disagreement
 from app.serving.confidence import Moments
@@ -13,6 +14,8 @@ from app.serving.confidence import Moments
 COMPARED = "compared"
 INCOMPARABLE = "incomparable"
 """Outcomes of a shadow request that was answered. Any other outcome is the code of an error."""
+
+_Counts = TypeVar("_Counts", "VariantCounts", "ShadowCounts", "Statistics")
 
 
 class ShadowPair(NamedTuple):
@@ -63,13 +66,7 @@ class VariantCounts:
     predictions: Moments = field(default_factory=Moments)
 
     def __add__(self, other: VariantCounts) -> VariantCounts:
-        return VariantCounts(
-            _outermost(min, self.since, other.since),
-            _outermost(max, self.until, other.until),
-            self.faults + other.faults,
-            self.seconds + other.seconds,
-            self.predictions + other.predictions,
-        )
+        return _summed(self, other)
 
     def add(self, seconds: float, prediction: float | None) -> None:
         """Count an answered request."""
@@ -99,18 +96,7 @@ class ShadowCounts:
     slower: Moments = field(default_factory=Moments)
 
     def __add__(self, other: ShadowCounts) -> ShadowCounts:
-        return ShadowCounts(
-            _outermost(min, self.since, other.since),
-            _outermost(max, self.until, other.until),
-            Counter(self.outcomes) + Counter(other.outcomes),
-            Counter(self.dropped) + Counter(other.dropped),
-            self.rows + other.rows,
-            self.mismatched_rows + other.mismatched_rows,
-            self.differences + other.differences,
-            max(self.largest, other.largest),
-            self.relative + other.relative,
-            self.slower + other.slower,
-        )
+        return _summed(self, other)
 
     def add(self, result: ShadowResult) -> None:
         """Count a request that was sent."""
@@ -154,24 +140,30 @@ class Statistics:
     request_seconds_squared: float = 0.0
 
     def __add__(self, other: Statistics) -> Statistics:
-        return Statistics(
-            self.requests + other.requests,
-            self.rows + other.rows,
-            self.failures + other.failures,
-            self.batches + other.batches,
-            self.request_seconds + other.request_seconds,
-            self.batch_seconds + other.batch_seconds,
-            self.faults + other.faults,
-            self.replicas + other.replicas,
-            self.variant + other.variant,
-            {
-                version: self.shadows.get(version, ShadowCounts()) + other.shadows.get(version, ShadowCounts())
-                for version in {*self.shadows, *other.shadows}
-            },
-            self.request_seconds_squared + other.request_seconds_squared,
-        )
+        return _summed(self, other)
 
 
-def _outermost(pick: Callable[..., float], one: float | None, other: float | None) -> float | None:
+def _summed(one: _Counts, other: _Counts) -> _Counts:
+    """Add two counts field by field."""
+    pairs = {each.name: (getattr(one, each.name), getattr(other, each.name)) for each in fields(one)}
+    return type(one)(**{name: _COMBINE.get(name, add)(*pair) for name, pair in pairs.items()})
+
+
+def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    return {**one, **other, **{key: one[key] + other[key] for key in one.keys() & other.keys()}}
+
+
+def _chosen(choose: Callable[[list[float]], float], one: float | None, other: float | None) -> float | None:
     given = [moment for moment in (one, other) if moment is not None]
-    return pick(given) if given else None
+    return choose(given) if given else None
+
+
+_COMBINE: Mapping[str, Callable[[Any, Any], Any]] = {
+    "since": partial(_chosen, min),
+    "until": partial(_chosen, max),
+    "largest": max,
+    "outcomes": _merged,
+    "dropped": _merged,
+    "shadows": _merged,
+}
+"""How to combine fields that are not simply added."""

@@ -1,4 +1,4 @@
-"""What one writes first: a pyfunc model behind a FastAPI endpoint."""
+"""A pyfunc model behind a FastAPI endpoint, as a first version would do it."""
 
 import os
 
