@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import sqlite3
 import subprocess
@@ -86,6 +87,8 @@ def registry(embedded: Settings) -> MlflowRegistry:
 @pytest.fixture(scope="module")
 def on_server(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Settings of a real server with the demo model."""
+    # The first request imports Feast's plug-in: on a busy machine, that alone can exceed the time limit of a call.
+    importlib.import_module("mlflow.tracking.request_header.registry")
     settings = settings_for(tmp_path_factory.mktemp("remote"), mlflow_server)
     foreign = settings.model_copy(update={"feast_repo": settings.home / "elsewhere"})
     with environment_of_nobody():
