@@ -92,7 +92,7 @@ def _system() -> Check:
 def _home(home: Path) -> Check:
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     if not existing.is_dir():
-        return Check("home", False, f"{existing} is a file, and the home folder {home} belongs there")
+        return Check("home", False, f"{existing} is a file: set {PREFIX}HOME to a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         return Check("home", False, f"the home folder {home} cannot be written: set {PREFIX}HOME to one that can")
     return Check("home", True, f"{home} {'can be written' if existing == home else 'will be created'}")
@@ -128,7 +128,7 @@ def _port_user(port: int) -> str:
     try:
         there = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port and c.pid is not None]
         if not there:
-            return "a process that cannot be seen from here, such as another user's"
+            return "a process that is not visible to this user"
         found = min(there, key=lambda connection: connection.status != psutil.CONN_LISTEN)
         process = psutil.Process(found.pid)
         command = " ".join(process.cmdline())
@@ -136,7 +136,7 @@ def _port_user(port: int) -> str:
             command = f"{command[: _MAX_COMMAND - 1]}…"
         return f"process {process.pid} ({process.name()}: {command})"
     except psutil.Error:
-        return "a process that cannot be seen"
+        return "a process that is not visible to this user"
 
 
 def _registry(settings: Settings) -> str:

@@ -56,13 +56,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def settings(tmp_path: Path, **given: Any) -> Settings:
-    http, stats, metrics, dashboard = free_ports(4)
-    ports = {
-        "http_port": http,
-        "haproxy_stats_port": stats,
-        "haproxy_metrics_port": metrics,
-        "dashboard_port": dashboard,
-    }
+    fields = ("http_port", "grpc_port", "haproxy_stats_port", "haproxy_metrics_port", "dashboard_port")
+    ports = dict(zip(fields, free_ports(len(fields)), strict=True))
     return Settings(**{"home": tmp_path / "home", **ports, **given})
 
 

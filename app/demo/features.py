@@ -73,7 +73,7 @@ def build_features(folder: Path) -> None:
     for path in folder.glob("*"):
         own = path.read_text() == _TEXTS[path.name] if path.name in _TEXTS else path.name in _DATA
         if not own:
-            raise StartupError(f"{path} is not the demo's, and the demo's feature store belongs there: move it away")
+            raise StartupError(f"{path} is not the demo's, but in the folder of its feature store: move it away")
     draft = Path(tempfile.mkdtemp(prefix="feast-", dir=folder.parent))
     try:
         for name, text in _TEXTS.items():

@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import Popen
 
 from tests.mlflow_server import free_port
-from tests.stores.processes import Processes, is_listening, need
+from tests.stores.processes import Processes, need
 
 _PASSWORD = "passwordofthetests"
 
@@ -35,7 +35,7 @@ class Postgres:
         self.process = self.processes.start(
             "postgres",
             self.command,
-            lambda: is_listening(self.port),
+            self._accepts_queries,
             user=self.user,
             ends_on=signal.SIGINT,  # does not wait for clients to disconnect
         )
@@ -57,6 +57,16 @@ class Postgres:
         with closing(connection), connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
+
+    def _accepts_queries(self) -> bool:
+        """Return False while the server recovers from a crash: it listens, and refuses queries."""
+        import psycopg2
+
+        try:
+            self.run("SELECT 1", database="postgres")
+        except psycopg2.OperationalError:
+            return False
+        return True
 
 
 @contextmanager

@@ -173,7 +173,7 @@ class FeastStore:
         wanted = str(query.view or query.service)
         known, others = (views, services) if query.view else (services, views)
         if wanted in known:
-            return FeatureStoreUnavailable(f"{query} is made from one that is not defined any more", _details(query))
+            return FeatureStoreUnavailable(f"{query} refers to a view that is no longer defined", _details(query))
         close = difflib.get_close_matches(wanted, known, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         if wanted in others:

@@ -88,7 +88,7 @@ class RegistryConnection:
             if error_code(cause) in _INVALID_WRITE:
                 return False
             if error_code(cause) == "PERMISSION_DENIED" or any(text in str(cause) for text in _READ_ONLY):
-                raise RegistryReadOnly("the model registry does not let the platform write to it") from cause
+                raise RegistryReadOnly("the model registry denies the platform write access") from cause
             raise
         return True
 

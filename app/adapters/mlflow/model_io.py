@@ -59,7 +59,7 @@ def model_output(prediction: Any, rows: int) -> Output:
     except ServingError:
         raise
     except Exception as error:
-        raise ModelFailed(f"the model's answer, a {type(prediction).__name__}, cannot be understood") from error
+        raise ModelFailed(f"the model answered a {type(prediction).__name__} that cannot be converted") from error
     for array in output.arrays:
         if len(array) != rows:
             raise WrongRowCount(
@@ -118,7 +118,7 @@ def _named(kind: Literal["columns", "tensors"], pairs: Sequence[tuple[Any, Array
     if not names:
         raise ModelFailed("the model answered no columns")
     if len(set(names)) < len(names):
-        raise ModelFailed("the model answered several columns of one name", {"columns": list(names)})
+        raise ModelFailed("the model answered several columns with the same name", {"columns": list(names)})
     return Output(kind, names, tuple(array for _, array in pairs), len(pairs[0][1]))
 
 

@@ -168,7 +168,7 @@ class MlflowRegistry:
             self._connection.call(lambda client: client.search_registered_models(max_results=1))
         except RegistryUnavailable as error:
             if error_code(error.__cause__) == "FEATURE_DISABLED":
-                raise StartupError("the registry's URI is of a kind in which MLflow keeps no models") from error
+                raise StartupError("MLflow keeps no models at a registry URI of this kind") from error
             if isinstance(error.__cause__, ModuleNotFoundError):
                 raise StartupError(
                     f"the model registry needs the library '{error.__cause__.name}', which is not installed here"
@@ -232,7 +232,7 @@ class MlflowRegistry:
             more = {getattr(one, key): one for one in page}
             token = page.token
             if token and more.keys() <= found.keys():
-                raise RegistryUnavailable("the model registry's answer has no end")
+                raise RegistryUnavailable("the model registry repeats a page without end")
             found |= more
             if not token:
                 return list(found.values())
@@ -241,12 +241,12 @@ class MlflowRegistry:
         self._require_writable()
         if not self._connection.write(request):
             self.model(name)  # raises if the model does not exist
-            message = f"the model registry takes no such tag '{tag[:80]}', or no such value"
+            message = f"the model registry rejects the tag '{tag[:80]}': its key or value is invalid"
             raise InvalidRequest(message, {"tag": tag[:80]})
 
     def _require_writable(self) -> None:
         if self._read_only:
-            raise RegistryReadOnly("the platform is set never to write to the model registry (registry_read_only)")
+            raise RegistryReadOnly("the setting registry_read_only forbids writes to the model registry")
 
 
 @contextmanager
@@ -255,7 +255,7 @@ def _reject_nonsense() -> Iterator[None]:
     try:
         yield
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise RegistryUnavailable("the model registry's answer is none of MLflow's") from error
+        raise RegistryUnavailable("the model registry sent a malformed answer") from error
 
 
 def _is_same(name: str, other: str) -> bool:
