@@ -114,7 +114,7 @@ def test_an_entity_stays_with_one_version_however_it_is_written() -> None:
     run(main())
 
 
-def test_a_session_goes_before_the_entity() -> None:
+def test_a_session_takes_precedence_over_the_entity() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), SPLIT, features=store())
         sessions = {
@@ -155,7 +155,7 @@ def test_a_version_of_the_split_is_not_resolved_again() -> None:
     run(main())
 
 
-def test_what_is_not_a_prediction_means_the_default() -> None:
+def test_other_calls_of_a_split_name_mean_the_default() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), Traffic((Variant("challenger", "2", 100.0),)))
         assert await ask(fakes) == "2"
@@ -528,7 +528,7 @@ def test_an_answer_of_another_form_is_counted_as_such() -> None:
     run(main())
 
 
-def test_a_forgotten_version_is_opened_anew_for_copies() -> None:
+def test_a_forgotten_version_is_opened_again_for_shadows() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b", offset=1))
         await ask(fakes)
@@ -542,7 +542,7 @@ def test_a_forgotten_version_is_opened_anew_for_copies() -> None:
     run(main())
 
 
-def test_the_pool_is_told_of_copies_that_wait() -> None:
+def test_the_backlog_includes_shadow_requests() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"))
         told: list[int] = []
