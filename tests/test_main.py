@@ -38,7 +38,7 @@ def test_the_application_has_a_deployment_for_each_pool(tmp_path: Path) -> None:
     assert found["ModelPool-gpu"].ray_actor_options["memory"] == 10**9
 
 
-def test_features_are_there_where_a_repository_is(tmp_path: Path) -> None:
+def test_a_feast_repository_adds_the_features_deployment(tmp_path: Path) -> None:
     assert "Features" in composed(home=str(tmp_path), feast_repo=str(tmp_path))
 
 
@@ -50,7 +50,7 @@ def test_replicas_scale_as_the_settings_say(tmp_path: Path) -> None:
     assert (pool.min_replicas, pool.max_replicas) == (2, 10)
 
 
-def test_serves_own_bounds_are_far_above_ours(tmp_path: Path) -> None:
+def test_serves_own_limits_are_far_above_ours(tmp_path: Path) -> None:
     found = composed(home=str(tmp_path))
     assert found["Gateway"].max_ongoing_requests > 2 * Settings(home=tmp_path).limits.queued_requests
     assert {one.max_queued_requests for one in found.values()} == {-1}
@@ -65,6 +65,6 @@ def test_serves_own_bounds_are_far_above_ours(tmp_path: Path) -> None:
         ({"default_model": "a/b"}, "default_model: 'a/b' is not understood"),
     ],
 )
-def test_arguments_that_are_wrong_are_named(arguments: dict[str, Any], words: str) -> None:
+def test_invalid_arguments_are_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(StartupError, match=words):
         composed(**arguments)

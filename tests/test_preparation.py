@@ -17,7 +17,7 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:1")
 
 
-def test_who_has_served_before_starts_without_the_registry_and_says_so(settings: Settings) -> None:
+def test_with_a_snapshot_it_starts_without_the_registry(settings: Settings) -> None:
     settings.cache_folder.mkdir(parents=True)
     settings.snapshot_file.write_text(json.dumps({"models": [{"name": "prices"}]}))
     with preparation(settings, demo=True) as prepared:
@@ -27,7 +27,7 @@ def test_who_has_served_before_starts_without_the_registry_and_says_so(settings:
 
 
 @pytest.mark.parametrize("snapshot", [None, "", "[]", '{"models": []}'])
-def test_who_has_not_does_not_start(settings: Settings, snapshot: str | None) -> None:
+def test_without_a_snapshot_a_dead_registry_stops_the_start(settings: Settings, snapshot: str | None) -> None:
     if snapshot is not None:
         settings.cache_folder.mkdir(parents=True)
         settings.snapshot_file.write_text(snapshot)

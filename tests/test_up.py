@@ -69,7 +69,7 @@ def test_a_port_that_is_taken_is_named_with_its_holder(platform: Platform, tmp_p
         ({"ML_SERVE_HTP_PORT": "1"}, "did you mean ML_SERVE_HTTP_PORT"),
     ],
 )
-def test_what_is_missing_is_one_line_and_not_a_traceback(
+def test_a_failed_check_is_one_line_and_not_a_traceback(
     environment: dict[str, str], words: str, tmp_path: Path, platform: Platform
 ) -> None:
     ports = {

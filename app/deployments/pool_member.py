@@ -169,14 +169,13 @@ class PoolMember:
                 load.add_done_callback(loads.discard)
                 load.add_done_callback(lambda _: self._warm.set())
                 self._changed.set()  # `Releases` may have restarted or missed a report
-            except ServingError as error:
-                log.warning("release table not read, keeping the last one: retry_s=%g error=%s", _RETRY_S, error)
+            except Exception as error:
+                trace = None if isinstance(error, ServingError) else error
+                log.warning(
+                    "release table not read, keeping the last one: retry_s=%g error=%s", _RETRY_S, error, exc_info=trace
+                )
                 self._changed.set()  # the next `Releases` replica starts without reports
                 self._warm.set()  # the assignment is unknown: models load on demand
-                await asyncio.sleep(_RETRY_S)
-            except Exception:
-                log.exception("release table not read, keeping the last one: retry_s=%g", _RETRY_S)
-                self._warm.set()
                 await asyncio.sleep(_RETRY_S)
 
     def _apply(self, table: ReleaseTable, before: ReleaseTable) -> None:

@@ -82,13 +82,13 @@ async def test_a_version_without_holders_goes_to_one_replica_first() -> None:
     assert await ranks(made, VERSION, CallNote(2)) == [ORDER[:1], sorted(ORDER[1:])]
 
 
-async def test_a_dead_replica_is_passed_over_at_once() -> None:
+async def test_a_dead_replica_is_skipped_at_once() -> None:
     made = router(*(holding(name, VERSION) for name in "abcd"))
     made.on_replica_actor_died(ReplicaID(ORDER[0], POOL))
     assert (await ranks(made, VERSION, CallNote(2)))[0] == sorted(ORDER[1:3])
 
 
-async def test_a_call_that_names_no_version_may_go_anywhere() -> None:
+async def test_a_call_without_a_version_may_go_to_any_replica() -> None:
     made = router(*(Replica(name) for name in "abcd"))
     assert await ranks(made) == [list("abcd")]
 

@@ -34,13 +34,13 @@ def stats(rows: list[float], busy: list[float], wait_ms: list[float]) -> dict[st
         ([0, 0], [0, 0], [0, 0], 0),
     ],
 )
-def test_the_signal_that_asks_for_most_replicas_decides(
+def test_the_largest_of_the_wanted_replica_counts_wins(
     rows: list[float], busy: list[float], wait_ms: list[float], wanted: float
 ) -> None:
     assert policy(context(2, stats(rows, busy, wait_ms)))[0] == pytest.approx(wanted)
 
 
-def test_a_call_that_makes_no_rows_yet_keeps_one_replica() -> None:
+def test_a_call_without_rows_keeps_one_replica() -> None:
     assert policy(context(1, stats([0], [0], [0]), calls=1)) == (1, {})
 
 

@@ -9,7 +9,7 @@ from app.deployments.environment import apply, begin_run, end_run, quiet_environ
 from app.settings import PoolSettings, Settings
 
 
-def test_what_the_operator_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_operator_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH", "7")
     monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
     apply(ray_environment(Settings(), Path("/tmp/run")))
@@ -27,7 +27,7 @@ def test_haproxy_retries_only_if_no_model_can_kill_a_gateway() -> None:
     assert not any("RETR" in name for name in ray_environment(inside, Path("/tmp/run")))
 
 
-def test_nothing_of_ours_tells_anybody_about_its_use() -> None:
+def test_telemetry_of_libraries_is_off() -> None:
     assert quiet_environment() == {
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",

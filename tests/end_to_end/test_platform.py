@@ -204,7 +204,7 @@ def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -
     assert answer.json()["predictions"] == [8.0]
 
 
-def test_the_request_id_is_echoed_once_taken_or_made(platform: Platform) -> None:
+def test_the_request_id_is_echoed_or_created_once(platform: Platform) -> None:
     body = {"model_name": DEMO, "data": ROW}
     for headers in ({"x-request-id": "mine"}, {}):
         answer = httpx.post(f"{URL}/serve", json=body, headers=headers, timeout=60)
@@ -279,7 +279,7 @@ def test_the_gateway_stays_small(platform: Platform) -> None:
     assert max(r.rss_bytes for r in replicas if r.deployment == "Gateway") <= 300 * 1024**2
 
 
-def test_every_part_is_named_in_health_and_metrics_count(platform: Platform) -> None:
+def test_health_names_every_part_and_metrics_count(platform: Platform) -> None:
     health = httpx.get(f"{URL}/health").json()
     assert {"gateway", "pools", "registry", "feature_store", "models"} == health["parts"].keys()
     metrics = httpx.get(f"{URL}/metrics").text
@@ -287,7 +287,7 @@ def test_every_part_is_named_in_health_and_metrics_count(platform: Platform) -> 
     assert "http_requests_total" in metrics
 
 
-async def test_a_pool_replica_that_dies_costs_no_prediction(platform: Platform) -> None:
+async def test_the_death_of_a_pool_replica_loses_no_prediction(platform: Platform) -> None:
     body = {"model_name": DEMO, "data": ROW}
     answers: list[httpx.Response] = []
 

@@ -174,7 +174,7 @@ async def test_a_failed_load_is_retried_later_or_when_forgiven() -> None:
     assert await answer(patient, 2) == 3
 
 
-async def test_an_unforeseen_error_of_a_load_is_told_without_its_text() -> None:
+async def test_an_unexpected_load_error_is_reported_without_its_text() -> None:
     loader = Loader()
     loader.failing[version(1)] = RuntimeError("/secret/path")
     with pytest.raises(ModelUnavailable) as caught:
@@ -182,7 +182,7 @@ async def test_an_unforeseen_error_of_a_load_is_told_without_its_text() -> None:
     assert "secret" not in str(caught.value)
 
 
-async def test_a_load_that_takes_too_long_counts_as_failed() -> None:
+async def test_a_load_that_times_out_fails() -> None:
     loader = Loader()
     gate = loader.gates[version(1)] = threading.Event()
     host = make(loader, load_timeout_s=0.02)
@@ -214,7 +214,7 @@ async def test_a_version_in_use_is_not_evicted() -> None:
     assert await busy == 2
 
 
-async def test_what_should_be_kept_is_loaded_and_leaves_last() -> None:
+async def test_kept_versions_are_loaded_and_evicted_last() -> None:
     host = make(Loader(), budget=200)
     await host.keep([version(1)])
     await answer(host, 2)
@@ -250,7 +250,7 @@ async def test_first_calls_beyond_the_budget_are_all_answered() -> None:
     assert answers == [n % 20 for n in range(200)]
 
 
-async def test_a_version_let_go_while_it_is_loaded_does_not_stay() -> None:
+async def test_a_version_released_while_loading_does_not_stay() -> None:
     loader = Loader()
     gate = loader.gates[version(1)] = threading.Event()
     host = make(loader)
@@ -262,7 +262,7 @@ async def test_a_version_let_go_while_it_is_loaded_does_not_stay() -> None:
     assert host.states() == {}
 
 
-async def test_the_wait_for_a_slot_is_no_part_of_the_load_timeout() -> None:
+async def test_the_load_timeout_excludes_the_wait_for_a_slot() -> None:
     loader = Loader()
     loader.seconds = 0.3
     host = ModelHost(loader, budget_bytes=10_000, predict_threads=1, load_threads=1, load_timeout_s=2)
@@ -270,7 +270,7 @@ async def test_the_wait_for_a_slot_is_no_part_of_the_load_timeout() -> None:
     assert {state.state for state in host.states().values()} == {"ready"}
 
 
-async def test_a_remembered_failure_does_not_collect_its_callers() -> None:
+async def test_a_cached_failure_keeps_no_callers_frames() -> None:
     loader = Loader()
     loader.failing[version(1)] = ModelUnavailable("gone")
     host = make(loader)
@@ -291,7 +291,7 @@ async def test_releasing_a_model_releases_all_its_versions() -> None:
     assert host.states() == {}
 
 
-async def test_every_change_is_announced() -> None:
+async def test_every_change_of_states_is_announced() -> None:
     seen = 0
 
     def changed() -> None:
@@ -372,7 +372,7 @@ async def test_the_loop_predicts_nothing_while_a_thread_does() -> None:
         pytest.fail("the loop is not used any more")
 
 
-async def test_a_version_that_is_loaded_again_is_learned_anew() -> None:
+async def test_prediction_times_are_forgotten_with_the_version() -> None:
     loader = Loader()
     loader.flavor = "sklearn"
     host = make(loader)

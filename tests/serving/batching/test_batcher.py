@@ -46,7 +46,7 @@ def submit(batcher: Batcher[int, int], part: int, **options: object) -> asyncio.
     return batcher.submit(part, **given)  # type: ignore[arg-type]
 
 
-async def test_what_arrives_together_leaves_together() -> None:
+async def test_parts_that_arrive_together_share_a_batch() -> None:
     calls = Calls()
     batcher = make(calls)
     assert await asyncio.gather(*(submit(batcher, n) for n in range(10))) == [2 * n for n in range(10)]
@@ -72,14 +72,14 @@ async def test_arrivals_during_a_call_share_the_next_one() -> None:
     [({"max_rows": 4}, {"rows": 2}), ({"max_bytes": 100}, {"nbytes": 50})],
     ids=["rows", "bytes"],
 )
-async def test_a_batch_keeps_its_bounds(bounds: dict[str, int], size: dict[str, int]) -> None:
+async def test_a_batch_stays_within_its_limits(bounds: dict[str, int], size: dict[str, int]) -> None:
     calls = Calls()
     batcher = make(calls, **bounds)
     await asyncio.gather(*(submit(batcher, n, **size) for n in range(5)))
     assert calls.batches == [[0, 1], [2, 3], [4]]
 
 
-async def test_a_part_over_the_bound_goes_alone() -> None:
+async def test_a_part_over_the_limit_goes_alone() -> None:
     calls = Calls()
     batcher = make(calls, max_rows=4)
     await asyncio.gather(submit(batcher, 1), submit(batcher, 2, rows=100), submit(batcher, 3))
@@ -94,7 +94,7 @@ async def test_groups_never_share_a_call_and_take_turns() -> None:
     assert calls.batches == [[1, 2], [5, 6], [3, 4]]
 
 
-async def test_no_more_calls_are_under_way_than_allowed() -> None:
+async def test_no_more_calls_are_in_flight_than_allowed() -> None:
     calls = Calls()
     calls.gate.clear()
     batcher = make(calls, max_rows=1, max_in_flight=2)
@@ -160,7 +160,7 @@ async def test_a_batch_runs_in_an_empty_context() -> None:
     assert seen == [None]
 
 
-async def test_queued_work_whose_caller_has_gone_is_not_sent() -> None:
+async def test_queued_parts_of_disconnected_callers_are_not_sent() -> None:
     calls = Calls()
     calls.gate.clear()
     batcher = make(calls)
@@ -173,7 +173,7 @@ async def test_queued_work_whose_caller_has_gone_is_not_sent() -> None:
     assert calls.batches == [[1], [3]]
 
 
-async def test_queued_work_past_its_deadline_is_not_sent() -> None:
+async def test_queued_parts_past_their_deadline_are_not_sent() -> None:
     calls = Calls()
     calls.gate.clear()
     batcher = make(calls)
@@ -187,7 +187,7 @@ async def test_queued_work_past_its_deadline_is_not_sent() -> None:
     assert calls.batches == [[1]]
 
 
-async def test_a_call_that_answers_too_few_parts_leaves_nobody_waiting() -> None:
+async def test_a_call_with_too_few_results_fails_all_its_parts() -> None:
     async def call(parts: Sequence[int]) -> Sequence[int]:
         return parts[1:]
 
@@ -207,7 +207,7 @@ async def test_a_hanging_call_is_cancelled_at_the_last_deadline() -> None:
     assert await submit(batcher, 2) == 4
 
 
-async def test_what_a_caller_that_has_gone_had_queued_is_not_held() -> None:
+async def test_a_cancelled_part_frees_its_payload() -> None:
     class Part:
         pass
 
@@ -228,7 +228,7 @@ async def test_what_a_caller_that_has_gone_had_queued_is_not_held() -> None:
     first.cancel()
 
 
-async def test_a_part_that_kills_replicas_is_found_with_one_more_death() -> None:
+async def test_a_part_that_kills_replicas_costs_one_more_replica() -> None:
     calls = Calls(poison=[13], error=lambda: ReplicaDied("killed"))
     batcher = make(calls)
     answers = await asyncio.gather(*(submit(batcher, n) for n in range(64)), return_exceptions=True)
@@ -280,7 +280,7 @@ def test_a_full_batch_waits_no_longer() -> None:
     run(main())
 
 
-def test_what_has_waited_behind_a_call_does_not_wait_again() -> None:
+def test_a_part_that_waited_behind_a_call_does_not_wait_again() -> None:
     async def main() -> None:
         pool = Pool(slots=1, base_s=0.3, row_s=0)
         batcher = make(pool, wait_s=0.5)
@@ -352,7 +352,7 @@ def test_a_part_that_fails_while_it_waits_fails_alone() -> None:
     run(main())
 
 
-def test_every_call_that_was_answered_is_told_of_once() -> None:
+def test_every_answered_call_is_reported_once() -> None:
     async def main() -> None:
         told: list[AnsweredBatch] = []
         pool = Pool(slots=1, base_s=2, row_s=0.5)

@@ -49,7 +49,7 @@ def split(
     return SplitRequest(batcher, cuts, group=None, deadline=deadline)
 
 
-def test_the_answers_come_in_order_whatever_batches_they_were_in() -> None:
+def test_results_come_in_order_whatever_their_batches() -> None:
     async def main() -> None:
         doubles = Doubles()
         assert await split(Batcher(doubles, lambda: LIMITS), numbers(11)) == [2 * n for n in range(11)]
@@ -59,7 +59,7 @@ def test_the_answers_come_in_order_whatever_batches_they_were_in() -> None:
     run(main())
 
 
-def test_no_more_pieces_are_cut_than_fill_the_batches_under_way() -> None:
+def test_pieces_are_cut_only_for_the_batches_in_flight() -> None:
     async def main() -> None:
         batcher = Batcher(Doubles(), lambda: LIMITS)
         cuts = numbers(100)
@@ -85,7 +85,7 @@ def test_large_requests_take_turns() -> None:
     run(main())
 
 
-def test_when_the_caller_leaves_what_was_not_sent_is_withdrawn() -> None:
+def test_pieces_not_sent_are_withdrawn_on_cancellation() -> None:
     async def main() -> None:
         doubles = Doubles()
         batcher = Batcher(doubles, lambda: BatchLimits(max_rows=8, max_bytes=10**9, max_in_flight=1))

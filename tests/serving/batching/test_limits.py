@@ -5,13 +5,13 @@ from app.serving.batching.limits import BatchLimits, BatchOverrides, read_tags
 LIMITS = BatchLimits(max_rows=100, max_bytes=1000, max_in_flight=8, wait_s=0.5)
 
 
-def test_what_tags_do_not_say_stays_as_the_settings_have_it() -> None:
+def test_settings_hold_where_a_tag_is_missing() -> None:
     assert BatchOverrides().over(LIMITS) == LIMITS
     assert BatchOverrides(max_rows=7).over(LIMITS) == BatchLimits(7, 1000, 8, 0.5)
     assert BatchOverrides(wait_ms=0, max_in_flight=2).over(LIMITS) == BatchLimits(100, 1000, 2, 0.0)
 
 
-def test_other_tags_are_not_looked_at() -> None:
+def test_other_tags_are_ignored() -> None:
     assert read_tags({"serving.pool": "gpu", "team": "serving.batch.max_rows"}) == (BatchOverrides(), ())
 
 
@@ -31,7 +31,7 @@ def test_other_tags_are_not_looked_at() -> None:
         ("wait_ms", "5 ms"),
     ],
 )
-def test_a_tag_that_cannot_be_followed_is_named_and_ignored(tag: str, text: str) -> None:
+def test_an_invalid_tag_is_reported_and_ignored(tag: str, text: str) -> None:
     overrides, (problem,) = read_tags({f"serving.batch.{tag}": text, "serving.batch.max_rows ": "2"})
     assert overrides == BatchOverrides()
     assert f"serving.batch.{tag}" in problem

@@ -81,7 +81,7 @@ def test_endless_small_parts_leave_a_quarter_to_large_ones(waiting: Waiting, max
     assert all(batch in (["large"], ["small"] * max_rows) for batch in batches)
 
 
-def test_bytes_bound_a_batch_in_both_lanes(waiting: Waiting) -> None:
+def test_bytes_limit_a_batch_in_both_lanes(waiting: Waiting) -> None:
     waiting.add("large", 4, large=True)
     waiting.add("a", 3)
     waiting.add("b", 3)
@@ -89,7 +89,7 @@ def test_bytes_bound_a_batch_in_both_lanes(waiting: Waiting) -> None:
     assert waiting.take(max_rows=16, max_bytes=8) == ["b"]
 
 
-def test_what_is_over_a_bound_goes_alone(waiting: Waiting) -> None:
+def test_a_part_over_a_limit_goes_alone(waiting: Waiting) -> None:
     for name, rows in (("a", 1), ("b", 9), ("c", 1)):
         waiting.add(name, rows)
     assert [waiting.take() for _ in range(3)] == [["a"], ["b"], ["c"]]
@@ -113,7 +113,7 @@ def test_cancelled_and_expired_parts_are_not_sent(waiting: Waiting, large: bool)
     assert waiting.take() == []
 
 
-def test_the_oldest_is_told_of_both_lanes_without_those_who_left(waiting: Waiting) -> None:
+def test_the_oldest_part_of_both_lanes_is_never_a_cancelled_one(waiting: Waiting) -> None:
     assert waiting.line.oldest_since() == FOREVER
     first = waiting.add("a")
     second = waiting.add("b", large=True)
@@ -130,7 +130,7 @@ def test_the_oldest_is_told_of_both_lanes_without_those_who_left(waiting: Waitin
     st.integers(1, 10),
     st.integers(1, 20),
 )
-def test_everything_is_sent_once_within_the_bounds_and_counted(
+def test_every_part_is_sent_once_within_the_limits(
     given: list[tuple[int, bool, bool]], max_rows: int, max_bytes: int
 ) -> None:
     loop = VirtualTimeLoop()

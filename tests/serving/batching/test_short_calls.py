@@ -28,18 +28,18 @@ def learn(calls: ShortCalls, seconds: float, *, rows: int = 1, times: int = 50) 
         calls.took(rows, seconds, on_loop=False)
 
 
-def test_nothing_is_short_before_it_was_seen(calls: ShortCalls) -> None:
+def test_no_prediction_is_short_at_first(calls: ShortCalls) -> None:
     assert not calls.is_short(1)
     learn(calls, SHORT_S / 3, times=5)
     assert not calls.is_short(1)
 
 
-def test_what_was_short_again_and_again_is_short(calls: ShortCalls) -> None:
+def test_predictions_become_short_after_a_dozen_short_ones(calls: ShortCalls) -> None:
     learn(calls, SHORT_S / 3)
     assert calls.is_short(1)
 
 
-def test_what_takes_longer_is_not(calls: ShortCalls) -> None:
+def test_long_predictions_never_become_short(calls: ShortCalls) -> None:
     learn(calls, SHORT_S * 1.1)
     assert not calls.is_short(1)
 
@@ -77,13 +77,13 @@ def test_a_long_prediction_on_the_loop_pauses_its_use(calls: ShortCalls, clock: 
     assert calls.is_short(1)
 
 
-def test_a_surprise_in_a_thread_does_not(calls: ShortCalls) -> None:
+def test_a_long_prediction_in_a_thread_pauses_nothing(calls: ShortCalls) -> None:
     learn(calls, SHORT_S / 3)
     calls.took(1, 10.0, on_loop=False)
     assert calls.is_short(1)
 
 
-def test_a_model_that_may_wait_for_others_is_never_short(clock: Clock) -> None:
+def test_a_model_that_may_call_servers_is_never_short(clock: Clock) -> None:
     calls = ShortCalls("python_function", clock)
     learn(calls, SHORT_S / 3)
     assert not calls.is_short(1)

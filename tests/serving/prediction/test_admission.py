@@ -15,7 +15,7 @@ def make(**limits: int) -> Admission:
 
 
 @pytest.mark.parametrize("limits", [{"requests_per_model": 1}, {"rows": 7}, {"nbytes": 70}])
-def test_what_does_not_fit_is_refused_and_told_when_to_come_back(limits: dict[str, int]) -> None:
+def test_a_request_over_a_limit_is_refused_with_a_retry_time(limits: dict[str, int]) -> None:
     admission = make(**limits)
     admission.admit(A, 5, 50)
     with pytest.raises(Overloaded) as caught:
@@ -49,7 +49,7 @@ def test_a_request_over_a_bound_is_admitted_when_alone() -> None:
     assert admission.rows == 50
 
 
-def test_what_is_released_leaves_nothing_behind() -> None:
+def test_released_requests_leave_no_counts_behind() -> None:
     admission = make()
     admission.admit(A, 2, 20)
     admission.admit(A, 1, 1)

@@ -153,7 +153,7 @@ def test_a_large_request_stops_when_its_caller_disconnects(leaves: bool) -> None
     run(main())
 
 
-def test_the_pool_is_told_what_waits_here() -> None:
+def test_a_batch_carries_the_backlog() -> None:
     async def main() -> None:
         fakes = fakes_of(total("a", "b"), max_in_flight=1, max_rows=2)
         fakes.runner.delay_s = 1
