@@ -1,4 +1,4 @@
-"""A registry in memory, for tests of what happens at the same time: it can be held back in the middle of an answer."""
+"""A registry in memory for tests of concurrency: it can be held back in the middle of an answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Model:
 
 
 class RegistryInMemory:
-    """What of `MlflowRegistry` is asked by `RegistryReader` and `ReleaseWriter`.
+    """The part of `MlflowRegistry` that `RegistrySync` uses.
 
     An answer is what was so when the question came. It is held back while `slow` holds the name of its model, or
     ``models`` for the reading of all, and a write while it holds ``write NAME``; `refuses` is called with the name of a

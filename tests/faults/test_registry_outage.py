@@ -124,15 +124,15 @@ async def test_whatever_the_registry_answers_changes_nothing_and_is_over_when_it
     releases = Releases(settings)
     await until(releases, lambda table: NAME in table.releases)
     await releases.report("r1", "default", {V1: READY}, {V1: INPUTS})
-    before = releases._book.table
+    before = releases._loop.state.table
     between.step = bad = BAD[kind]()
     async with asyncio.timeout(60):
-        while bad.given < 2 or releases._book.table.stale_since is None:  # noqa: ASYNC110 - the table tells those who watch it, not us
+        while bad.given < 2 or releases._loop.state.table.stale_since is None:  # noqa: ASYNC110 - the table tells those who watch it, not us
             await asyncio.sleep(0.05)
     health = (await releases.health())["registry"]
     assert health["status"] == "unavailable"
     assert health["stale_since"]
-    during: ReleaseTable = releases._book.table
+    during: ReleaseTable = releases._loop.state.table
     assert (during.releases, during.resident) == (before.releases, before.resident)
     with pytest.raises(RegistryUnavailable):
         await releases.promote(V2, None, False)
@@ -143,9 +143,9 @@ async def test_whatever_the_registry_answers_changes_nothing_and_is_over_when_it
         while (await releases.health())["registry"]["status"] != "ok":  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
     await until(releases, lambda table: V2 in table.resident["default"])
-    assert releases._book.table.stale_since is None
+    assert releases._loop.state.table.stale_since is None
     await releases.report("r1", "default", {V1: READY, V2: READY}, {V1: INPUTS, V2: INPUTS})
-    assert releases._book.table.releases[NAME].default == "2"
+    assert releases._loop.state.table.releases[NAME].default == "2"
 
 
 async def test_a_model_that_is_really_gone_is_forgotten(settings: Settings, client: MlflowClient) -> None:
@@ -154,4 +154,4 @@ async def test_a_model_that_is_really_gone_is_forgotten(settings: Settings, clie
     await until(releases, lambda table: "outage-gone" in table.releases)
     client.delete_registered_model("outage-gone")
     await until(releases, lambda table: "outage-gone" not in table.releases)
-    assert NAME in releases._book.table.releases
+    assert NAME in releases._loop.state.table.releases
