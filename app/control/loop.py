@@ -47,7 +47,7 @@ class ControlLoop:
         self.live_tags: dict[str, str] = {}
         self.changed = asyncio.Event()
         self._snapshot = snapshot
-        self._clock = clock
+        self.clock = clock
         self._news = asyncio.Condition()
         self._gateway_ttl_s = gateway_ttl_s
         self._gateways: dict[str, tuple[int, float]] = {}
@@ -84,7 +84,7 @@ class ControlLoop:
 
     async def gateway_has(self, gateway_id: str, epoch: int) -> None:
         """Note that a gateway answers by the table of an epoch; -1 for a table of an earlier term."""
-        self._gateways[gateway_id] = epoch, self._clock().monotonic
+        self._gateways[gateway_id] = epoch, self.clock().monotonic
         await self._wake()
 
     async def gateway_left(self, gateway_id: str) -> None:
@@ -94,13 +94,13 @@ class ControlLoop:
 
     def gateways_have(self, epoch: int) -> bool:
         """Whether all gateways that are alive answer by the table of this epoch, or a later one."""
-        oldest = self._clock().monotonic - self._gateway_ttl_s
+        oldest = self.clock().monotonic - self._gateway_ttl_s
         self._gateways = {key: known for key, known in self._gateways.items() if known[1] > oldest}
         return all(known >= epoch for known, _ in self._gateways.values())
 
     def _reconcile(self, observed: Observed) -> bool:
         """Whether the snapshot is out of date afterwards."""
-        self.state, effects = reconcile(self.state, observed, self.settings, self._clock())
+        self.state, effects = reconcile(self.state, observed, self.settings, self.clock())
         for name, problem in effects.problems:
             log.warning("model '%s': %s", name, problem)
         self.live_tags.update(effects.live_tags)

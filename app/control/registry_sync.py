@@ -52,7 +52,7 @@ class RegistrySync:
         self._failures = 0
         self._failed_at = 0.0
         self._read_last: float | None = None
-        self._generations = Generations()
+        self._generations = Generations(lambda: loop.clock().monotonic)
         self._reading: SingleFlight[str, RegisteredModel] = SingleFlight()
         self.error: str | None = "not read yet"
 

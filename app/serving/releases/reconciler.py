@@ -110,8 +110,6 @@ def _follow(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Release
                 forced=tags.forced == number or (chosen and observed.requests.chosen.get(name) == number),
                 asleep=_is_asleep(state, tags.pool, now),
             )
-            if after.phase == "warming" and tags.pool not in settings.pools:
-                followed[alias] = replace(after, phase="blocked", reason=_no_pool(tags.pool, settings))
             if (name, alias) in intents and _is_done(known.get(alias), after, intents[name, alias].version):
                 del intents[name, alias]
         aliases[name] = known if followed == known else followed
@@ -187,7 +185,10 @@ def _is_asleep(state: ReleaseState, pool: str, now: Now) -> bool:
 
 def _release(state: ReleaseState, model: RegisteredModel, settings: ReleaseSettings, now: Now) -> Release:
     aliases, tags = state.aliases[model.name], state.tags[model.name]
-    blocked = {alias: one.reason or "" for alias, one in aliases.items() if one.phase == "blocked"}
+    no_pool = _no_pool(tags.pool, settings) if tags.pool not in settings.pools else None
+    reasons = {alias: one.reason if one.phase == "blocked" else no_pool for alias, one in aliases.items()}
+    moving = {alias for alias, one in aliases.items() if one.phase in ("warming", "blocked")}
+    blocked = {alias: reason for alias, reason in reasons.items() if alias in moving and reason is not None}
     if settings.default_alias in blocked:
         blocked.pop(BARE, None)  # it would repeat the same
     return Release(
