@@ -17,6 +17,7 @@ class Model:
     aliases: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     versions: int = 3
+    created: int = 1
 
 
 class RegistryInMemory:
@@ -62,6 +63,10 @@ class RegistryInMemory:
         """Answer with what is so now, whatever is written from now on."""
         self._replica = copy.deepcopy(self.of)
 
+    def catch_up(self) -> None:
+        """End what `lag_behind` began."""
+        self._replica = None
+
     def times_asked(self, question: str) -> int:
         """How often it was asked, as `wait_until_asked` counts."""
         return self._asked.count(question)
@@ -75,7 +80,7 @@ class RegistryInMemory:
         if name not in self.of:
             raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
         model = (self._replica or self.of)[name]
-        return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), 1)
+        return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), model.created)
 
     def _write(self, name: str, change: Callable[[Model], object]) -> None:
         self.refuses(name)
