@@ -175,7 +175,7 @@ class Promotions:
         now = self._loop.state.live(name, alias)
         if now != before.live:
             raise Conflict(
-                f"'{name}@{alias}' has been moved meanwhile, from version {before.live} to {now or 'none'}: it stays",
+                f"'{name}@{alias}' was moved meanwhile, from version {before.live} to {now or 'none'}; nothing was changed",
                 {"model": name, "alias": alias, "version": now},
             )
 

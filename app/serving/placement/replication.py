@@ -10,7 +10,7 @@ from typing import NamedTuple
 from app.serving.references import ModelVersion
 
 HOT = 0.1
-"""Share of one copy's load from which a version gets copies of its own. Colder versions stay where a call loaded them."""
+"""Share of one copy's load from which a version gets copies of its own; colder ones stay where a call loaded them."""
 
 
 class CopyLevel(NamedTuple):
