@@ -1,4 +1,4 @@
-"""`Releases` over a real MLflow server that answers late, wrongly, or not at all: what is served stays as it is."""
+"""`Releases` over a real MLflow server that answers late, wrongly or not at all: what is served stays the same."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_whatever_the_registry_answers_changes_nothing_and_is_over_when_it_is(
+async def test_a_bad_answer_of_the_registry_changes_nothing(
     settings: Settings, between: Between, client: MlflowClient, kind: str
 ) -> None:
     releases = Releases(settings)
@@ -148,7 +148,7 @@ async def test_whatever_the_registry_answers_changes_nothing_and_is_over_when_it
     assert releases._loop.state.table.releases[NAME].default == "2"
 
 
-async def test_a_model_that_is_really_gone_is_forgotten(settings: Settings, client: MlflowClient) -> None:
+async def test_a_deleted_model_is_forgotten(settings: Settings, client: MlflowClient) -> None:
     client.create_registered_model("outage-gone")
     releases = Releases(settings)
     await until(releases, lambda table: "outage-gone" in table.releases)
