@@ -47,6 +47,7 @@ class ControlLoop:
         self.live_tags: dict[str, str] = {}
         self.changed = asyncio.Event()
         self._snapshot = snapshot
+        self._unsaved = True
         self.clock = clock
         self._news = asyncio.Condition()
         self._gateway_ttl_s = gateway_ttl_s
@@ -60,10 +61,10 @@ class ControlLoop:
 
     async def observe(self, event: Callable[[Observed], Observed] = lambda observed: observed) -> None:
         """Take an event over, wake whoever waits for its consequences, and save these."""
-        save = self._reconcile(event(self.state.observed))
+        self._reconcile(event(self.state.observed))
         await self._wake()
-        if save and self._snapshot is not None:
-            await self._snapshot.write(encode(self.state))
+        if self._unsaved and self._snapshot is not None:
+            self._unsaved = not await self._snapshot.write(encode(self.state))
 
     def note(self, event: Callable[[Observed], Observed]) -> None:
         """Take an event over that counts when the next one is observed."""
@@ -98,14 +99,13 @@ class ControlLoop:
         self._gateways = {key: known for key, known in self._gateways.items() if known[1] > oldest}
         return all(known >= epoch for known, _ in self._gateways.values())
 
-    def _reconcile(self, observed: Observed) -> bool:
-        """Whether the snapshot is out of date afterwards."""
+    def _reconcile(self, observed: Observed) -> None:
         self.state, effects = reconcile(self.state, observed, self.settings, self.clock())
         for name, problem in effects.problems:
             log.warning("model '%s': %s", name, problem)
         self.live_tags.update(effects.live_tags)
+        self._unsaved = self._unsaved or effects.save
         self.changed.set()
-        return effects.save
 
     async def _wake(self) -> None:
         async with self._news:

@@ -175,7 +175,7 @@ class Promotions:
         now = self._loop.state.live(name, alias)
         if now != before.live:
             raise Conflict(
-                f"'{name}@{alias}' was moved meanwhile, from version {before.live} to {now or 'none'}; nothing was changed",
+                f"'{name}@{alias}' was moved meanwhile, from version {before.live} to {now or 'none'}; it stays",
                 {"model": name, "alias": alias, "version": now},
             )
 

@@ -123,15 +123,10 @@ class RegistrySync:
         begun = self._generations.begin()
         known = frozenset(self._loop.state.models)
         answer = await self._answer(lambda registry: _all_models(registry, known))
-        models, newer = self._loop.state.models, self._generations.newer(begun)
-        found = {
-            one.name: models[one.name]
-            if one.name in newer and one.name in models
-            else self._generations.merge(one, models.get(one.name))
-            for one in answer
-        }
-        found |= {name: models[name] for name in newer & models.keys()}
-        await self._loop.observe(lambda observed: replace(observed, models=found))
+        models = self._loop.state.models
+        kept = {name: models[name] for name in self._generations.newer(begun) & models.keys()}
+        read = {one.name: self._generations.merge(one, models.get(one.name)) for one in answer if one.name not in kept}
+        await self._loop.observe(lambda observed: replace(observed, models=read | kept))
 
     async def _read_once(self, name: str) -> RegisteredModel:
         return await self._reading.do(name, lambda: self._read_model(name))

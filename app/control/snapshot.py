@@ -41,15 +41,17 @@ class Snapshot:
         except (OSError, ValueError, TypeError):
             log.exception("failed to read the snapshot %s, starting from the registry", path)
 
-    async def write(self, content: Mapping[str, Any]) -> None:
+    async def write(self, content: Mapping[str, Any]) -> bool:
         """Write JSON values where they differ from those written last.
 
-        A failure is logged once, and the next call tries again.
+        Returns:
+            False where the file cannot be written, which is logged once.
         """
         text = orjson.dumps(content, option=orjson.OPT_INDENT_2)
         async with self._writing:
             if text != self._written and await asyncio.to_thread(self._has_written, text):
                 self._written = text
+            return text == self._written
 
     def _has_written(self, text: bytes) -> bool:
         try:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import add, sub
 from typing import Any, NamedTuple
 
 import orjson
@@ -41,8 +42,8 @@ class Sample(NamedTuple):
     """Counters of a version at one time (monotonic seconds), summed over the gateway replicas that answered.
 
     `errors` are those that count against a version (`app.serving.comparison.error_attribution`); `requests` includes
-    them. `request_seconds` and the sum of their squares are of answered requests. Samples with different `replicas`
-    cannot be compared.
+    them. `request_seconds` and the sum of their squares are of answered requests. The difference of two samples is a
+    sample too, whose `time` is the seconds between them; where `replicas` differ they cannot be compared.
     """
 
     time: float
@@ -56,29 +57,18 @@ class Sample(NamedTuple):
     def answered(self) -> int:
         return self.requests - self.errors
 
-
-class _Counted(NamedTuple):
-    """Difference of counters over some seconds."""
-
-    requests: int = 0
-    errors: int = 0
-    request_seconds: float = 0.0
-    request_seconds_squared: float = 0.0
-    seconds: float = 0.0
-
     @property
     def error_rate(self) -> float:
         return self.errors / self.requests
-
-    @property
-    def answered(self) -> int:
-        return self.requests - self.errors
 
     @property
     def latencies(self) -> Moments:
         """Latencies of answered requests, in seconds."""
         mean = self.request_seconds / self.answered
         return Moments(self.answered, mean, max(self.request_seconds_squared - self.answered * mean * mean, 0.0))
+
+
+_NOTHING = Sample(0.0, 0, 0, 0.0, 0)
 
 
 def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, ...]]:
@@ -132,7 +122,7 @@ def reason(
     base = _latest(old, rule)
     if mine.requests < rule.min_requests or not base.requests:
         return None
-    over = f"over {mine.requests} requests in {mine.seconds:.0f} s, version {old_version} had"
+    over = f"over {mine.requests} requests in {mine.time:.0f} s, version {old_version} had"
     if rule.error_rate is not None:
         difference = rate_difference(mine.errors, mine.requests, base.errors, base.requests)
         if difference.value > rule.error_rate and difference.low > 0:
@@ -146,47 +136,33 @@ def reason(
     return None
 
 
-def _within(samples: Sequence[Sample], since: float) -> _Counted:
+def _within(samples: Sequence[Sample], since: float) -> Sample:
     """Return what was counted from a time on."""
-    counted = _Counted()
+    counted = _NOTHING
     for before, after in pairwise(samples):
         if after.time > since:
             counted = _plus(counted, before, after)
     return counted
 
 
-def _latest(samples: Sequence[Sample], rule: RollbackRule) -> _Counted:
+def _latest(samples: Sequence[Sample], rule: RollbackRule) -> Sample:
     """Return the latest traffic that fills a window and has enough requests; otherwise all that was ever counted."""
-    counted = _Counted()
+    counted = _NOTHING
     for before, after in reversed(list(pairwise(samples))):
         if after.requests > before.requests or counted.requests:  # without the silence since then
             counted = _plus(counted, before, after)
-        if counted.seconds >= rule.window_s and counted.requests >= rule.min_requests:
+        if counted.time >= rule.window_s and counted.requests >= rule.min_requests:
             return counted
-    last = samples[-1] if samples else Sample(0.0, 0, 0, 0.0)
-    if last.requests <= counted.requests:
-        return counted
-    return _Counted(last.requests, last.errors, last.request_seconds, last.request_seconds_squared)
+    last = samples[-1] if samples else _NOTHING
+    return counted if last.requests <= counted.requests else last
 
 
-def _plus(counted: _Counted, before: Sample, after: Sample) -> _Counted:
-    """Add the difference of two samples, unless a replica came or went between them."""
-    step = _Counted(
-        after.requests - before.requests,
-        after.errors - before.errors,
-        after.request_seconds - before.request_seconds,
-        after.request_seconds_squared - before.request_seconds_squared,
-        after.time - before.time,
-    )
-    if after.replicas != before.replicas or min(step) < 0 or step.answered < 0:
+def _plus(counted: Sample, before: Sample, after: Sample) -> Sample:
+    """Add the difference of two samples, unless a replica came, went or restarted between them."""
+    step = Sample(*map(sub, after, before))
+    if step.replicas or min(step) < 0 or step.answered < 0:
         return counted
-    return _Counted(
-        counted.requests + step.requests,
-        counted.errors + step.errors,
-        counted.request_seconds + step.request_seconds,
-        counted.request_seconds_squared + step.request_seconds_squared,
-        counted.seconds + step.seconds,
-    )
+    return Sample(*map(add, counted, step))
 
 
 _EXPECTED: dict[str, tuple[Callable[[float], bool], str]] = {

@@ -30,7 +30,7 @@ T = TypeVar("T")
 SETTINGS = ReleaseSettings("champion", ["*"], {"default": PoolPlan(cold=True)}, grace_s=15)
 LAG_S = 5.1
 VERSIONS = "123"
-INPUTS = {
+INPUTS: dict[str, list[dict[str, Any]]] = {
     "1": [{"name": "oil", "type": "double", "required": True}],
     "2": [{"name": "oil", "type": "double", "required": True}],
     "3": [{"name": name, "type": "double", "required": True} for name in ("oil", "gas")],
@@ -265,30 +265,21 @@ class Sequences(RuleBasedStateMachine):
 
     def _report(self, *members: str) -> None:
         for member in members:
-            held = dict(self.held[member])
-            contracts = {one: Contract(INPUTS[one.version]) for one, state in held.items() if state == READY}
-            self._run(
-                self.loop.observe(
-                    lambda observed, member=member, held=held, contracts=contracts: observed.reported(  # type: ignore[misc]
-                        member, "default", held, contracts, self.now
-                    )
-                )
-            )
+            self._run(self._reported(member))
+
+    async def _reported(self, member: str) -> None:
+        held = dict(self.held[member])
+        contracts = {one: Contract(INPUTS[one.version]) for one, state in held.items() if state == READY}
+        await self.loop.observe(lambda seen: seen.reported(member, "default", held, contracts, self.now))
+        self._check()
 
     async def _warm(self, version: ModelVersion) -> None:
         """Members load what is wanted, one after the other."""
         if not self.held:  # a call wakes the pool
             self.held["r1"] = {}
-        for member, held in self.held.items():
+        for member in self.held:
             self._obey(member)
-            contracts = {one: Contract(INPUTS[one.version]) for one, state in held.items() if state == READY}
-            states = dict(held)
-            await self.loop.observe(
-                lambda observed, member=member, states=states, contracts=contracts: observed.reported(  # type: ignore[misc]
-                    member, "default", states, contracts, self.now
-                )
-            )
-            self._check()
+            await self._reported(member)
         if self.loop.state.members.state(version) != "ready":
             raise ModelUnavailable(f"{version} is broken")
 
