@@ -42,7 +42,7 @@ from app.serving.prediction.admission import AdmissionLimits
 from app.serving.prediction.service import PredictionService, ServiceLimits
 from app.serving.prediction.shadow import ShadowLimits
 from app.serving.references import ModelRef, ModelVersion, parse_ref
-from app.serving.releases.alias_state import PROMOTED, ROLLED_BACK, Live
+from app.serving.releases.alias_state import PROMOTED, ROLLED_BACK, AliasState
 from app.serving.releases.table import ModelStatus, Switch
 from app.serving.releases.traffic import Traffic, TrafficPlan
 from app.serving.rows import Array, Batch, Output
@@ -190,7 +190,7 @@ class FakeManager:
         self.problems: dict[str, list[str]] = {}
         self.plans: dict[str, TrafficPlan] = {}
         self.read_only = False
-        self._live: dict[tuple[str, str], Live] = {}
+        self._live: dict[tuple[str, str], AliasState] = {}
         self.ready = True
         self.parts: dict[str, dict[str, Any]] = {
             "registry": {"status": "ok"},
@@ -222,7 +222,7 @@ class FakeManager:
         await self.load(ModelRef(version.name, version=version.version))
         alias = alias or DEFAULT_ALIAS
         live = self._live_of(version.name, alias)
-        before = ModelVersion(version.name, live.version) if live is not None else None
+        before = ModelVersion(version.name, live.live) if live is not None else None
         if before == version:
             return Switch(version, alias, live.previous if live is not None else None, changed=False)
         runner = self._directory.runner(version.name)
@@ -240,9 +240,9 @@ class FakeManager:
         if live is None:
             raise ModelNotFound(f"model '{name}' has no alias '{alias}'")
         if live.back:
-            return Switch(ModelVersion(name, live.version), alias, live.previous, changed=False)
+            return Switch(ModelVersion(name, live.live), alias, live.previous, changed=False)
         if live.previous is None:
-            raise Conflict(f"nothing is known of a version that '{name}@{alias}' answered before {live.version}")
+            raise Conflict(f"nothing is known of a version that '{name}@{alias}' answered before {live.live}")
         return self._move(ModelVersion(name, live.previous), alias, live, ROLLED_BACK, back=True)
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
@@ -257,14 +257,16 @@ class FakeManager:
         if self.read_only:
             raise RegistryReadOnly("the model registry is not written to from here")
 
-    def _live_of(self, name: str, alias: str) -> Live | None:
+    def _live_of(self, name: str, alias: str) -> AliasState | None:
         version = self._directory.aliases.get(name, {}).get(alias)
-        return self._live.get((name, alias), Live(version)) if version is not None else None
+        return self._live.get((name, alias), AliasState(version, version)) if version is not None else None
 
-    def _move(self, version: ModelVersion, alias: str, live: Live | None, why: str, *, back: bool = False) -> Switch:
-        before = live.version if live is not None else None
+    def _move(
+        self, version: ModelVersion, alias: str, live: AliasState | None, why: str, *, back: bool = False
+    ) -> Switch:
+        before = live.live if live is not None else None
         self._directory.aliases.setdefault(version.name, {})[alias] = version.version
-        self._live[version.name, alias] = Live(version.version, before, why=why, back=back)
+        self._live[version.name, alias] = AliasState(version.version, version.version, before, why=why, back=back)
         return Switch(version, alias, before, changed=True)
 
     async def status(self) -> Sequence[ModelStatus]:

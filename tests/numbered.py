@@ -1,4 +1,4 @@
-"""Models whose answers say which version gave them, and whether it was ready for its callers."""
+"""Models whose answers contain the version, and whether it was warm."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _AWAITED = 0.25
 
 
 class Said(NamedTuple):
-    """What an answer says of the version that gave it.
+    """Content of an answer.
 
     Attributes:
-        version: its number.
-        unwarmed: it was the first prediction since the version was loaded: nobody had warmed it.
-        awaited: the request was sent before the version's load began: its caller had to wait for that.
+        version: the version that answered.
+        unwarmed: it was the first prediction since the version was loaded, so nothing had warmed it.
+        awaited: the request was sent before the load of the version began, so its caller waited for it.
     """
 
     version: str
@@ -28,20 +28,20 @@ class Said(NamedTuple):
 
 
 def decode(answer: float, x: float) -> Said:
-    """What the answer to an `x` below `STEP` says."""
+    """Decode the answer to an `x` below `STEP`."""
     number, rest = divmod(answer - x, STEP)
     return Said(str(math.floor(number)), rest % 1 >= _UNWARMED, rest % _UNWARMED >= _AWAITED)
 
 
 def log(number: int, *, load_s: float = 0.0, predict_s: float = 0.0, further: str | None = None) -> str:
-    """Log the model of one version, in the run under way if there is one; its model id.
+    """Log the model of one version, in the active run if there is one; return its model id.
 
     Its inputs are `x`, a whole number below `STEP`, and `sent`, when the request was sent in seconds since 1970.
 
     Args:
         load_s: seconds that a load takes.
         predict_s: seconds that a prediction takes, of any number of rows.
-        further: a further input, which its callers must send.
+        further: name of one more required input.
     """
     import mlflow
     import pandas as pd

@@ -1,6 +1,6 @@
-"""Predictions of `tests.numbered` at a steady rate, in every dialect, and what came of each.
+"""Predictions of `tests.numbered` at a steady rate in every dialect, and the outcome of each.
 
-The callers do not wait for each other, keep their connections and try nothing again: whatever goes wrong is seen.
+Callers do not wait for each other, keep their connections, and never retry, so every failure shows.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from tests.platform import URL
 inference_pb2_grpc: Any = untyped
 
 _PATIENCE_S = 10.0
-"""What waits longer has failed: for a part that starts again, callers do not wait."""
+"""Timeout of a request in seconds: callers do not wait for a part that restarts."""
 _CONNECTIONS = 64
 _ENOUGH = 40
-"""Successive answers by which a state is told: some of each dialect, and of each replica."""
+"""Successive answers that show a new state: some of each dialect and of each replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one request. Times are `time.monotonic`.
+    """Outcome of one request. Times are `time.monotonic`.
 
     Attributes:
-        version: the one that answered, by its header or metadata.
-        said: what the prediction itself says.
-        error: why there is neither.
+        version: the version in the header or metadata.
+        said: the content of the prediction.
+        error: why the request failed.
     """
 
     ref: str
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class _Streak:
-    """The latest answers of one reference, for as long as the same version gives them."""
+    """Latest answers of one reference that came from the same version."""
 
     def __init__(self) -> None:
         self.version: str | None = None
@@ -67,10 +67,10 @@ class _Streak:
 
 
 class SteadyLoad:
-    """Calls while the context is entered; all have been answered when it is left.
+    """Sends requests while the context is entered; leaving it waits for all answers.
 
     Args:
-        refs: what is called, in turn: ``name`` or ``name@alias``.
+        refs: references to call in turn: ``name`` or ``name@alias``.
         per_s: requests a second.
     """
 
@@ -115,7 +115,7 @@ class SteadyLoad:
         return [outcome for outcome in self.outcomes if outcome.error is not None]
 
     async def until(self, ref: str, version: str, *, within_s: float) -> float:
-        """Return once a version and nothing else has answered a reference for a while; when the first answer came."""
+        """Wait until only one version answers a reference; return when its first answer came."""
         async with asyncio.timeout(within_s), self._answered:
             await self._answered.wait_for(lambda: self._lately[ref].count(version) >= _ENOUGH)
         return self._lately[ref].since

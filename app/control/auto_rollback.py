@@ -1,8 +1,6 @@
-"""Watches versions that have just begun to answer, and moves their alias back where the model's rule says so.
+"""Rolls an alias back where its new version does worse than the tag ``serving.rollback`` of the model allows.
 
-Off unless a registered model has the tag ``serving.rollback`` (`app.serving.releases.rollback_policy`). Each action
-is recorded in
-the tag ``serving.rollback.last``. Runs in `app.deployments.releases`.
+Off without that tag (`app.serving.releases.rollback_policy`). The tag ``serving.rollback.last`` records each rollback.
 """
 
 from __future__ import annotations
@@ -17,13 +15,14 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeAlias
 
-from app.control.promotions import ReleaseWriter
+from app.control.loop import ControlLoop
+from app.control.promotions import Promotions
+from app.control.registry_sync import RegistrySync
 from app.errors import ServingError
 from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelVersion
 from app.serving.releases import rollback_policy
-from app.serving.releases.alias_state import BARE, Live
-from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.alias_state import BARE, AliasState
 from app.serving.releases.rollback_policy import RollbackRule, Sample
 
 log = logging.getLogger(__name__)
@@ -33,39 +32,34 @@ _PERIOD_S = 5.0
 _SHORTEST_PERIOD_S = 0.5
 _PERIODS_PER_WINDOW = 20
 
-
-_Switch: TypeAlias = tuple[str, str, str, float]
-"""Model, alias, the version that it was switched to, and when by the clock of `Live`."""
-
-
-def _switch(name: str, alias: str, live: Live) -> _Switch:
-    return name, alias, live.version, live.since
+_SwitchKey: TypeAlias = tuple[str, str, str, float]
+"""Model, alias, the version that it switched to, and when, in seconds since 1970."""
 
 
-class RollbackWatch:
-    """Not thread-safe: it lives on the event loop of `Releases`.
+class AutoRollback:
+    """Watches versions after a switch. Not thread-safe.
 
     Args:
-        book: what is served.
-        writer: moves aliases.
-        count: what all gateway replicas have counted for a version.
+        count: returns what all gateway replicas have counted for a version.
         watched_s: seconds after a switch for which the new version is watched; longer where the rule's window is.
     """
 
     def __init__(
         self,
-        book: ReleaseBook,
-        writer: ReleaseWriter,
+        loop: ControlLoop,
+        registry: RegistrySync,
+        promotions: Promotions,
         count: Callable[[ModelVersion], Awaitable[Statistics]],
         *,
         watched_s: float,
     ) -> None:
-        self._book = book
-        self._writer = writer
+        self._loop = loop
+        self._registry = registry
+        self._promotions = promotions
         self._count = count
         self._watched_s = watched_s
         self._samples: dict[ModelVersion, deque[Sample]] = {}
-        self._switches: dict[_Switch, float] = {}
+        self._switched: dict[_SwitchKey, float] = {}
 
     async def run(self) -> None:
         """Watch for ever."""
@@ -75,40 +69,35 @@ class RollbackWatch:
             try:
                 await self.look()
             except Exception:
-                log.exception("versions under a rule for rollback are not watched now")
+                log.exception("failed to watch versions with a rollback rule, trying again")
 
     async def look(self) -> None:
-        """Sample once, and roll back what has to be."""
-        rules = self._rules()
-        watched = {name: self._aliases(name) for name in rules}
-        now = time.monotonic()
-        self._switches = {
-            switch: self._switches.get(switch, now)
-            for name, aliases in watched.items()
-            for switch in (_switch(name, alias, live) for alias, live in aliases.items())
-        }
+        """Sample once, and roll back where a rule says so."""
+        rules, now = self._rules(), time.monotonic()
+        watched = [
+            (name, alias, state)
+            for name in rules
+            for alias, state in self._loop.state.aliases.get(name, {}).items()
+            if alias != BARE
+        ]
+        keys = [_key(*one) for one in watched]
+        self._switched = {key: self._switched.get(key, now) for key in keys}
         versions = {
             ModelVersion(name, number)
-            for name, aliases in watched.items()
-            for live in aliases.values()
-            for number in (live.version, live.previous)
+            for name, _, state in watched
+            for number in (state.live, state.previous)
             if number is not None
         }
         self._samples = {version: samples for version, samples in self._samples.items() if version in versions}
         for version in sorted(versions):
             await self._sample(version, window_s=rules[version.name].window_s)
-        for name, aliases in watched.items():
-            for alias, live in aliases.items():
-                reason = self._reason(name, alias, live, rules[name])
-                if reason is not None:
-                    await self._roll_back(name, alias, live, reason)
+        for name, alias, state in watched:
+            reason = self._reason(name, alias, state, rules[name])
+            if reason is not None:
+                await self._roll_back(name, alias, state, reason)
 
     def _rules(self) -> dict[str, RollbackRule]:
-        found = {name: self._book.tags(name).rollback for name in self._book.models}
-        return {name: rule for name, rule in found.items() if rule is not None}
-
-    def _aliases(self, name: str) -> dict[str, Live]:
-        return {alias: live for alias, live in self._book.live.of(name).items() if alias != BARE}
+        return {name: tags.rollback for name, tags in self._loop.state.tags.items() if tags.rollback is not None}
 
     async def _sample(self, version: ModelVersion, *, window_s: float) -> None:
         found = await self._count(version)
@@ -122,32 +111,39 @@ class RollbackWatch:
         )
         rollback_policy.keep(self._samples.setdefault(version, deque()), sample, window_s)
 
-    def _reason(self, name: str, alias: str, live: Live, rule: RollbackRule) -> str | None:
-        """Why to go back; None also where there is nothing to go back to, or the switch is an old story.
+    def _reason(self, name: str, alias: str, state: AliasState, rule: RollbackRule) -> str | None:
+        """Return why to go back; None also where there is no previous version, or the switch is long ago.
 
-        What the new version did before the switch, as another alias or when it was tried before, does not count.
+        What the new version did before the switch, under another alias or in an earlier try, does not count.
         """
-        if live.previous is None or live.back or time.time() - live.since > max(self._watched_s, 2 * rule.window_s):
+        if state.previous is None or state.back or time.time() - state.since > max(self._watched_s, 2 * rule.window_s):
             return None
-        new, old = (self._samples[ModelVersion(name, number)] for number in (live.version, live.previous))
-        switched = self._switches[_switch(name, alias, live)]
+        new, old = (self._samples[ModelVersion(name, number)] for number in (state.live, state.previous))
+        switched = self._switched[_key(name, alias, state)]
         since = [sample for sample in new if sample.time >= switched]
-        return rollback_policy.reason(rule, since, list(old), old_version=live.previous, now=time.monotonic())
+        return rollback_policy.reason(rule, since, list(old), old_version=state.previous, now=time.monotonic())
 
-    async def _roll_back(self, name: str, alias: str, live: Live, reason: str) -> None:
+    async def _roll_back(self, name: str, alias: str, state: AliasState, reason: str) -> None:
         record = {
             "alias": alias,
-            "from": live.version,
-            "to": live.previous,
+            "from": state.live,
+            "to": state.previous,
             "reason": reason,
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         try:
-            switch = await self._writer.rollback(name, alias, f"rolled back by rule: {reason}", leaving=live.version)
+            why = f"rolled back by rule: {reason}"
+            switch = await self._promotions.rollback(name, alias, why, leaving=state.live)
             if not switch.changed:
-                log.warning("'%s@%s' does not go back: it is on the way to another version: %s", name, alias, reason)
+                log.warning("not rolled back: '%s@%s' is moving to another version: %s", name, alias, reason)
                 return
-            log.warning("'%s@%s' went back from version %s to %s: %s", name, alias, live.version, live.previous, reason)
-            await self._writer.tell(name, LAST_TAG, json.dumps(record))
+            log.warning(
+                "rolled back '%s@%s' from version %s to %s: %s", name, alias, state.live, state.previous, reason
+            )
+            await self._registry.set_tag(name, LAST_TAG, json.dumps(record))
         except ServingError as error:
-            log.warning("'%s@%s' is not moved back now: %s", name, alias, error.message)
+            log.warning("failed to roll back '%s@%s', trying again: %s", name, alias, error.message)
+
+
+def _key(name: str, alias: str, state: AliasState) -> _SwitchKey:
+    return name, alias, state.live, state.since

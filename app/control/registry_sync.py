@@ -1,7 +1,7 @@
-"""Reads the registry for `Releases`: all of it once per poll, one model where that is asked for, and writes to it.
+"""Reads the registry for `Releases`: all of it once per poll, one model on demand; and writes to it.
 
-Whatever the registry answers, late, wrongly or not at all, changes nothing of what is served: only a whole answer is
-entered in the book, and a model that an answer lacks is forgotten only when the registry says so of that very model.
+A late, wrong or missing answer changes nothing of what is served. Only a whole answer counts, and a model that the list
+lacks is forgotten only when the registry says of that very model that it does not exist.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import asyncio
 import logging
 import random
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 
+from app.control.generations import Generations, Key
+from app.control.loop import ControlLoop
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
 from app.serving.ports import ModelRegistry
-from app.serving.releases.reconciler import ReleaseBook
+from app.serving.references import ModelVersion
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.single_flight import SingleFlight
 
@@ -27,44 +29,32 @@ log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_S = 30.0
 _PAUSE_PER_READING = 5.0
-"""Times that a reading took which the pause after it lasts at least: that of thousands of models takes seconds."""
+"""Shortest pause after a poll, in times that it took: reading thousands of models takes seconds."""
 _JITTER = 0.2
 _FAIL_FAST_S = 3.0
-"""Seconds for which a registry that did not answer is not asked again: each question would hold a thread as long."""
+"""Seconds after a failure in which questions fail at once: each would hold a thread for as long as the registry."""
 
 
-class RegistryReader:
-    """Not thread-safe: it lives on one event loop, and blocks in threads.
+class RegistrySync:
+    """Keeps the observed models equal to the registry. Not thread-safe; calls of the registry block in threads.
 
     Args:
-        registry: what is read.
-        book: what is kept up to date.
-        changed: awaited after each change of the book.
-        poll_s: seconds between two readings.
+        poll_s: seconds between two polls.
+
+    Attributes:
+        error: why the registry is not read; None while it answers.
     """
 
-    def __init__(
-        self,
-        registry: ModelRegistry,
-        book: ReleaseBook,
-        changed: Callable[[], Awaitable[None]],
-        poll_s: float,
-    ) -> None:
+    def __init__(self, registry: ModelRegistry, loop: ControlLoop, poll_s: float) -> None:
         self._registry = registry
-        self._book = book
-        self._changed = changed
+        self._loop = loop
         self._poll_s = poll_s
         self._failures = 0
-        self._asked_last = 0.0
+        self._failed_at = 0.0
         self._read_last: float | None = None
-        self._writing: Counter[str] = Counter()
-        self._touched: set[str] = set()
-        """Models that were read or written by themselves since the reading of all began: it may be older."""
-        self._overtaken: set[str] = set()
-        """Models that were written since the question about them that is under way: its answer may be older."""
-        self._models: SingleFlight[str, RegisteredModel] = SingleFlight()
+        self._generations = Generations(lambda: loop.clock().monotonic)
+        self._reading: SingleFlight[str, RegisteredModel] = SingleFlight()
         self.error: str | None = "not read yet"
-        """Why the registry is not read; None while it is."""
 
     async def poll(self) -> None:
         """Read the registry for ever, less often while it does not answer."""
@@ -73,69 +63,84 @@ class RegistryReader:
             try:
                 await self._poll_once()
             except ServingError as error:
-                log.warning("the registry is not read; what is known stays in force: %s", error.message)
+                log.warning("registry poll failed, keeping the last known state: %s", error.message)
             except Exception:
-                log.exception("the registry is not read; what is known stays in force")
+                log.exception("registry poll failed, keeping the last known state")
                 self._failed("what the model registry answers is not understood; the log has the cause")
             took_s = time.monotonic() - began
-            await self._changed()
+            await self._loop.observe()
             await asyncio.sleep(self._pause_s(took_s))
 
     async def model(self, name: str) -> RegisteredModel:
-        """One model as the registry has it now, entered in the book, and with what was written since its answer.
+        """Return one model as the registry has it now; the loop has observed it.
 
         Raises:
             ModelNotFound, RegistryUnavailable.
         """
         self._fail_fast()
-        if name in self._models:  # what is being asked may be answered by what was so before this question
+        if name in self._reading:  # its answer may be older than this question
             with suppress(ServingError):
-                await self._ask_about(name)
+                await self._read_once(name)
             self._fail_fast()
-        return await self._ask_about(name)
+        return await self._read_once(name)
 
-    async def ask(self, question: Callable[[ModelRegistry], T]) -> T:
-        """Any other answer of the registry. Raises what `question` raises."""
+    async def has_version(self, version: ModelVersion) -> bool:
+        """Whether the registry has a READY version. Raises `RegistryUnavailable`."""
         self._fail_fast()
-        return await self._answer(question)
+        return await self._answer(lambda registry: registry.has_version(version))
 
-    async def write(self, name: str, order: Callable[[ModelRegistry], None]) -> None:
-        """Write to the registry what is of one model. Raises what `order` raises.
+    async def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias to a version. Raises as `ModelRegistry.set_alias`."""
+        await self._write(name, ("alias", alias), version, lambda registry: registry.set_alias(name, alias, version))
 
-        The caller enters in the book what was written: an answer that is under way may be older, and is left aside.
-        """
+    async def set_tag(self, name: str, tag: str, value: str | None) -> None:
+        """Set a tag of a model, or delete it, unless it is so already. Raises as `ModelRegistry.set_tag`."""
+        known = self._loop.state.models.get(name)
+        if known is not None and known.tags.get(tag) == value:
+            return
+
+        def order(registry: ModelRegistry) -> None:
+            if value is None:
+                registry.delete_tag(name, tag)
+            else:
+                registry.set_tag(name, tag, value)
+
+        await self._write(name, ("tag", tag), value, order)
+
+    async def _write(self, name: str, key: Key, value: str | None, order: Callable[[ModelRegistry], None]) -> None:
         self._fail_fast()
-        self._writing[name] += 1
+        self._generations.advance(name)
         try:
             await self._answer(order)
         finally:
-            self._writing -= Counter([name])
-            self._touched.add(name)
-            if name in self._models:
-                self._overtaken.add(name)
-
-    async def _ask_about(self, name: str) -> RegisteredModel:
-        return await self._models.do(name, lambda: self._read_model(name))
+            self._generations.advance(name)
+        model = self._loop.state.models.get(name)
+        if model is not None:
+            written = self._generations.written(model, key, value)
+            await self._loop.observe(lambda observed: observed.read(written))
 
     async def _poll_once(self) -> None:
-        self._touched.clear()
-        known = frozenset(self._book.models)
-        models = {model.name: model for model in await self._answer(lambda registry: _all_models(registry, known))}
-        newer = self._touched | self._writing.keys()
-        models |= {name: self._book.models[name] for name in newer & self._book.models.keys()}
-        self._book.registry_read(list(models.values()))
+        begun = self._generations.begin()
+        known = frozenset(self._loop.state.models)
+        answer = await self._answer(lambda registry: _all_models(registry, known))
+        models = self._loop.state.models
+        kept = {name: models[name] for name in self._generations.newer(begun) & models.keys()}
+        read = {one.name: self._generations.merge(one, models.get(one.name)) for one in answer if one.name not in kept}
+        await self._loop.observe(lambda observed: replace(observed, models=read | kept))
+
+    async def _read_once(self, name: str) -> RegisteredModel:
+        return await self._reading.do(name, lambda: self._read_model(name))
 
     async def _read_model(self, name: str) -> RegisteredModel:
         while True:
-            self._overtaken.discard(name)
-            model = await self._answer(lambda registry: registry.model(name))
-            if name not in self._overtaken:
+            begun = self._generations.begin()
+            answer = await self._answer(lambda registry: registry.model(name))
+            if name not in self._generations.newer(begun):
                 break
-        self._touched.add(name)
-        self._book.model_read(model)
-        known = self._book.models[name]
-        await self._changed()
-        return known
+        self._generations.advance(name)
+        model = self._generations.merge(answer, self._loop.state.models.get(name))
+        await self._loop.observe(lambda observed: observed.read(model))
+        return model
 
     async def _answer(self, question: Callable[[ModelRegistry], T]) -> T:
         """Ask in a thread; remember whether the registry answers."""
@@ -152,23 +157,23 @@ class RegistryReader:
 
     def _failed(self, why: str) -> None:
         self._failures += 1
-        self._asked_last = time.monotonic()
+        self._failed_at = time.monotonic()
         self.error = why
-        if self._book.stale_since is None:
-            self._book.stale_since = self._read_last or time.time()
+        since = self._read_last or time.time()
+        self._loop.note(lambda observed: replace(observed, stale_since=observed.stale_since or since))
 
     def _answered(self) -> None:
         self._failures = 0
         self._read_last = time.time()
-        self._book.stale_since = None
         self.error = None
+        self._loop.note(lambda observed: replace(observed, stale_since=None))
 
     def _fail_fast(self) -> None:
-        if self.error is not None and time.monotonic() - self._asked_last < _FAIL_FAST_S and self._failures:
+        if self.error is not None and time.monotonic() - self._failed_at < _FAIL_FAST_S and self._failures:
             raise RegistryUnavailable(self.error)
 
     def _pause_s(self, took_s: float) -> float:
-        """Seconds until the next reading: not all clusters at once, and ever longer while there is no answer."""
+        """Return seconds until the next poll: not the same in all clusters, and longer after each failure."""
         pause = max(self._poll_s, took_s * _PAUSE_PER_READING) if not self._failures else self._backed_off_s()
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
 
@@ -177,7 +182,7 @@ class RegistryReader:
 
 
 def _all_models(registry: ModelRegistry, known: frozenset[str]) -> Sequence[RegisteredModel]:
-    """Every model. Raises `RegistryUnavailable` where the list lacks one of the `known` that the registry still has."""
+    """Return every model. Raises `RegistryUnavailable` where the list lacks a known model that the registry has."""
     models = registry.models()
     for name in known - {model.name for model in models}:
         try:

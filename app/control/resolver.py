@@ -1,4 +1,4 @@
-"""Resolves references that the release table does not know, for `app.deployments.releases`."""
+"""Resolves references that the release table does not hold."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import difflib
 
 from cachetools import TTLCache
 
-from app.control.registry_sync import RegistryReader
+from app.control.loop import ControlLoop
+from app.control.registry_sync import RegistrySync
 from app.errors import ModelNotFound
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.releases.reconciler import ReleaseBook
 
 _MISSING_KEPT = 4096
 
 
 class ReferenceResolver:
-    """Asks the registry, and remembers what does not exist, so that asking for it again and again costs nothing.
+    """Asks the registry, and remembers for a while what does not exist.
 
     Args:
-        missing_s: seconds for which something does not exist.
+        missing_s: seconds for which a missing reference is not asked for again.
     """
 
-    def __init__(self, book: ReleaseBook, reader: RegistryReader, missing_s: float) -> None:
-        self._book = book
-        self._reader = reader
+    def __init__(self, loop: ControlLoop, registry: RegistrySync, missing_s: float) -> None:
+        self._loop = loop
+        self._registry = registry
         self._missing: TTLCache[ModelRef, ModelNotFound] = TTLCache(_MISSING_KEPT, ttl=missing_s)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        """The version that a reference means. Raises `ModelNotFound`, `RegistryUnavailable`."""
-        known = self._book.table.resolve(ref)
+        """Return the version that a reference means. Raises `ModelNotFound`, `RegistryUnavailable`."""
+        known = self._loop.state.table.resolve(ref)
         if known is not None:
             return known
-        if ref.pinned is not None and self._book.members.holds(ref.pinned):
+        if ref.pinned is not None and self._loop.state.members.holds(ref.pinned):
             return ref.pinned
         missing: ModelNotFound | None = self._missing.get(ref)
         if missing is not None:
@@ -44,19 +44,18 @@ class ReferenceResolver:
             raise
 
     async def _ask_for(self, ref: ModelRef) -> ModelVersion:
-        pinned = ref.pinned
-        if pinned is not None and await self._reader.ask(lambda registry: registry.has_version(pinned)):
-            if ref.name not in self._book.models:  # what is served is followed, or its renewal would be missed
-                await self._reader.model(ref.name)
-            return pinned
+        if ref.pinned is not None and await self._registry.has_version(ref.pinned):
+            if ref.name not in self._loop.state.models:  # or its deletion would go unnoticed
+                await self._registry.model(ref.name)
+            return ref.pinned
         try:
-            model = await self._reader.model(ref.name)
+            model = await self._registry.model(ref.name)
         except ModelNotFound as error:
-            close = difflib.get_close_matches(ref.name, self._book.models, n=1)
+            close = difflib.get_close_matches(ref.name, self._loop.state.models, n=1)
             if not close:
                 raise
             raise ModelNotFound(f"{error.message}; did you mean '{close[0]}'?", error.details) from None
-        known = self._book.table.resolve(ref)
+        known = self._loop.state.table.resolve(ref)
         if known is None:
             what = f"version {ref.version}" if ref.version else f"alias '{ref.alias}'" if ref.alias else "version"
             details = {"model": ref.name, "aliases": dict(model.aliases)}

@@ -35,11 +35,11 @@ _GOODBYE_S = 2.0
 
 
 class ReleaseFollower:
-    """The `Directory` and `ModelManager` of a gateway replica: it follows the release table and asks `Releases`.
+    """Follows the release table by long poll, and passes orders to `Releases`.
 
     Args:
-        own: runners of the pools that this process hosts itself.
-        observe: told of each table, and of the one before.
+        own: runners of the pools inside this process.
+        observe: called with the last table and each new one.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class ReleaseFollower:
         self._renewed: Callable[[str], None] = lambda _: None
 
     def start(self, renewed: Callable[[str], None]) -> None:
-        """Begin to follow; needs the event loop.
+        """Begin to follow; needs a running event loop.
 
         Args:
-            renewed: called with each name that means another model than before, or none any more.
+            renewed: called with the name of each model that was deleted or registered again.
         """
         self._renewed = renewed
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
-        """The replica ends: nobody shall wait until it has taken a table."""
+        """Stop following, and deregister, so that rollouts stop waiting for this replica."""
         if self._task is not None:
             self._task.cancel()
         with suppress(Exception):
@@ -84,13 +84,13 @@ class ReleaseFollower:
                 await self._releases.call(RemoteReleases.gateway_left, self._gateway_id)
 
     def check(self) -> None:
-        """Raises `Unavailable` where the releases are no longer followed."""
+        """Raise `Unavailable` where the task that follows the table has ended."""
         if self._task is not None and self._task.done():
-            raise Unavailable("the gateway no longer follows the releases")
+            raise Unavailable("the gateway no longer follows the release table")
 
     @property
     def ready(self) -> bool:
-        """Stays true once it was: a pool replica that starts later is no reason to leave."""
+        """Whether the table was ready once: a pool replica that starts later does not matter."""
         self._was_ready = self._was_ready or self._table.ready
         return self._was_ready
 
@@ -191,10 +191,10 @@ class ReleaseFollower:
                 for name in renewed:
                     self._forget(name)
             except ServingError as error:
-                log.warning("the last release table stays in force: %s", error.message)
+                log.warning("failed to get the release table, keeping the last one: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
             except Exception:
-                log.exception("the last release table stays in force")
+                log.exception("failed to get the release table, keeping the last one")
                 await asyncio.sleep(_RETRY_S)
 
     def _forget(self, name: str) -> None:
@@ -204,7 +204,7 @@ class ReleaseFollower:
 
 
 async def statistics(version: ModelVersion) -> Statistics:
-    """What all gateway replicas have counted for a version; those that do not answer are left out."""
+    """Return what all gateway replicas have counted for a version, without those that do not answer."""
     found = await _gateway().broadcast(RemoteGateway.statistics, version)
     return sum(found, Statistics())
 
@@ -214,7 +214,7 @@ def _gateway() -> Remote:
 
 
 async def _state(response: Awaitable[Any], part: str) -> dict[str, Any]:
-    """Whether a part answers in time, and what."""
+    """Return the health of a part, with its answer where it answers in time."""
     try:
         async with asyncio.timeout(_HEALTH_S):
             return {"status": "ok", "answer": await response}

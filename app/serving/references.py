@@ -1,4 +1,4 @@
-"""References to models as callers write them, and the immutable version that a reference resolves to."""
+"""Model references as callers write them, and the immutable versions that they resolve to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ModelVersion(NamedTuple):
 
 
 class ModelRef(NamedTuple):
-    """What a caller asked for. At most one of `alias` and `version` is set; neither is the bare name."""
+    """Reference of a caller: an alias, a version, or with neither the bare name."""
 
     name: str
     alias: str | None = None
@@ -39,12 +39,12 @@ class ModelRef(NamedTuple):
 
     @property
     def pinned(self) -> ModelVersion | None:
-        """The version itself, where the reference names one."""
+        """The version that the reference names, if it names one."""
         return ModelVersion(self.name, self.version) if self.version is not None else None
 
 
 def make_ref(name: str, alias: str | None = None, version: str | None = None) -> ModelRef:
-    """A reference from its parts.
+    """Make a reference from its parts.
 
     Raises:
         InvalidReference: a part is malformed, or both an alias and a version are given.

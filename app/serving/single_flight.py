@@ -1,4 +1,4 @@
-"""Work that many ask for at once and that is done once."""
+"""Single flight: concurrent requests for the same work share one task."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ V = TypeVar("V")
 
 
 class SingleFlight(Generic[K, V]):
-    """Runs one task per key; everybody who asks for the key meanwhile awaits that task.
+    """Runs one task per key; every caller with that key awaits it.
 
-    The task belongs to nobody (it runs in an empty context and is shielded): a caller that leaves does not cancel it.
+    The task runs in an empty context and is shielded, so a caller that leaves does not cancel it.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[K, asyncio.Task[V]] = {}
 
     async def do(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> V:
-        """The result of `work`, or its exception, from the task under way for `key` or from a new one."""
+        """Return or raise what the task for `key` does; start one with `work` where none is under way."""
         task = self._tasks.get(key)
         if task is None:
             task = asyncio.get_running_loop().create_task(work(), context=Context())
@@ -32,7 +32,7 @@ class SingleFlight(Generic[K, V]):
     def _finish(self, key: K, task: asyncio.Task[V]) -> None:
         self._tasks.pop(key, None)
         if not task.cancelled():
-            task.exception()  # read, so that asyncio does not report it when every caller has left
+            task.exception()  # retrieved, or asyncio reports it when every caller has left
 
     def __contains__(self, key: K) -> bool:
         return key in self._tasks

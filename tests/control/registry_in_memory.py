@@ -1,4 +1,4 @@
-"""A registry in memory, for tests of what happens at the same time: it can be held back in the middle of an answer."""
+"""A registry in memory for tests of concurrency: it can be held back in the middle of an answer."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class Model:
     aliases: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     versions: int = 3
+    created: int = 1
 
 
 class RegistryInMemory:
-    """What of `MlflowRegistry` is asked by `RegistryReader` and `ReleaseWriter`.
+    """The part of `MlflowRegistry` that `RegistrySync` uses.
 
     An answer is what was so when the question came. It is held back while `slow` holds the name of its model, or
     ``models`` for the reading of all, and a write while it holds ``write NAME``; `refuses` is called with the name of a
@@ -62,6 +63,10 @@ class RegistryInMemory:
         """Answer with what is so now, whatever is written from now on."""
         self._replica = copy.deepcopy(self.of)
 
+    def catch_up(self) -> None:
+        """End what `lag_behind` began."""
+        self._replica = None
+
     def times_asked(self, question: str) -> int:
         """How often it was asked, as `wait_until_asked` counts."""
         return self._asked.count(question)
@@ -75,7 +80,7 @@ class RegistryInMemory:
         if name not in self.of:
             raise ModelNotFound(f"there is no registered model '{name}'", {"model": name})
         model = (self._replica or self.of)[name]
-        return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), 1)
+        return RegisteredModel(name, dict(model.aliases), dict(model.tags), str(model.versions), model.created)
 
     def _write(self, name: str, change: Callable[[Model], object]) -> None:
         self.refuses(name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.control.auto_rollback import LAST_TAG, RollbackWatch
+from app.control.auto_rollback import LAST_TAG, AutoRollback
 from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelVersion
 from app.settings import Settings
@@ -39,13 +39,17 @@ class Counted:
         return self._versions.get(version, Statistics(replicas=1))
 
 
-async def after_a_promotion(settings: Settings, tags: dict[str, str]) -> tuple[Any, RollbackWatch, Counted]:
+def watching(releases: Any, counted: Counted) -> AutoRollback:
+    return AutoRollback(releases._loop, releases._registry, releases._promotions, counted, watched_s=600)
+
+
+async def after_a_promotion(settings: Settings, tags: dict[str, str]) -> tuple[Any, AutoRollback, Counted]:
     """Version 1 has answered 200 requests, then version 2 was promoted."""
     for tag, value in tags.items():
         registry(settings).set_registered_model_tag("prices", tag, value)
     releases = Releases(settings)
     counted = Counted()
-    watch = RollbackWatch(releases._book, releases._writer, counted, watched_s=600)
+    watch = watching(releases, counted)
     await until(releases, lambda table: "prices" in table.releases)
     await ready(releases, V1)
     await watch.look()
@@ -60,7 +64,7 @@ def named(settings: Settings) -> str:
     return str(registry(settings).get_registered_model("prices").aliases["champion"])
 
 
-async def test_a_version_that_fails_more_than_the_rule_allows_goes_back_once(settings: Settings) -> None:
+async def test_a_version_that_fails_too_often_goes_back_once(settings: Settings) -> None:
     releases, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
     counted.add(V2, requests=20, faults=20)
     await watch.look()
@@ -68,8 +72,8 @@ async def test_a_version_that_fails_more_than_the_rule_allows_goes_back_once(set
     counted.add(V2, requests=40, faults=20)
     await watch.look()
     assert named(settings) == "1"
-    assert releases._book.table.releases["prices"].default == "1"
-    live = releases._book.live.of("prices")["champion"]
+    assert releases._loop.state.table.releases["prices"].default == "1"
+    live = releases._loop.state.aliases["prices"]["champion"]
     assert live.why.startswith("rolled back by rule: error rate 40.0 % over 100 requests")
     record = json.loads(registry(settings).get_registered_model("prices").tags[LAST_TAG])
     assert (record["alias"], record["from"], record["to"]) == ("champion", "2", "1")
@@ -86,7 +90,7 @@ async def test_a_version_that_does_well_stays(settings: Settings) -> None:
     assert named(settings) == "2"
 
 
-async def test_a_version_that_is_promoted_again_is_not_judged_by_what_it_did_before(settings: Settings) -> None:
+async def test_a_version_promoted_again_is_judged_by_new_traffic(settings: Settings) -> None:
     releases, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
     counted.add(V2, requests=60, faults=40)
     await watch.look()
@@ -102,12 +106,12 @@ async def test_a_version_that_is_promoted_again_is_not_judged_by_what_it_did_bef
     assert named(settings) == "1"
 
 
-async def test_a_version_is_not_judged_by_what_it_did_as_another_alias(settings: Settings) -> None:
+async def test_traffic_under_another_alias_does_not_count(settings: Settings) -> None:
     registry(settings).set_registered_model_alias("prices", "challenger", "2")
     registry(settings).set_registered_model_tag("prices", "serving.rollback", RULE)
     releases = Releases(settings)
     counted = Counted()
-    watch = RollbackWatch(releases._book, releases._writer, counted, watched_s=600)
+    watch = watching(releases, counted)
     await until(releases, lambda table: "prices" in table.releases)
     await ready(releases, V1, V2)
     await watch.look()
@@ -119,7 +123,7 @@ async def test_a_version_is_not_judged_by_what_it_did_as_another_alias(settings:
     assert named(settings) == "2"
 
 
-async def test_a_switch_to_yet_another_version_is_not_called_off(settings: Settings) -> None:
+async def test_a_move_to_a_third_version_is_not_called_off(settings: Settings) -> None:
     registry(settings).create_model_version("prices", f"{settings.home}/artifacts")
     releases, watch, counted = await after_a_promotion(settings, {"serving.rollback": RULE})
     counted.add(V2, requests=60, faults=40)
@@ -134,7 +138,7 @@ async def test_a_switch_to_yet_another_version_is_not_called_off(settings: Setti
 
 
 @pytest.mark.parametrize("tags", [{}, {"serving.rollback": "soon"}])
-async def test_without_a_rule_that_can_be_followed_nothing_goes_back(settings: Settings, tags: dict[str, str]) -> None:
+async def test_without_a_valid_rule_nothing_goes_back(settings: Settings, tags: dict[str, str]) -> None:
     _, watch, counted = await after_a_promotion(settings, tags)
     counted.add(V2, faults=500)
     await watch.look()

@@ -1,20 +1,22 @@
-"""What is asked of the writer at the same time, and in states that a registry comes to when others write to it too."""
+"""Orders at the same time, and orders while others write to the registry too."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 
 import pytest
 
-from app.control.promotions import ReleaseWriter
-from app.control.registry_sync import RegistryReader
+from app.control.loop import ControlLoop
+from app.control.promotions import Promotions
+from app.control.registry_sync import RegistrySync
 from app.errors import Conflict, RegistryReadOnly
 from app.serving.placement.pool_members import PoolPlan
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import MOVED
-from app.serving.releases.reconciler import ReleaseBook
+from app.serving.releases.release_state import ReleaseSettings
 from app.serving.releases.rollout import Contract
 from app.serving.releases.tags import FORCE_TAG
 from app.serving.releases.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
@@ -27,55 +29,50 @@ V1, V2, V3 = (ModelVersion("m", number) for number in "123")
 
 
 class World:
-    """A writer with all that it works on; the pool has every version, once it is told to have it."""
+    """`Promotions` with all that it needs; a version is warm as soon as the pool has it."""
 
     def __init__(self, *, versions: int = 3, **aliases: str) -> None:
         self.model = Model(aliases, versions=versions)
         self.registry = RegistryInMemory(m=self.model)
-        self.book = ReleaseBook(default_alias="champion", preload=("*",), pools={"default": PoolPlan()})
-        self.reader = RegistryReader(cast(Any, self.registry), self.book, self._published, 600)
-        self.writer = ReleaseWriter(self.book, self.reader, read_only=False, warm=self._warm, published=self._published)
+        self.loop = ControlLoop(ReleaseSettings("champion", ["*"], {"default": PoolPlan()}))
+        self.sync = RegistrySync(cast(Any, self.registry), self.loop, 600)
+        self.promotions = Promotions(self.loop, self.sync, read_only=False, warm=self._warm)
         self.slow: dict[ModelVersion, asyncio.Event] = {}
 
     async def read(self) -> None:
-        """As the poll does."""
-        self.book.registry_read(self.registry.models())
-        await self._published()
+        """Poll the registry once."""
+        await self.sync._poll_once()
 
     async def pool(self, takes: dict[ModelVersion, list[dict[str, Any]]]) -> None:
-        """What the pool has in memory, and what that takes."""
-        for version, inputs in takes.items():
-            self.book.switches.described(version, Contract(inputs))
-        self.book.members.reported("r1", "default", dict.fromkeys(takes, READY), 0)
-        await self._published()
+        """Have the pool hold versions with these inputs."""
+        contracts = {version: Contract(inputs) for version, inputs in takes.items()}
+        states = dict.fromkeys(takes, READY)
+        await self.loop.observe(lambda seen: seen.reported("r1", "default", states, contracts, time.monotonic()))
 
     def answers(self, alias: str = "champion") -> tuple[str | None, str | None]:
         """What the bare name and an alias mean to callers."""
-        release = self.book.table.releases["m"]
+        release = self.loop.state.table.releases["m"]
         return release.default, release.aliases.get(alias)
 
     async def _warm(self, version: ModelVersion) -> None:
         if version in self.slow:
             await self.slow[version].wait()
 
-    async def _published(self) -> None:
-        self.book.settle(0)
 
-
-async def test_what_the_bare_name_would_not_follow_is_not_promoted_by_the_first_default_alias_either() -> None:
+async def test_the_first_default_alias_must_fit_callers_of_the_name() -> None:
     world = World(versions=2)
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL, GAS]})
     assert world.answers() == ("2", None)
     with pytest.raises(Conflict, match="'gas'"):
-        await world.writer.promote(V1, "champion", force=False)
+        await world.promotions.promote(V1, "champion", force=False)
     assert not world.model.aliases
-    switch = await world.writer.promote(V1, "champion", force=True)
+    switch = await world.promotions.promote(V1, "champion", force=True)
     assert switch.changed
     assert world.answers() == ("1", "1")
 
 
-async def test_an_alias_that_the_bare_name_does_not_follow_can_be_forced() -> None:
+async def test_an_alias_that_the_name_does_not_follow_can_be_forced() -> None:
     world = World(versions=2)
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL, GAS]})
@@ -83,13 +80,13 @@ async def test_an_alias_that_the_bare_name_does_not_follow_can_be_forced() -> No
     await world.read()
     assert world.answers() == ("2", "1")
     with pytest.raises(Conflict, match="'gas'"):
-        await world.writer.promote(V1, "champion", force=False)
-    assert (await world.writer.promote(V1, "champion", force=True)).changed
+        await world.promotions.promote(V1, "champion", force=False)
+    assert (await world.promotions.promote(V1, "champion", force=True)).changed
     assert world.model.tags[FORCE_TAG] == "1"
     assert world.answers() == ("1", "1")
 
 
-async def test_what_one_alias_answered_before_is_no_excuse_for_another_one() -> None:
+async def test_a_step_back_is_one_for_its_own_alias_only() -> None:
     world = World(champion="2", challenger="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL, GAS]})
@@ -97,18 +94,18 @@ async def test_what_one_alias_answered_before_is_no_excuse_for_another_one() -> 
     await world.read()
     assert world.answers("challenger") == ("2", "2")
     with pytest.raises(Conflict, match="'gas'"):
-        await world.writer.promote(V1, "champion", force=False)
-    assert (await world.writer.promote(V1, "challenger", force=False)).changed, "there it is a step back"
+        await world.promotions.promote(V1, "champion", force=False)
+    assert (await world.promotions.promote(V1, "challenger", force=False)).changed, "there it is a step back"
 
 
-async def test_of_two_promotes_at_once_the_later_one_is_measured_by_what_answers_then() -> None:
+async def test_a_slow_promote_is_compared_with_what_answers_at_its_end() -> None:
     world = World(champion="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL], V3: [OIL, GAS]})
     world.slow[V2] = asyncio.Event()
-    slow = asyncio.create_task(world.writer.promote(V2, "champion", force=False))
+    slow = asyncio.create_task(world.promotions.promote(V2, "champion", force=False))
     await asyncio.sleep(0)
-    await world.writer.promote(V3, "champion", force=False)
+    await world.promotions.promote(V3, "champion", force=False)
     world.slow[V2].set()
     with pytest.raises(Conflict, match="'gas'"):
         await slow
@@ -116,91 +113,91 @@ async def test_of_two_promotes_at_once_the_later_one_is_measured_by_what_answers
     assert world.answers() == ("3", "3")
 
 
-async def test_a_rollback_does_not_undo_what_was_promoted_meanwhile() -> None:
+async def test_a_rollback_does_not_undo_a_promote_meanwhile() -> None:
     world = World(champion="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL], V3: [OIL]})
-    await world.writer.promote(V2, "champion", force=False)
+    await world.promotions.promote(V2, "champion", force=False)
     world.slow[V1] = asyncio.Event()
-    back = asyncio.create_task(world.writer.rollback("m", "champion"))
+    back = asyncio.create_task(world.promotions.rollback("m", "champion"))
     await asyncio.sleep(0)
-    await world.writer.promote(V3, "champion", force=False)
+    await world.promotions.promote(V3, "champion", force=False)
     world.slow[V1].set()
     with pytest.raises(Conflict, match="meanwhile"):
         await back
     assert world.model.aliases["champion"] == "3"
 
 
-async def test_what_the_registry_has_refused_does_not_explain_what_somebody_else_does_later() -> None:
+async def test_a_refused_write_does_not_explain_a_later_move() -> None:
     world = World(champion="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL]})
-    await world.writer.promote(V2, "champion", force=False)
+    await world.promotions.promote(V2, "champion", force=False)
 
     def refuse(name: str) -> None:
         raise RegistryReadOnly(f"nobody writes to {name}")
 
     world.registry.refuses = refuse
     with pytest.raises(RegistryReadOnly):
-        await world.writer.rollback("m", "champion")
+        await world.promotions.rollback("m", "champion")
     world.registry.refuses = lambda name: None
     await world.read()  # it has what was written before
     world.model.aliases["champion"] = "1"
     await world.read()
-    assert world.book.live.of("m")["champion"].why == MOVED
-    assert (await world.writer.rollback("m", "champion")).version == V2
+    assert world.loop.state.aliases["m"]["champion"].why == MOVED
+    assert (await world.promotions.rollback("m", "champion")).version == V2
 
 
-async def test_a_registry_that_lags_behind_what_is_written_to_it_undoes_nothing() -> None:
+async def test_a_lagging_registry_undoes_no_write() -> None:
     world = World(champion="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL]})
     world.registry.lag_behind()
-    await world.writer.promote(V2, "champion", force=False)
+    await world.promotions.promote(V2, "champion", force=False)
     await world.read()
     assert world.answers() == ("2", "2")
-    assert not (await world.writer.promote(V2, "champion", force=False)).changed
-    switch = await world.writer.rollback("m", "champion")
+    assert not (await world.promotions.promote(V2, "champion", force=False)).changed
+    switch = await world.promotions.rollback("m", "champion")
     assert (switch.version, switch.previous, switch.changed) == (V1, "2", True)
     await world.read()
     assert world.answers() == ("1", "1")
 
 
-async def test_a_registry_that_does_not_lag_behind_is_believed_at_once_by_who_moves_an_alias_back_there() -> None:
+async def test_a_move_back_elsewhere_counts_once_the_write_was_read() -> None:
     world = World(champion="1")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL]})
     asked = world.registry.times_asked("m")
-    await world.writer.promote(V2, "champion", force=False)
+    await world.promotions.promote(V2, "champion", force=False)
     await asyncio.to_thread(world.registry.wait_until_asked, "m", asked + 2)  # before the write and after it
-    await world.reader.model("m")  # the same question, or one after it
+    await world.sync.model("m")  # the same question, or one after it
     world.model.aliases["champion"] = "1"
     await world.read()
     assert world.answers() == ("1", "1")
 
 
-async def test_of_two_divisions_at_once_the_later_one_is_in_force() -> None:
+async def test_of_two_traffic_orders_at_once_the_later_one_counts() -> None:
     world = World(champion="1", challenger="2")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL]})
     world.registry.slow = {"write m"}
-    first = asyncio.create_task(world.writer.set_traffic("m", make_plan({"champion": 90, "challenger": 10})))
+    first = asyncio.create_task(world.promotions.set_traffic("m", make_plan({"champion": 90, "challenger": 10})))
     await asyncio.to_thread(world.registry.wait_until_asked, "write m")
-    later = asyncio.create_task(world.writer.set_traffic("m", make_plan({})))
+    later = asyncio.create_task(world.promotions.set_traffic("m", make_plan({})))
     await asyncio.wait([later], timeout=0.1)  # it has its turn, should it take it
     world.registry.go_on.set()
     await asyncio.gather(first, later)
     assert TRAFFIC_TAG not in world.model.tags
-    assert world.book.table.releases["m"].traffic is None
+    assert world.loop.state.table.releases["m"].traffic is None
 
 
-async def test_a_division_is_written_as_a_whole_even_when_its_caller_has_gone() -> None:
+async def test_a_traffic_order_is_finished_when_its_caller_leaves() -> None:
     world = World(champion="1", challenger="2")
     await world.read()
     await world.pool({V1: [OIL], V2: [OIL]})
     world.registry.slow = {"write m"}
     division = asyncio.create_task(
-        world.writer.set_traffic("m", make_plan({"champion": 90, "challenger": 10}, "challenger"))
+        world.promotions.set_traffic("m", make_plan({"champion": 90, "challenger": 10}, "challenger"))
     )
     await asyncio.to_thread(world.registry.wait_until_asked, "write m")
     division.cancel()

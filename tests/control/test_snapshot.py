@@ -1,4 +1,4 @@
-"""The snapshot on disk: whatever lies there, and when it cannot be written."""
+"""The snapshot on disk: invalid content, and failing writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ async def test_what_was_written_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", [b"", b"null", b"5", b"[1]", b'"no"', b'{"live": ', b"\xff", b"[" * 100_000], ids=lambda text: text[:9]
 )
-def test_what_is_no_snapshot_is_told_and_left_aside(
+def test_an_invalid_snapshot_is_logged_and_ignored(
     text: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "releases.json"
@@ -29,14 +29,12 @@ def test_what_is_no_snapshot_is_told_and_left_aside(
     assert str(path) in caplog.text
 
 
-def test_where_there_is_none_there_is_nothing_to_tell(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_snapshot_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert Snapshot(tmp_path / "releases.json").content == {}
     assert not caplog.records
 
 
-async def test_what_could_not_be_written_is_written_once_it_can_be_and_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_failed_write_is_tried_again_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = tmp_path / "cache"
     snapshot = Snapshot(folder / "releases.json")
     folder.write_text("a file is in the way")

@@ -1,4 +1,4 @@
-"""Tags that tell what answers, in a registry that does not take each of them."""
+"""The tag ``serving.live`` in a registry that refuses some writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.control.state_tags import LiveTags
+from app.control.state_tags import StateTags
 from app.errors import InvalidRequest, RegistryReadOnly, ServingError
 from app.serving.references import ModelVersion
 from app.serving.releases.tags import LIVE_TAG
@@ -15,7 +15,7 @@ from tests.control.test_promotions import OIL, V1, World
 
 
 @pytest.mark.parametrize("refusal", [RegistryReadOnly("not this one"), InvalidRequest("it is too long")])
-async def test_a_model_that_may_not_be_written_to_keeps_no_other_from_being_told(
+async def test_a_refused_tag_does_not_stop_the_tags_of_other_models(
     refusal: ServingError, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = World(champion="1")
@@ -28,15 +28,13 @@ async def test_a_model_that_may_not_be_written_to_keeps_no_other_from_being_told
     world.registry.refuses = refuse
     await world.read()
     await world.pool({V1: [OIL], ModelVersion("z", "1"): [OIL]})
-    changed = asyncio.Event()
-    telling = asyncio.create_task(LiveTags(world.book, world.writer).follow(changed))
-    changed.set()
+    writing = asyncio.create_task(StateTags(world.loop, world.sync).run())
     await asyncio.to_thread(world.registry.wait_until_asked, "written z")
-    assert not telling.done()
+    assert not writing.done()
     for _ in range(2):
-        changed.set()
+        await world.loop.observe()
         await asyncio.sleep(0)
-    telling.cancel()
+    writing.cancel()
     assert LIVE_TAG in other.tags
     assert LIVE_TAG not in world.model.tags
     assert len([record for record in caplog.records if "'m'" in record.getMessage()]) == 1

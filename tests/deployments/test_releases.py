@@ -48,7 +48,7 @@ class Releases(Replica):  # type: ignore[misc]
 
 
 READY = VersionState("ready", None, 100, 5.0)
-V1, V2 = ModelVersion("prices", "1"), ModelVersion("prices", "2")
+V1, V2, V3 = (ModelVersion("prices", number) for number in "123")
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def ready(releases: Any, *versions: ModelVersion, inputs: Any = INPUTS) ->
 
 async def until(releases: Any, condition: Callable[[ReleaseTable], bool]) -> ReleaseTable:
     """The first table that meets a condition."""
-    table: ReleaseTable = releases._book.table
+    table: ReleaseTable = releases._loop.state.table
     while not condition(table):
         table = await newer(releases, table)
     return table
@@ -114,7 +114,7 @@ async def gateway(releases: Any, table: ReleaseTable | None = None) -> AsyncIter
     await releases.gateway_left("g1")
 
 
-async def test_a_watcher_is_told_as_soon_as_there_is_something_new(settings: Settings) -> None:
+async def test_a_watch_returns_as_soon_as_the_table_changes(settings: Settings) -> None:
     releases = Releases(settings)
     table = await newer(releases, ReleaseTable())
     assert table.resident == {"default": (V1,)}
@@ -125,7 +125,7 @@ async def test_a_watcher_is_told_as_soon_as_there_is_something_new(settings: Set
     assert (await waiting).ready
 
 
-async def test_an_alias_that_moves_is_followed_once_the_version_is_warm(settings: Settings) -> None:
+async def test_an_alias_is_followed_once_the_version_is_warm(settings: Settings) -> None:
     releases = Releases(settings)
     table = await newer(releases, ReleaseTable())
     await ready(releases, V1)
@@ -138,11 +138,11 @@ async def test_an_alias_that_moves_is_followed_once_the_version_is_warm(settings
     assert table.releases["prices"].default == "2"
 
 
-async def test_what_does_not_exist_is_not_asked_for_again(settings: Settings) -> None:
+async def test_a_missing_reference_is_asked_for_once(settings: Settings) -> None:
     releases = Releases(settings.model_copy(update={"registry_poll_s": 60}))
     await newer(releases, ReleaseTable())
     reads = 0
-    registry = releases._reader._registry
+    registry = releases._registry._registry
     read = registry.model
 
     def counted(name: str) -> Any:
@@ -174,7 +174,7 @@ async def test_a_load_returns_when_the_version_is_warm_everywhere(settings: Sett
     assert await asyncio.gather(*loads) == [V2, V2]
 
 
-async def test_a_load_that_fails_tells_why_and_harms_nothing(settings: Settings) -> None:
+async def test_a_failed_load_says_why_and_changes_nothing(settings: Settings) -> None:
     releases = Releases(settings)
     table = await newer(releases, ReleaseTable())
     await ready(releases, V1)
@@ -184,11 +184,11 @@ async def test_a_load_that_fails_tells_why_and_harms_nothing(settings: Settings)
     await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "it is broken")})
     with pytest.raises(ModelUnavailable, match="it is broken"):
         await load
-    assert releases._book.table.resident == {"default": (V1,)}
-    assert releases._book.table.unloads == {}
+    assert releases._loop.state.table.resident == {"default": (V1,)}
+    assert releases._loop.state.table.unloads == {}
 
 
-async def test_a_load_or_a_promote_ends_when_the_version_is_unloaded_meanwhile(settings: Settings) -> None:
+async def test_a_load_or_promote_ends_when_the_version_is_unloaded(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
     await ready(releases, V1)
@@ -203,21 +203,21 @@ async def test_a_load_or_a_promote_ends_when_the_version_is_unloaded_meanwhile(s
     assert (await promoted(releases)).changed
 
 
-async def test_what_was_loaded_and_is_gone_from_the_registry_can_be_unloaded(settings: Settings) -> None:
+async def test_a_version_deleted_from_the_registry_can_be_unloaded(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
     await ready(releases, V1, V2)
     await releases.load(ModelRef("prices", None, "2"))
     registry(settings).delete_model_version("prices", "2")
     await releases.report("r1", "default", {V1: READY, V2: VersionState("failed", "there is no such version")}, {})
-    assert releases._book.table.resident == {"default": (V1, V2)}
+    assert releases._loop.state.table.resident == {"default": (V1, V2)}
     assert await releases.unload(ModelRef("prices", None, "2")) == V2
-    assert releases._book.table.resident == {"default": (V1,)}
+    assert releases._loop.state.table.resident == {"default": (V1,)}
     with pytest.raises(ModelNotFound):
         await releases.unload(ModelRef("prices", None, "3"))
 
 
-async def test_a_promotion_moves_the_alias_even_when_its_caller_has_gone(settings: Settings) -> None:
+async def test_a_promote_moves_the_alias_when_its_caller_leaves(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
     await ready(releases, V1)
@@ -237,7 +237,7 @@ async def promoted(releases: Any, version: ModelVersion = V2, alias: str | None 
     return switch
 
 
-async def test_promote_and_rollback_return_when_gateways_answer_so_and_change_nothing_twice(settings: Settings) -> None:
+async def test_promote_and_rollback_return_when_gateways_answer_so(settings: Settings) -> None:
     releases = Releases(settings)
     async with gateway(releases) as answered:
         await until(releases, lambda table: "prices" in table.releases)
@@ -251,7 +251,7 @@ async def test_promote_and_rollback_return_when_gateways_answer_so_and_change_no
         assert answered == ["1", "2", "1"]
 
 
-async def test_a_promote_after_a_restart_waits_for_gateways_that_have_lived_through_it(settings: Settings) -> None:
+async def test_a_promote_after_a_restart_waits_for_older_gateways(settings: Settings) -> None:
     releases = Releases(settings)
     async with gateway(releases, ReleaseTable(term=1, epoch=7)) as answered:
         await until(releases, lambda table: "prices" in table.releases)
@@ -264,11 +264,11 @@ async def test_another_alias_is_promoted_with_the_same_care(settings: Settings) 
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
     assert await promoted(releases, alias="challenger") == Switch(V2, "challenger", "1", changed=True)
-    assert releases._book.table.releases["prices"].aliases == {"champion": "1", "challenger": "2"}
-    assert releases._book.table.releases["prices"].default == "1"
+    assert releases._loop.state.table.releases["prices"].aliases == {"champion": "1", "challenger": "2"}
+    assert releases._loop.state.table.releases["prices"].default == "1"
 
 
-async def test_what_takes_other_inputs_is_promoted_by_force_only(settings: Settings) -> None:
+async def test_an_incompatible_version_is_promoted_by_force_only(settings: Settings) -> None:
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
     other = Contract([*(INPUTS.inputs or ()), {"name": "gas", "type": "double", "required": True}])
@@ -279,10 +279,10 @@ async def test_what_takes_other_inputs_is_promoted_by_force_only(settings: Setti
     await releases.promote(V2, None, True)
     model = registry(settings).get_registered_model("prices")
     assert (str(model.aliases["champion"]), model.tags["serving.force"]) == ("2", "2")
-    assert releases._book.table.releases["prices"].default == "2"
+    assert releases._loop.state.table.releases["prices"].default == "2"
     switch = await releases.rollback("prices", None)
     assert switch.changed, "back to what answered before, whatever it takes"
-    assert releases._book.table.releases["prices"].default == "1"
+    assert releases._loop.state.table.releases["prices"].default == "1"
 
 
 async def test_a_version_that_cannot_be_loaded_is_not_promoted(settings: Settings) -> None:
@@ -299,20 +299,19 @@ async def test_a_version_that_cannot_be_loaded_is_not_promoted(settings: Setting
     assert table.releases["prices"].default == "1"
 
 
-async def test_a_switch_that_is_held_up_is_called_off_by_a_rollback(settings: Settings) -> None:
+async def test_a_rollback_calls_off_a_blocked_rollout(settings: Settings) -> None:
     registry(settings).create_model_version("prices", f"{settings.home}/artifacts")
-    v3 = ModelVersion("prices", "3")
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
-    await ready(releases, V1, v3)
-    await asyncio.wait_for(releases.promote(v3, None, False), 20)
+    await ready(releases, V1, V3)
+    await asyncio.wait_for(releases.promote(V3, None, False), 20)
     registry(settings).set_registered_model_alias("prices", "champion", "2")
     await until(releases, lambda table: V2 in table.resident["default"])
-    await releases.report("r1", "default", {V1: READY, v3: READY, V2: VersionState("failed", "it is broken")}, {})
-    assert releases._book.table.releases["prices"].blocked == {"champion": "it is broken"}
-    assert await releases.rollback("prices", None) == Switch(v3, "champion", "2", changed=True)
-    assert not releases._book.table.releases["prices"].blocked
-    assert await releases.rollback("prices", None) == Switch(v3, "champion", "1", changed=False), "not a step further"
+    await releases.report("r1", "default", {V1: READY, V3: READY, V2: VersionState("failed", "it is broken")}, {})
+    assert releases._loop.state.table.releases["prices"].blocked == {"champion": "it is broken"}
+    assert await releases.rollback("prices", None) == Switch(V3, "champion", "2", changed=True)
+    assert not releases._loop.state.table.releases["prices"].blocked
+    assert await releases.rollback("prices", None) == Switch(V3, "champion", "1", changed=False), "not a step further"
     assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "3"
 
 
@@ -331,7 +330,7 @@ async def test_promote_and_rollback_refuse_what_does_not_exist(settings: Setting
         await releases.set_traffic("prices", make_plan({"champion": 90, "challenger": 10}))
 
 
-async def test_a_registry_that_is_read_only_by_setting_is_not_written_to(settings: Settings) -> None:
+async def test_a_read_only_registry_is_not_written_to(settings: Settings) -> None:
     releases = Releases(settings.model_copy(update={"registry_read_only": True}))
     await until(releases, lambda table: "prices" in table.releases)
     await ready(releases, V1)
@@ -344,7 +343,7 @@ async def test_a_registry_that_is_read_only_by_setting_is_not_written_to(setting
             await order
     assert await releases.load(ModelRef("prices", None, "1")) == V1
     assert await releases.unload(ModelRef("prices", None, "1")) == V1
-    assert releases._book.table.unloads == {V1: 1}
+    assert releases._loop.state.table.unloads == {V1: 1}
     await ready(releases, V1)
     await asyncio.sleep(0.5)
     assert LIVE_TAG not in registry(settings).get_registered_model("prices").tags
@@ -353,7 +352,7 @@ async def test_a_registry_that_is_read_only_by_setting_is_not_written_to(setting
     await until(releases, lambda table: table.releases["prices"].default == "2")
 
 
-async def test_traffic_is_written_to_the_registry_and_in_force_at_once(settings: Settings) -> None:
+async def test_traffic_is_written_and_in_force_at_once(settings: Settings) -> None:
     registry(settings).set_registered_model_alias("prices", "challenger", "2")
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
@@ -362,18 +361,18 @@ async def test_traffic_is_written_to_the_registry_and_in_force_at_once(settings:
     assert (status.traffic, status.shadow) == ({"champion": 90, "challenger": 10}, "challenger")
     model = registry(settings).get_registered_model("prices")
     assert json.loads(model.tags["serving.traffic"]) == {"champion": 90, "challenger": 10}
-    traffic = releases._book.table.releases["prices"].traffic
+    traffic = releases._loop.state.table.releases["prices"].traffic
     assert [(v.alias, v.version, v.weight) for v in traffic.variants] == [
         ("champion", "1", 90),
         ("challenger", "2", 10),
     ]
     assert traffic.shadow.version == "2"
     await releases.set_traffic("prices", make_plan({}))
-    assert releases._book.table.releases["prices"].traffic is None
+    assert releases._loop.state.table.releases["prices"].traffic is None
     assert not {"serving.traffic", "serving.shadow"} & registry(settings).get_registered_model("prices").tags.keys()
 
 
-async def test_what_answers_is_told_to_the_registry_and_outlives_the_disk(settings: Settings) -> None:
+async def test_the_live_tag_is_written_and_the_snapshot_counts(settings: Settings) -> None:
     def told() -> dict[str, Any]:
         tag = registry(settings).get_registered_model("prices").tags.get(LIVE_TAG, "{}")
         return dict(json.loads(tag).get("champion", {}))
@@ -385,18 +384,22 @@ async def test_what_answers_is_told_to_the_registry_and_outlives_the_disk(settin
         while told().get("version") != "2":  # noqa: ASYNC110 - the registry tells nobody
             await asyncio.sleep(0.1)
     assert (told()["previous"], told()["why"]) == ("1", "it was promoted")
-    (settings.cache_folder / "releases.json").unlink()
     registry(settings).create_model_version("prices", "nowhere")
     registry(settings).set_registered_model_alias("prices", "champion", "3")
     again = Releases(settings)
-    await until(again, lambda table: "prices" in table.releases)
-    assert again._book.table.releases["prices"].default == "2"
+    assert again._loop.state.table.releases["prices"].default == "2", "the snapshot knows what answered"
+    await until(again, lambda table: V3 in table.resident["default"])
     await ready(again, V1, V2)
-    assert again._book.live.of("prices")["champion"].previous == "1"
-    assert (await again.rollback("prices", None)).version == V2, "the switch to version 3 is called off"
+    assert again._loop.state.aliases["prices"]["champion"].previous == "1"
+    assert (await again.rollback("prices", None)).version == V2, "the rollout of version 3 is called off"
+    registry(settings).set_registered_model_alias("prices", "champion", "3")
+    (settings.cache_folder / "releases.json").unlink()
+    empty = Releases(settings)
+    await until(empty, lambda table: "prices" in table.releases)
+    assert empty._loop.state.table.releases["prices"].default == "3", "without it the alias counts, not the tag"
 
 
-async def test_a_model_that_is_unknown_to_the_pools_settings_is_told(settings: Settings) -> None:
+async def test_a_load_into_an_unconfigured_pool_says_so(settings: Settings) -> None:
     registry(settings).set_registered_model_tag("prices", "serving.pool", "gpu")
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
@@ -404,7 +407,7 @@ async def test_a_model_that_is_unknown_to_the_pools_settings_is_told(settings: S
         await releases.load(ModelRef("prices"))
 
 
-async def test_members_that_live_through_a_restart_have_reported_before_they_are_told_what_to_hold(
+async def test_members_report_after_a_restart_before_they_get_a_table(
     settings: Settings,
 ) -> None:
     releases = Releases(settings)
@@ -420,28 +423,28 @@ async def test_members_that_live_through_a_restart_have_reported_before_they_are
     assert [one.members for one in told] == [{"default": ("r1", "r2")}] * 2
 
 
-async def test_who_dies_while_it_asks_holds_up_no_switch(settings: Settings) -> None:
+async def test_a_replica_that_dies_in_its_long_poll_delays_nothing(settings: Settings) -> None:
     """Serve cancels a call whose caller's connection has ended."""
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)
     await ready(releases, V1)
     await releases.report("r2", "default", {V1: READY})
-    table = releases._book.table
+    table = releases._loop.state.table
     assert table.members == {"default": ("r1", "r2")}
     dying = [
         asyncio.create_task(releases.watch(table.term, table.epoch, "r2")),
         asyncio.create_task(releases.watch(table.term, table.epoch, gateway_id="g1")),
     ]
     await asyncio.sleep(0)
-    assert not releases._gateways.have_reached(table.epoch + 1)
+    assert not releases._loop.gateways_have(table.epoch + 1)
     for task in dying:
         task.cancel()
     await asyncio.wait(dying)
-    assert releases._book.table.members == {"default": ("r1",)}
-    assert releases._gateways.have_reached(table.epoch + 1)
+    assert releases._loop.state.table.members == {"default": ("r1",)}
+    assert releases._loop.gateways_have(table.epoch + 1)
 
 
-async def test_a_restart_without_a_registry_goes_on_with_the_snapshot(settings: Settings) -> None:
+async def test_a_restart_without_a_registry_uses_the_snapshot(settings: Settings) -> None:
     releases = Releases(settings)
     await newer(releases, ReleaseTable())
     await ready(releases, V1)

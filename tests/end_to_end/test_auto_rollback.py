@@ -1,4 +1,4 @@
-"""A version that fails its callers goes back by itself, on the platform: from the gateways' counts to the alias."""
+"""Automatic rollback on the platform, from the gateways' counters to the alias."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WITHIN_S = 60.0
 
 
 def log(number: int) -> str:
-    """Log a version: the first answers its input, the second raises on all but its example; its model id."""
+    """Log a version and return its model id: the first returns its input, the second raises on all but its example."""
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -63,7 +63,7 @@ def client(platform: Platform) -> Iterator[Any]:
     client.delete_registered_model(NAME)
 
 
-def test_a_version_that_fails_its_callers_goes_back_by_itself(client: Any) -> None:
+def test_a_version_that_fails_is_rolled_back_automatically(client: Any) -> None:
     with httpx.Client(base_url=URL, timeout=60) as http:
 
         def ask() -> httpx.Response:

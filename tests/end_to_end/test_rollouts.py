@@ -1,4 +1,4 @@
-"""Versions are switched under load, again and again: nobody loses a request, and nobody waits for a load."""
+"""Versions are switched under load, again and again: no request fails, and none waits for a load."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WITHIN_S = 60
 
 @pytest.fixture(scope="module")
 def moved(platform: Platform) -> MlflowClient:
-    """The registry with the model in it: versions that may be switched to, and two that may not."""
+    """Client of a registry with compatible versions, a broken one and an incompatible one."""
     import mlflow
 
     client = registry(platform.home)
@@ -56,7 +56,7 @@ def moved(platform: Platform) -> MlflowClient:
 
 @dataclass
 class Move:
-    """A reference began to mean a version at some time between these."""
+    """Switch of a reference to a version, at some time between `begun` and `done`."""
 
     version: str
     begun: float
@@ -64,7 +64,7 @@ class Move:
 
 
 class Mover:
-    """Moves the aliases of the model, in every way there is, and writes down when."""
+    """Moves the aliases of the model in every way there is, and records when."""
 
     def __init__(self, mlflow: MlflowClient, http: httpx.AsyncClient, load: SteadyLoad) -> None:
         self._mlflow = mlflow
@@ -74,7 +74,7 @@ class Mover:
         self.took_s: dict[str, list[float]] = {}
 
     def now(self, ref: str) -> str:
-        """The version that the reference means."""
+        """Return the version that the reference means."""
         return self.moves[ref][-1].version
 
     async def promote(self, ref: str, version: str) -> None:
@@ -134,15 +134,13 @@ def _alias(ref: str) -> dict[str, str]:
     return {"alias": alias} if alias else {}
 
 
-async def test_fifty_switches_under_load_lose_no_request_and_let_nobody_wait(
-    platform: Platform, moved: MlflowClient
-) -> None:
+async def test_fifty_switches_under_load_lose_no_request(platform: Platform, moved: MlflowClient) -> None:
     rng = random.Random(50)
     async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http, SteadyLoad([NAME, OTHER]) as load:
         mover = Mover(moved, http, load)
         for ref in (NAME, OTHER):
             await load.until(ref, "1", within_s=WITHIN_S)
-        warm_from = time.monotonic()  # the first calls of all had nobody to wait for them
+        warm_from = time.monotonic()  # the very first calls load the version
         while sum(map(len, mover.took_s.values())) < MOVES:
             number = sum(map(len, mover.took_s.values()))
             ref = OTHER if number % 5 == 4 else NAME
@@ -156,7 +154,7 @@ async def test_fifty_switches_under_load_lose_no_request_and_let_nobody_wait(
             else:
                 await mover.promote(ref, version)
             if number == MOVES // 2:
-                await _what_cannot_be_switched_to(mover)
+                await _refused_switches(mover)
         await load.until(NAME, mover.now(NAME), within_s=WITHIN_S)
     _report(mover.took_s, load.outcomes)
     assert told(load.outcomes) == {}
@@ -170,8 +168,8 @@ async def test_fifty_switches_under_load_lose_no_request_and_let_nobody_wait(
         assert mover.may_answer(outcome), (outcome, mover.moves[outcome.ref])
 
 
-async def _what_cannot_be_switched_to(mover: Mover) -> None:
-    """Tried by call and by alias, and called off by a promote and by a rollback: what answers stays the same."""
+async def _refused_switches(mover: Mover) -> None:
+    """Try both versions by promote and by alias, then call the rollout off: what answers stays the same."""
     before = mover.now(NAME)
     refused = {version: await mover.ask("promote", version=version) for version in (BROKEN, ANOTHER_INPUT)}
     assert (refused[BROKEN].status_code, refused[BROKEN].json()["code"]) == (503, "model_unavailable")

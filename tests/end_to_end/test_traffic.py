@@ -1,4 +1,4 @@
-"""Calls divided and copied on the platform, as tags in MLflow ask for, and compared over all replicas."""
+"""Traffic splits and shadows on the platform, set by tags in MLflow, and compared over all replicas."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 NAME = "divided"
 SESSIONS = [f"session-{n}" for n in range(40)]
-# The weights that the platform is told, and by which each session is looked up here.
+# The same weights as the platform has, to look up each session here.
 SPLIT = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
 WITHIN_S = 60.0
 
 
 @pytest.fixture(scope="module")
 def model(platform: Platform) -> Iterator[Any]:
-    """A registered model with two versions, whose first is the champion."""
+    """Register a model with two versions, the first one as champion."""
     import mlflow
 
     client = registry(platform.home)
@@ -57,7 +57,7 @@ def http() -> Iterator[httpx.Client]:
 
 
 def ask(http: httpx.Client, session: str | None = None, ref: str = NAME) -> str:
-    """The version that answered, which its answer must agree with."""
+    """Return the version that answered; its answer must say the same."""
     headers = {"x-session-id": session} if session else {}
     body = {"instances": [{"x": 5.0, "sent": time.time()}]}
     response = http.post(f"/v1/models/{ref}:predict", json=body, headers=headers)
@@ -74,7 +74,7 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def test_copies_go_to_the_shadow_and_their_disagreement_is_told(model: Any, http: httpx.Client) -> None:
+def test_the_shadow_gets_copies_and_differences_are_reported(model: Any, http: httpx.Client) -> None:
     def found() -> Comparison:
         with Client(URL) as client:
             return client.compare(NAME, "champion", "challenger")
@@ -116,7 +116,7 @@ def test_sessions_stay_with_one_version_over_http_and_grpc(model: Any, http: htt
     assert seen == expected
 
 
-def test_divided_calls_are_compared_over_all_replicas(model: Any, http: httpx.Client) -> None:
+def test_split_calls_are_compared_over_all_replicas(model: Any, http: httpx.Client) -> None:
     for _ in range(200):
         ask(http)
     with Client(URL) as client:

@@ -1,4 +1,4 @@
-"""A real `mlflow server` that can be killed and started again: what it knows is on disk."""
+"""A real `mlflow server` on disk that can be killed and started again."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _START_S = 120.0
 
 
 class RegistryServer:
-    """The server also hands out the artifacts, so that nothing can be downloaded without it.
+    """Server that also serves the artifacts, so that nothing can be downloaded without it.
 
     Args:
-        folder: what it keeps.
+        folder: where it keeps its data.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +33,7 @@ class RegistryServer:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Return once it answers."""
+        """Start the server; return once it answers."""
         options = {
             "--backend-store-uri": f"sqlite:///{self._folder}/mlflow.db",
             "--artifacts-destination": str(self._folder / "artifacts"),
@@ -57,14 +57,14 @@ class RegistryServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """`kill -9` of the server and its workers."""
+        """Kill the server and its workers with SIGKILL."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def damage(self, model_id: str) -> None:
-        """Have a logged model consist of what cannot be loaded."""
+        """Make a logged model impossible to load."""
         (pickled,) = self._folder.glob(f"artifacts/**/{model_id}/**/python_model.pkl")
         pickled.write_bytes(b"no pickle")
 

@@ -1,4 +1,4 @@
-"""`kill -9` of each part, in the middle of a promote and under load: who loses a request, and where it all ends.
+"""`kill -9` of each part in a promote under load: which requests fail, and what state follows.
 
 A platform of its own: two replicas of gateway and pool, and an MLflow server as registry.
 """
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 NAME = "steady"
 DIVIDED = "divided"
 LOAD_S = 1.0
-"""Seconds that a version takes to load: what is killed meanwhile is killed during a promote."""
+"""Seconds that a version takes to load; a kill within them hits the promote."""
 PREDICT_S = 0.03
 """At a hundred requests a second some are on each replica at any time."""
 WITHIN_S = 90
@@ -39,7 +39,7 @@ REPLICAS = {"Gateway": 2, "ModelPool": 2, "Releases": 1}
 
 
 def until(condition: Callable[[], bool]) -> float:
-    """Wait for a condition; how long that took, in seconds."""
+    """Wait for a condition; return how long that took, in seconds."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() < began + WITHIN_S
@@ -114,11 +114,11 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @dataclass
 class Killed:
-    """What came of a kill during a promote.
+    """Result of a kill during a promote.
 
     Attributes:
         failed: requests that failed.
-        in_flight: requests that were under way when it happened, or sent before it was done.
+        in_flight: requests that were under way when the process died, or sent before it was dead.
     """
 
     failed: list[Outcome]
@@ -126,7 +126,7 @@ class Killed:
 
 
 async def promote(version: str) -> str | None:
-    """Promote; why it failed, if it did."""
+    """Promote; return why it failed, or None."""
     async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http:
         try:
             response = await http.post(f"/v1/models/{NAME}:promote", json={"version": version})
@@ -138,9 +138,9 @@ async def promote(version: str) -> str | None:
 async def promote_and_kill(
     faulty: Faulty, version: str, kill: Callable[[], None], revive: Callable[[], None] = lambda: None
 ) -> Killed:
-    """Under load: a kill while the version loads, then promotes until one succeeds.
+    """Kill under load while a version loads, then promote until it succeeds.
 
-    A promote that failed has done nothing or all: the registry says which, and what answers follows the registry.
+    A failed promote has moved the alias or done nothing; what answers follows the registry either way.
     """
     async with SteadyLoad([NAME]) as load:
         before = faulty.mlflow.get_registered_model(NAME).aliases["champion"]
@@ -181,7 +181,7 @@ async def promote_and_kill(
 
 
 def killing(faulty: Faulty, deployment: str) -> Callable[[], None]:
-    """Kills a replica; returns once the load balancer has closed its connections to it, for until then it uses them."""
+    """Make a function that kills a replica and returns once the load balancer has closed its connections to it."""
     faulty.wait_until_whole()
     victim = faulty.platform.replicas(deployment)[0]
     ports = {one.laddr.port for one in victim.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
@@ -202,26 +202,26 @@ def killing(faulty: Faulty, deployment: str) -> Callable[[], None]:
     return kill
 
 
-async def test_a_pool_replica_that_is_killed_during_a_promote_costs_no_request(faulty: Faulty) -> None:
+async def test_killing_a_pool_replica_in_a_promote_costs_no_request(faulty: Faulty) -> None:
     assert (await promote_and_kill(faulty, "2", killing(faulty, "ModelPool"))).failed == []
 
 
-async def test_a_gateway_replica_that_is_killed_during_a_promote_costs_at_most_what_it_held(faulty: Faulty) -> None:
+async def test_killing_a_gateway_in_a_promote_costs_only_its_requests(faulty: Faulty) -> None:
     killed = await promote_and_kill(faulty, "3", killing(faulty, "Gateway"))
     assert all(outcome in killed.in_flight for outcome in killed.failed)
 
 
-async def test_releases_that_are_killed_during_a_promote_cost_no_request(faulty: Faulty) -> None:
+async def test_killing_releases_in_a_promote_costs_no_request(faulty: Faulty) -> None:
     assert (await promote_and_kill(faulty, "4", killing(faulty, "Releases"))).failed == []
 
 
-async def test_a_registry_that_is_killed_during_a_promote_costs_no_request(faulty: Faulty) -> None:
+async def test_killing_the_registry_in_a_promote_costs_no_request(faulty: Faulty) -> None:
     killed = await promote_and_kill(faulty, "5", faulty.server.kill, faulty.server.start)
     assert killed.failed == []
 
 
 def answered_by() -> dict[str, str]:
-    """Per session the version that answers its calls of the bare name."""
+    """Return per session the version that answers its calls of the bare name."""
     found = {}
     with httpx.Client(base_url=URL, timeout=WITHIN_S) as http:
         for session in map(str, range(SESSIONS)):
@@ -235,13 +235,13 @@ def answered_by() -> dict[str, str]:
 
 
 def part(name: str) -> dict[str, Any]:
-    """One part of `/health`."""
+    """Return one part of `/health`."""
     found: dict[str, Any] = httpx.get(f"{URL}/health", timeout=WITHIN_S).json()["parts"][name]
     return found
 
 
-def test_everything_killed_and_started_without_the_registry_serves_what_it_did(faulty: Faulty) -> None:
-    """Also where an alias names a version that cannot be loaded, and what answers is another one."""
+def test_a_restart_of_everything_without_a_registry_serves_on(faulty: Faulty) -> None:
+    """One alias names a version that cannot be loaded, and another one answers."""
     shares = {"champion": 50, "challenger": 50}
     httpx.put(f"{URL}/v1/models/{DIVIDED}/traffic", json=shares, timeout=WITHIN_S).raise_for_status()
     faulty.mlflow.set_registered_model_alias(DIVIDED, "champion", "3")

@@ -1,4 +1,4 @@
-"""`Releases` over a real MLflow server that answers late, wrongly, or not at all: what is served stays as it is."""
+"""`Releases` over a real MLflow server that answers late, wrongly or not at all: what is served stays the same."""
 
 from __future__ import annotations
 
@@ -118,21 +118,21 @@ BAD: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-async def test_whatever_the_registry_answers_changes_nothing_and_is_over_when_it_is(
+async def test_a_bad_answer_of_the_registry_changes_nothing(
     settings: Settings, between: Between, client: MlflowClient, kind: str
 ) -> None:
     releases = Releases(settings)
     await until(releases, lambda table: NAME in table.releases)
     await releases.report("r1", "default", {V1: READY}, {V1: INPUTS})
-    before = releases._book.table
+    before = releases._loop.state.table
     between.step = bad = BAD[kind]()
     async with asyncio.timeout(60):
-        while bad.given < 2 or releases._book.table.stale_since is None:  # noqa: ASYNC110 - the table tells those who watch it, not us
+        while bad.given < 2 or releases._loop.state.table.stale_since is None:  # noqa: ASYNC110 - the table tells those who watch it, not us
             await asyncio.sleep(0.05)
     health = (await releases.health())["registry"]
     assert health["status"] == "unavailable"
     assert health["stale_since"]
-    during: ReleaseTable = releases._book.table
+    during: ReleaseTable = releases._loop.state.table
     assert (during.releases, during.resident) == (before.releases, before.resident)
     with pytest.raises(RegistryUnavailable):
         await releases.promote(V2, None, False)
@@ -143,15 +143,15 @@ async def test_whatever_the_registry_answers_changes_nothing_and_is_over_when_it
         while (await releases.health())["registry"]["status"] != "ok":  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.05)
     await until(releases, lambda table: V2 in table.resident["default"])
-    assert releases._book.table.stale_since is None
+    assert releases._loop.state.table.stale_since is None
     await releases.report("r1", "default", {V1: READY, V2: READY}, {V1: INPUTS, V2: INPUTS})
-    assert releases._book.table.releases[NAME].default == "2"
+    assert releases._loop.state.table.releases[NAME].default == "2"
 
 
-async def test_a_model_that_is_really_gone_is_forgotten(settings: Settings, client: MlflowClient) -> None:
+async def test_a_deleted_model_is_forgotten(settings: Settings, client: MlflowClient) -> None:
     client.create_registered_model("outage-gone")
     releases = Releases(settings)
     await until(releases, lambda table: "outage-gone" in table.releases)
     client.delete_registered_model("outage-gone")
     await until(releases, lambda table: "outage-gone" not in table.releases)
-    assert NAME in releases._book.table.releases
+    assert NAME in releases._loop.state.table.releases

@@ -1,7 +1,4 @@
-"""What a pool member knows of its own load: rows that wait for it and are predicted, and threads that are busy.
-
-`app.deployments.pool_member` asks it for autoscaling and for the number of copies of each version.
-"""
+"""Load of one pool member: rows that wait for it and busy prediction threads, for autoscaling and for replication."""
 
 from __future__ import annotations
 
@@ -14,20 +11,20 @@ from typing import NamedTuple
 from app.serving.references import ModelVersion
 
 NOTE_TTL_S = 5.0
-"""Seconds for which a sender's note counts. Senders with something waiting write anew with each batch."""
+"""Seconds for which a sender's note counts. Senders with rows waiting send a new note with each batch."""
 
 
 class Backlog(NamedTuple):
-    """What waits at a sender for one version, beside the batch that it sends."""
+    """Rows that wait at a sender for one version, besides the batch that it sends."""
 
     rows: int = 0
     oldest_wait_s: float = 0.0
 
 
 class CallNote(NamedTuple):
-    """What goes with each batch from a gateway replica to a pool.
+    """Note that a gateway replica, the `sender`, sends to a pool with each batch.
 
-    `copies` is how many replicas share the calls for the version; the router reads it. `sender` names the replica.
+    `copies` is how many pool replicas share the calls for the version; the router reads it.
     """
 
     copies: int = 1
@@ -36,18 +33,14 @@ class CallNote(NamedTuple):
 
 
 class Waiting:
-    """Rows that wait at all senders for this member, each sender's share as it last wrote.
-
-    Args:
-        clock: monotonic time in seconds.
-    """
+    """Rows that wait at all senders for this member, by each sender's last note. `clock` is monotonic, in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._notes: dict[tuple[str, ModelVersion], tuple[float, CallNote]] = {}
 
     def note(self, version: ModelVersion, note: CallNote) -> None:
-        """Take what a sender wrote; it replaces what it wrote before for the version."""
+        """Take a sender's note, which replaces its last one for the version."""
         if note.backlog.rows:
             self._notes[note.sender, version] = (self._clock(), note)
         else:
@@ -55,12 +48,12 @@ class Waiting:
 
     @property
     def rows(self) -> float:
-        """Rows that wait: each sender's, shared among the replicas that it may call."""
+        """Waiting rows of all senders, each divided by the replicas that it may call."""
         return sum(note.backlog.rows / max(note.copies, 1) for _, note in self._fresh())
 
     @property
     def oldest_wait_s(self) -> float:
-        """How long the row has waited that waits longest."""
+        """Longest wait of a row, in seconds."""
         return max((note.backlog.oldest_wait_s for _, note in self._fresh()), default=0.0)
 
     def _fresh(self) -> list[tuple[float, CallNote]]:
@@ -70,11 +63,7 @@ class Waiting:
 
 
 class BusyMeter:
-    """Seconds that prediction threads have worked, per version, work under way included.
-
-    Args:
-        clock: monotonic time in seconds.
-    """
+    """Seconds that prediction threads worked per version, work under way included. `clock` is monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -84,7 +73,7 @@ class BusyMeter:
 
     @contextmanager
     def working(self, version: ModelVersion) -> Iterator[None]:
-        """Around the work of one thread."""
+        """Measure the work of one thread."""
         key = object()
         started = self._clock()
         with self._lock:
@@ -97,7 +86,7 @@ class BusyMeter:
                 self._done[version] += self._clock() - started
 
     def totals(self) -> dict[ModelVersion, float]:
-        """Seconds per version since the meter was made."""
+        """Return the seconds per version since the meter was made."""
         with self._lock:
             now = self._clock()
             totals = dict(self._done)
@@ -107,12 +96,7 @@ class BusyMeter:
 
 
 class BusySample:
-    """Threads that were busy, on average, since one was last asked.
-
-    Args:
-        meter: what is read.
-        clock: the meter's clock.
-    """
+    """Average number of busy threads between two samples of a meter, by the meter's clock."""
 
     def __init__(self, meter: BusyMeter, clock: Callable[[], float]) -> None:
         self._meter = meter
@@ -121,7 +105,7 @@ class BusySample:
         self._at = clock()
 
     def take(self) -> dict[ModelVersion, float]:
-        """Busy threads per version; versions that did nothing are left out."""
+        """Return the busy threads per version since the last sample, without idle versions."""
         now, totals = self._clock(), self._meter.totals()
         passed = max(now - self._at, 1e-3)
         busy = {version: (total - self._before.get(version, 0.0)) / passed for version, total in totals.items()}

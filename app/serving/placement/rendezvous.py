@@ -1,7 +1,7 @@
-"""Which members of a pool hold a version: the same answer in every process, from the members' names alone.
+"""Which members of a pool hold a version: every process gets the same answer from the members' names alone.
 
-Rendezvous hashing: each version ranks all members by a hash of both names, and its copies are on the first ones. They
-are distinct by construction, a member that leaves moves only what it held, and one that joins takes an equal share.
+Rendezvous hashing: each version ranks all members by a hash of both names, and the first ones hold its copies. A member
+that leaves moves only what it held, and one that joins takes an equal share.
 """
 
 from __future__ import annotations
@@ -18,18 +18,14 @@ _CACHED = 8192
 
 
 class Ring:
-    """The members of one pool at one time.
-
-    Args:
-        members: their names, in any order.
-    """
+    """The members of one pool at one time, by name."""
 
     def __init__(self, members: Iterable[str]) -> None:
         self.members = frozenset(members)
         self._ranked: LRUCache[ModelVersion, tuple[str, ...]] = LRUCache(_CACHED)
 
     def ranked(self, version: ModelVersion) -> Sequence[str]:
-        """All members, those that should hold the version first."""
+        """Return all members, those that should hold the version first."""
         found = self._ranked.get(version)
         if found is None:
             found = self._ranked[version] = tuple(
@@ -38,7 +34,7 @@ class Ring:
         return found
 
     def holders(self, version: ModelVersion, copies: int) -> Sequence[str]:
-        """The members that should hold so many copies of the version; all of them where there are fewer."""
+        """Return the members that should hold the copies of a version; all members where there are fewer."""
         return self.ranked(version)[:copies]
 
 

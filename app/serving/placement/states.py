@@ -1,4 +1,4 @@
-"""What a pool member reports about a model version."""
+"""State of a model version on one pool member."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ State = Literal["loading", "ready", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class VersionState:
-    """What one pool replica says of one model version; `nbytes` is what it takes in memory."""
+    """State of one version on one pool member; `nbytes` is its size in memory."""
 
     state: State
     error: str | None = None
     nbytes: int = 0
     load_ms: float = 0.0
     problem: str | None = None
-    """What speaks against it although it is loaded: it does not predict its own input example."""
+    """Why a loaded version should not serve, such as a failure to predict its own input example."""

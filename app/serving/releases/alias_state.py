@@ -1,22 +1,15 @@
-"""What answers now for each alias of each model, and what it was before: the memory of
-`app.serving.releases.reconciler`.
-
-It outlives a restart in two places: the snapshot beside the artifact cache, and the tag ``serving.live`` of each
-registered model, which also tells people. Where both know an alias, the later switch counts.
-"""
+"""State of one alias: the version that it should serve, the version that serves, and why the two differ."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-import orjson
+from typing import Any, Literal, NamedTuple
 
 BARE = ""
-"""The key under which the bare name stands among the aliases."""
+"""Key of the bare name among a model's aliases."""
 
 _WHY_LENGTH = 300
 FIRST = "it was the first that was known"
@@ -24,129 +17,62 @@ MOVED = "the alias was moved in the registry"
 PROMOTED = "it was promoted"
 ROLLED_BACK = "it was rolled back to"
 
+Phase = Literal["idle", "warming", "blocked", "live"]
+Refusal = Literal["broken", "incompatible"]
+
 
 @dataclass(frozen=True, slots=True)
-class Live:
-    """What one alias answers.
+class AliasState:
+    """State of one alias of one model.
 
     Attributes:
-        version: the version that answers.
-        previous: the one that did before; None where none is known.
-        since: when it was switched to, in seconds since 1970.
-        why: a sentence.
-        back: whether the switch was a step back, after which there is nothing more to roll back.
-        proven: whether it has been warm while it answered.
+        desired: version that the registry names, or that a caller loaded by name.
+        live: version that answers.
+        previous: version that answered before; None where none is known.
+        phase: ``live``: the desired version answers and is in memory. ``idle``: it answers and no member holds it.
+            ``warming``: it will answer once it is loaded. ``blocked``: it cannot answer, for `reason`.
+        reason: why the desired version is blocked, or was blocked when it was last tried.
+        refusal: kind of that reason; a rollout remembers it while its pool is scaled to zero.
+        since: time of the last switch, in seconds since 1970.
+        why: cause of the last switch, a sentence.
+        back: whether the last switch was a rollback, after which another rollback changes nothing.
+        proven: whether `live` has been in memory while it answered.
     """
 
-    version: str
+    desired: str
+    live: str
     previous: str | None = None
+    phase: Phase = "idle"
+    reason: str | None = None
+    refusal: Refusal | None = None
     since: float = 0.0
     why: str = FIRST
     back: bool = False
     proven: bool = False
 
     def shown(self) -> dict[str, Any]:
-        """For people and for the tag: JSON values, the time as ISO 8601."""
+        """Return JSON values for people: the time is ISO 8601."""
         return {
-            "version": self.version,
+            "version": self.live,
             "previous": self.previous,
             "since": datetime.fromtimestamp(self.since, UTC).isoformat(timespec="milliseconds"),
             "why": self.why[:_WHY_LENGTH],
         }
 
 
-_FIELDS = tuple(field.name for field in fields(Live))
+class Intent(NamedTuple):
+    """Cause of a switch that this process is about to write to the registry."""
+
+    version: str
+    why: str
+    back: bool
 
 
-class LiveVersions:
-    """Live versions per model and alias. Not thread-safe."""
-
-    def __init__(self) -> None:
-        self._models: dict[str, dict[str, Live]] = {}
-
-    def of(self, name: str) -> dict[str, Live]:
-        """Per alias of a model what answers; the bare name stands under ``""``."""
-        return self._models.get(name, {})
-
-    def set(self, name: str, live: dict[str, Live]) -> None:
-        """Replace what is known of a model."""
-        self._models[name] = live
-
-    def stop_going_back(self, name: str, aliases: Iterable[str]) -> None:
-        """What these aliases answer is what somebody has gone back to."""
-        live = self.of(name)
-        live.update({alias: replace(live[alias], back=True) for alias in aliases if alias in live})
-
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Forget all other models."""
-        known = set(names)
-        self._models = {name: live for name, live in self._models.items() if name in known}
-
-    def forget(self, name: str) -> None:
-        """The name means another model now."""
-        self._models.pop(name, None)
-
-    def version(self, name: str, alias: str) -> str | None:
-        live = self.of(name).get(alias)
-        return live.version if live is not None else None
-
-    def snapshot(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            name: {alias: {key: getattr(one, key) for key in _FIELDS} for alias, one in live.items()}
-            for name, live in self._models.items()
-        }
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take over what `snapshot` wrote. Raises `AttributeError` or `TypeError` for what is none."""
-        self._models = {
-            name: {alias: Live(**{key: one[key] for key in _FIELDS if key in one}) for alias, one in live.items()}
-            for name, live in snapshot.items()
-        }
-
-    def adopt(self, name: str, tag: str | None, default_alias: str) -> None:
-        """Take over what a model's tag says of aliases that were switched later than is known here."""
-        found = _read(tag)
-        if default_alias in found:
-            found[BARE] = found[default_alias]
-        known = self._models.setdefault(name, {})
-        for alias, one in found.items():
-            if alias not in known or known[alias].since < one.since:
-                known[alias] = one
-
-    def tag(self, name: str, default_alias: str) -> str | None:
-        """The tag for a model: aliases that were warm, the bare name only where it follows no alias."""
-        live = self.of(name)
-        shown = {
-            alias: one.shown()
-            for alias, one in sorted(live.items())
-            if one.proven and not (alias == BARE and default_alias in live)
-        }
-        return json.dumps(shown) if shown else None
-
-
-def _read(tag: str | None) -> dict[str, Live]:
-    """What a tag says; nothing where it is no tag of ours, for it can be written by anybody."""
-    found = {}
-    try:
-        for alias, one in orjson.loads(tag or "{}").items():
-            previous = one.get("previous")
-            live = Live(
-                _number(one["version"]),
-                _number(previous) if previous is not None else None,
-                datetime.fromisoformat(one["since"]).timestamp(),
-                str(one.get("why", ""))[:_WHY_LENGTH],
-                proven=True,
-            )
-            live.shown()  # not every time can be told in UTC
-            found[str(alias)] = live
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return {}
-    return found
-
-
-def _number(version: str) -> str:
-    """A version's number as the registry writes it. Raises `ValueError`, `TypeError`."""
-    if not (version.isascii() and version.isdigit()):
-        raise ValueError("versions are whole numbers")
-    return str(int(version))
+def live_tag(aliases: Mapping[str, AliasState], default_alias: str) -> str | None:
+    """Return the tag ``serving.live`` of a model: aliases that were warm; None where there are none."""
+    shown = {
+        alias: state.shown()
+        for alias, state in sorted(aliases.items())
+        if state.proven and not (alias == BARE and default_alias in aliases)
+    }
+    return json.dumps(shown) if shown else None

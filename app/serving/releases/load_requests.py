@@ -1,97 +1,77 @@
-"""What callers asked for: versions to be loaded, to be kept for a while, to leave.
-
-Part of `app.serving.releases.reconciler`.
-"""
+"""What callers asked for: versions to load, to keep for a while, or to unload."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field, replace
 
 from app.serving.references import ModelVersion
 
 
-class Wishes:
-    """Not thread-safe.
+@dataclass(frozen=True, slots=True)
+class LoadRequests:
+    """Requests of callers.
 
     Attributes:
         pinned: versions that callers loaded.
-        wanted: versions that are needed for as long as something is under way, and how often.
-        let_go: versions that callers unloaded.
-        chosen: per model the version that was loaded by name where no default alias was set.
-        unloads, retries: how often a version was asked to leave, and to be tried again after it had failed.
+        wanted: versions that operations under way need, and how many of these.
+        unloaded: versions that callers unloaded.
+        chosen: per model the version that was loaded by name while no default alias was set.
+        unloads, retries: how often a version was asked to leave, and to be tried again after a failure.
     """
 
-    def __init__(self) -> None:
-        self.pinned: set[ModelVersion] = set()
-        self.wanted: dict[ModelVersion, int] = {}
-        self.let_go: set[ModelVersion] = set()
-        self.chosen: dict[str, str] = {}
-        self.unloads: dict[ModelVersion, int] = {}
-        self.retries: dict[ModelVersion, int] = {}
+    pinned: frozenset[ModelVersion] = frozenset()
+    wanted: Mapping[ModelVersion, int] = field(default_factory=dict)
+    unloaded: frozenset[ModelVersion] = frozenset()
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
+    retries: Mapping[ModelVersion, int] = field(default_factory=dict)
 
     @property
-    def resident(self) -> set[ModelVersion]:
-        """What callers want in memory."""
+    def resident(self) -> Set[ModelVersion]:
+        """Versions that callers want in memory."""
         return self.pinned | self.wanted.keys()
 
-    def pin(self, version: ModelVersion, *, choose: bool) -> None:
-        """Have a version resident; `choose`: the bare name shall mean it."""
-        self.pinned.add(version)
-        self.let_go.discard(version)
-        if choose:
-            self.chosen[version.name] = version.version
+    def pin(self, version: ModelVersion, *, choose: bool) -> LoadRequests:
+        """Keep a version resident; with `choose` the bare name means it."""
+        chosen = {**self.chosen, version.name: version.version} if choose else self.chosen
+        pinned, unloaded = self.pinned | {version}, self.unloaded - {version}
+        return replace(self, pinned=pinned, unloaded=unloaded, chosen=chosen)
 
-    def unpin(self, version: ModelVersion) -> None:
-        """Take a `pin` back: the version is resident no longer for its own sake, but is not told to leave either."""
-        self.pinned.discard(version)
-        if self.chosen.get(version.name) == version.version:
-            del self.chosen[version.name]
+    def unpin(self, version: ModelVersion) -> LoadRequests:
+        """Undo `pin`; members may keep the version."""
+        chosen = {name: number for name, number in self.chosen.items() if (name, number) != version}
+        return replace(self, pinned=self.pinned - {version}, chosen=chosen)
 
-    def want(self, version: ModelVersion) -> None:
-        """Have a version in memory until `no_longer_want` is called as often."""
-        self.wanted[version] = self.wanted.get(version, 0) + 1
-        self.let_go.discard(version)
+    def want(self, version: ModelVersion) -> LoadRequests:
+        """Keep a version in memory until `unwant` is called as often."""
+        return replace(self, wanted=_plus(self.wanted, version, 1), unloaded=self.unloaded - {version})
 
-    def no_longer_want(self, version: ModelVersion) -> None:
-        """Take one `want` back."""
-        self.wanted[version] -= 1
-        if not self.wanted[version]:
-            del self.wanted[version]
+    def unwant(self, version: ModelVersion) -> LoadRequests:
+        """Undo one `want`."""
+        return replace(self, wanted=_plus(self.wanted, version, -1))
 
-    def leave(self, version: ModelVersion) -> None:
-        """Have a version leave memory."""
-        self.unpin(version)
-        self.let_go.add(version)
-        self.unloads[version] = self.unloads.get(version, 0) + 1
+    def unload(self, version: ModelVersion) -> LoadRequests:
+        """Have all members drop a version."""
+        unpinned = self.unpin(version)
+        return replace(unpinned, unloaded=self.unloaded | {version}, unloads=_plus(self.unloads, version, 1))
 
-    def retry(self, version: ModelVersion) -> None:
-        """Have a version tried again that has failed."""
-        self.retries[version] = self.retries.get(version, 0) + 1
+    def retry(self, version: ModelVersion) -> LoadRequests:
+        """Have members load a version again that they failed to load."""
+        return replace(self, retries=_plus(self.retries, version, 1))
 
-    def keep_only(self, names: Container[str]) -> None:
-        """Forget what was asked for other models."""
-        asked = {*self.pinned, *self.let_go, *self.retries, *self.unloads}
-        for name in {version.name for version in asked} | self.chosen.keys():
-            if name not in names:
-                self.forget(name)
+    def of(self, is_known: Callable[[str], bool]) -> LoadRequests:
+        """Return the requests for known models; operations under way keep theirs until they end."""
+        return LoadRequests(
+            frozenset(version for version in self.pinned if is_known(version.name)),
+            self.wanted,
+            frozenset(version for version in self.unloaded if is_known(version.name)),
+            {name: number for name, number in self.chosen.items() if is_known(name)},
+            {version: count for version, count in self.unloads.items() if is_known(version.name)},
+            {version: count for version, count in self.retries.items() if is_known(version.name)},
+        )
 
-    def forget(self, name: str) -> None:
-        """The name means another model now, or none."""
-        for versions in (self.pinned, self.let_go):
-            versions.difference_update({version for version in versions if version.name == name})
-        for counts in (self.retries, self.unloads):
-            for version in [version for version in counts if version.name == name]:
-                del counts[version]
-        self.chosen.pop(name, None)
 
-    def snapshot(self) -> dict[str, Any]:
-        """What outlives a restart, as JSON values."""
-        pinned, let_go = ([list(version) for version in sorted(versions)] for versions in (self.pinned, self.let_go))
-        return {"chosen": self.chosen, "pinned": pinned, "let_go": let_go}
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Take over what `snapshot` wrote."""
-        self.chosen = dict(snapshot.get("chosen", {}))
-        self.pinned = {ModelVersion(*pair) for pair in snapshot.get("pinned", [])}
-        self.let_go = {ModelVersion(*pair) for pair in snapshot.get("let_go", [])}
+def _plus(counts: Mapping[ModelVersion, int], version: ModelVersion, change: int) -> dict[ModelVersion, int]:
+    changed = {**counts, version: counts.get(version, 0) + change}
+    return {known: count for known, count in changed.items() if count}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
-    """A registered model as the registry shows it: aliases to versions, its tags and its newest READY version.
+    """A registered model: aliases to versions, tags, and the newest READY version.
 
-    `created`, in milliseconds, tells it from a model that is registered under its name after it was deleted.
+    `created`, in milliseconds, distinguishes models that were registered under the same name one after the other.
     """
 
     name: str

@@ -1,7 +1,6 @@
-"""Whether a new version does so much worse than the one before it that the alias should go back.
+"""Rollback policy: when a new version does so much worse than its predecessor that the alias should go back.
 
-The tag ``serving.rollback`` of a registered model says when, as a JSON object; without it nothing is ever rolled back.
-`Releases` samples what the gateways count for the two versions after a switch, and asks `reason`.
+The tag ``serving.rollback`` of a registered model holds the rule as a JSON object; without it nothing is rolled back.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import add, sub
 from typing import Any, NamedTuple
 
 import orjson
@@ -21,16 +21,15 @@ from app.serving.confidence import Moments, mean_difference, rate_difference
 ROLLBACK_TAG = "serving.rollback"
 _STEPS_PER_WINDOW = 200
 _WINDOWS_KEPT = 3
-"""The one since the switch, one before it, and some to spare."""
+"""One since the switch, one before it, and one to spare."""
 
 
 @dataclass(frozen=True, slots=True)
 class RollbackRule:
-    """When to roll back.
+    """Rule for a rollback, over the last `window_s` seconds once they hold `min_requests`.
 
     `error_rate`: the new version's share of faults exceeds the old one's by more than this. `latency_ratio`: its mean
-    request takes more than this many times the old one's. Either counts where it is more than chance explains, over the
-    last `window_s` seconds, once these hold `min_requests`.
+    request takes more than this many times the old one's. Either must be more than chance explains.
     """
 
     error_rate: float | None = None
@@ -40,12 +39,11 @@ class RollbackRule:
 
 
 class Sample(NamedTuple):
-    """What had been counted for a version at a time, summed over the gateway replicas that answered.
+    """Counters of a version at one time (monotonic seconds), summed over the gateway replicas that answered.
 
-    `time` is in seconds of any clock that does not jump; `errors` are those that
-    `app.serving.comparison.error_attribution` names, and
-    `requests` counts both the answered and these; `answered`, `request_seconds` and the sum of their squares are of
-    those that were answered. A change of `replicas` tells that the counts before and after are not of the same ones.
+    `errors` are those that count against a version (`app.serving.comparison.error_attribution`); `requests` includes
+    them. `request_seconds` and the sum of their squares are of answered requests. The difference of two samples is a
+    sample too, whose `time` is the seconds between them; where `replicas` differ they cannot be compared.
     """
 
     time: float
@@ -59,33 +57,22 @@ class Sample(NamedTuple):
     def answered(self) -> int:
         return self.requests - self.errors
 
-
-class _Counted(NamedTuple):
-    """What was counted in some seconds."""
-
-    requests: int = 0
-    errors: int = 0
-    request_seconds: float = 0.0
-    request_seconds_squared: float = 0.0
-    seconds: float = 0.0
-
     @property
     def error_rate(self) -> float:
         return self.errors / self.requests
 
     @property
-    def answered(self) -> int:
-        return self.requests - self.errors
-
-    @property
     def latencies(self) -> Moments:
-        """Seconds of what was answered."""
+        """Latencies of answered requests, in seconds."""
         mean = self.request_seconds / self.answered
         return Moments(self.answered, mean, max(self.request_seconds_squared - self.answered * mean * mean, 0.0))
 
 
+_NOTHING = Sample(0.0, 0, 0, 0.0, 0)
+
+
 def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, ...]]:
-    """The rule that a registered model's tags hold, and a sentence where it cannot be followed and is ignored."""
+    """Return the rule of a model's tags, and a sentence where it is ignored because it cannot be followed."""
     text = tags.get(ROLLBACK_TAG)
     if text is None:
         return None, ()
@@ -105,10 +92,10 @@ def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, 
 
 
 def keep(samples: deque[Sample], sample: Sample, window_s: float) -> None:
-    """Add a version's latest sample, and drop what no rule with such a window needs any more.
+    """Add the latest sample of a version, and drop those that a rule with this window no longer needs.
 
-    However long the window, some hundreds are kept: where there are that many, the latest one is replaced while it is
-    hardly younger than the one before it.
+    At most some hundreds are kept, however long the window: beyond that, a sample that is hardly younger than the one
+    before it is replaced.
     """
     if len(samples) > _STEPS_PER_WINDOW and sample.time - samples[-2].time < window_s / _STEPS_PER_WINDOW:
         samples[-1] = sample
@@ -121,21 +108,21 @@ def keep(samples: deque[Sample], sample: Sample, window_s: float) -> None:
 def reason(
     rule: RollbackRule, new: Sequence[Sample], old: Sequence[Sample], *, old_version: str, now: float
 ) -> str | None:
-    """Why to roll back, in one sentence without a full stop; None where nothing speaks for it.
+    """Return why to roll back, a sentence without a full stop, or None.
 
-    The old version is judged by the latest of its traffic, whenever that was: a promote leaves it none. Where it never
-    had any there is nothing to compare with.
+    The old version is judged by its latest traffic, whenever that was, since a promote leaves it none. Without any
+    traffic there is nothing to compare with.
 
     Args:
         new: samples of the new version since the switch, oldest first.
-        old: those of the old one, from before the switch on.
+        old: samples of the old version, from before the switch on.
         old_version: its number, for the sentence.
     """
     mine = _within(new, now - rule.window_s)
     base = _latest(old, rule)
     if mine.requests < rule.min_requests or not base.requests:
         return None
-    over = f"over {mine.requests} requests in {mine.seconds:.0f} s, version {old_version} had"
+    over = f"over {mine.requests} requests in {mine.time:.0f} s, version {old_version} had"
     if rule.error_rate is not None:
         difference = rate_difference(mine.errors, mine.requests, base.errors, base.requests)
         if difference.value > rule.error_rate and difference.low > 0:
@@ -143,53 +130,39 @@ def reason(
     if rule.latency_ratio is not None and mine.answered and base.answered:
         is_enough = min(mine.answered, base.answered) >= rule.min_requests
         new_s, old_s = mine.latencies, base.latencies
-        # Not where a few slow requests make the mean.
+        # A few slow requests alone must not decide.
         if is_enough and new_s.mean > rule.latency_ratio * old_s.mean and mean_difference(new_s, old_s).low > 0:
             return f"mean latency {new_s.mean * 1000:.1f} ms {over} {old_s.mean * 1000:.1f} ms"
     return None
 
 
-def _within(samples: Sequence[Sample], since: float) -> _Counted:
-    """What was counted from a time on, to the step between two samples."""
-    counted = _Counted()
+def _within(samples: Sequence[Sample], since: float) -> Sample:
+    """Return what was counted from a time on."""
+    counted = _NOTHING
     for before, after in pairwise(samples):
         if after.time > since:
             counted = _plus(counted, before, after)
     return counted
 
 
-def _latest(samples: Sequence[Sample], rule: RollbackRule) -> _Counted:
-    """The latest traffic that makes up a window and enough requests; where there is less, all that was ever counted."""
-    counted = _Counted()
+def _latest(samples: Sequence[Sample], rule: RollbackRule) -> Sample:
+    """Return the latest traffic that fills a window and has enough requests; otherwise all that was ever counted."""
+    counted = _NOTHING
     for before, after in reversed(list(pairwise(samples))):
-        if after.requests > before.requests or counted.requests:  # the silence since then is no part of it
+        if after.requests > before.requests or counted.requests:  # without the silence since then
             counted = _plus(counted, before, after)
-        if counted.seconds >= rule.window_s and counted.requests >= rule.min_requests:
+        if counted.time >= rule.window_s and counted.requests >= rule.min_requests:
             return counted
-    last = samples[-1] if samples else Sample(0.0, 0, 0, 0.0)
-    if last.requests <= counted.requests:
-        return counted
-    return _Counted(last.requests, last.errors, last.request_seconds, last.request_seconds_squared)
+    last = samples[-1] if samples else _NOTHING
+    return counted if last.requests <= counted.requests else last
 
 
-def _plus(counted: _Counted, before: Sample, after: Sample) -> _Counted:
-    """With what was counted between two samples, where that is known: a replica that has come or gone hides it."""
-    step = _Counted(
-        after.requests - before.requests,
-        after.errors - before.errors,
-        after.request_seconds - before.request_seconds,
-        after.request_seconds_squared - before.request_seconds_squared,
-        after.time - before.time,
-    )
-    if after.replicas != before.replicas or min(step) < 0 or step.answered < 0:
+def _plus(counted: Sample, before: Sample, after: Sample) -> Sample:
+    """Add the difference of two samples, unless a replica came, went or restarted between them."""
+    step = Sample(*map(sub, after, before))
+    if step.replicas or min(step) < 0 or step.answered < 0:
         return counted
-    return _Counted(
-        counted.requests + step.requests,
-        counted.errors + step.errors,
-        counted.request_seconds + step.request_seconds,
-        counted.request_seconds_squared + step.request_seconds_squared,
-        counted.seconds + step.seconds,
-    )
+    return Sample(*map(add, counted, step))
 
 
 _EXPECTED: dict[str, tuple[Callable[[float], bool], str]] = {
@@ -201,7 +174,6 @@ _EXPECTED: dict[str, tuple[Callable[[float], bool], str]] = {
 
 
 def _problem(key: str, value: Any) -> str | None:
-    """What is wrong with one entry of the tag."""
     if key not in _EXPECTED:
         return f"'{key[:40]}' is none of {', '.join(_EXPECTED)}"
     fits, expected = _EXPECTED[key]

@@ -1,193 +1,174 @@
-"""Decides when an alias answers with the version that the registry names: once that is loaded, warm and compatible.
-
-Part of `app.serving.releases.reconciler`.
-"""
+"""One step of a rollout: an alias switches once its desired version is loaded, warm and compatible."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
-
-from cachetools import LRUCache
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, TypeAlias
 
 from app.serving.placement.pool_members import PoolMembers
 from app.serving.references import ModelVersion
-from app.serving.releases.alias_state import FIRST, MOVED, Live
+from app.serving.releases.alias_state import FIRST, MOVED, AliasState, Intent, Phase, Refusal
 from app.serving.signatures.compatibility import incompatibilities
 
 Specs = Sequence[Mapping[str, Any]] | None
+_Refused: TypeAlias = tuple[Refusal, str]
+_COMPARISONS = 256
 
 
-class Contract(NamedTuple):
-    """What a version takes: inputs and parameters of its signature, as in `ModelSpec`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """Inputs and parameters of a version's signature, as in `ModelSpec`. Compared by identity."""
 
     inputs: Specs
     params: Specs = None
 
 
-_COMPARISONS = 1024
-"""Comparisons that are remembered: versions do not change, and an alias that is held up asks again and again."""
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a rollout depends on, besides the alias itself.
 
-
-class Step(NamedTuple):
-    """What one alias answers now, what must be in memory for it to move on, and why it does not, if it is held up."""
-
-    live: Live
-    warming: tuple[ModelVersion, ...] = ()
-    blocked: str | None = None
-
-
-class _Reason(NamedTuple):
-    version: str
-    why: str
-    back: bool
-
-
-class _HeldUp(NamedTuple):
-    """What speaks for good against a version that an alias should answer; `is_broken` where it cannot be loaded."""
-
-    version: str
-    why: str
-    is_broken: bool
-
-
-class Switches:
-    """Takes each alias one step further, by what the pools say.
-
-    Args:
-        members: what the pools hold.
+    Attributes:
+        contracts: signatures of the versions that were loaded.
+        unloaded: versions that callers unloaded; a comparison does not load them again.
         wall: seconds since 1970.
     """
 
-    def __init__(self, members: PoolMembers, wall: Callable[[], float]) -> None:
-        self._members = members
-        self._wall = wall
-        self._contracts: dict[ModelVersion, Contract] = {}
-        self._last: dict[str, Contract] = {}
-        self._compared: LRUCache[tuple[ModelVersion, ModelVersion], list[str]] = LRUCache(_COMPARISONS)
-        self._reasons: dict[tuple[str, str], _Reason] = {}
-        self._held_up: dict[tuple[str, str], _HeldUp] = {}
+    members: PoolMembers
+    contracts: Mapping[ModelVersion, Contract]
+    unloaded: Set[ModelVersion]
+    wall: float
 
-    def described(self, version: ModelVersion, contract: Contract) -> None:
-        """A pool member has loaded the version, and this is what it takes."""
-        last = self._last.get(version.name)
-        if last is None or last != contract:
-            last = self._last[version.name] = contract
-        self._contracts[version] = last  # mostly the same: each version that ever was is kept, so its columns are not
 
-    def forget(self, name: str) -> None:
-        """The name means another model now, or none."""
-        for version in [version for version in self._contracts if version.name == name]:
-            del self._contracts[version]
-        self._last.pop(name, None)
-        known: dict[tuple[str, str], Any]
-        for known in (self._reasons, self._held_up):
-            for key in [key for key in known if key[0] == name]:
-                del known[key]
-        self._compared.clear()
+def with_contracts(
+    known: Mapping[ModelVersion, Contract], reported: Mapping[ModelVersion, Contract]
+) -> dict[ModelVersion, Contract]:
+    """Add contracts; equal ones of one model share one object, since those of all versions are kept."""
+    contracts, last = dict(known), {version.name: contract for version, contract in known.items()}
+    for version, contract in reported.items():
+        other = last.get(version.name)
+        if other is None or (other.inputs, other.params) != (contract.inputs, contract.params):
+            other = last[version.name] = contract
+        contracts[version] = other
+    return contracts
 
-    def explain(self, name: str, alias: str, version: str, why: str, *, back: bool = False) -> None:
-        """The next switch of the alias to this version happens for that reason."""
-        self._reasons[name, alias] = _Reason(version, why, back)
 
-    def unexplain(self, name: str, alias: str) -> None:
-        """Take back what `explain` said: the alias is not moved for that reason."""
-        self._reasons.pop((name, alias), None)
+def step(
+    before: AliasState | None,
+    wanted: ModelVersion,
+    around: Surroundings,
+    *,
+    intent: Intent | None,
+    forced: bool,
+    asleep: bool,
+) -> AliasState:
+    """Take an alias one step further.
 
-    def step(
-        self,
-        alias: str,
-        wanted: ModelVersion,
-        current: Live | None,
-        *,
-        forced: bool,
-        asleep: bool,
-        unloaded: Container[ModelVersion],
-    ) -> Step:
-        """What the alias answers from now on.
+    Args:
+        before: its last state; None for an alias that is seen for the first time, which answers at once.
+        wanted: the desired version.
+        intent: the cause of a switch, if this process is about to write one.
+        forced: accept differences of the inputs and a failed example.
+        asleep: the pool is scaled to zero and can warm nothing. The alias switches unless a refusal is remembered.
+    """
+    if before is None:
+        return _switched(None, wanted, around, intent)
+    if before.live == wanted.version:
+        return _settled(before, wanted, around, intent)
+    compare = not forced and wanted.version != before.previous  # the previous version may always come back
+    known: _Refused | None = None
+    if before.desired == wanted.version and before.refusal is not None:
+        known = before.refusal, before.reason or ""
+    if asleep:
+        refused = known if known is not None and (compare or known[0] == "broken") else None
+        can_switch = refused is None
+    else:
+        can_switch, refused = _judge(ModelVersion(wanted.name, before.live), wanted, around, compare=compare)
+    if can_switch:
+        return _switched(before, wanted, around, intent)
+    refusal, reason = refused or known or (None, None)
+    phase: Phase = "blocked" if refused is not None else "warming"
+    return replace(before, desired=wanted.version, phase=phase, refusal=refusal, reason=reason)
 
-        Args:
-            wanted: what the registry, or a caller, wants it to mean.
-            current: what it has answered until now.
-            forced: whether differences are accepted for this version.
-            asleep: the pool has no replica that could warm anything: the next call does. What has been found to speak
-                against a version before still does.
-            unloaded: versions that are not to be loaded for a comparison.
-        """
-        key = wanted.name, alias
-        if current is None:
-            return Step(self._switch(alias, wanted, None))
-        if current.version == wanted.version:
-            self._held_up.pop(key, None)
-            return Step(current if current.proven or not self._members.holds(wanted) else replace(current, proven=True))
-        # What answered before may always come back.
-        compare = not forced and wanted.version != current.previous
-        if asleep:
-            known = self._held_up.get(key)
-            if known is not None and known.version == wanted.version and (compare or known.is_broken):
-                return Step(current, (), known.why)
-            return Step(self._switch(alias, wanted, current))
-        before = ModelVersion(wanted.name, current.version)
-        follows, blocked = self._verdict(before, wanted, compare=compare, can_load=before not in unloaded)
-        if follows:
-            return Step(self._switch(alias, wanted, current))
-        if blocked is not None:
-            self._held_up[key] = _HeldUp(wanted.version, blocked, self._members.state(wanted) == "failed")
-        return Step(current, (wanted,) if before in unloaded else (before, wanted), blocked)
 
-    def snapshot(self) -> list[list[Any]]:
-        """What holds up switches, as JSON values."""
-        return [[*key, *held_up] for key, held_up in self._held_up.items()]
+def _judge(
+    before: ModelVersion, after: ModelVersion, around: Surroundings, *, compare: bool
+) -> tuple[bool, _Refused | None]:
+    """Return whether one version may follow another now, and if not, why it never may; None to wait."""
+    state = around.members.state(after)
+    if state == "failed":
+        return False, ("broken", load_error(around.members, after))
+    if state != "ready" or (compare and _must_load_to_compare(before, around)):
+        return False, None
+    objection = objection_to(after, before, around.members, around.contracts) if compare else None
+    return objection is None, ("incompatible", objection) if objection is not None else None
 
-    def restore(self, snapshot: Iterable[Iterable[Any]]) -> None:
-        """Take over what `snapshot` wrote. Raises `TypeError` or `ValueError` for what is none."""
-        self._held_up = {(name, alias): _HeldUp(*held_up) for name, alias, *held_up in snapshot}
 
-    def _verdict(
-        self, before: ModelVersion, after: ModelVersion, *, compare: bool, can_load: bool
-    ) -> tuple[bool, str | None]:
-        """Whether one version may follow another now; if not, what speaks against it for good, or None to wait."""
-        state = self._members.state(after)
-        if state != "ready":
-            cause = self._members.error(after) or f"{after} cannot be loaded; the log has the cause"
-            return False, cause if state == "failed" else None
-        if not compare:
-            return True, None
-        if before not in self._contracts and can_load and self._members.state(before) != "failed":
-            return False, None  # it is loaded again, to be compared
-        objection = self.objection(before, after)
-        return objection is None, objection
+def objection_to(
+    after: ModelVersion,
+    before: ModelVersion | None,
+    members: PoolMembers,
+    contracts: Mapping[ModelVersion, Contract],
+) -> str | None:
+    """Return why a loaded version should not follow another one, or None."""
+    problem = members.problem(after)
+    if problem is not None:
+        return f"version {after.version} is not switched to: {problem}"
+    found = differences(after, before, contracts)
+    if before is None or not found:
+        return None
+    return f"version {after.version} takes other inputs than version {before.version}: {'; '.join(found)}"
 
-    def objection(self, before: ModelVersion | None, after: ModelVersion) -> str | None:
-        """Why a version that is loaded should not follow another one; None where nothing is known against it."""
-        problem = self._members.problem(after)
-        if problem is not None:
-            return f"version {after.version} is not switched to: {problem}"
-        differences = self.differences(before, after)
-        if not differences:
-            return None
-        assert before is not None
-        return f"version {after.version} takes other inputs than version {before.version}: {'; '.join(differences)}"
 
-    def differences(self, before: ModelVersion | None, after: ModelVersion) -> list[str]:
-        """What callers of the one would stumble over with the other, a sentence each."""
-        if before is None or before not in self._contracts or after not in self._contracts:
-            return []
-        found: list[str] | None = self._compared.get((before, after))
-        if found is None:
-            old, new = self._contracts[before], self._contracts[after]
-            found = incompatibilities(old.inputs, new.inputs, (old.params, new.params))
-            self._compared[before, after] = found
-        return found
+def differences(
+    after: ModelVersion, before: ModelVersion | None, contracts: Mapping[ModelVersion, Contract]
+) -> list[str]:
+    """Return what breaks callers of one version with another one, a sentence each."""
+    if before is None or before not in contracts or after not in contracts:
+        return []
+    return _compare(contracts[before], contracts[after])
 
-    def _switch(self, alias: str, wanted: ModelVersion, current: Live | None) -> Live:
-        self._held_up.pop((wanted.name, alias), None)
-        reason = self._reasons.pop((wanted.name, alias), None)
-        if reason is None or reason.version != wanted.version:
-            reason = _Reason(wanted.version, MOVED if current is not None else FIRST, back=False)
-        proven = self._members.holds(wanted)
-        if current is None:
-            return Live(wanted.version, None, self._wall(), reason.why, reason.back, proven)
-        since = max(self._wall(), current.since)  # the clock may have been put back: of two switches the later counts
-        return Live(wanted.version, current.version, since, reason.why, reason.back, proven)
+
+def load_error(members: PoolMembers, version: ModelVersion) -> str:
+    """Return why members failed to load a version."""
+    return members.error(version) or f"{version} cannot be loaded; the log has the cause"
+
+
+@lru_cache(maxsize=_COMPARISONS)
+def _compare(old: Contract, new: Contract) -> list[str]:
+    return [] if old is new else incompatibilities(old.inputs, new.inputs, (old.params, new.params))
+
+
+def _must_load_to_compare(live: ModelVersion, around: Surroundings) -> bool:
+    can_load = live not in around.unloaded and around.members.state(live) != "failed"
+    return live not in around.contracts and can_load
+
+
+def _settled(before: AliasState, wanted: ModelVersion, around: Surroundings, intent: Intent | None) -> AliasState:
+    """Return the state of an alias that answers its desired version."""
+    warm = around.members.holds(wanted)
+    phase: Phase = "live" if warm else "idle"
+    proven = before.proven or warm
+    back = before.back or (intent is not None and intent.version == wanted.version and intent.back)
+    if (before.desired, before.phase, before.proven, before.back) == (wanted.version, phase, proven, back):
+        return before
+    return replace(before, desired=wanted.version, phase=phase, reason=None, refusal=None, proven=proven, back=back)
+
+
+def _switched(
+    before: AliasState | None, wanted: ModelVersion, around: Surroundings, intent: Intent | None
+) -> AliasState:
+    if intent is None or intent.version != wanted.version:
+        intent = Intent(wanted.version, FIRST if before is None else MOVED, back=False)
+    warm = around.members.holds(wanted)
+    return AliasState(
+        desired=wanted.version,
+        live=wanted.version,
+        previous=before.live if before is not None else None,
+        phase="live" if warm else "idle",
+        since=max(around.wall, before.since if before is not None else 0.0),  # the clock may have been set back
+        why=intent.why,
+        back=intent.back,
+        proven=warm,
+    )

@@ -1,8 +1,6 @@
-"""What is served, as one immutable value that gateways and pools are told.
+"""The release table: what is served, as one immutable value that gateways and pools follow.
 
-`Releases` (in `app.deployments`) builds it with `app.serving.releases.reconciler`; gateways answer every request
-from the
-last table they have, without asking anybody.
+`reconcile` builds it. A gateway resolves references from its last table, without a call to anybody.
 """
 
 from __future__ import annotations
@@ -19,29 +17,24 @@ from app.serving.releases.traffic import Traffic
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One registered model: what its references mean now and which pool hosts it.
-
-    `default` is what the bare name answers, `aliases` what each alias answers. Both follow the registry, but only after
-    the new version is warm.
-    """
+    """One registered model: the live version of the bare name (`default`) and of each alias, and the pool."""
 
     name: str
     default: str | None
     aliases: Mapping[str, str]
     pool: str
     created: int = 0
-    """When the model was registered, in milliseconds: a name that is registered anew is another model."""
+    """When the model was registered, in milliseconds; a name that is registered again is another model."""
     batch: BatchOverrides = NO_OVERRIDES
-    """How its tags want it batched."""
     traffic: Traffic | None = None
-    """How calls to the bare name are divided and copied; None where all go to `default` alone."""
+    """Traffic split and shadow in force; None where all calls to the bare name go to `default`."""
     blocked: Mapping[str, str] = field(default_factory=dict)
-    """Per alias why the version that the registry names does not answer, a sentence each."""
+    """Per alias why its desired version does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Versions that one pool member should hold: it must have what is `resident`, and has what is `hot` if it can."""
+    """Versions that one pool member should hold: all that are `resident`, and those that are `hot` if they fit."""
 
     resident: frozenset[ModelVersion] = frozenset()
     hot: frozenset[ModelVersion] = frozenset()
@@ -49,10 +42,20 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTable:
-    """Everything that gateways and pools need to know, at one `epoch` of one `term`.
+    """What gateways and pools need to know, at one epoch of one term.
 
-    A term is one life of `Releases`; epochs count the tables within it. `resident` lists the versions that a pool keeps
-    loaded and warm, on as many of its members as `copies` says.
+    Attributes:
+        term: one life of `Releases`.
+        epoch: number of the table within the term.
+        releases: registered models by name.
+        resident: per pool the versions that it keeps in memory.
+        members: per pool the members that are alive.
+        copies: how many members should hold a resident or a busy version.
+        unloads, retries: how often callers asked to unload a version, or to load it again after a failure. Pools act
+            when a number changes.
+        ready: whether every live resident version is loaded, or has failed to load.
+        cold_pools: pools that may scale to zero; only predictions call them, since any call wakes them.
+        stale_since: since when the registry has not been read, in seconds since 1970; None while it answers.
     """
 
     term: int = 0
@@ -60,26 +63,15 @@ class ReleaseTable:
     releases: Mapping[str, Release] = field(default_factory=dict)
     resident: Mapping[str, tuple[ModelVersion, ...]] = field(default_factory=dict)
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Per pool the members that are known to live."""
-
     copies: Mapping[ModelVersion, int] = field(default_factory=dict)
-    """How many members shall hold a version: of what is resident, and of what makes much work."""
     unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
-    """How often a caller has asked for a version to leave memory: pools do so when the number changes."""
-
     retries: Mapping[ModelVersion, int] = field(default_factory=dict)
-    """How often a caller has asked for a version again after it had failed: pools then try again at once."""
     ready: bool = False
-    """Whether every version that answers and should be resident is loaded, or is known to have failed."""
-
     cold_pools: frozenset[str] = frozenset()
-    """Pools that may be at zero replicas: any call would wake them, so they are called for predictions alone."""
-
     stale_since: float | None = None
-    """Since when the registry has not been read, in seconds since 1970; None while it is."""
 
     def resolve(self, ref: ModelRef) -> ModelVersion | None:
-        """The version that `ref` means, or None where the table does not say."""
+        """Return the version that a reference means, or None where the table does not hold it."""
         if ref.version is not None:
             return None
         release = self.releases.get(ref.name)
@@ -89,7 +81,7 @@ class ReleaseTable:
         return ModelVersion(ref.name, version) if version is not None else None
 
     def renewed(self, before: ReleaseTable) -> set[str]:
-        """Names that mean another model than in the table before, or none any more."""
+        """Return the names of models that were deleted or registered again since the table before."""
         return {
             name
             for name, release in before.releases.items()
@@ -101,11 +93,11 @@ class ReleaseTable:
         return release.pool if release is not None else "default"
 
     def copies_of(self, version: ModelVersion) -> int:
-        """How many members share the calls for a version. What is loaded for a call stays on one."""
+        """Return how many members share the calls for a version; one where a call has loaded it."""
         return self.copies.get(version, 1)
 
     def share(self, pool: str, member: str) -> Share:
-        """What a member should hold, by the ring of its pool; it counts itself in when it is not known yet."""
+        """Return what a member should hold; an unknown member counts itself in."""
         ring = Ring({member, *self.members.get(pool, ())})
         resident = self.resident.get(pool, ())
         hot = (version for version in self.copies if self.pool_of(version.name) == pool)
@@ -117,32 +109,37 @@ class ReleaseTable:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One registered model for people: what is registered, what is served, and what is loaded where."""
+    """Status of one registered model for people.
+
+    Attributes:
+        default: live version of the bare name.
+        aliases: live version per alias.
+        desired: version per alias as the registry names it; different while it warms up, or when it is blocked.
+        versions: per version its state, how many replicas hold it, its bytes, and the last error.
+        problems: a sentence for each tag that is ignored because it cannot be followed.
+        live: per alias ``version``, ``previous`` (or null), ``since`` (ISO 8601) and ``why``.
+        blocked: per alias why its desired version does not answer.
+        traffic: percent per alias of the calls to the bare name, as the tags ask for.
+        shadow: the alias that gets a copy of each call.
+    """
 
     name: str
     default: str | None
     aliases: Mapping[str, str]
     desired: Mapping[str, str]
-    """Aliases as the registry has them; they differ from `aliases` while a version warms up or when it failed to."""
     pool: str
     versions: Mapping[str, Mapping[str, Any]]
-    """Per version its state, how many replicas hold it, bytes, and the last error."""
     problems: Sequence[str] = ()
-    """Tags that cannot be followed and are ignored, a sentence each."""
     live: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Per alias ``version``, ``previous`` (what it answered before, or null), ``since`` (ISO 8601) and ``why``."""
     blocked: Mapping[str, str] = field(default_factory=dict)
-    """Per alias why the version that the registry names does not answer, a sentence each."""
     traffic: Mapping[str, float] = field(default_factory=dict)
-    """Percent per alias of the calls to the bare name, as the tags ask for."""
     shadow: str | None = None
-    """The alias that gets a copy of each call."""
 
 
 class Switch(NamedTuple):
-    """What a promote or a rollback has come to: `alias` answers `version`, and `previous` before.
+    """Result of a promote or a rollback: `alias` answers `version`; before that, `previous`.
 
-    `changed` is False where it was so already.
+    `changed` is False where the alias answered `version` already.
     """
 
     version: ModelVersion

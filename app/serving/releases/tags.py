@@ -1,7 +1,4 @@
-"""What a registered model's tags with the prefix ``serving.`` say of how it is served, read once each time they change.
-
-Used by `app.serving.releases.reconciler`. Each tag is understood by the module that it is for.
-"""
+"""How a registered model's tags with the prefix ``serving.`` want it served."""
 
 from __future__ import annotations
 
@@ -18,20 +15,19 @@ POOL_TAG = "serving.pool"
 FORCE_TAG = "serving.force"
 """Names a version that an alias may switch to although its inputs differ or its own example fails."""
 LIVE_TAG = "serving.live"
-"""Written here: what answers. See `app.serving.releases.alias_state`."""
+"""Written by the platform for people, never read: what each alias answers. See `alias_state.live_tag`."""
 DEFAULT_POOL = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelTags:
-    """The tags' meaning; `problems` has a sentence for each one that cannot be followed and is ignored."""
+    """Meaning of the tags; `problems` has a sentence for each tag that is ignored because it cannot be followed."""
 
     pool: str = DEFAULT_POOL
     batch: BatchOverrides = NO_OVERRIDES
     traffic: TrafficPlan = NO_TRAFFIC
     rollback: RollbackRule | None = None
     forced: str | None = None
-    live: str | None = None
     problems: tuple[str, ...] = ()
 
 
@@ -39,18 +35,11 @@ NO_TAGS = ModelTags()
 
 
 def read_tags(tags: Mapping[str, str]) -> ModelTags:
-    """Read all of a model's tags."""
+    """Read all tags of a model."""
     if not any(tag.startswith("serving.") for tag in tags):
         return NO_TAGS
     batch, batch_problems = limits.read_tags(tags)
     plan, traffic_problems = traffic.read_tags(tags)
     rule, rule_problems = rollback_policy.read_tags(tags)
-    return ModelTags(
-        tags.get(POOL_TAG) or DEFAULT_POOL,
-        batch,
-        plan,
-        rule,
-        tags.get(FORCE_TAG),
-        tags.get(LIVE_TAG),
-        (*batch_problems, *traffic_problems, *rule_problems),
-    )
+    problems = (*batch_problems, *traffic_problems, *rule_problems)
+    return ModelTags(tags.get(POOL_TAG) or DEFAULT_POOL, batch, plan, rule, tags.get(FORCE_TAG), problems)

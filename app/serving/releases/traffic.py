@@ -1,7 +1,7 @@
-"""How calls to a model's bare name are divided among its aliases, and which of them gets a copy of each call.
+"""Traffic splits and shadows of a model's bare name.
 
-Two tags of the registered model say it: ``serving.traffic`` holds percent per alias as a JSON object, and
-``serving.shadow`` an alias. `TrafficPlan` is what they ask for; `Traffic` is what is in force, versions that are warm.
+The tag ``serving.traffic`` holds percent per alias as a JSON object, and ``serving.shadow`` the alias that gets a copy
+of each call. `TrafficPlan` is what they ask for; `Traffic` is what is in force, among versions that are warm.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _TOLERANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class TrafficPlan:
-    """What is asked for: percent per alias, which are no or sum up to 100, and the alias that gets copies."""
+    """Desired traffic: percent per alias, none or 100 in all, and the alias that gets copies."""
 
     weights: tuple[tuple[str, float], ...] = ()
     shadow: str | None = None
 
     @property
     def aliases(self) -> frozenset[str]:
-        """All that the plan needs to be warm."""
+        """Aliases whose versions must be warm."""
         return frozenset([alias for alias, _ in self.weights] + ([self.shadow] if self.shadow else []))
 
     def tags(self) -> dict[str, str | None]:
-        """The two tags that say the same; None where there is none."""
+        """Return the two tags of the plan; None for a tag to delete."""
         weights = {alias: int(weight) if weight == int(weight) else weight for alias, weight in self.weights}
         return {TRAFFIC_TAG: json.dumps(weights) if weights else None, SHADOW_TAG: self.shadow}
 
     def in_force(self, warm: Mapping[str, str], *, default: str) -> Traffic | None:
-        """What can be in force: an alias whose version is not warm leaves its share to the default.
+        """Return what can be in force: an alias whose version is not warm leaves its share to the default.
 
         Args:
-            warm: alias to version, of those that are warm.
+            warm: alias to version, of the aliases whose version is warm.
             default: the version that the bare name means.
         """
         weights = sorted(self.weights, key=lambda item: -item[1])
@@ -59,7 +59,7 @@ NO_TRAFFIC = TrafficPlan()
 
 
 def make_plan(weights: Mapping[str, Any], shadow: str | None = None) -> TrafficPlan:
-    """A plan from percent per alias.
+    """Make a plan from percent per alias.
 
     Raises:
         InvalidRequest: a weight is no number from 0 to 100, or they do not sum up to 100.
@@ -79,7 +79,7 @@ def make_plan(weights: Mapping[str, Any], shadow: str | None = None) -> TrafficP
 
 
 def read_tags(tags: Mapping[str, str]) -> tuple[TrafficPlan, tuple[str, ...]]:
-    """What a registered model's tags ask for, and a sentence where they cannot be followed and are ignored."""
+    """Return the plan of a model's tags, and a sentence where they are ignored because they cannot be followed."""
     shadow = tags.get(SHADOW_TAG) or None
     text = tags.get(TRAFFIC_TAG)
     if text is None:
@@ -98,7 +98,7 @@ def read_tags(tags: Mapping[str, str]) -> tuple[TrafficPlan, tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One alias's part of the calls to the bare name; `weight` in percent."""
+    """Share of one alias in the calls to the bare name; `weight` in percent."""
 
     alias: str
     version: str
@@ -107,20 +107,20 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What is in force for one model. Without `variants` all calls go to what the bare name means."""
+    """Traffic in force for one model. Without `variants` all calls go to the version of the bare name."""
 
     variants: tuple[Variant, ...] = ()
     shadow: Variant | None = None
 
     def choose(self, name: str, key: str | None) -> str:
-        """The version for a call; needs `variants`. By chance where there is no key.
+        """Return the version for a call, by chance without a key; needs `variants`.
 
-        For a key it is the same on every replica: each alias draws a number for it, and the least one in relation to
-        its weight wins. When weights change, a caller moves only to an alias that has grown in relation to its own.
+        A key gets the same version on every replica: each alias draws a number for it, and the lowest one in relation
+        to its weight wins. When weights change, a key moves only to an alias that has grown in relation to its own.
 
         Args:
-            name: the model, so that a key does not fall on the same side of every model's split.
-            key: what stays with one variant: an entity, or a session.
+            name: the model; a key falls on another side of each model's split.
+            key: an entity or a session, which stays with one variant.
         """
         if key is not None:
             return min(self.variants, key=lambda variant: _waiting(name, variant.alias, key) / variant.weight).version
@@ -133,6 +133,6 @@ class Traffic:
 
 
 def _waiting(name: str, alias: str, key: str) -> float:
-    """A positive number, distributed exponentially: of several ones, each is the least in proportion to its rate."""
+    """Draw a positive number, distributed exponentially: each of several is the lowest in proportion to its rate."""
     digest = blake2b(f"{name}\0{alias}\0{key}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return -log(((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52)

@@ -21,7 +21,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_each_senders_last_word_counts_by_its_share(clock: Clock) -> None:
+def test_the_last_note_of_each_sender_counts_by_its_share(clock: Clock) -> None:
     waiting = Waiting(clock)
     waiting.note(A, CallNote(1, "g1", Backlog(100, 0.5)))
     waiting.note(A, CallNote(1, "g1", Backlog(40, 0.2)))
@@ -32,7 +32,7 @@ def test_each_senders_last_word_counts_by_its_share(clock: Clock) -> None:
     assert (waiting.rows, waiting.oldest_wait_s) == (70, 0.2)
 
 
-def test_what_a_sender_wrote_expires(clock: Clock) -> None:
+def test_notes_expire(clock: Clock) -> None:
     waiting = Waiting(clock)
     waiting.note(A, CallNote(1, "g1", Backlog(100, 0.5)))
     clock.now += NOTE_TTL_S - 1
@@ -43,7 +43,7 @@ def test_what_a_sender_wrote_expires(clock: Clock) -> None:
     assert (waiting.rows, waiting.oldest_wait_s) == (0, 0.0)
 
 
-def test_busy_threads_are_averaged_between_two_samples_work_under_way_included(clock: Clock) -> None:
+def test_busy_threads_are_averaged_and_include_running_work(clock: Clock) -> None:
     meter = BusyMeter(clock)
     sample = BusySample(meter, clock)
     with meter.working(A):

@@ -32,18 +32,18 @@ def steady(requests: int, errors: int, mean_s: float, *, until: float = 300.0, s
 GOOD = steady(1000, 4, 0.020)
 
 
-def test_it_says_what_the_error_rates_are() -> None:
+def test_the_reason_names_both_error_rates() -> None:
     why = judged(steady(240, 29, 0.020, since=300, until=600), GOOD, now=600)
     assert why == "error rate 12.1 % over 240 requests in 300 s, version 1 had 0.4 %"
 
 
-def test_it_says_what_the_latencies_are() -> None:
+def test_the_reason_names_both_latencies() -> None:
     why = judged(steady(240, 0, 0.084, since=300, until=600), GOOD, now=600)
     assert why == "mean latency 84.0 ms over 240 requests in 300 s, version 1 had 20.0 ms"
 
 
 @pytest.mark.parametrize(("slow", "goes_back"), [(1, False), (3, False), (60, True)])
-def test_a_few_slow_requests_are_not_enough_whatever_mean_they_make(slow: int, goes_back: bool) -> None:
+def test_a_few_slow_requests_do_not_roll_back(slow: int, goes_back: bool) -> None:
     old = [Sample(0, 0, 0, 0.0), Sample(300, 1000, 0, 20.0, request_seconds_squared=0.5)]
     seconds = [0.020] * (200 - slow) + [10.0] * slow
     squares = sum(one * one for one in seconds)
@@ -56,42 +56,42 @@ def test_a_version_that_does_as_well_stays() -> None:
     assert judged(steady(1000, 6, 0.022), GOOD) is None
 
 
-def test_more_errors_than_the_rule_allows_are_not_enough_where_chance_explains_them() -> None:
+def test_an_excess_of_errors_that_chance_explains_is_allowed() -> None:
     few = RollbackRule(error_rate=0.05, min_requests=10)
     assert judged(steady(10, 1, 0.020), steady(10, 0, 0.020), few) is None
 
 
-def test_an_excess_that_is_certain_and_small_is_allowed() -> None:
+def test_a_certain_but_small_excess_of_errors_is_allowed() -> None:
     assert judged(steady(100_000, 4000, 0.020), steady(100_000, 100, 0.020)) is None
 
 
-def test_too_few_requests_tell_nothing() -> None:
+def test_too_few_requests_decide_nothing() -> None:
     assert judged(steady(90, 90, 1.0), GOOD) is None
 
 
-def test_an_old_version_without_any_traffic_is_nothing_to_compare_with() -> None:
+def test_without_traffic_of_the_old_version_nothing_is_compared() -> None:
     assert judged(steady(1000, 1000, 1.0), []) is None
     assert judged(steady(1000, 1000, 1.0), [Sample(0, 0, 0, 0), Sample(300, 0, 0, 0)]) is None
 
 
-def test_what_is_older_than_the_window_does_not_count() -> None:
+def test_traffic_before_the_window_does_not_count() -> None:
     bad_once = steady(200, 100, 0.02)
     good_since = [Sample(300 + 30 * n, 200 + 100 * n, 100, bad_once[-1].request_seconds + n) for n in range(1, 21)]
     assert judged(bad_once, GOOD, now=300) is not None
     assert judged([*bad_once, *good_since], GOOD, now=900) is None
 
 
-def test_the_old_version_is_judged_by_its_latest_traffic_however_long_ago() -> None:
+def test_the_old_version_is_judged_by_its_latest_traffic() -> None:
     idle = [*GOOD, *(Sample(300 + 30 * n, 1000, 4, GOOD[-1].request_seconds) for n in range(1, 101))]
     assert judged(steady(240, 29, 0.020, since=3000, until=3300), idle, now=3300) is not None
 
 
-def test_what_was_counted_before_the_first_sample_stands_in_where_nothing_came_since() -> None:
+def test_totals_stand_in_where_the_old_version_had_no_new_calls() -> None:
     since_long = [Sample(0, 1000, 4, 20.0), Sample(300, 1000, 4, 20.0)]
     assert judged(steady(240, 29, 0.020), since_long) is not None
 
 
-def test_counts_of_a_replica_that_comes_or_goes_are_not_taken_for_traffic() -> None:
+def test_a_gateway_that_comes_or_goes_does_not_count_as_traffic() -> None:
     healthy = steady(300, 0, 0.020)
     with_history = [
         Sample(s.time, s.requests + 500 * (s.time > 100), s.errors + 400 * (s.time > 100), s.request_seconds, 2)
@@ -110,7 +110,7 @@ def test_a_version_that_answers_nothing_has_no_latency() -> None:
 
 
 @pytest.mark.parametrize("window_s", [0.1, 60, 300, 86_400, 1e300])
-def test_samples_are_enough_for_the_window_and_never_more_than_some_hundreds(window_s: float) -> None:
+def test_some_hundred_samples_cover_any_window(window_s: float) -> None:
     samples: deque[Sample] = deque()
     for number in range(60_000):  # every five seconds, two requests a second
         keep(samples, Sample(5.0 * number, 10 * number, 5 * number, 0.0), window_s)
@@ -123,7 +123,7 @@ def test_samples_are_enough_for_the_window_and_never_more_than_some_hundreds(win
     assert why.startswith("error rate")
 
 
-def test_only_what_the_rule_names_is_looked_at() -> None:
+def test_only_the_limits_of_the_rule_count() -> None:
     assert judged(steady(300, 150, 0.020), GOOD, RollbackRule(latency_ratio=2.0)) is None
     assert judged(steady(300, 0, 1.0), GOOD, RollbackRule(error_rate=0.05)) is None
 
@@ -151,5 +151,5 @@ def test_the_tag_is_read() -> None:
         ('{"latency_ratio": 2, "min_requests": 1.5}', "'min_requests' is 1.5, expected a whole number from 1 on"),
     ],
 )
-def test_a_tag_that_cannot_be_followed_is_told_and_rolls_nothing_back(text: str, problem: str) -> None:
+def test_an_invalid_rule_is_reported_and_ignored(text: str, problem: str) -> None:
     assert read_tags({"serving.rollback": text}) == (None, (f"tag serving.rollback is ignored: {problem}",))

@@ -23,18 +23,18 @@ def split(**weights: float) -> Traffic:
     return Traffic(tuple(Variant(alias, alias, weight) for alias, weight in weights.items()))
 
 
-def test_callers_fall_to_the_versions_by_their_weights() -> None:
+def test_callers_are_split_by_weight() -> None:
     shares = Counter(chosen(SPLIT).values())
     assert shares["2"] / len(KEYS) == pytest.approx(0.1, abs=0.01)
 
 
-def test_a_caller_gets_the_same_version_each_time_and_on_each_replica() -> None:
+def test_a_caller_gets_the_same_version_on_every_replica() -> None:
     # Known values: a change of the hash would move every caller in the middle of an experiment.
     assert [SPLIT.choose("prices", f"customer-{n}") for n in (1, 0, 13, 25, 21)] == ["1", "2", "2", "2", "1"]
     assert chosen(SPLIT) == chosen(SPLIT)
 
 
-def test_models_are_divided_independently_of_each_other() -> None:
+def test_models_are_split_independently() -> None:
     prices, volumes = chosen(SPLIT), chosen(SPLIT, "volumes")
     both = sum(prices[key] == volumes[key] == "2" for key in KEYS)
     assert both / len(KEYS) == pytest.approx(0.01, abs=0.005)
@@ -51,13 +51,13 @@ def moves(before: dict[str, float], after: dict[str, float]) -> Counter[tuple[st
     return Counter(pair for pair in pairs if pair[0] != pair[1])
 
 
-def test_two_shares_that_grow_alike_take_no_callers_from_each_other() -> None:
+def test_shares_that_grow_alike_take_no_callers_from_each_other() -> None:
     moved = moves({"champion": 90, "a": 5, "b": 5}, {"champion": 80, "a": 10, "b": 10})
     assert moved.keys() == {("champion", "a"), ("champion", "b")}
     assert moved.total() / len(KEYS) == pytest.approx(0.1, abs=0.01)
 
 
-def test_an_alias_that_joins_takes_callers_and_moves_none_among_the_others() -> None:
+def test_a_new_alias_moves_no_callers_between_the_others() -> None:
     assert {to for _, to in moves({"champion": 80, "b": 20}, {"champion": 60, "b": 15, "a": 25})} == {"a"}
     assert {left for left, _ in moves({"champion": 60, "b": 15, "a": 25}, {"champion": 80, "b": 20})} == {"a"}
 
@@ -74,7 +74,7 @@ def test_calls_without_a_key_are_left_to_chance() -> None:
     assert shares["2"] / len(KEYS) == pytest.approx(0.1, abs=0.01)
 
 
-def test_weights_that_do_not_sum_up_to_100_by_rounding_are_shares_all_the_same() -> None:
+def test_weights_that_miss_100_by_rounding_are_shares() -> None:
     shares = Counter(chosen(split(a=33.3333333, b=33.3333333, c=33.3333333)).values())
     assert all(count / len(KEYS) == pytest.approx(1 / 3, abs=0.02) for count in shares.values())
 
@@ -109,7 +109,7 @@ def test_a_plan_is_read_from_the_tags_that_it_writes() -> None:
         ({f"alias-{n}": 0 for n in range(17)}, "at most 16 can share it"),
     ],
 )
-def test_weights_that_make_no_sense_are_refused(weights: dict[str, Any], message: str) -> None:
+def test_invalid_weights_are_refused(weights: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         make_plan(weights)
 
@@ -122,12 +122,12 @@ def test_weights_that_make_no_sense_are_refused(weights: dict[str, Any], message
         ('{"champion": 50}', "the weights sum up to 50; they must sum up to 100"),
     ],
 )
-def test_a_tag_that_cannot_be_followed_is_told_and_leaves_the_shadow(text: str, problem: str) -> None:
+def test_an_invalid_split_is_reported_and_keeps_the_shadow(text: str, problem: str) -> None:
     expected = TrafficPlan((), "next"), (f"tag serving.traffic is ignored: {problem}",)
     assert read_tags({"serving.traffic": text, "serving.shadow": "next"}) == expected
 
 
-def test_an_alias_that_is_not_warm_leaves_its_share_to_the_default() -> None:
+def test_a_cold_alias_leaves_its_share_to_the_default() -> None:
     plan = make_plan({"champion": 90, "challenger": 10}, "next")
     cold = plan.in_force({"champion": "1"}, default="1")
     warm = plan.in_force({"champion": "1", "challenger": "2", "next": "3"}, default="1")

@@ -1,27 +1,28 @@
-"""A registry whose answers lag behind what was written to it."""
+"""Answers of a registry that lag behind what was written to it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
-from app.serving.releases.recent_writes import LAG_S, OwnWrites
+from app.control.generations import LAG_S, Generations
 from app.serving.releases.registered_model import RegisteredModel
 
 
 class World:
-    """The writes, a clock, and what is known of one model."""
+    """The generations of one model, and their clock."""
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.writes = OwnWrites(lambda: self.now)
+        self.generations = Generations(lambda: self.now)
 
     def write(self, before: str | None, after: str) -> None:
-        self.writes.wrote(named(before), {"champion": after}, {})
+        self.generations.written(named(before), ("alias", "champion"), after)
 
     def seen(self, answers: Iterable[str | None]) -> list[str | None]:
-        return [self.writes.over(named(answer)).aliases.get("champion") for answer in answers]
+        return [self.generations.merge(named(one), named(None)).aliases.get("champion") for one in answers]
 
 
 def named(version: str | None) -> RegisteredModel:
@@ -37,7 +38,7 @@ def named(version: str | None) -> RegisteredModel:
         ([None], [None]),  # deleted elsewhere
     ],
 )
-def test_an_answer_of_before_a_write_is_not_believed_for_a_while(
+def test_an_older_value_is_not_believed_until_the_write_was_read(
     answers: list[str | None], seen: list[str | None]
 ) -> None:
     world = World()
@@ -45,14 +46,14 @@ def test_an_answer_of_before_a_write_is_not_believed_for_a_while(
     assert world.seen(answers) == seen
 
 
-def test_what_is_answered_for_longer_is_so() -> None:
+def test_an_older_value_is_believed_when_it_lasts() -> None:
     world = World()
     world.write("1", "2")
     world.now += LAG_S + 0.1
     assert world.seen(["1"]) == ["1"]
 
 
-def test_of_several_writes_the_last_one_counts_whichever_an_answer_has() -> None:
+def test_the_last_of_several_writes_counts() -> None:
     world = World()
     world.write("1", "2")
     world.write("2", "3")
@@ -61,17 +62,28 @@ def test_of_several_writes_the_last_one_counts_whichever_an_answer_has() -> None
     assert world.seen(["1", "2", "3", "1"]) == ["1", "1", "1", "1"]
 
 
-def test_an_alias_that_is_new_and_tags_that_were_set_or_deleted_are_as_they_were_written() -> None:
+def test_new_aliases_and_changed_tags_are_kept_as_written() -> None:
     world = World()
     world.write(None, "2")
-    world.writes.wrote(named("2"), {}, {"new": "yes", "other": None})
-    model = world.writes.over(named(None))
+    model = world.generations.written(named("2"), ("tag", "new"), "yes")
+    model = world.generations.written(model, ("tag", "other"), None)
     assert (model.aliases, model.tags) == ({"champion": "2"}, {"new": "yes"})
+    assert world.generations.merge(named(None), model) == model
     assert (model.latest, model.created) == ("3", 7)
 
 
-def test_a_name_that_means_another_model_has_none() -> None:
+@pytest.mark.parametrize("known", [None, replace(named("2"), created=6)], ids=["deleted", "registered again"])
+def test_a_model_registered_again_has_no_writes(known: RegisteredModel | None) -> None:
     world = World()
     world.write("1", "2")
-    world.writes.forget("m")
+    assert world.generations.merge(named("1"), known).aliases == {"champion": "1"}
     assert world.seen(["1"]) == ["1"]
+
+
+def test_a_model_has_a_new_generation_after_each_write() -> None:
+    generations = Generations()
+    begun = generations.begin()
+    assert generations.newer(begun) == set()
+    generations.advance("m")
+    assert generations.newer(begun) == {"m"}
+    assert generations.newer(generations.begin()) == set()

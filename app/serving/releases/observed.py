@@ -1,0 +1,95 @@
+"""What `Releases` was told: by the registry, by pool members and by callers. Each event makes a new value of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from app.serving.placement.pool_members import MemberReport
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion
+from app.serving.releases.alias_state import Intent
+from app.serving.releases.load_requests import LoadRequests
+from app.serving.releases.registered_model import RegisteredModel
+from app.serving.releases.rollout import Contract, with_contracts
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Inputs of `reconcile`.
+
+    Attributes:
+        models: the registry, by name; None before it was read, where no snapshot has it either.
+        members: the last report of each pool member, by the member's id.
+        contracts: signatures of versions that members loaded.
+        intents: per model and alias the cause of a switch that this process is about to write.
+        stale_since: since when the registry has not been read, in seconds since 1970; None while it answers.
+    """
+
+    models: Mapping[str, RegisteredModel] | None = None
+    members: Mapping[str, MemberReport] = field(default_factory=dict)
+    contracts: Mapping[ModelVersion, Contract] = field(default_factory=dict)
+    requests: LoadRequests = field(default_factory=LoadRequests)
+    intents: Mapping[tuple[str, str], Intent] = field(default_factory=dict)
+    stale_since: float | None = None
+
+    def read(self, *models: RegisteredModel) -> Observed:
+        """Take over models that were read one by one."""
+        return replace(self, models={**(self.models or {}), **{model.name: model for model in models}})
+
+    def reported(
+        self,
+        member_id: str,
+        pool: str,
+        states: Mapping[ModelVersion, VersionState],
+        contracts: Mapping[ModelVersion, Contract],
+        now: float,
+    ) -> Observed:
+        """Take over what a pool member holds, and the signatures of what it loaded."""
+        known = self.members.get(member_id, MemberReport(pool))
+        members = {**self.members, member_id: MemberReport(pool, states, now, known.busy)}
+        all_contracts = with_contracts(self.contracts, contracts) if contracts else self.contracts
+        return replace(self, members=members, contracts=all_contracts)
+
+    def heard_of(self, member_id: str, now: float, busy: Mapping[ModelVersion, float] | None = None) -> Observed:
+        """Note that a known member is alive, and how busy its versions keep it."""
+        known = self.members.get(member_id)
+        if known is None:
+            return self
+        report = replace(known, seen=now, busy=known.busy if busy is None else busy)
+        return replace(self, members={**self.members, member_id: report})
+
+    def left(self, member_id: str) -> Observed:
+        """Drop a member that has ended."""
+        return replace(self, members={known: report for known, report in self.members.items() if known != member_id})
+
+    def pin(self, version: ModelVersion, default_alias: str) -> Observed:
+        """Keep a version resident; where the model has no default alias, the bare name means it."""
+        model = (self.models or {}).get(version.name)
+        choose = model is None or default_alias not in model.aliases
+        tried = self._try_again(version)
+        return replace(tried, requests=tried.requests.pin(version, choose=choose))
+
+    def want(self, version: ModelVersion) -> Observed:
+        """Keep a version in memory until `LoadRequests.unwant` is called as often."""
+        tried = self._try_again(version)
+        return replace(tried, requests=tried.requests.want(version))
+
+    def unload(self, version: ModelVersion) -> Observed:
+        """Have all members drop a version; from now on none counts as holding it, whenever it reports that."""
+        members = {member_id: report.without(version) for member_id, report in self.members.items()}
+        return replace(self, members=members, requests=self.requests.unload(version))
+
+    def _try_again(self, version: ModelVersion) -> Observed:
+        failed = {
+            member_id
+            for member_id, report in self.members.items()
+            if (state := report.states.get(version)) is not None and state.state == "failed"
+        }
+        if not failed:
+            return self
+        members = {
+            member_id: report.without(version) if member_id in failed else report
+            for member_id, report in self.members.items()
+        }
+        return replace(self, members=members, requests=self.requests.retry(version))

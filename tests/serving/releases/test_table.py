@@ -1,0 +1,312 @@
+"""The release table: what answers, what is resident and where, and when it is ready."""
+
+from __future__ import annotations
+
+from app.serving.batching.limits import BatchOverrides
+from app.serving.placement.pool_members import PoolPlan
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion
+from app.serving.releases.registered_model import RegisteredModel
+from app.serving.releases.status import every_status
+from tests.serving.releases.engine import FAILED, READY, V1, V2, V3, Engine
+
+
+def engine(*, preload: tuple[str, ...] = ("*",), pools: tuple[str, ...] = ("default",)) -> Engine:
+    return Engine(preload=preload, pools=dict.fromkeys(pools, PoolPlan()), keep_previous_s=0, now=0.0)
+
+
+def registered(latest: str = "2", **aliases: str) -> RegisteredModel:
+    return RegisteredModel("m", aliases, {}, latest)
+
+
+def test_the_bare_name_means_the_default_alias_else_the_newest() -> None:
+    e = engine()
+    assert e.registry(registered(champion="1"), RegisteredModel("n", {}, {}, "7"))
+    assert e.answers("m") == "1"
+    assert e.answers("m@champion") == "1"
+    assert e.answers("n") == "7"
+    assert e.answers("m@challenger") is None
+    assert e.answers("unknown") is None
+
+
+def test_ready_means_every_resident_version_is_loaded_or_failed() -> None:
+    e = engine()
+    steps: list[tuple[dict[ModelVersion, VersionState] | None, bool]] = [
+        (None, False),
+        ({V1: VersionState("loading")}, False),
+        ({V1: READY}, True),
+        ({V1: FAILED}, True),
+    ]
+    e.registry(registered(champion="1"))
+    for states, ready in steps:
+        if states is not None:
+            e.report("r1", states)
+        assert e.table.resident == {"default": (V1,)}
+        assert e.table.ready is ready
+
+
+def test_an_empty_registry_is_ready_once_it_was_read() -> None:
+    e = engine()
+    e.registry()
+    assert e.table.ready
+
+
+def test_the_epoch_counts_changes_and_nothing_else() -> None:
+    e = engine()
+    assert e.registry(registered(champion="1"))
+    epoch = e.table.epoch
+    assert not e.registry(registered(champion="1"))
+    assert not e.settle()
+    assert e.table.epoch == epoch
+
+
+def test_an_alias_switches_once_the_version_is_warm_everywhere() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.report("r2", {V1: READY})
+    e.registry(registered(champion="2"))
+    assert e.answers("m") == "1"
+    assert set(e.table.resident["default"]) == {V1, V2}
+    e.report("r1", {V1: READY, V2: READY})
+    assert e.answers("m") == "1"
+    e.report("r2", {V1: READY, V2: READY})
+    assert e.answers("m") == "2"
+    assert e.answers("m@champion") == "2"
+    assert e.table.resident == {"default": (V2,)}
+
+
+def test_a_later_rollout_leaves_the_table_ready() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.registry(registered(champion="2"))
+    assert V2 in e.table.resident["default"]
+    assert e.table.ready
+
+
+def test_an_alias_stays_when_the_new_version_fails_to_load() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.registry(registered(champion="2"))
+    e.report("r1", {V1: READY, V2: FAILED})
+    assert e.answers("m") == "1"
+    (status,) = every_status(e.state, "champion")
+    assert status.aliases == {"champion": "1"}
+    assert status.desired == {"champion": "2"}
+    assert status.versions["2"]["error"] == "it is broken"
+
+
+def test_a_loaded_version_is_the_default_without_a_default_alias() -> None:
+    e = engine()
+    e.registry(registered(champion="2"), RegisteredModel("n", {}, {}, "7"))
+    e.pin(V1)
+    e.pin(ModelVersion("n", "3"))
+    assert e.answers("m") == "2"
+    assert e.answers("n") == "7"  # until the loaded one is warm
+    e.report("r1", {ModelVersion("n", "3"): READY})
+    assert e.answers("n") == "3"
+
+
+def test_an_unloaded_version_is_not_resident_until_loaded_again() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.unload(V1)
+    assert e.table.resident == {"default": ()}
+    assert e.table.unloads == {V1: 1}
+    assert e.state_of(V1) is None, "nobody counts on it, though the member has not reported that yet"
+    assert e.table.ready
+    e.pin(V1)
+    assert e.table.resident == {"default": (V1,)}
+    e.unload(V1)
+    assert e.table.unloads == {V1: 2}
+
+
+def test_an_alias_that_names_an_unloaded_version_loads_it_again() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.unload(V2)
+    e.registry(registered(champion="2"))
+    assert V2 in e.table.resident["default"]
+    e.report("r1", {V1: READY, V2: READY})
+    assert e.answers("m") == "2"
+    assert e.table.resident == {"default": (V2,)}
+
+
+def test_an_unpinned_version_stays_where_an_alias_needs_it() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.pin(V1)
+    e.unpin(V1)
+    assert e.table.resident == {"default": (V1,)}
+    assert e.table.unloads == {}
+
+
+def test_pins_of_a_deleted_model_are_forgotten() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.pin(V2)
+    e.registry()
+    assert e.table.resident == {"default": ()}
+    assert e.table.ready
+
+
+def test_a_model_registered_again_is_another_model() -> None:
+    e = engine()
+    e.registry(RegisteredModel("m", {}, {}, "1", created=1), RegisteredModel("n", {}, {}, "1", created=1))
+    before = e.table
+    e.registry(RegisteredModel("m", {}, {}, "1", created=2), RegisteredModel("n", {}, {}, "1", created=1))
+    assert e.table.renewed(before) == {"m"}
+
+
+def test_a_pool_that_scales_to_zero_does_not_delay_readiness() -> None:
+    pools = {"default": PoolPlan(), "gpu": PoolPlan(cold=True)}
+    e = Engine(pools=pools)
+    e.registry(RegisteredModel("m", {"champion": "1"}, {"serving.pool": "gpu"}, "1"))
+    assert e.table.ready
+
+
+def test_a_load_request_for_a_failed_version_retries_it() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V2: FAILED})
+    e.pin(V2)
+    assert e.table.retries == {V2: 1}
+    assert e.state_of(V2) is None
+
+
+def test_a_silent_member_is_forgotten() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.report("r2", {})
+    assert e.state_of(V1) is None
+    assert e.state.members.holds(V1)
+    e.now = 80
+    e.observe(lambda observed: observed.heard_of("r1", 80))
+    e.now = 100
+    e.settle()
+    assert e.state_of(V1) == "ready"
+
+
+def test_a_model_goes_to_the_pool_that_its_tag_names() -> None:
+    e = engine(pools=("default", "gpu"))
+    e.registry(RegisteredModel("m", {"champion": "1"}, {"serving.pool": "gpu"}, "1"))
+    assert e.table.pool_of("m") == "gpu"
+    assert e.table.resident == {"default": (), "gpu": (V1,)}
+    e.report("r1", {V1: READY})
+    assert not e.table.ready
+
+
+def test_only_what_the_preload_setting_names_is_resident() -> None:
+    e = engine(preload=("m/versions/2", "m@challenger"))
+    e.registry(registered(champion="1", challenger="3"))
+    assert e.table.resident == {"default": (V2, V3)}
+
+
+def test_a_deleted_model_is_forgotten() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.registry()
+    assert e.answers("m") is None
+    assert every_status(e.state, "champion") == []
+
+
+def test_a_restart_without_a_registry_uses_the_snapshot() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.registry(registered(champion="2"))
+    e.report("r1", {V1: READY, V2: FAILED})
+    again = Engine(snapshot=e.snapshot)
+    assert again.answers() == "1"
+    again.report("r9", {V1: READY, V2: FAILED})
+    assert again.table.ready
+    assert again.answers() == "1"
+
+
+def on(e: Engine, member: str, *versions: ModelVersion) -> None:
+    e.report(member, dict.fromkeys(versions, READY))
+
+
+def test_a_version_is_ready_once_its_share_of_members_holds_it() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    for member in "abcd":
+        on(e, member)
+    holders = [member for member in "abcd" if V1 in e.table.share("default", member).resident]
+    assert (len(holders), e.table.copies_of(V1)) == (2, 2)
+    on(e, holders[0], V1)
+    assert e.state_of(V1) is None
+    on(e, holders[1], V1)
+    assert e.state_of(V1) == "ready"
+    assert e.table.ready
+
+
+def test_another_member_takes_over_from_one_that_leaves() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    for member in "abcd":
+        on(e, member, V1)
+    gone = next(member for member in "abcd" if V1 in e.table.share("default", member).resident)
+    e.left(gone)
+    holders = [member for member in "abcd" if member != gone and V1 in e.table.share("default", member).resident]
+    assert len(holders) == 2
+    assert gone not in e.table.members["default"]
+
+
+def test_an_unknown_member_counts_itself_in() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    assert e.table.share("default", "new").resident == {V1}
+
+
+def test_a_busy_version_gets_more_copies_resident_or_not() -> None:
+    e = engine(preload=())
+    e.registry(registered(champion="1"))
+    for member in "abcd":
+        on(e, member)
+    e.observe(lambda observed: observed.heard_of("a", 0, {V1: 2.5, V2: 0.5, V3: 0.01}))
+    assert e.table.copies == {V1: 3, V2: 1}
+    assert e.table.copies_of(V3) == 1
+    shares = [e.table.share("default", member) for member in "abcd"]
+    assert [sum(version in share.hot for share in shares) for version in (V1, V2, V3)] == [3, 1, 0]
+    assert not any(share.resident for share in shares)
+
+
+def test_an_alias_switches_at_once_while_its_pool_is_at_zero() -> None:
+    pools = {"default": PoolPlan(cold=True)}
+    e = Engine(pools=pools)
+    e.registry(registered(champion="1"))
+    e.registry(registered(champion="2"))
+    assert e.answers("m") == "2"
+    assert e.status().versions["2"]["state"] == "cold"
+    on(e, "awake", V2)
+    e.registry(registered(champion="3"))
+    assert e.answers("m") == "2"
+
+
+def test_the_table_follows_the_batch_tags_of_a_model() -> None:
+    e = engine()
+    e.registry(RegisteredModel("m", {"champion": "1"}, {}, "1"))
+    assert e.table.releases["m"].batch == BatchOverrides()
+    tags = {"serving.batch.max_rows": "1", "serving.batch.wait_ms": "2.5", "serving.batch.max_in_flight": "3"}
+    assert e.registry(RegisteredModel("m", {"champion": "1"}, tags, "1"))
+    assert e.table.releases["m"].batch == BatchOverrides(max_rows=1, wait_ms=2.5, max_in_flight=3)
+    assert e.registry(RegisteredModel("m", {"champion": "1"}, {}, "1"))
+    assert e.table.releases["m"].batch == BatchOverrides()
+
+
+def test_an_invalid_tag_is_ignored_logged_once_and_shown() -> None:
+    e = engine()
+    tags = {"serving.batch.max_rows": "many", "serving.batch.max_in_flight": "4"}
+    for _ in range(2):
+        e.registry(RegisteredModel("m", {"champion": "1"}, tags, "1"))
+    assert e.table.releases["m"].batch == BatchOverrides(max_in_flight=4)
+    (problem,) = e.status().problems
+    assert problem == "tag serving.batch.max_rows is 'many', expected a whole number from 1 on: it is ignored"
+    assert e.problems == [("m", problem)]
