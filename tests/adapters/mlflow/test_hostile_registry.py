@@ -52,8 +52,6 @@ def between(mlflow_server: str, client: MlflowClient) -> Between:
 @pytest.fixture
 def registry(between: Between, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowRegistry]:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setattr(registry_connection, "_SLACK_S", 0.5)
     with Server(between) as server:
         settings = Settings(home=tmp_path, mlflow_tracking_uri=server.url)
         configure(settings)
