@@ -39,6 +39,7 @@ def _grpc_method(method: Callable[[InferenceServicer, Q, Context], Awaitable[A]]
     async def call(self: Any, request: Q, grpc_context: Context) -> A:  # Serve passes what is named `grpc_context`
         return await method(self._servicer, request, grpc_context)
 
+    call.__name__ = method.__name__
     return call
 
 
