@@ -14,7 +14,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
-from app.serving.comparison.ledger import UNKNOWN, Distribution, Ledger, Sums
+from app.serving.comparison.ledger import UNKNOWN, Ledger
+from app.serving.comparison.totals import Distribution, Sums
 
 
 class _Family(NamedTuple):

@@ -43,7 +43,7 @@ async def test_a_failed_snapshot_is_written_with_the_next_event(tmp_path: Path) 
     assert json.loads((folder / "releases.json").read_text())["live"]["m"]["champion"]["version"] == "1"
 
 
-async def test_a_snapshot_is_written_only_when_something_to_keep_changed(tmp_path: Path) -> None:
+async def test_a_snapshot_is_written_only_when_it_would_differ(tmp_path: Path) -> None:
     path = tmp_path / "releases.json"
     loop = ControlLoop(SETTINGS, Snapshot(path), clock=lambda: Now(0, 0))
     await loop.observe(registered(champion="1"))
