@@ -29,7 +29,7 @@ class ControlLoop:
         clock: the time now.
 
     Attributes:
-        live_tags: per model the tag ``serving.live`` that is to be written; whoever writes it removes it.
+        live_tags: per model the tag ``serving.live`` to write; `StateTags` removes it afterwards.
         changed: set after each event.
     """
 
@@ -60,7 +60,7 @@ class ControlLoop:
         self._reconcile(self.state.observed)
 
     async def observe(self, event: Callable[[Observed], Observed] = lambda observed: observed) -> None:
-        """Take an event over, wake whoever waits for its consequences, and save these."""
+        """Take an event over, wake the tasks that wait for its consequences, and save these."""
         self._reconcile(event(self.state.observed))
         await self._wake()
         if self._unsaved and self._snapshot is not None:

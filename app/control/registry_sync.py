@@ -94,7 +94,7 @@ class RegistrySync:
         await self._write(name, ("alias", alias), version, lambda registry: registry.set_alias(name, alias, version))
 
     async def set_tag(self, name: str, tag: str, value: str | None) -> None:
-        """Set a tag of a model, or delete it, unless it is so already. Raises as `ModelRegistry.set_tag`."""
+        """Set a tag of a model, or delete it, if that changes anything. Raises as `ModelRegistry.set_tag`."""
         known = self._loop.state.models.get(name)
         if known is not None and known.tags.get(tag) == value:
             return
