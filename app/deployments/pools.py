@@ -12,7 +12,7 @@ def pool_deployment(pool: str) -> str:
 
 
 def pool_plan(settings: Settings, pool: PoolSettings) -> PoolPlan:
-    """What the release book must know of a pool."""
+    """Return what the release engine must know of a pool."""
     if pool.placement == "gateway":
         return PoolPlan(copies=EVERYWHERE)
     return PoolPlan(
