@@ -29,7 +29,7 @@ class ControlLoop:
         clock: the time now.
 
     Attributes:
-        live_tags: per model the tag ``serving.live`` to write; `StateTags` removes it afterwards.
+        live_tags: per model the tag ``serving.live`` to write; its writer removes it.
         changed: set after each event.
     """
 
@@ -60,14 +60,14 @@ class ControlLoop:
         self._reconcile(self.state.observed)
 
     async def observe(self, event: Callable[[Observed], Observed] = lambda observed: observed) -> None:
-        """Take an event over, wake the tasks that wait for its consequences, and save these."""
+        """Take an event over, reconcile, wake waiting callers, and save the state."""
         self._reconcile(event(self.state.observed))
         await self._wake()
         if self._unsaved and self._snapshot is not None:
             self._unsaved = not await self._snapshot.write(encode(self.state))
 
     def note(self, event: Callable[[Observed], Observed]) -> None:
-        """Take an event over that counts when the next one is observed."""
+        """Take an event over that counts with the next one: not of models, whose changes must be seen."""
         self.state = replace(self.state, observed=event(self.state.observed))
 
     async def until(self, condition: Callable[[ReleaseState], bool], timeout_s: float | None = None) -> None:

@@ -139,8 +139,8 @@ class Releases:
             contracts: signatures of versions that should be resident, each reported once.
         """
         named = {ModelVersion(*version): state for version, state in states.items()}
-        told = {ModelVersion(*version): contract for version, contract in contracts.items()}
-        await self._loop.observe(lambda observed: observed.reported(member_id, pool, named, told, time.monotonic()))
+        loaded = {ModelVersion(*version): contract for version, contract in contracts.items()}
+        await self._loop.observe(lambda observed: observed.reported(member_id, pool, named, loaded, time.monotonic()))
 
     async def worked(self, member_id: str, busy: Mapping[ModelVersion, float]) -> None:
         """Take over the prediction threads that each version kept busy on a pool member, on average."""
@@ -166,8 +166,8 @@ class Releases:
     async def load(self, ref: ModelRef) -> ModelVersion:
         """Keep a version resident; return when every member of its pool that should hold it has loaded it.
 
-        An alias means the version that the registry names, whatever answers now. The load goes on when the caller
-        leaves. Without the registry, the last known state counts.
+        An alias means the version that the registry names, not the live one. The load continues when the
+        caller leaves. Without the registry, the last known state counts.
         """
         return await self._loads.load(ModelRef(*ref))
 

@@ -60,7 +60,7 @@ class RegistryInMemory:
         self._write(name, lambda model: model.tags.pop(tag, None))
 
     def lag_behind(self) -> None:
-        """Answer with what is so now, whatever is written from now on."""
+        """Answer from now on with the present state, in spite of later writes."""
         self._replica = copy.deepcopy(self.of)
 
     def catch_up(self) -> None:

@@ -21,7 +21,7 @@ RULE = '{"error_rate": 0.05, "window_s": 60, "min_requests": 50}'
 
 
 class Counted:
-    """What the gateways say that they have counted."""
+    """Counters of the gateways."""
 
     def __init__(self) -> None:
         self._versions: dict[ModelVersion, Statistics] = {}
@@ -95,7 +95,7 @@ async def test_a_version_promoted_again_is_judged_by_new_traffic(settings: Setti
     counted.add(V2, requests=60, faults=40)
     await watch.look()
     assert named(settings) == "1"
-    await promoted(releases)  # whatever made it fail has been mended
+    await promoted(releases)  # its fault has been fixed
     await watch.look()
     assert named(settings) == "2"
     counted.add(V2, requests=60)

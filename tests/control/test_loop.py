@@ -82,10 +82,11 @@ async def test_an_event_wakes_those_who_wait_for_its_consequence() -> None:
 
 async def test_a_noted_event_counts_with_the_next_one() -> None:
     loop = ControlLoop(SETTINGS)
-    loop.note(registered(champion="1"))
-    assert loop.state.live("m", "champion") is None
+    await loop.observe(registered(champion="1"))
+    loop.note(lambda observed: replace(observed, stale_since=7.0))
+    assert loop.state.table.stale_since is None
     await loop.observe()
-    assert loop.state.live("m", "champion") == "1"
+    assert loop.state.table.stale_since == 7.0
 
 
 async def test_acknowledged_waits_for_gateways_that_are_alive() -> None:

@@ -281,7 +281,7 @@ async def test_an_incompatible_version_is_promoted_by_force_only(settings: Setti
     assert (str(model.aliases["champion"]), model.tags["serving.force"]) == ("2", "2")
     assert releases._loop.state.table.releases["prices"].default == "2"
     switch = await releases.rollback("prices", None)
-    assert switch.changed, "back to what answered before, whatever it takes"
+    assert switch.changed, "back to the previous version, in spite of its inputs"
     assert releases._loop.state.table.releases["prices"].default == "1"
 
 
@@ -373,7 +373,7 @@ async def test_traffic_is_written_and_in_force_at_once(settings: Settings) -> No
 
 
 async def test_the_live_tag_is_written_and_the_snapshot_counts(settings: Settings) -> None:
-    def told() -> dict[str, Any]:
+    def written() -> dict[str, Any]:
         tag = registry(settings).get_registered_model("prices").tags.get(LIVE_TAG, "{}")
         return dict(json.loads(tag).get("champion", {}))
 
@@ -381,9 +381,9 @@ async def test_the_live_tag_is_written_and_the_snapshot_counts(settings: Setting
     await until(releases, lambda table: "prices" in table.releases)
     await promoted(releases)
     async with asyncio.timeout(20):
-        while told().get("version") != "2":  # noqa: ASYNC110 - the registry tells nobody
+        while written().get("version") != "2":  # noqa: ASYNC110 - the registry notifies nobody
             await asyncio.sleep(0.1)
-    assert (told()["previous"], told()["why"]) == ("1", "it was promoted")
+    assert (written()["previous"], written()["why"]) == ("1", "it was promoted")
     registry(settings).create_model_version("prices", "nowhere")
     registry(settings).set_registered_model_alias("prices", "champion", "3")
     again = Releases(settings)
@@ -419,8 +419,8 @@ async def test_members_report_after_a_restart_before_they_get_a_table(
     assert fresh.members == {"default": ()}
     for member in ("r1", "r2"):
         await again.report(member, "default", {V1: READY}, {V1: INPUTS})
-    told = await asyncio.gather(*survivors)
-    assert [one.members for one in told] == [{"default": ("r1", "r2")}] * 2
+    tables = await asyncio.gather(*survivors)
+    assert [one.members for one in tables] == [{"default": ("r1", "r2")}] * 2
 
 
 async def test_a_replica_that_dies_in_its_long_poll_delays_nothing(settings: Settings) -> None:

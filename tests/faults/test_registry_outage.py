@@ -127,7 +127,7 @@ async def test_a_bad_answer_of_the_registry_changes_nothing(
     before = releases._loop.state.table
     between.step = bad = BAD[kind]()
     async with asyncio.timeout(60):
-        while bad.given < 2 or releases._loop.state.table.stale_since is None:  # noqa: ASYNC110 - the table tells those who watch it, not us
+        while bad.given < 2 or releases._loop.state.table.stale_since is None:  # noqa: ASYNC110 - the table notifies only those who watch it
             await asyncio.sleep(0.05)
     health = (await releases.health())["registry"]
     assert health["status"] == "unavailable"
@@ -136,7 +136,7 @@ async def test_a_bad_answer_of_the_registry_changes_nothing(
     assert (during.releases, during.resident) == (before.releases, before.resident)
     with pytest.raises(RegistryUnavailable):
         await releases.promote(V2, None, False)
-    assert await releases.load(ModelRef(NAME, None, "1")) == V1, "what is known needs no registry"
+    assert await releases.load(ModelRef(NAME, None, "1")) == V1, "a known version needs no registry"
     between.step = pass_on
     client.set_registered_model_alias(NAME, "champion", "2")
     async with asyncio.timeout(60):

@@ -1,4 +1,4 @@
-"""What `Releases` was told: by the registry, by pool members and by callers. Each event makes a new value of it."""
+"""Observations of the registry, of pool members and of callers; each event makes a new value."""
 
 from __future__ import annotations
 

@@ -185,10 +185,10 @@ def _is_asleep(state: ReleaseState, pool: str, now: Now) -> bool:
 
 def _release(state: ReleaseState, model: RegisteredModel, settings: ReleaseSettings, now: Now) -> Release:
     aliases, tags = state.aliases[model.name], state.tags[model.name]
-    no_pool = _no_pool(tags.pool, settings) if tags.pool not in settings.pools else None
-    reasons = {alias: one.reason if one.phase == "blocked" else no_pool for alias, one in aliases.items()}
-    moving = {alias for alias, one in aliases.items() if one.phase in ("warming", "blocked")}
-    blocked = {alias: reason for alias, reason in reasons.items() if alias in moving and reason is not None}
+    blocked = {alias: one.reason or "" for alias, one in aliases.items() if one.phase == "blocked"}
+    if tags.pool not in settings.pools:
+        waiting = [alias for alias, one in aliases.items() if one.phase == "warming"]
+        blocked |= dict.fromkeys(waiting, _no_pool(tags.pool, settings))
     if settings.default_alias in blocked:
         blocked.pop(BARE, None)  # it would repeat the same
     return Release(

@@ -89,8 +89,8 @@ class Engine:
         """A pool member reports what it holds; what is ready takes any inputs, unless it says otherwise."""
         if contracts is None:
             contracts = {version: ANY_INPUTS for version, state in states.items() if state.state == "ready"}
-        told = contracts
-        return self.observe(lambda observed: observed.reported(member, pool, states, told, self.now))
+        known = contracts
+        return self.observe(lambda observed: observed.reported(member, pool, states, known, self.now))
 
     def left(self, member: str) -> bool:
         return self.observe(lambda observed: observed.left(member))

@@ -164,13 +164,13 @@ def test_a_failed_version_says_why_and_another_replaces_it(world: World) -> None
     assert world.status().live["champion"]["previous"] == "1"
 
 
-def asleep_while(held_up: dict[ModelVersion, VersionState], inputs: Sequence[Any] = SAME) -> World:
-    """Version 1 answers, version 2 is held up, and the pool goes to zero replicas."""
+def asleep_while(blocked: dict[ModelVersion, VersionState], inputs: Sequence[Any] = SAME) -> World:
+    """Version 1 answers, version 2 is blocked, and the pool goes to zero replicas."""
     world = World(cold=True)
     world.reads(champion="1")
     world.pool({V1: READY})
     world.reads(champion="2")
-    world.pool({V1: READY, **held_up}, inputs, v1=SAME)
+    world.pool({V1: READY, **blocked}, inputs, v1=SAME)
     assert world.blocked.keys() == {"champion"}
     world.left("r1")
     world.settle()
@@ -181,11 +181,11 @@ BROKEN = {V2: FAILED}
 CHANGED = {V2: READY}
 
 
-@pytest.mark.parametrize(("held_up", "inputs"), [(BROKEN, SAME), (CHANGED, OTHER)], ids=["broken", "other inputs"])
+@pytest.mark.parametrize(("blocked", "inputs"), [(BROKEN, SAME), (CHANGED, OTHER)], ids=["broken", "other inputs"])
 def test_a_blocked_rollout_stays_blocked_at_zero_replicas(
-    held_up: dict[ModelVersion, VersionState], inputs: Sequence[Any]
+    blocked: dict[ModelVersion, VersionState], inputs: Sequence[Any]
 ) -> None:
-    world = asleep_while(held_up, inputs)
+    world = asleep_while(blocked, inputs)
     assert world.answers() == "1"
     assert world.blocked.keys() == {"champion"}
     again = World(cold=True, snapshot=world.snapshot)
@@ -198,8 +198,8 @@ def test_a_blocked_rollout_stays_blocked_at_zero_replicas(
 
 
 def test_at_zero_replicas_force_overrides_inputs_not_a_failure() -> None:
-    for held_up, inputs, answers in ((CHANGED, OTHER, "2"), (BROKEN, SAME, "1")):
-        world = asleep_while(held_up, inputs)
+    for blocked, inputs, answers in ((CHANGED, OTHER, "2"), (BROKEN, SAME, "1")):
+        world = asleep_while(blocked, inputs)
         world.reads({"serving.force": "2"}, champion="2")
         assert world.answers() == answers
 
@@ -227,9 +227,9 @@ def test_a_silent_pool_after_a_restart_is_not_at_zero_replicas() -> None:
 
 def test_a_rollout_in_an_unconfigured_pool_says_so(world: World) -> None:
     world.reads({"serving.pool": "gpu"}, champion="2")
-    told = "pool 'gpu', where it belongs by its tag serving.pool, is not configured; there are: default"
-    assert world.blocked == {"champion": told}
-    assert release_health(world.state, None)["models"]["blocked"] == [f"m@champion stays at version 1: {told}"]
+    reason = "pool 'gpu', where it belongs by its tag serving.pool, is not configured; there are: default"
+    assert world.blocked == {"champion": reason}
+    assert release_health(world.state, None)["models"]["blocked"] == [f"m@champion stays at version 1: {reason}"]
     world.reads({"serving.pool": "gpu"}, champion="1")
     assert not world.blocked
 
@@ -394,7 +394,7 @@ def test_readiness_waits_for_rollouts_only_at_the_start(world: World) -> None:
     assert not started
     again.pool({V1: READY, V2: READY})
     again.reads(champion="3")
-    assert again.table.ready, "a later switch holds up nobody"
+    assert again.table.ready, "a later rollout delays nobody"
 
 
 # Traffic
