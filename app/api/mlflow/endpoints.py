@@ -69,7 +69,7 @@ class MlflowDialect:
         return [
             route("POST", _INVOCATIONS, self.invoke_default, **hot, statuses=(404,)),
             route("POST", _INVOCATIONS + "/{ref:path}", self.invoke, **hot),
-            route("POST", _MODELS + "{ref:path}" + _INVOCATIONS, self.invoke_model, **hot),
+            route("POST", _MODELS + "{ref:path}" + _INVOCATIONS, self.invoke, **hot),
             route("GET", "/ping", self.ping, answer=text, statuses=(503,)),
             route("GET", "/version", self.version, answer=text),
         ]
@@ -85,12 +85,7 @@ class MlflowDialect:
 
     async def invoke(self, exchange: Exchange) -> Reply:
         """Predict with a model."""
-        return await self._predict(exchange, parse_ref(exchange.scope["path"].removeprefix(_INVOCATIONS + "/")))
-
-    async def invoke_model(self, exchange: Exchange) -> Reply:
-        """Predict with a model whose name comes first in the path."""
-        path: str = exchange.scope["path"]
-        return await self._predict(exchange, parse_ref(path.removeprefix(_MODELS).removesuffix(_INVOCATIONS)))
+        return await self._predict(exchange, parse_ref(exchange.path_params["ref"]))
 
     async def ping(self, exchange: Exchange) -> Reply:
         """Check that all models that should be served are loaded."""

@@ -61,7 +61,7 @@ class OipDialect:
 
     async def infer(self, exchange: Exchange) -> Reply:
         """Predict tensors."""
-        deadline, ref = exchange.deadline, _reference(exchange, PREFIX, "/infer")
+        deadline, ref = exchange.deadline, _reference(exchange)
         body = await exchange.body()
         length = header_length(exchange.headers, body)
         if length or not body:
@@ -91,17 +91,17 @@ class OipDialect:
 
     async def model_ready(self, exchange: Exchange) -> Reply:
         """Check that a model is loaded."""
-        ref = _reference(exchange, PREFIX, "/ready")
+        ref = _reference(exchange)
         ready = await self._inference.is_ready(ref)
         return Reply(dump({"name": ref.name, "ready": ready}), 200 if ready else 503)
 
     async def metadata(self, exchange: Exchange) -> Reply:
         """Describe a model's inputs and outputs."""
-        return Reply(dump(await self._inference.metadata(_reference(exchange, PREFIX, ""))))
+        return Reply(dump(await self._inference.metadata(_reference(exchange))))
 
     async def config(self, exchange: Exchange) -> Reply:
         """Describe a model's configuration in Triton's form."""
-        model = await self._inference.metadata(_reference(exchange, PREFIX, "/config"))
+        model = await self._inference.metadata(_reference(exchange))
         body = {
             "name": model.name,
             "platform": model.platform,
@@ -115,7 +115,7 @@ class OipDialect:
 
     async def statistics(self, exchange: Exchange) -> Reply:
         """Return the counts of a model version in Triton's form."""
-        version, counted = await self._inference.statistics(_reference(exchange, PREFIX, "/stats"))
+        version, counted = await self._inference.statistics(_reference(exchange))
         body = {
             "name": version.name,
             "version": version.version,
@@ -137,14 +137,14 @@ class OipDialect:
     async def load(self, exchange: Exchange) -> Reply:
         """Make a version resident and warm."""
         body = bodies.RepositoryBody.read(await _optional(exchange))
-        ref = _reference(exchange, REPOSITORY, "/load")
+        ref = _reference(exchange)
         await exchange.in_time(self._inference.load(ref, body.parameters or ()))
         return Reply(b"{}")
 
     async def unload(self, exchange: Exchange) -> Reply:
         """Evict a version; with a bare name every loaded version of the model."""
         bodies.RepositoryBody.read(await _optional(exchange))
-        await exchange.in_time(self._inference.unload(_reference(exchange, REPOSITORY, "/unload")))
+        await exchange.in_time(self._inference.unload(_reference(exchange)))
         return Reply(b"{}")
 
 
@@ -154,10 +154,9 @@ async def _optional(exchange: Exchange) -> Any:
     return exchange.parse(body) if body.strip() else {}
 
 
-def _reference(exchange: Exchange, prefix: str, suffix: str) -> ModelRef:
+def _reference(exchange: Exchange) -> ModelRef:
     """Read the reference in a path."""
-    path: str = exchange.scope["path"]
-    name, separator, version = path[len(prefix) : len(path) - len(suffix)].partition("/versions/")
+    name, separator, version = exchange.path_params["ref"].partition("/versions/")
     if separator and not version:
         raise InvalidReference(
             f"'{name[:80]}': the version after '/versions/' is missing; write '{name[:80]}/versions/N'",
