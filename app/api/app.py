@@ -7,9 +7,10 @@ to their endpoints.
 from __future__ import annotations
 
 from fastapi import FastAPI, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
-from starlette_exporter import PrometheusMiddleware, handle_metrics
+from starlette_exporter import PrometheusMiddleware
 
 from app import __version__
 from app.api.http.disconnects import DisconnectWatch
@@ -74,7 +75,7 @@ def create_app(
     app.router.routes += endpoints
     app.add_api_route(
         "/metrics",
-        handle_metrics,
+        metrics,
         tags=["system"],
         summary="Prometheus metrics.",
         response_class=PlainTextResponse,
@@ -82,6 +83,12 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, _RouterErrors(limits))
     return HotRoutes(exporter, app, [endpoint for endpoint in endpoints if endpoint.is_hot])
+
+
+async def metrics() -> Response:
+    """Metrics of the gateway replica that answers, in Prometheus' text format."""
+    # starlette_exporter's own handler leaves out collectors, such as the ledger's, if PROMETHEUS_MULTIPROC_DIR is set.
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 class _RouterErrors:

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +124,11 @@ async def test_metrics_have_the_route_template_not_the_raw_path(connect: Connect
 @pytest.mark.parametrize("kind", TREE, ids=lambda kind: kind.__name__)
 def test_every_error_has_its_status(kind: type[ServingError]) -> None:
     assert status_of(kind("x")) == STATUSES[kind]
+
+
+async def test_metrics_include_collectors_in_multiprocess_mode(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    text = (await connect(make_fakes({"prices": total("oil")})).get("/metrics")).text
+    assert "process_resident_memory_bytes" in text  # from a collector, which has no file in that folder
