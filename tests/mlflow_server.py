@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +51,6 @@ def mlflow_server(starting_server: tuple[str, subprocess.Popen[bytes], Path]) ->
     address, server, log = starting_server
     _wait_until_up(f"{address}/health", server, log)
     return address
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait_until_up(address: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -19,6 +19,7 @@ from app.serving.confidence import Moments
 from app.serving.references import ModelVersion
 from app.serving.releases.traffic import TrafficPlan
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
+from tests.ports import free_ports
 from tests.server import Server
 
 BROKEN = FakeModel(lambda batch: tensor(batch.arrays[0]), error=ModelUnavailable("its library is missing"))
@@ -509,16 +510,6 @@ def test_doctor_is_a_table_and_fails_with_a_check(here: Shell, server: Server) -
         assert [check["name"] for check in checks if not check["ok"]] == [f"port {server.port}"]
         patch.setenv("ML_SERVE_HTTP_PORT", str(free_ports(1)[0]))
         here("doctor")
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for unused in sockets:
-        unused.bind(("127.0.0.1", 0))
-    ports = [unused.getsockname()[1] for unused in sockets]
-    for unused in sockets:
-        unused.close()
-    return ports
 
 
 def test_demo_tells_what_it_does_and_what_there_is(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

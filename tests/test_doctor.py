@@ -15,6 +15,7 @@ import pytest
 from app import doctor
 from app.doctor import Check, examine
 from app.settings import Settings
+from tests.ports import free_ports
 
 # The imports of MLflow and Feast cause warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -43,16 +44,6 @@ def taken() -> Iterator[int]:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         yield listening.getsockname()[1]
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for unused in sockets:
-        unused.bind(("", 0))
-    ports = [unused.getsockname()[1] for unused in sockets]
-    for unused in sockets:
-        unused.close()
-    return ports
 
 
 def settings(tmp_path: Path, **given: Any) -> Settings:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.mlflow_server import free_port
+from tests.ports import free_port
 
 _START_S = 120.0
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mlflow_server import free_port
+from tests.ports import free_port
 from tests.stores.processes import Processes, is_answering, is_listening, need
 
 _CONFIGURATION = """\

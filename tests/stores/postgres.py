@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
-from tests.mlflow_server import free_port
+from tests.ports import free_port
 from tests.stores.processes import Processes, need
 
 _PASSWORD = "passwordofthetests"

@@ -23,7 +23,7 @@ from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
-from tests.mlflow_server import free_port
+from tests.ports import free_port
 from tests.stores.ceph import S3
 from tests.stores.postgres import Postgres
 from tests.stores.processes import Processes, is_answering

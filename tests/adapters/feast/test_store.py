@@ -17,7 +17,7 @@ from app.adapters.feast.store import FeastStore
 from app.errors import FeatureSourceNotFound, FeatureStoreUnavailable, InvalidInput, StartupError
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from tests.adapters.feast.conftest import DEFINITIONS, FEATURE_STORE, apply_definitions, materialise
-from tests.mlflow_server import free_port
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning"),

@@ -32,7 +32,7 @@ from app.serving.references import ModelVersion
 from app.settings import Settings
 from tests.adapters.between import Between
 from tests.conftest import environment_of_nobody
-from tests.mlflow_server import free_port
+from tests.ports import free_port
 from tests.server import Server
 
 pytestmark = [
