@@ -497,8 +497,8 @@ def test_up_runs_with_the_settings_of_its_options(here: Shell, monkeypatch: pyte
 
 def test_doctor_is_a_table_and_fails_with_a_check(here: Shell, server: Server) -> None:
     # The server's own port stands for one that is taken; the others may be anything that is free.
-    free = [str(port) for port in free_ports(2)]
-    env = {"ML_SERVE_HAPROXY_STATS_PORT": free[0], "ML_SERVE_HAPROXY_METRICS_PORT": free[1]}
+    names = ("ML_SERVE_HAPROXY_STATS_PORT", "ML_SERVE_HAPROXY_METRICS_PORT", "ML_SERVE_GRPC_PORT")
+    env = dict(zip(names, map(str, free_ports(len(names))), strict=True))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in env.items():
             patch.setenv(name, value)
