@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -22,6 +21,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support import expected_conditions as expect
 from selenium.webdriver.support.wait import WebDriverWait
 from starlette.types import Receive, Scope, Send
+
+from tests.missing import missing
 
 CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 SCREENSHOT = "TESTS_SCREENSHOT"
@@ -110,12 +111,9 @@ class Browser:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """A browser with an empty profile. Skips the test where there is none, but fails it in CI."""
-    missing = [path for path in (CHROMIUM, DRIVER) if not Path(path).exists()]
-    if missing:
-        reason = f"{' and '.join(missing)} not found: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    absent = [path for path in (CHROMIUM, DRIVER) if not Path(path).exists()]
+    if absent:
+        missing(f"{' and '.join(absent)} not found: apt-get install chromium chromium-driver")
     os.environ.update(SE_OFFLINE="true", SE_AVOID_STATS="true")
     options = ChromeOptions()
     options.binary_location = CHROMIUM

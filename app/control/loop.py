@@ -64,7 +64,9 @@ class ControlLoop:
         self._reconcile(event(self.state.observed))
         await self._wake()
         if self._unsaved and self._snapshot is not None:
-            self._unsaved = not await self._snapshot.write(encode(self.state))
+            self._unsaved = False  # before the write: what changes during it is written next
+            if not await self._snapshot.write(encode(self.state)):
+                self._unsaved = True
 
     def note(self, event: Callable[[Observed], Observed]) -> None:
         """Take an event over that counts with the next one: not of models, whose changes must be seen."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.missing import missing
+
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
@@ -18,6 +20,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], capture_output=True, check=False
     )
     if mounted.returncode:
-        pytest.skip("no file system can be mounted here, which takes root")
+        missing("no file system can be mounted here, which takes root")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)

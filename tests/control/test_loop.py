@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,30 @@ async def test_a_snapshot_is_written_only_when_it_would_differ(tmp_path: Path) -
     assert not path.exists()
     await loop.observe(holding)
     assert path.exists(), "version 1 has been warm"
+
+
+async def test_a_change_during_a_write_is_written_too(tmp_path: Path) -> None:
+    class HeldSnapshot(Snapshot):
+        """Writes once it may."""
+
+        may_write = asyncio.Event()
+
+        async def write(self, content: Mapping[str, Any]) -> bool:
+            await self.may_write.wait()
+            return await super().write(content)
+
+    path = tmp_path / "releases.json"
+    snapshot = HeldSnapshot(path)
+    loop = ControlLoop(SETTINGS, snapshot)
+    first = asyncio.create_task(loop.observe(registered(champion="1")))
+    await asyncio.sleep(0)
+    async with loop._news:  # as a waiting caller does that has just been woken
+        second = asyncio.create_task(loop.observe(registered(champion="1", canary="2")))
+        await asyncio.sleep(0)
+        snapshot.may_write.set()
+        await first
+    await second
+    assert json.loads(path.read_text())["live"]["m"]["canary"]["version"] == "2"
 
 
 async def test_a_new_loop_continues_from_the_snapshot(tmp_path: Path) -> None:

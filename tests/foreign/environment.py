@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
-
+from tests.missing import missing
 from tests.platform import ROOT
 
 PYTHON = ROOT / ".venv-clients" / "bin" / "python"
@@ -15,8 +13,5 @@ PYTHON = ROOT / ".venv-clients" / "bin" / "python"
 def clients_python() -> Path:
     """Its interpreter; without it the test is skipped, and under CI fails."""
     if not PYTHON.exists():
-        reason = "other projects' clients are not installed: run `make clients`"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("other projects' clients are not installed: run `make clients`")
     return PYTHON

@@ -18,6 +18,8 @@ from typing import Self
 
 import pytest
 
+from tests.missing import missing
+
 _START_S = 60.0
 _END_S = 10.0
 
@@ -25,13 +27,9 @@ _END_S = 10.0
 def need(*programs: str, package: str, folders: Sequence[str] = ()) -> None:
     """Skip the test if a program is missing; fail in CI, which installs all of them."""
     path = os.pathsep.join([os.environ.get("PATH", ""), *folders])
-    missing = [program for program in programs if shutil.which(program, path=path) is None]
-    if not missing:
-        return
-    reason = f"{', '.join(missing)} is not installed: on Debian, apt-get install {package}"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    absent = [program for program in programs if shutil.which(program, path=path) is None]
+    if absent:
+        missing(f"{', '.join(absent)} is not installed: on Debian, apt-get install {package}")
 
 
 def is_listening(port: int) -> bool:
