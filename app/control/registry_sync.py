@@ -64,12 +64,12 @@ class RegistrySync:
                 await self._poll_once()
             except ServingError as error:
                 log.warning("registry poll failed, keeping the last known state: %s", error.message)
+                await self._loop.observe()
             except Exception:
                 log.exception("registry poll failed, keeping the last known state")
-                self._failed("what the model registry answers is not understood; the log has the cause")
-            took_s = time.monotonic() - began
-            await self._loop.observe()
-            await asyncio.sleep(self._pause_s(took_s))
+                self._failed("the model registry sent a malformed answer; the log has the cause")
+                await self._loop.observe()
+            await asyncio.sleep(self._pause_s(time.monotonic() - began))
 
     async def model(self, name: str) -> RegisteredModel:
         """Return one model as the registry has it now; the loop has observed it.

@@ -98,7 +98,7 @@ async def test_an_answer_that_is_not_understood_counts_as_a_failure() -> None:
     world.loop.changed.clear()
     async with world.polling():
         await world.loop.changed.wait()
-    assert world.sync.error == "what the model registry answers is not understood; the log has the cause"
+    assert world.sync.error == "the model registry sent a malformed answer; the log has the cause"
     assert world.loop.state.table.stale_since is not None
     assert world.known("a") == "1"
 
