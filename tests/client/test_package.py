@@ -115,7 +115,7 @@ def test_the_client_works_in_a_bare_environment(environment: Path) -> None:
     assert found["predictions"] == [3]
     assert found["awaited"] == [7]
     assert found["code"] == "invalid_input"
-    assert "pip install 'ml-serve-client[numpy]'" in found["hint"]
+    assert found["hint"].endswith("pip install numpy")
     assert found["installed"] == []
     assert set(found["imported"]) <= LIBRARIES
 

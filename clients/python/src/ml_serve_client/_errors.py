@@ -63,7 +63,7 @@ class NoResponse(ConnectionFailed):
 
 def missing_extra(package: str) -> ImportError:
     """Make the error of a method whose optional dependency is missing; an extra has the name of its package."""
-    return ImportError(f"{package} is not installed; install it with: pip install 'ml-serve-client[{package}]'")
+    return ImportError(f"{package} is not installed; install it with: pip install {package}")
 
 
 def api_error(response: httpx.Response) -> ApiError:
