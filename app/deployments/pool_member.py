@@ -78,6 +78,7 @@ class PoolMember:
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
         )
+        self._table = ReleaseTable()
         self._warm = asyncio.Event()
         self._resident: frozenset[ModelVersion] = frozenset()
         self._described: set[ModelVersion] = set()
@@ -153,14 +154,14 @@ class PoolMember:
                 raise PoolUnavailable(f"pool '{self.name}' no longer follows the release table") from task.exception()
 
     async def _follow(self) -> None:
-        table = ReleaseTable()
         loads: set[asyncio.Task[None]] = set()
         while True:
             try:
-                before = table
-                table = await self._releases.call(RemoteReleases.watch, table.term, table.epoch, self.member_id)
+                before = self._table
+                table = await self._releases.call(RemoteReleases.watch, before.term, before.epoch, self.member_id)
                 self._loader.expect({name: release.created for name, release in table.releases.items()})
                 self._apply(table, before)
+                self._table = table
                 share = table.share(self.name, self.member_id)
                 self._resident = share.resident
                 # Not awaited: a slow load must not delay the next table.
@@ -182,9 +183,9 @@ class PoolMember:
         for name in table.renewed(before):
             self._host.release_model(name)
             self._described = {version for version in self._described if version.name != name}
-        if table.term != before.term:  # counters of different terms cannot be compared
+        if table.term != before.term:  # it begins to count, and has no signatures yet
             self._described.clear()
-            return
+            before = ReleaseTable()
         for version, count in table.unloads.items():
             if count != before.unloads.get(version, 0):
                 self._host.release(version)
@@ -221,7 +222,16 @@ class PoolMember:
                 states = self._host.states()
                 # Once per version, and only of versions that may take part in a rollout.
                 contracts = self._host.contracts(self._resident - self._described)
-                await self._releases.call(RemoteReleases.report, self.member_id, self.name, states, contracts)
+                table = self._table
+                await self._releases.call(
+                    RemoteReleases.report,
+                    self.member_id,
+                    self.name,
+                    states,
+                    contracts,
+                    term=table.term,
+                    orders=table.orders(),
+                )
                 self._described |= contracts.keys()
             except Exception as error:
                 log.warning("state report failed, retrying: retry_s=%g error=%s", _RETRY_S, error)

@@ -132,15 +132,25 @@ class Releases:
         pool: str,
         states: Mapping[ModelVersion, VersionState],
         contracts: Mapping[ModelVersion, Contract] = MappingProxyType({}),
+        *,
+        term: int = 0,
+        orders: Mapping[ModelVersion, int] = MappingProxyType({}),
     ) -> None:
         """Take over what a pool member holds now.
 
         Args:
             contracts: signatures of versions that should be resident, each reported once.
+            term: term of the table that the member follows.
+            orders: `ReleaseTable.orders` of that table; of another term they count nothing.
         """
         named = {ModelVersion(*version): state for version, state in states.items()}
         loaded = {ModelVersion(*version): contract for version, contract in contracts.items()}
-        await self._loop.observe(lambda observed: observed.reported(member_id, pool, named, loaded, time.monotonic()))
+        done = {ModelVersion(*version): count for version, count in orders.items()}
+        if term != self._loop.state.table.term:
+            done = {}
+        await self._loop.observe(
+            lambda observed: observed.reported(member_id, pool, named, loaded, orders=done, now=time.monotonic())
+        )
 
     async def worked(self, member_id: str, busy: Mapping[ModelVersion, float]) -> None:
         """Take over the prediction threads that each version kept busy on a pool member, on average."""

@@ -57,6 +57,9 @@ class RemoteReleases(RemoteDeployment, Protocol):
         pool: str,
         states: Mapping[ModelVersion, VersionState],
         contracts: Mapping[ModelVersion, Contract] = ...,
+        *,
+        term: int = ...,
+        orders: Mapping[ModelVersion, int] = ...,
     ) -> None: ...
     async def worked(self, member_id: str, busy: Mapping[ModelVersion, float]) -> None: ...
     async def left(self, member_id: str) -> None: ...

@@ -31,7 +31,7 @@ def registered(**aliases: str) -> Any:
 
 
 def holding(observed: Observed) -> Observed:
-    return observed.reported("r1", "default", {V1: VersionState("ready")}, {}, 0)
+    return observed.reported("r1", "default", {V1: VersionState("ready")}, {}, orders={}, now=0)
 
 
 async def test_a_failed_snapshot_is_written_with_the_next_event(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ async def test_a_snapshot_is_written_only_when_it_would_differ(tmp_path: Path) -
     loop = ControlLoop(SETTINGS, Snapshot(path), clock=lambda: Now(0, 0))
     await loop.observe(registered(champion="1"))
     path.unlink()
-    await loop.observe(lambda observed: observed.reported("r1", "default", {}, {}, 0))
+    await loop.observe(lambda observed: observed.reported("r1", "default", {}, {}, orders={}, now=0))
     assert not path.exists()
     await loop.observe(holding)
     assert path.exists(), "version 1 has been warm"

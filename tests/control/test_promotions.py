@@ -47,7 +47,9 @@ class World:
         """Have the pool hold versions with these inputs."""
         contracts = {version: Contract(inputs) for version, inputs in takes.items()}
         states = dict.fromkeys(takes, READY)
-        await self.loop.observe(lambda seen: seen.reported("r1", "default", states, contracts, time.monotonic()))
+        await self.loop.observe(
+            lambda seen: seen.reported("r1", "default", states, contracts, orders={}, now=time.monotonic())
+        )
 
     def answers(self, alias: str = "champion") -> tuple[str | None, str | None]:
         """What the bare name and an alias mean to callers."""

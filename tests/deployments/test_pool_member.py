@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import cloudpickle
@@ -45,24 +45,35 @@ def count(data: Any, params: Any) -> Any:
 
 
 class Releases:
-    """The handle of `Releases`: one table, for good."""
+    """The handle of `Releases`: the first table, the others once `publish` is called, then none."""
 
-    class _Method:
-        def __init__(self, table: ReleaseTable) -> None:
-            self._table = table
-            self._told = False
+    def __init__(self, *tables: ReleaseTable) -> None:
+        self._tables = list(tables)
+        self._published = asyncio.Event()
+        self._published.set()
+        self.reports: asyncio.Queue[tuple[int, dict[ModelVersion, int]]] = asyncio.Queue()
+        self.watch, self.report = _Method(self._watch), _Method(self._report)
+        self.worked = self.left = _Method(_done)
 
-        async def remote(self, *args: Any) -> Any:
-            if len(args) == 3 and isinstance(args[0], int):  # `watch`
-                if self._told:
-                    await asyncio.Event().wait()
-                self._told = True
-                return self._table
-            return None
+    def publish(self) -> None:
+        self._published.set()
 
-    def __init__(self, table: ReleaseTable) -> None:
-        self.watch = self._Method(table)
-        self.report = self.worked = self.left = self._Method(table)
+    async def _watch(self, *_: Any) -> ReleaseTable:
+        await self._published.wait()
+        self._published.clear()
+        return self._tables.pop(0)
+
+    async def _report(self, *_: Any, term: int, orders: dict[ModelVersion, int]) -> None:
+        self.reports.put_nowait((term, orders))
+
+
+class _Method:
+    def __init__(self, method: Callable[..., Awaitable[Any]]) -> None:
+        self.remote = method
+
+
+async def _done(*_: Any) -> None:
+    """Take a message."""
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +116,20 @@ async def test_each_batch_is_a_call_of_its_own(settings: Settings, note: CallNot
 async def test_a_batch_at_fault_fails_alone(settings: Settings) -> None:
     found = await answers(settings, 1, 2, 3, 13, 5)
     assert [type(one) for one in found] == [Output, Output, Output, ModelFailed, Output]
+
+
+async def test_it_says_which_orders_it_has_carried_out(settings: Settings) -> None:
+    """Else what it held before would count as what it holds after an unload."""
+    releases = Releases(ReleaseTable(1, 1), ReleaseTable(2, 1, unloads={VERSION: 1}, retries={VERSION: 2}))
+    member = PoolMember("default", settings, releases, "member")
+    await member.start()
+    try:
+        await member.describe(VERSION)
+        assert member.held() == [VERSION]
+        releases.publish()
+        async with asyncio.timeout(10):
+            while await releases.reports.get() != (2, {VERSION: 3}):
+                pass
+        assert member.held() == [], "a new term may have begun with an unload"
+    finally:
+        await member.stop()

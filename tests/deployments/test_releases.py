@@ -80,7 +80,9 @@ INPUTS = Contract([{"name": "oil", "type": "double", "required": True}])
 async def ready(releases: Any, *versions: ModelVersion, inputs: Any = INPUTS) -> None:
     """A pool member has loaded these; `inputs` are those of the last one."""
     described = {**dict.fromkeys(versions, INPUTS), versions[-1]: inputs}
-    await releases.report("r1", "default", dict.fromkeys(versions, READY), described)
+    table: ReleaseTable = releases._loop.state.table
+    states = dict.fromkeys(versions, READY)
+    await releases.report("r1", "default", states, described, term=table.term, orders=table.orders())
 
 
 async def until(releases: Any, condition: Callable[[ReleaseTable], bool]) -> ReleaseTable:

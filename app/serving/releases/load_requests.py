@@ -32,6 +32,10 @@ class LoadRequests:
         """Versions that callers want in memory."""
         return self.pinned | self.wanted.keys()
 
+    def orders(self, version: ModelVersion) -> int:
+        """Return how often pool members were told to drop a version or to try it again."""
+        return self.unloads.get(version, 0) + self.retries.get(version, 0)
+
     def pin(self, version: ModelVersion, *, choose: bool) -> LoadRequests:
         """Keep a version resident; with `choose` the bare name means it."""
         chosen = {**self.chosen, version.name: version.version} if choose else self.chosen

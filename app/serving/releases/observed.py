@@ -43,9 +43,17 @@ class Observed:
         pool: str,
         states: Mapping[ModelVersion, VersionState],
         contracts: Mapping[ModelVersion, Contract],
+        *,
+        orders: Mapping[ModelVersion, int],
         now: float,
     ) -> Observed:
-        """Take over what a pool member holds, and the signatures of what it loaded."""
+        """Take over what a pool member holds, and the signatures of what it loaded.
+
+        Args:
+            orders: per version how many of `LoadRequests.orders` the member has carried out. What it reports of a
+                version that it has yet to drop or to try again does not count.
+        """
+        states = {one: state for one, state in states.items() if orders.get(one, 0) >= self.requests.orders(one)}
         known = self.members.get(member_id, MemberReport(pool))
         members = {**self.members, member_id: MemberReport(pool, states, now, known.busy)}
         all_contracts = with_contracts(self.contracts, contracts) if contracts else self.contracts
@@ -76,7 +84,7 @@ class Observed:
         return replace(tried, requests=tried.requests.want(version))
 
     def unload(self, version: ModelVersion) -> Observed:
-        """Have all members drop a version; from now on none counts as holding it, whenever it reports that."""
+        """Have all members drop a version; none counts as holding it until it has dropped it and reports it again."""
         members = {member_id: report.without(version) for member_id, report in self.members.items()}
         return replace(self, members=members, requests=self.requests.unload(version))
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -87,6 +88,10 @@ class ReleaseTable:
             for name, release in before.releases.items()
             if name not in self.releases or self.releases[name].created != release.created
         }
+
+    def orders(self) -> Counter[ModelVersion]:
+        """Return per version how often pool members were told to drop it or to try it again."""
+        return Counter(self.unloads) + Counter(self.retries)
 
     def pool_of(self, name: str) -> str:
         release = self.releases.get(name)

@@ -85,12 +85,17 @@ class Engine:
         states: Mapping[ModelVersion, VersionState],
         contracts: Mapping[ModelVersion, Contract] | None = None,
         pool: str = "default",
+        orders: Mapping[ModelVersion, int] | None = None,
     ) -> bool:
-        """A pool member reports what it holds; what is ready takes any inputs, unless it says otherwise."""
+        """A pool member reports what it holds; what is ready takes any inputs, unless it says otherwise.
+
+        Args:
+            orders: those it has carried out; all of them where that is not given.
+        """
         if contracts is None:
             contracts = {version: ANY_INPUTS for version, state in states.items() if state.state == "ready"}
-        known = contracts
-        return self.observe(lambda observed: observed.reported(member, pool, states, known, self.now))
+        known, done = contracts, self.table.orders() if orders is None else orders
+        return self.observe(lambda observed: observed.reported(member, pool, states, known, orders=done, now=self.now))
 
     def left(self, member: str) -> bool:
         return self.observe(lambda observed: observed.left(member))

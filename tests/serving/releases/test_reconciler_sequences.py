@@ -22,6 +22,7 @@ from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import BARE, AliasState
 from app.serving.releases.release_state import Now, ReleaseSettings
 from app.serving.releases.rollout import Contract
+from app.serving.releases.table import ReleaseTable
 from tests.control.registry_in_memory import Model, RegistryInMemory
 from tests.serving.releases.engine import FAILED, READY
 
@@ -45,6 +46,7 @@ class Sequences(RuleBasedStateMachine):
 
     Attributes:
         held: what each living member holds, and has reported.
+        tables: the table that each living member has followed last.
         broken: versions that cannot be loaded.
         promised: per alias the version that a promote or rollback reported to answer; until somebody moves the alias.
     """
@@ -55,6 +57,8 @@ class Sequences(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.registry = RegistryInMemory(m=Model({"champion": "1"}))
         self.held: dict[str, dict[ModelVersion, VersionState]] = {}
+        self.tables: dict[str, ReleaseTable] = {}
+        self.term = 0
         self.broken: set[str] = set()
         self.promised: dict[str, str] = {}
         self.is_lagging = False
@@ -121,11 +125,13 @@ class Sequences(RuleBasedStateMachine):
     @rule(member=members)
     def member_joins(self, member: str) -> None:
         self.held.setdefault(member, {})
+        self.tables.setdefault(member, ReleaseTable())
         self._report(member)
 
     @rule(member=members)
     def member_dies(self, member: str) -> None:
         self.held.pop(member, None)
+        self.tables.pop(member, None)
         self._run(self.loop.observe(lambda observed: observed.left(member)))
 
     @rule()
@@ -154,8 +160,7 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(version=versions)
     def unload(self, version: str) -> None:
-        for held in self.held.values():
-            held.pop(ModelVersion("m", version), None)
+        """Members drop it when they next follow the table, and may report it until then."""
         self._run(self.loop.observe(lambda observed: observed.unload(ModelVersion("m", version))))
 
     # Orders
@@ -243,7 +248,7 @@ class Sequences(RuleBasedStateMachine):
         self.before = aliases
 
     def _require_warm(self, version: ModelVersion) -> None:
-        reports = [held.get(version) for held in self.held.values()]
+        reports = [held.get(version) for member, held in self.held.items() if version not in self._to_drop(member)]
         ready = sum(one is not None and one.state == "ready" for one in reports)
         assert ready >= min(SETTINGS.pools["default"].copies, len(self.held)), (version, self.held)
         assert not any(one is not None and one.state == "failed" for one in reports)
@@ -253,15 +258,23 @@ class Sequences(RuleBasedStateMachine):
         return any(one.get(ModelVersion("m", version)) == FAILED for one in self.held.values())
 
     def _obey(self, member: str) -> None:
-        """The member loads what the table wants it to hold, and tries again what callers ask for again."""
-        share = self.loop.state.table.share("default", member)
-        held = self.held[member]
-        for version in share.resident:
-            if version not in held or (held[version] == FAILED and version in self._retried()):
-                held[version] = FAILED if version.version in self.broken else READY
+        """The member follows the table: it drops and tries again what callers asked for, and loads what is missing."""
+        held, table, before = self.held[member], self.loop.state.table, self._followed(member)
+        retried = {one for one, count in table.retries.items() if count > before.retries.get(one, 0)}
+        for version in self._to_drop(member) | {one for one in retried if held.get(one) == FAILED}:
+            held.pop(version, None)
+        self.tables[member] = table
+        for version in table.share("default", member).resident - held.keys():
+            held[version] = FAILED if version.version in self.broken else READY
 
-    def _retried(self) -> set[ModelVersion]:
-        return {version for version in self.loop.state.table.retries if self.loop.state.members.error(version) is None}
+    def _to_drop(self, member: str) -> set[ModelVersion]:
+        """Versions that callers unloaded since the member has followed the table last."""
+        before = self._followed(member).unloads
+        return {one for one, count in self.loop.state.table.unloads.items() if count > before.get(one, 0)}
+
+    def _followed(self, member: str) -> ReleaseTable:
+        table = self.tables[member]
+        return table if table.term == self.term else ReleaseTable()
 
     def _report(self, *members: str) -> None:
         for member in members:
@@ -270,13 +283,17 @@ class Sequences(RuleBasedStateMachine):
     async def _reported(self, member: str) -> None:
         held = dict(self.held[member])
         contracts = {one: Contract(INPUTS[one.version]) for one, state in held.items() if state == READY}
-        await self.loop.observe(lambda seen: seen.reported(member, "default", held, contracts, self.now))
+        orders = self._followed(member).orders()
+        await self.loop.observe(
+            lambda seen: seen.reported(member, "default", held, contracts, orders=orders, now=self.now)
+        )
         self._check()
 
     async def _warm(self, version: ModelVersion) -> None:
         """Members load what is wanted, one after the other."""
         if not self.held:  # a call wakes the pool
             self.held["r1"] = {}
+            self.tables["r1"] = ReleaseTable()
         for member in self.held:
             self._obey(member)
             await self._reported(member)
@@ -285,7 +302,8 @@ class Sequences(RuleBasedStateMachine):
 
     def _start(self, snapshot: dict[str, Any] | None = None) -> ControlLoop:
         """A new life of the control plane."""
-        loop = ControlLoop(SETTINGS, clock=lambda: Now(self.now, self.now))
+        self.term += 1
+        loop = ControlLoop(SETTINGS, term=self.term, clock=lambda: Now(self.now, self.now))
         if snapshot is not None:
             loop.state = decode(snapshot, loop.state, loop.clock(), SETTINGS.grace_s)
             self.runner.run(loop.observe())

@@ -109,6 +109,32 @@ def test_a_loaded_version_is_the_default_without_a_default_alias() -> None:
     assert e.answers("n") == "3"
 
 
+def test_a_report_from_before_an_unload_does_not_count() -> None:
+    """Or an alias would switch to a version that its pool is about to drop, and callers would wait for the load."""
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY, V2: READY})
+    e.unload(V2)
+    e.registry(registered(champion="2"))
+    e.report("r1", {V1: READY, V2: READY}, orders={})
+    assert e.state_of(V2) is None
+    assert e.answers() == "1"
+    e.report("r1", {V1: READY}, orders={V2: 1})
+    e.report("r1", {V1: READY, V2: READY}, orders={V2: 1})
+    assert e.answers() == "2"
+
+
+def test_a_failure_from_before_a_retry_does_not_count() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY, V2: FAILED})
+    e.pin(V2)
+    e.report("r1", {V1: READY, V2: FAILED}, orders={})
+    assert e.state_of(V2) is None
+    e.report("r1", {V1: READY, V2: FAILED}, orders={V2: 1})
+    assert e.state_of(V2) == "failed"
+
+
 def test_an_unloaded_version_is_not_resident_until_loaded_again() -> None:
     e = engine()
     e.registry(registered(champion="1"))
