@@ -74,7 +74,8 @@ class VersionLoads:
 
         def is_over(state: ReleaseState) -> bool:
             unloaded = version in state.observed.requests.unloaded
-            return unloaded or state.members.state(version) in ("ready", "failed")
+            known = self._loop.clock().monotonic >= state.reunion_until
+            return unloaded or (known and state.members.state(version) in ("ready", "failed"))
 
         try:
             await self._loop.until(is_over, self._load_timeout_s + _SLACK_S)

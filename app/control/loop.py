@@ -54,7 +54,7 @@ class ControlLoop:
         self._gateways: dict[str, tuple[int, float]] = {}
         if snapshot is not None and snapshot.content:
             try:
-                self.state = decode(snapshot.content, self.state, clock(), settings.grace_s)
+                self.state = decode(snapshot.content, self.state, clock(), settings)
             except (AttributeError, KeyError, TypeError, ValueError):
                 log.exception("failed to understand the snapshot, starting from the registry")
         self._reconcile(self.state.observed)

@@ -17,7 +17,7 @@ from app.serving.releases.alias_state import AliasState, Refusal
 from app.serving.releases.load_requests import LoadRequests
 from app.serving.releases.observed import Observed
 from app.serving.releases.registered_model import RegisteredModel
-from app.serving.releases.release_state import Now, ReleaseState
+from app.serving.releases.release_state import Now, ReleaseSettings, ReleaseState
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def encode(state: ReleaseState) -> dict[str, Any]:
     }
 
 
-def decode(content: Mapping[str, Any], state: ReleaseState, now: Now, grace_s: float) -> ReleaseState:
+def decode(content: Mapping[str, Any], state: ReleaseState, now: Now, settings: ReleaseSettings) -> ReleaseState:
     """Return the state with what `encode` wrote, in this release of the platform or in another one.
 
     Raises:
@@ -125,7 +125,13 @@ def decode(content: Mapping[str, Any], state: ReleaseState, now: Now, grace_s: f
         requests=requests,
         stale_since=content.get("stale_since") or now.wall,
     )
-    return replace(state, observed=observed, aliases=aliases, grace_until=now.monotonic + grace_s)
+    return replace(
+        state,
+        observed=observed,
+        aliases=aliases,
+        grace_until=now.monotonic + settings.grace_s,
+        reunion_until=now.monotonic + settings.reunion_s,
+    )
 
 
 def _alias_state(one: Mapping[str, Any]) -> AliasState:

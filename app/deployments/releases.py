@@ -44,9 +44,6 @@ log = logging.getLogger(__name__)
 WATCH_S = 30.0
 MEMBER_WATCH_S = 4.0
 """Pool members poll more often: a rollout waits for a silent member until it counts as gone."""
-_REUNION_S = 3.0
-"""Seconds after a restart for which replicas that lived through it keep their last table. Before all pool members have
-reported, each would take itself for the only one and begin to load every model."""
 _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
 _GATEWAY_TTL_S = 1.5 * WATCH_S
 
@@ -105,8 +102,10 @@ class Releases:
         if gateway_id is not None:
             await loop.gateway_has(gateway_id, epoch if term == loop.state.table.term else -1)
         try:
+            # A replica that lived through a restart keeps its last table until the others have reported: it would take
+            # itself for the only one and begin to load every model.
             if term not in (0, loop.state.table.term):
-                await asyncio.sleep(self._began + _REUNION_S - time.monotonic())
+                await asyncio.sleep(self._began + loop.settings.reunion_s - time.monotonic())
             if member_id is not None:
                 loop.note(lambda observed: observed.heard_of(member_id, time.monotonic()))
             await loop.until(

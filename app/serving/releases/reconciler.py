@@ -94,7 +94,9 @@ def _has_same_tags(before: ReleaseState, model: RegisteredModel) -> bool:
 def _follow(state: ReleaseState, settings: ReleaseSettings, now: Now) -> ReleaseState:
     """Take every alias one step further."""
     observed = state.observed
-    around = Surroundings(state.members, observed.contracts, observed.requests.unloaded, now.wall)
+    around = Surroundings(
+        state.members, observed.contracts, observed.requests.unloaded, now.monotonic >= state.reunion_until, now.wall
+    )
     aliases: dict[str, Aliases] = {}
     intents = dict(observed.intents)
     for name, model in state.models.items():

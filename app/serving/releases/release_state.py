@@ -37,6 +37,8 @@ class ReleaseSettings:
         calm_s: seconds that a version's load must be lower before it has fewer copies.
         keep_previous_s: seconds for which both versions of a switch stay resident.
         grace_s: seconds after a restart for which versions that were warm count as warm, until pools have reported.
+        reunion_s: seconds after a restart for which no alias switches: the first pool members that report would count
+            as all of them.
     """
 
     default_alias: str
@@ -46,6 +48,7 @@ class ReleaseSettings:
     calm_s: float = 60.0
     keep_previous_s: float = 600.0
     grace_s: float = 15.0
+    reunion_s: float = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class ReleaseState:
     Attributes:
         aliases: per model and alias the state; the bare name has the key ``""``.
         grace_until: monotonic time until which versions that were warm before a restart count as warm.
+        reunion_until: monotonic time until which no alias switches.
     """
 
     table: ReleaseTable = field(default_factory=ReleaseTable)
@@ -65,6 +69,7 @@ class ReleaseState:
     levels: Mapping[ModelVersion, CopyLevel] = field(default_factory=dict)
     was_ready: bool = False
     grace_until: float = 0.0
+    reunion_until: float = 0.0
 
     @property
     def models(self) -> Mapping[str, RegisteredModel]:

@@ -32,12 +32,14 @@ class Surroundings:
     Attributes:
         contracts: signatures of the versions that were loaded.
         unloaded: versions that callers unloaded; a comparison does not load them again.
+        complete: every pool member that is alive has reported, as far as can be known.
         wall: seconds since 1970.
     """
 
     members: PoolMembers
     contracts: Mapping[ModelVersion, Contract]
     unloaded: Set[ModelVersion]
+    complete: bool
     wall: float
 
 
@@ -99,7 +101,7 @@ def _judge(
     state = around.members.state(after)
     if state == "failed":
         return False, ("broken", load_error(around.members, after))
-    if state != "ready" or (compare and _must_load_to_compare(before, around)):
+    if state != "ready" or not around.complete or (compare and _must_load_to_compare(before, around)):
         return False, None
     objection = objection_to(after, before, around.members, around.contracts) if compare else None
     return objection is None, ("incompatible", objection) if objection is not None else None

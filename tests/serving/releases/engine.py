@@ -51,7 +51,7 @@ class Engine:
         self.effects = Effects(save=False, live_tags={}, problems=())
         self.problems: list[tuple[str, str]] = []
         if snapshot is not None:
-            self.state = decode(snapshot, self.state, self._clock(), self.settings.grace_s)
+            self.state = decode(snapshot, self.state, self._clock(), self.settings)
             self.settle()
 
     @property

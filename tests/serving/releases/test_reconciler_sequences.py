@@ -47,6 +47,7 @@ class Sequences(RuleBasedStateMachine):
     Attributes:
         held: what each living member holds, and has reported.
         tables: the table that each living member has followed last.
+        seen: when each living member has reported last; one that is silent for long counts as gone.
         broken: versions that cannot be loaded.
         promised: per alias the version that a promote or rollback reported to answer; until somebody moves the alias.
     """
@@ -58,6 +59,7 @@ class Sequences(RuleBasedStateMachine):
         self.registry = RegistryInMemory(m=Model({"champion": "1"}))
         self.held: dict[str, dict[ModelVersion, VersionState]] = {}
         self.tables: dict[str, ReleaseTable] = {}
+        self.seen: dict[str, float] = {}
         self.term = 0
         self.broken: set[str] = set()
         self.promised: dict[str, str] = {}
@@ -248,9 +250,10 @@ class Sequences(RuleBasedStateMachine):
         self.before = aliases
 
     def _require_warm(self, version: ModelVersion) -> None:
-        reports = [held.get(version) for member, held in self.held.items() if version not in self._to_drop(member)]
+        heard_of = [member for member in self.held if self.seen[member] >= self.now - SETTINGS.member_ttl_s]
+        reports = [self.held[member].get(version) for member in heard_of if version not in self._to_drop(member)]
         ready = sum(one is not None and one.state == "ready" for one in reports)
-        assert ready >= min(SETTINGS.pools["default"].copies, len(self.held)), (version, self.held)
+        assert ready >= min(SETTINGS.pools["default"].copies, len(heard_of)), (version, self.held)
         assert not any(one is not None and one.state == "failed" for one in reports)
 
     def _was_tried(self, version: str) -> bool:
@@ -283,6 +286,7 @@ class Sequences(RuleBasedStateMachine):
     async def _reported(self, member: str) -> None:
         held = dict(self.held[member])
         contracts = {one: Contract(INPUTS[one.version]) for one, state in held.items() if state == READY}
+        self.seen[member] = self.now
         orders = self._followed(member).orders()
         await self.loop.observe(
             lambda seen: seen.reported(member, "default", held, contracts, orders=orders, now=self.now)
@@ -290,7 +294,8 @@ class Sequences(RuleBasedStateMachine):
         self._check()
 
     async def _warm(self, version: ModelVersion) -> None:
-        """Members load what is wanted, one after the other."""
+        """Members load what is wanted, one after the other; shortly after a restart the control plane waits for them."""
+        self.now = max(self.now, self.loop.state.reunion_until)
         if not self.held:  # a call wakes the pool
             self.held["r1"] = {}
             self.tables["r1"] = ReleaseTable()
@@ -305,7 +310,7 @@ class Sequences(RuleBasedStateMachine):
         self.term += 1
         loop = ControlLoop(SETTINGS, term=self.term, clock=lambda: Now(self.now, self.now))
         if snapshot is not None:
-            loop.state = decode(snapshot, loop.state, loop.clock(), SETTINGS.grace_s)
+            loop.state = decode(snapshot, loop.state, loop.clock(), SETTINGS)
             self.runner.run(loop.observe())
         self.sync = RegistrySync(cast(Any, self.registry), loop, 600)
         self.promotions = Promotions(loop, self.sync, read_only=False, warm=self._warm)

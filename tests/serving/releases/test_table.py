@@ -124,6 +124,25 @@ def test_a_report_from_before_an_unload_does_not_count() -> None:
     assert e.answers() == "2"
 
 
+def test_no_alias_switches_before_members_report_after_a_restart() -> None:
+    """Or it would switch to a version that only the first member that reports has loaded."""
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: READY})
+    e.report("r2", {V1: READY})
+    e.registry(registered(champion="2"))
+    e.report("r1", {V1: READY, V2: READY})
+    again = Engine(snapshot=e.snapshot, now=e.now)
+    again.report("r1", {V1: READY, V2: READY})
+    assert again.answers() == "1"
+    again.report("r2", {V1: READY})
+    again.now += again.settings.reunion_s
+    again.settle()
+    assert again.answers() == "1"
+    again.report("r2", {V1: READY, V2: READY})
+    assert again.answers() == "2"
+
+
 def test_a_failure_from_before_a_retry_does_not_count() -> None:
     e = engine()
     e.registry(registered(champion="1"))
