@@ -294,7 +294,7 @@ class Sequences(RuleBasedStateMachine):
         self._check()
 
     async def _warm(self, version: ModelVersion) -> None:
-        """Members load what is wanted, one after the other; shortly after a restart the control plane waits for them."""
+        """Members load what is wanted, one after the other; after a restart the control plane waits for them."""
         self.now = max(self.now, self.loop.state.reunion_until)
         if not self.held:  # a call wakes the pool
             self.held["r1"] = {}

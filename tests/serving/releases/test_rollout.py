@@ -303,7 +303,7 @@ def test_a_snapshot_of_a_later_release_is_read_as_far_as_known(world: World) -> 
 )
 def test_an_invalid_snapshot_is_refused(world: World, part: dict[str, Any]) -> None:
     with pytest.raises((AttributeError, KeyError, TypeError, ValueError)):
-        decode({**world.snapshot, **part}, ReleaseState(), Now(0, 0), 0)
+        decode({**world.snapshot, **part}, ReleaseState(), Now(0, 0), world.settings)
 
 
 def test_since_never_goes_back_although_the_clock_was_set_back(world: World) -> None:
