@@ -29,7 +29,7 @@ OTHER = f"{NAME}@challenger"
 GOOD = ["1", "2", "3", "4", "5", "6"]
 BROKEN, ANOTHER_INPUT = "7", "8"
 MOVES = 50
-LOAD_S = 0.3
+LOAD_S = 1.0
 WITHIN_S = 60
 
 
