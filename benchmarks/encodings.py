@@ -10,7 +10,6 @@ import asyncio
 import statistics
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from app.api.oip.grpc import InferenceServicer
 from app.api.oip.service import InferenceService
 from app.oip import inference_pb2 as pb
 from app.oip.binary import encode
-from tests.fakes import LIMITS, Fakes, make_fakes, total
+from app.settings import BatchSettings, Limits
+from tests.fakes import Fakes, make_fakes, total
 
 ROWS, COLUMNS, ROUNDS = 1000, 100, 31
 NAMES = [f"c{index}" for index in range(COLUMNS)]
@@ -106,14 +106,12 @@ class Context:
 
 async def measure(rounds: int = ROUNDS) -> dict[str, float]:
     """Return the CPU milliseconds of each encoding."""
-    limits = replace(
-        LIMITS,
-        rows=ROWS,
-        columns=COLUMNS,
-        batch=replace(LIMITS.batch, max_rows=ROWS, max_bytes=10**9),
-        admission=replace(LIMITS.admission, rows=10**9, nbytes=10**12),
+    fakes = make_fakes(
+        {"sum": total(*NAMES)},
+        limits=Limits(rows=ROWS, columns=COLUMNS, queued_rows=10**9, queued_bytes=10**12),
+        batch=BatchSettings(max_rows=ROWS, max_bytes=10**9, max_in_flight=1),
+        http_limits=HttpLimits(10**9, 16, 60.0),
     )
-    fakes = make_fakes({"sum": total(*NAMES)}, limits=limits, http_limits=HttpLimits(10**9, 16, 60.0))
     table = np.random.default_rng(0).normal(size=(ROWS, COLUMNS))
     requests = bodies(table)
     servicer = InferenceServicer(InferenceService(fakes.service, fakes.manager), 60.0)

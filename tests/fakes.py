@@ -33,20 +33,19 @@ from app.errors import (
     ServingError,
 )
 from app.serving.batching.batcher import AnsweredBatch
-from app.serving.batching.limits import NO_OVERRIDES, BatchLimits, BatchOverrides
+from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
 from app.serving.comparison.statistics import ShadowPair, ShadowResult, Statistics
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
-from app.serving.prediction.admission import AdmissionLimits
-from app.serving.prediction.service import PredictionService, ServiceLimits
-from app.serving.prediction.shadow import ShadowLimits
+from app.serving.prediction.service import PredictionService
 from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.releases.alias_state import PROMOTED, ROLLED_BACK, AliasState
 from app.serving.releases.table import ModelStatus, Switch
 from app.serving.releases.traffic import Traffic, TrafficPlan
 from app.serving.rows import Array, Batch, Output
 from app.serving.signatures.compatibility import incompatibilities
+from app.settings import BatchSettings, Limits, ShadowSettings
 
 DEFAULT_ALIAS = "champion"
 
@@ -388,13 +387,16 @@ class FakeRecorder:
         self.drops.append((pair, cause))
 
 
-LIMITS = ServiceLimits(
+LIMITS = Limits(
     rows=1000,
     columns=100,
-    admission=AdmissionLimits(requests=64, requests_per_model=64, rows=10_000, nbytes=10_000_000),
-    batch=BatchLimits(max_rows=100, max_bytes=1_000_000, max_in_flight=1),
-    shadow=ShadowLimits(requests=4, rows=1000, nbytes=1_000_000, timeout_s=10.0),
+    queued_requests=64,
+    queued_requests_per_model=64,
+    queued_rows=10_000,
+    queued_bytes=10_000_000,
 )
+BATCH = BatchSettings(max_rows=100, max_bytes=1_000_000, max_in_flight=1)
+SHADOW = ShadowSettings(max_requests=4, max_rows=1000, max_bytes=1_000_000, timeout_s=10.0)
 HTTP_LIMITS = HttpLimits(body_bytes=1_000_000, json_depth=16, timeout_s=10.0)
 
 
@@ -422,7 +424,9 @@ def make_fakes(
     *,
     aliases: Mapping[str, Mapping[str, str]] | None = None,
     features: FakeFeatureStore | None = None,
-    limits: ServiceLimits = LIMITS,
+    limits: Limits = LIMITS,
+    batch: BatchSettings = BATCH,
+    shadow: ShadowSettings = SHADOW,
     http_limits: HttpLimits = HTTP_LIMITS,
 ) -> Fakes:
     """Build a gateway replica that serves `models`, by reference; `aliases` maps alias to version for each model."""
@@ -430,12 +434,12 @@ def make_fakes(
     runner = FakeRunner(versions)
     directory = FakeDirectory(versions, aliases or {}, runner)
     recorder = FakeRecorder()
-    service = PredictionService(directory, features, recorder, limits)
+    service = PredictionService(directory, features, recorder, limits=limits, batch=batch, shadow=shadow)
     return Fakes(runner, directory, FakeManager(directory), recorder, features, service, http_limits)
 
 
 def make_service(
-    models: Mapping[str, FakeModel], features: FakeFeatureStore | None = None, limits: ServiceLimits = LIMITS
+    models: Mapping[str, FakeModel], features: FakeFeatureStore | None = None, limits: Limits = LIMITS
 ) -> PredictionService:
     """Build only the prediction service of `make_fakes`."""
     return make_fakes(models, features=features, limits=limits).service

@@ -21,12 +21,9 @@ from app.deployments.release_client import GATEWAY, ReleaseFollower
 from app.errors import InvalidReference, StartupError
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
-from app.serving.batching.limits import BatchLimits
 from app.serving.comparison.ledger import Ledger
 from app.serving.comparison.statistics import Statistics
-from app.serving.prediction.admission import AdmissionLimits
-from app.serving.prediction.service import PredictionService, ServiceLimits
-from app.serving.prediction.shadow import ShadowLimits
+from app.serving.prediction.service import PredictionService
 from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
@@ -67,7 +64,9 @@ class Gateway:
         store = FeatureClient(features) if features is not None else None
         self._ledger = Ledger(self._follower.traffic)
         PredictionMetrics(self._ledger)
-        self._service = PredictionService(self._follower, store, self._ledger, service_limits(settings))
+        self._service = PredictionService(
+            self._follower, store, self._ledger, limits=settings.limits, batch=settings.batch, shadow=settings.shadow
+        )
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -133,20 +132,3 @@ def default_model(settings: Settings) -> ModelRef | None:
         return parse_ref(settings.default_model)
     except InvalidReference as error:
         raise StartupError(f"default_model: {error.message}") from None
-
-
-def service_limits(settings: Settings) -> ServiceLimits:
-    """Return the limits of `PredictionService` from the settings."""
-    limits, batch, shadow = settings.limits, settings.batch, settings.shadow
-    return ServiceLimits(
-        rows=limits.rows,
-        columns=limits.columns,
-        admission=AdmissionLimits(
-            requests=limits.queued_requests,
-            requests_per_model=limits.queued_requests_per_model,
-            rows=limits.queued_rows,
-            nbytes=limits.queued_bytes,
-        ),
-        batch=BatchLimits(batch.max_rows, batch.max_bytes, batch.max_in_flight, batch.wait_ms / 1000),
-        shadow=ShadowLimits(shadow.max_requests, shadow.max_rows, shadow.max_bytes, shadow.timeout_s),
-    )

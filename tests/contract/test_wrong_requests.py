@@ -13,7 +13,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -512,8 +512,8 @@ async def test_a_wrong_request_is_told_what_is_wrong(connect: Connect, dialect: 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.01], ids=["at once", "while batches wait"])
 async def test_wrong_requests_touch_no_good_one(connect: Connect, delay_s: float) -> None:
-    admission = replace(LIMITS.admission, requests=10_000, requests_per_model=10_000)
-    fakes = gateway(limits=replace(LIMITS, admission=admission))
+    more = {"queued_requests": 10_000, "queued_requests_per_model": 10_000}
+    fakes = gateway(limits=LIMITS.model_copy(update=more))
     fakes.runner.delay_s = delay_s
     client = connect(fakes)
     good = list(good_requests(client))

@@ -11,6 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from app.settings import BatchSettings
+
 N = TypeVar("N", int, float)
 
 MAX_ROWS_TAG = "serving.batch.max_rows"
@@ -40,13 +42,13 @@ class BatchOverrides:
     wait_ms: float | None = None
     max_in_flight: int | None = None
 
-    def over(self, limits: BatchLimits) -> BatchLimits:
-        """Return `limits` with these values in place of theirs."""
+    def over(self, settings: BatchSettings) -> BatchLimits:
+        """Return the limits of `settings`, with these values in place of theirs."""
         return BatchLimits(
-            max_rows=limits.max_rows if self.max_rows is None else self.max_rows,
-            max_bytes=limits.max_bytes,
-            max_in_flight=limits.max_in_flight if self.max_in_flight is None else self.max_in_flight,
-            wait_s=limits.wait_s if self.wait_ms is None else self.wait_ms / 1000,
+            max_rows=settings.max_rows if self.max_rows is None else self.max_rows,
+            max_bytes=settings.max_bytes,
+            max_in_flight=settings.max_in_flight if self.max_in_flight is None else self.max_in_flight,
+            wait_s=(settings.wait_ms if self.wait_ms is None else self.wait_ms) / 1000,
         )
 
 

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from app.errors import Overloaded
 from app.serving.references import ModelVersion
+from app.settings import Limits
 
-
-@dataclass(frozen=True, slots=True)
-class AdmissionLimits:
-    """Limits on requests in progress, in total and per model version, on their rows and on their bytes of input."""
-
-    requests: int
-    requests_per_model: int
-    rows: int
-    nbytes: int
-    retry_after_s: int = 1
+_RETRY_AFTER_S = 1
 
 
 class Admission:
@@ -25,7 +15,7 @@ class Admission:
     It has pairs of calls instead of context managers, which would double its cost per request.
     """
 
-    def __init__(self, limits: AdmissionLimits) -> None:
+    def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._per_model: dict[ModelVersion, int] = {}
         self.requests = 0
@@ -38,8 +28,8 @@ class Admission:
         Raises:
             Overloaded: too many requests are in progress.
         """
-        if self.requests >= self._limits.requests:
-            raise self._overloaded(f"{self.requests} requests are in progress")
+        if self.requests >= self._limits.queued_requests:
+            raise _overloaded(f"{self.requests} requests are in progress")
         self.requests += 1
 
     def leave(self) -> None:
@@ -57,12 +47,12 @@ class Admission:
         """
         limits = self._limits
         of_model = self._per_model.get(version, 0)
-        if of_model >= limits.requests_per_model:
-            raise self._overloaded(f"{of_model} requests for {version} are in progress")
-        if self.rows and self.rows + rows > limits.rows:
-            raise self._overloaded(f"{self.rows} rows are in progress")
-        if self.nbytes and self.nbytes + nbytes > limits.nbytes:
-            raise self._overloaded(f"{self.nbytes} bytes of input are in progress")
+        if of_model >= limits.queued_requests_per_model:
+            raise _overloaded(f"{of_model} requests for {version} are in progress")
+        if self.rows and self.rows + rows > limits.queued_rows:
+            raise _overloaded(f"{self.rows} rows are in progress")
+        if self.nbytes and self.nbytes + nbytes > limits.queued_bytes:
+            raise _overloaded(f"{self.nbytes} bytes of input are in progress")
         self._per_model[version] = of_model + 1
         self.rows += rows
         self.nbytes += nbytes
@@ -77,6 +67,7 @@ class Admission:
         else:
             del self._per_model[version]
 
-    def _overloaded(self, why: str) -> Overloaded:
-        seconds = self._limits.retry_after_s
-        return Overloaded(f"too much is queued: {why}; try again in {seconds} s", {"retry_after_s": seconds})
+
+def _overloaded(why: str) -> Overloaded:
+    message = f"too much is queued: {why}; try again in {_RETRY_AFTER_S} s"
+    return Overloaded(message, {"retry_after_s": _RETRY_AFTER_S})

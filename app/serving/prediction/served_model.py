@@ -18,13 +18,14 @@ from app.serving.prediction.requests import Payload
 from app.serving.references import ModelVersion
 from app.serving.rows import Output, Rows, join, stack
 from app.serving.signatures.signature import Signature
+from app.settings import BatchSettings
 
 
 class ServedModel:
     """A version with its spec, its compiled signature and its batchers.
 
     Args:
-        limits: batch limits from the settings; the model's tags override them.
+        batch: limits of a batch; the model's tags override them.
         answered: called for every batch of callers' requests that was answered.
     """
 
@@ -32,14 +33,14 @@ class ServedModel:
         self,
         spec: ModelSpec,
         directory: Directory,
-        limits: BatchLimits,
+        batch: BatchSettings,
         answered: Callable[[AnsweredBatch], None] = lambda _: None,
     ) -> None:
         self.spec = spec
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
         self._version = ModelVersion(spec.name, spec.version)
         self._directory = directory
-        self._default_limits = limits
+        self._batch = batch
         self._answered = answered
 
     @cached_property
@@ -97,7 +98,7 @@ class ServedModel:
         return pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
 
     def _limits(self) -> BatchLimits:
-        return self._directory.batch_overrides(self._version.name).over(self._default_limits)
+        return self._directory.batch_overrides(self._version.name).over(self._batch)
 
     async def _call(self, parts: Sequence[Rows], *, again: bool) -> list[Output]:
         runner = self._directory.runner(self._version.name)

@@ -9,25 +9,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from app.errors import InvalidInput, ServingError, TooLarge
-from app.serving.batching.limits import BatchLimits
 from app.serving.comparison.prediction_diff import mean_prediction
 from app.serving.comparison.statistics import ShadowPair
 from app.serving.features import FeatureQuery, FeatureSource
 from app.serving.ports import Directory, FeatureStore, Recorder
-from app.serving.prediction.admission import Admission, AdmissionLimits
+from app.serving.prediction.admission import Admission
 from app.serving.prediction.enrichment import Enriched, Enrichment
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
 from app.serving.prediction.served_model import ServedModel, late
-from app.serving.prediction.shadow import Original, Shadowing, ShadowLimits
+from app.serving.prediction.shadow import Original, Shadowing
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
 from app.serving.rows import Output, Rows
 from app.serving.single_flight import SingleFlight
+from app.settings import BatchSettings, Limits, ShadowSettings
 
 T = TypeVar("T")
 
@@ -37,30 +36,27 @@ _MOST_VERSIONS = 4096
 """Versions that a replica remembers. Each rollout adds one; the oldest is described again when it is called."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceLimits:
-    """Limits on one request, on requests in progress, on a batch, and on shadow requests."""
-
-    rows: int
-    columns: int
-    admission: AdmissionLimits
-    batch: BatchLimits
-    shadow: ShadowLimits
-
-
 class PredictionService:
     """Resolves references, validates rows and predicts them. One instance per gateway replica, on its event loop."""
 
     def __init__(
-        self, directory: Directory, features: FeatureStore | None, recorder: Recorder, limits: ServiceLimits
+        self,
+        directory: Directory,
+        features: FeatureStore | None,
+        recorder: Recorder,
+        *,
+        limits: Limits,
+        batch: BatchSettings,
+        shadow: ShadowSettings,
     ) -> None:
         self._directory = directory
         self._recorder = recorder
         self._limits = limits
-        self.admission = Admission(limits.admission)
-        self._enrichment = Enrichment(features, max_entities=limits.batch.max_rows)
+        self._batch = batch
+        self.admission = Admission(limits)
+        self._enrichment = Enrichment(features, max_entities=batch.max_rows)
         self._models: dict[ModelVersion, ServedModel] = {}
-        self._shadowing = Shadowing(limits.shadow, recorder)
+        self._shadowing = Shadowing(shadow, recorder)
         self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
 
     @property
@@ -215,7 +211,7 @@ class PredictionService:
         if len(self._models) >= _MOST_VERSIONS:
             del self._models[next(iter(self._models))]
         answered = partial(self._recorder.called, version)
-        model = self._models[version] = ServedModel(spec, self._directory, self._limits.batch, answered)
+        model = self._models[version] = ServedModel(spec, self._directory, self._batch, answered)
         return model
 
 

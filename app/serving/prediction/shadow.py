@@ -12,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from app.errors import DeadlineExceeded, ServingError
@@ -21,6 +20,7 @@ from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowPair
 from app.serving.ports import Recorder
 from app.serving.releases.traffic import Traffic
 from app.serving.rows import Output
+from app.settings import ShadowSettings
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +31,6 @@ TOO_MANY_BYTES = "bytes"
 
 _THREAD_BYTES = 256 * 1024
 """Answers of at least this size are compared in a thread, off the event loop. 60 MB of numbers take 80 ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShadowLimits:
-    """Limits on the shadow requests in progress in one gateway replica, and the timeout of one, in seconds.
-
-    `nbytes` counts their inputs and the answers that they are compared with.
-    """
-
-    requests: int
-    rows: int
-    nbytes: int
-    timeout_s: float
 
 
 class Original(NamedTuple):
@@ -57,7 +44,7 @@ class Original(NamedTuple):
 class Shadowing:
     """The shadow requests of one gateway replica. Use it on one event loop."""
 
-    def __init__(self, limits: ShadowLimits, recorder: Recorder) -> None:
+    def __init__(self, limits: ShadowSettings, recorder: Recorder) -> None:
         self._limits = limits
         self._recorder = recorder
         self._thread = ThreadPoolExecutor(1, "comparison")  # one thread leaves the other cores to callers
@@ -95,11 +82,11 @@ class Shadowing:
         task.add_done_callback(self._tasks.discard)
 
     def _limit_reached(self, base: Original) -> str | None:
-        if len(self._tasks) >= self._limits.requests:
+        if len(self._tasks) >= self._limits.max_requests:
             return TOO_MANY_REQUESTS
-        if self.rows + base.output.count > self._limits.rows:
+        if self.rows + base.output.count > self._limits.max_rows:
             return TOO_MANY_ROWS
-        return TOO_MANY_BYTES if self.nbytes + base.nbytes > self._limits.nbytes else None
+        return TOO_MANY_BYTES if self.nbytes + base.nbytes > self._limits.max_bytes else None
 
     async def _run(
         self,

@@ -1,14 +1,15 @@
 import pytest
 
 from app.serving.batching.limits import BatchLimits, BatchOverrides, read_tags
+from app.settings import BatchSettings
 
-LIMITS = BatchLimits(max_rows=100, max_bytes=1000, max_in_flight=8, wait_s=0.5)
+SETTINGS = BatchSettings(max_rows=100, max_bytes=1000, max_in_flight=8, wait_ms=500)
 
 
 def test_settings_hold_where_a_tag_is_missing() -> None:
-    assert BatchOverrides().over(LIMITS) == LIMITS
-    assert BatchOverrides(max_rows=7).over(LIMITS) == BatchLimits(7, 1000, 8, 0.5)
-    assert BatchOverrides(wait_ms=0, max_in_flight=2).over(LIMITS) == BatchLimits(100, 1000, 2, 0.0)
+    assert BatchOverrides().over(SETTINGS) == BatchLimits(100, 1000, 8, 0.5)
+    assert BatchOverrides(max_rows=7).over(SETTINGS) == BatchLimits(7, 1000, 8, 0.5)
+    assert BatchOverrides(wait_ms=0, max_in_flight=2).over(SETTINGS) == BatchLimits(100, 1000, 2, 0.0)
 
 
 def test_other_tags_are_ignored() -> None:

@@ -1,20 +1,20 @@
 import pytest
 
 from app.errors import Overloaded
-from app.serving.prediction.admission import Admission, AdmissionLimits
+from app.serving.prediction.admission import Admission
 from app.serving.references import ModelVersion
+from app.settings import Limits
 
 A = ModelVersion("a", "1")
 B = ModelVersion("b", "1")
 
 
 def make(**limits: int) -> Admission:
-    return Admission(
-        AdmissionLimits(**{"requests": 10, "requests_per_model": 10, "rows": 100, "nbytes": 1000, **limits})
-    )
+    defaults = {"requests": 10, "requests_per_model": 10, "rows": 100, "bytes": 1000}
+    return Admission(Limits(**{f"queued_{name}": limit for name, limit in {**defaults, **limits}.items()}))
 
 
-@pytest.mark.parametrize("limits", [{"requests_per_model": 1}, {"rows": 7}, {"nbytes": 70}])
+@pytest.mark.parametrize("limits", [{"requests_per_model": 1}, {"rows": 7}, {"bytes": 70}])
 def test_a_request_over_a_limit_is_refused_with_a_retry_time(limits: dict[str, int]) -> None:
     admission = make(**limits)
     admission.admit(A, 5, 50)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from app.errors import DeadlineExceeded, ModelFailed
-from app.serving.batching.limits import BatchLimits, BatchOverrides
+from app.serving.batching.limits import BatchOverrides
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
 from app.serving.references import parse_ref
 from app.serving.rows import Batch, Output
-from tests.fakes import LIMITS, FakeModel, Fakes, columns, make_fakes, tensor, total
+from app.settings import BatchSettings
+from tests.fakes import FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.virtual_time import run
 
 WHOLE = FakeModel(lambda batch: tensor(batch.arrays[0]))
@@ -27,8 +27,8 @@ FIXED = FakeModel(
 
 
 def fakes_of(model: FakeModel, **batch: int) -> Fakes:
-    bounds = BatchLimits(**{"max_rows": 8, "max_bytes": 10**6, "max_in_flight": 2, **batch})
-    return make_fakes({"m": model}, limits=replace(LIMITS, batch=bounds))
+    bounds = BatchSettings(**{"max_rows": 8, "max_bytes": 10**6, "max_in_flight": 2, **batch})
+    return make_fakes({"m": model}, batch=bounds)
 
 
 async def predict(fakes: Fakes, payload: Payload, deadline_s: float = 60.0) -> Prediction:

@@ -18,11 +18,11 @@ from app.serving.features import FeatureQuery
 from app.serving.placement.load import Backlog
 from app.serving.prediction.enrichment import FeatureRequest
 from app.serving.prediction.requests import Payload, PredictionRequest
-from app.serving.prediction.shadow import ShadowLimits
 from app.serving.references import ModelRef, ModelVersion, parse_ref
 from app.serving.releases.traffic import Traffic, Variant
 from app.serving.rows import Batch, Output
 from app.serving.signatures.signature import Signature
+from app.settings import ShadowSettings
 from tests.fakes import LIMITS, FakeFeatureStore, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
 from tests.virtual_time import run
 
@@ -312,8 +312,8 @@ def test_one_bad_shadow_request_fails_alone() -> None:
 
 def test_shadow_requests_have_their_own_deadline() -> None:
     async def main() -> None:
-        limits = replace(LIMITS, shadow=ShadowLimits(requests=4, rows=100, nbytes=1000, timeout_s=2.0))
-        fakes = fakes_of(total("a", "b"), limits=limits)
+        shadow = ShadowSettings(max_requests=4, max_rows=100, max_bytes=1000, timeout_s=2.0)
+        fakes = fakes_of(total("a", "b"), shadow=shadow)
         await ask(fakes)
         await settled(fakes)
         fakes.runner.delay_s = 3.0
@@ -326,8 +326,8 @@ def test_shadow_requests_have_their_own_deadline() -> None:
 
 def test_shadow_requests_are_bounded_in_number_and_rows() -> None:
     async def main() -> None:
-        limits = replace(LIMITS, shadow=ShadowLimits(requests=2, rows=10, nbytes=1000, timeout_s=10.0))
-        fakes = fakes_of(total("a", "b"), limits=limits)
+        shadow = ShadowSettings(max_requests=2, max_rows=10, max_bytes=1000, timeout_s=10.0)
+        fakes = fakes_of(total("a", "b"), shadow=shadow)
         rows = {count: Payload("columns", {"a": [1.0] * count, "b": [1.0] * count}) for count in (1, 6, 11)}
         await ask(fakes, payload=rows[11])
         assert [cause for _, cause in fakes.recorder.drops] == ["rows"]
@@ -345,8 +345,8 @@ def test_shadow_requests_are_bounded_in_number_and_rows() -> None:
 
 def test_shadow_requests_are_bounded_in_bytes() -> None:
     async def main() -> None:
-        limits = replace(LIMITS, shadow=ShadowLimits(requests=9, rows=99, nbytes=240, timeout_s=10.0))
-        fakes = fakes_of(total("a", "b"), limits=limits)
+        shadow = ShadowSettings(max_requests=9, max_rows=99, max_bytes=240, timeout_s=10.0)
+        fakes = fakes_of(total("a", "b"), shadow=shadow)
         rows = {count: Payload("columns", {"a": [1.0] * count, "b": [1.0] * count}) for count in (1, 5, 10, 11)}
         await ask(fakes, payload=rows[11])  # of 24 bytes each, the prediction included
         assert [cause for _, cause in fakes.recorder.drops] == ["bytes"]
@@ -368,8 +368,8 @@ def test_shadow_requests_are_bounded_in_bytes() -> None:
 def test_long_texts_count_as_bytes_of_a_shadow_request() -> None:
     async def main() -> None:
         texts = FakeModel(lambda batch: tensor(np.array(["x" * 900] * batch.count, dtype=object)), columns("a", "b"))
-        limits = replace(LIMITS, shadow=ShadowLimits(requests=9, rows=99, nbytes=1000, timeout_s=10.0))
-        fakes = fakes_of(texts, Traffic((Variant("challenger", "2", 100.0),), Variant("other", "3")), limits=limits)
+        shadow = ShadowSettings(max_requests=9, max_rows=99, max_bytes=1000, timeout_s=10.0)
+        fakes = fakes_of(texts, Traffic((Variant("challenger", "2", 100.0),), Variant("other", "3")), shadow=shadow)
         await ask(fakes)
         await ask(fakes)
         assert [cause for _, cause in fakes.recorder.drops] == ["bytes"]
@@ -392,10 +392,9 @@ def test_large_answers_are_compared_off_the_event_loop() -> None:
         return Output("columns", ("spy",), (np.fromiter((Spy() for _ in range(batch.count)), object),), batch.count)
 
     async def main() -> None:
-        limits = replace(
-            LIMITS, rows=9000, shadow=ShadowLimits(requests=1, rows=9000, nbytes=10_000_000, timeout_s=10.0)
-        )
-        fakes = fakes_of(FakeModel(spies, columns("a", "b")), limits=limits)
+        limits = LIMITS.model_copy(update={"rows": 9000})
+        shadow = ShadowSettings(max_requests=1, max_rows=9000, max_bytes=10_000_000)
+        fakes = fakes_of(FakeModel(spies, columns("a", "b")), limits=limits, shadow=shadow)
         models: Any = fakes.runner._models
         models[V1] = models[V2]
         for count, is_beside in ((1, False), (9000, True)):
@@ -410,7 +409,7 @@ def test_large_answers_are_compared_off_the_event_loop() -> None:
 
 def test_a_limit_of_zero_sends_no_shadow_requests() -> None:
     async def main() -> None:
-        fakes = fakes_of(total("a", "b"), limits=replace(LIMITS, shadow=ShadowLimits(0, 10, 1000, 10.0)))
+        fakes = fakes_of(total("a", "b"), shadow=ShadowSettings(max_requests=0))
         await ask(fakes)
         assert [cause for _, cause in fakes.recorder.drops] == ["requests"]
 

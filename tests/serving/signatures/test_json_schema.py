@@ -330,7 +330,7 @@ def test_generated_examples_are_valid_requests(spec: ModelSpec, rows: list[Any])
 
 
 def served(spec: ModelSpec) -> ServedModel:
-    return ServedModel(spec, directory=None, limits=None)  # type: ignore[arg-type]  # nothing is predicted
+    return ServedModel(spec, directory=None, batch=None)  # type: ignore[arg-type]  # nothing is predicted
 
 
 NAMED = [ColSpec("double", "oil"), ColSpec("long", "gas")]
