@@ -1,14 +1,13 @@
 """``ml-serve compare``: two versions of a model side by side, with confidence intervals."""
-# ruff: noqa: PLC0415 - help needs neither httpx nor rich
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli import output
 from app.cli.remote import Json, Url, connect
 
 if TYPE_CHECKING:
@@ -33,26 +32,21 @@ def compare(
 ) -> None:
     """Compare two versions by the counts of the gateway."""
     with connect(url) as client:
-        result = client.compare(name, base, other)
-    from app.cli import output
+        output.show(client.compare(name, base, other), as_json, _lines)
 
-    if as_json:
-        output.print_json(asdict(result))
-        return
-    console = output.console()
-    console.print(f"{result.model}: {_COUNTED[result.counted]}")
-    console.print(f"counted {_span(result.base)}; intervals at {result.level * 100:g} %\n")
-    console.print(_versions_table(result))
+
+def _lines(result: Comparison) -> output.Lines:
+    yield f"{result.model}: {_COUNTED[result.counted]}"
+    yield f"counted {_span(result.base)}; intervals at {result.level * 100:g} %\n"
+    yield _versions_table(result)
     if result.shadow is not None:
-        console.print(f"\nshadow requests of {_named(result.base)}, sent to {_named(result.other)}")
-        console.print(_shadow_table(result.shadow))
+        yield f"\nshadow requests of {_named(result.base)}, sent to {_named(result.other)}"
+        yield _shadow_table(result.shadow)
 
 
 def _versions_table(result: Comparison) -> Table:
-    from app.cli.output import empty_table
-
     base, other = result.base, result.other
-    shown = empty_table("", _named(base), _named(other), "difference", "")
+    shown = output.empty_table("", _named(base), _named(other), "difference", "")
     shown.add_row("requests", f"{base.requests:,}", f"{other.requests:,}", "", "")
     rows = (
         ("error rate", base.error_rate, other.error_rate, result.error_rate, _percent),
@@ -68,9 +62,7 @@ def _versions_table(result: Comparison) -> Table:
 
 
 def _shadow_table(shadow: ShadowComparison) -> Table:
-    from app.cli.output import empty_table
-
-    shown = empty_table("", "", "")
+    shown = output.empty_table("", "", "")
     shown.show_header = False
     shown.add_row("requests", f"{shadow.requests:,} with {shadow.rows:,} rows", "")
     shown.add_row("mismatches", _estimate(shadow.mismatch_rate, _percent), "of the rows")

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from app.cli import output
 from app.cli.errors import FAILED
 from app.cli.remote import Json
 
@@ -37,11 +37,10 @@ def up(
     from app.settings import load
 
     settings = load(config, http_port=port, dashboard=dashboard or None)
-    from app.cli.output import console
     from app.up import run
 
     seeded = settings.is_embedded_registry if demo is None else demo
-    raise typer.Exit(run(settings, demo=seeded, console=console()))
+    raise typer.Exit(run(settings, demo=seeded, console=output.console()))
 
 
 def demo(config: Config = None) -> None:
@@ -62,13 +61,9 @@ def doctor(config: Config = None, as_json: Json = False) -> None:
     from app.settings import load
 
     settings = load(config)
-    from app.cli import output
     from app.doctor import examine
 
     checks = examine(settings)
-    if as_json:
-        output.print_json([asdict(check) for check in checks])
-    else:
-        output.console().print(output.checks_table(checks))
+    output.show(checks, as_json, lambda checks: [output.checks_table(checks)])
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)

@@ -1,20 +1,26 @@
-"""Output of the commands: tables for people, one JSON document for programs."""
+"""Output of the commands: texts and tables for people, one JSON document for programs."""
+# ruff: noqa: PLC0415 - help needs no rich
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     from app.doctor import Check
     from ml_serve_client import Health, Model, ModelVersion, Prediction, ReplicaUsage
+
+T = TypeVar("T")
+Lines: TypeAlias = "Iterable[str | Table]"
 
 _PIPE_WIDTH = 160
 _STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "loading": "yellow"}
@@ -23,25 +29,35 @@ _OTHER_STYLE = {"cold": "dim"}
 
 def console() -> Console:
     """Make a console on stdout without markup, so that names and messages are shown unchanged."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
     return Console(markup=False, highlight=False, emoji=False, width=width)
 
 
-def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    typer.echo(json.dumps(value, indent=2))
+def show(found: T, as_json: bool, lines: Callable[[T], Lines]) -> None:
+    """Print dataclasses as one JSON document, or what `lines` makes of them."""
+    if as_json:
+        typer.echo(json.dumps(found, indent=2, default=asdict))
+        return
+    for line in lines(found):
+        if isinstance(line, str):
+            typer.echo(line)
+        else:
+            console().print(line)
 
 
-def print_prediction(prediction: Prediction) -> None:
-    """Print the version that answered, and a line of JSON for each row."""
-    typer.echo(f"{prediction.model} v{prediction.version}")
+def prediction_lines(prediction: Prediction) -> Lines:
+    """Yield the version that answered, and a line of JSON for each row."""
+    yield f"{prediction.model} v{prediction.version}"
     rows = prediction.predictions if isinstance(prediction.predictions, list) else [prediction.predictions]
-    for row in rows:
-        typer.echo(json.dumps(row))
+    yield from map(json.dumps, rows)
 
 
 def models_table(models: Sequence[Model]) -> Table:
     """Make a table with a row for each model."""
+    from rich.text import Text
+
     table = empty_table("model", "default", "aliases", "pool", "versions", "problems")
     for model in models:
         table.add_row(
@@ -97,6 +113,8 @@ def _downloads(counts: Mapping[str, float]) -> str:
 
 def checks_table(checks: Iterable[Check]) -> Table:
     """Make a table with a row for each check."""
+    from rich.text import Text
+
     table = empty_table("", "check", "result")
     for check in checks:
         table.add_row(Text("✓", "green") if check.ok else Text("✗", "red"), check.name, check.message)
@@ -111,6 +129,8 @@ def megabytes(nbytes: int) -> str:
 
 def empty_table(*headings: str, numbers: int = 0) -> Table:
     """Make an empty table, whose last `numbers` columns are aligned to the right. Long cells are folded."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for index, heading in enumerate(headings):
         right = index >= len(headings) - numbers
@@ -139,17 +159,19 @@ def _problems(model: Model) -> Iterable[str]:
 
 
 def _version(number: str, version: ModelVersion) -> Text:
-    text = Text.assemble(f"v{number} ", _state(version.state))
-    if version.replicas:
-        text.append(f" ×{version.replicas}, {megabytes(version.nbytes)} MB")
-    return text
+    from rich.text import Text
+
+    memory = f" ×{version.replicas}, {megabytes(version.nbytes)} MB" if version.replicas else ""
+    return Text.assemble(f"v{number} ", _state(version.state), memory)
 
 
 def _state(state: str) -> Text:
+    from rich.text import Text
+
     return Text(state, _STYLES.get(state) or _OTHER_STYLE.get(state, "red"))
 
 
-def _facts(details: Mapping[str, Any]) -> Iterable[str]:
+def _facts(details: Mapping[str, object]) -> Iterable[str]:
     """Details of a part, a line for each."""
     for key, value in details.items():
         if isinstance(value, Mapping):

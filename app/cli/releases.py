@@ -1,15 +1,13 @@
 """``ml-serve promote``, ``rollback`` and ``traffic``: which version of a model serves which requests."""
-# ruff: noqa: PLC0415 - help needs neither httpx nor rich
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli import inputs
+from app.cli import inputs, output
 from app.cli.remote import Json, Timeout, Url, connect
 
 if TYPE_CHECKING:
@@ -41,15 +39,14 @@ def promote(
     if (version is None) == (from_alias is None):
         raise typer.BadParameter("give either VERSION or --from ALIAS")
     with connect(url) as client:
-        _print_change(
-            client.promote(name, version, from_alias=from_alias, alias=alias, force=force, timeout=timeout), as_json
-        )
+        change = client.promote(name, version, from_alias=from_alias, alias=alias, force=force, timeout=timeout)
+    output.show(change, as_json, _change_lines)
 
 
 def rollback(name: Name, alias: Alias = None, timeout: Timeout = None, url: Url = None, as_json: Json = False) -> None:
     """Move an alias back to its previous version."""
     with connect(url) as client:
-        _print_change(client.rollback(name, alias=alias, timeout=timeout), as_json)
+        output.show(client.rollback(name, alias=alias, timeout=timeout), as_json, _change_lines)
 
 
 def traffic(
@@ -84,12 +81,7 @@ def traffic(
             found = _update(client, name, split, shadow, keep_shadow=shadow is None and not no_shadow)
         else:
             found = client.traffic(name)
-    from app.cli import output
-
-    if as_json:
-        output.print_json(asdict(found))
-    else:
-        _print_traffic(found)
+    output.show(found, as_json, _traffic_lines)
 
 
 def _update(client: Client, name: str, weights: dict[str, float], shadow: str | None, *, keep_shadow: bool) -> Traffic:
@@ -108,31 +100,22 @@ def _weight(text: str) -> tuple[str, float]:
     return alias, weight
 
 
-def _print_change(change: AliasChange, as_json: bool) -> None:
-    from app.cli import output
-
-    if as_json:
-        output.print_json(asdict(change))
-        return
+def _change_lines(change: AliasChange) -> output.Lines:
     serves = "serves" if change.changed else "already serves"
     previously = f", previously v{change.previous}" if change.previous is not None else ""
-    output.console().print(f"{change.model}@{change.alias} {serves} v{change.version}{previously}")
+    yield f"{change.model}@{change.alias} {serves} v{change.version}{previously}"
 
 
-def _print_traffic(traffic: Traffic) -> None:
-    from app.cli import output
-
-    console = output.console()
+def _traffic_lines(traffic: Traffic) -> output.Lines:
     if not traffic.weights:
-        console.print(f"{traffic.model}: no traffic split")
+        yield f"{traffic.model}: no traffic split"
     else:
         table = output.empty_table("alias", "version", "percent", numbers=1)
         for alias, weight in sorted(traffic.weights.items(), key=lambda item: (-item[1], item[0])):
             version = traffic.versions.get(alias)
             table.add_row(alias, f"v{version}" if version is not None else "-", f"{weight:g}")
-        console.print(table)
+        yield table
     if traffic.shadow is not None:
         version = traffic.versions.get(traffic.shadow)
-        console.print(f"shadow: {traffic.shadow} {f'v{version}' if version is not None else 'without a version yet'}")
-    for problem in traffic.problems:
-        console.print(problem)
+        yield f"shadow: {traffic.shadow} {f'v{version}' if version is not None else 'without a version yet'}"
+    yield from traffic.problems

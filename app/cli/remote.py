@@ -1,16 +1,15 @@
 """Commands that call a gateway for models, predictions and status."""
-# ruff: noqa: PLC0415 - help needs neither httpx nor rich
+# ruff: noqa: PLC0415 - help needs no httpx
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from app.cli import inputs
+from app.cli import inputs, output
 from app.cli.errors import FAILED
 
 if TYPE_CHECKING:
@@ -35,26 +34,19 @@ def models(url: Url = None, as_json: Json = False) -> None:
     """List the registered models and their versions."""
     with connect(url) as client:
         found = client.models()
-    from app.cli import output
-
-    if as_json:
-        output.print_json([asdict(model) for model in found])
-    elif found:
-        output.console().print(output.models_table(found))
-    else:
-        output.console().print("no registered models")
+    output.show(found, as_json, lambda found: [output.models_table(found) if found else "no registered models"])
 
 
 def load(ref: Ref, url: Url = None, timeout: Timeout = None, as_json: Json = False) -> None:
     """Load a model version on every replica of its pool."""
     with connect(url) as client:
-        _print_state(client.load(ref, timeout=timeout), as_json)
+        output.show(client.load(ref, timeout=timeout), as_json, _state_lines)
 
 
 def unload(ref: Ref, url: Url = None, as_json: Json = False) -> None:
     """Unload a model version from memory."""
     with connect(url) as client:
-        _print_state(client.unload(ref), as_json)
+        output.show(client.unload(ref), as_json, _state_lines)
 
 
 def predict(
@@ -105,12 +97,7 @@ def predict(
             )
         else:
             prediction = client.predict(ref, inputs.read_rows(data, file), params=params, timeout=timeout)
-    from app.cli import output
-
-    if as_json:
-        output.print_json(asdict(prediction))
-    else:
-        output.print_prediction(prediction)
+    output.show(prediction, as_json, output.prediction_lines)
 
 
 def status(url: Url = None, as_json: Json = False) -> None:
@@ -119,24 +106,16 @@ def status(url: Url = None, as_json: Json = False) -> None:
         health = client.health()
         replicas, no_replicas = _try(client.status)
         found, no_models = _try(client.models)
-    from app.cli import output
 
-    if as_json:
-        output.print_json(
-            {
-                "health": asdict(health),
-                "replicas": None if replicas is None else [asdict(usage) for usage in replicas],
-                "models": None if found is None else [asdict(model) for model in found],
-            }
-        )
-    else:
-        console = output.console()
-        console.print(f"{client.url} is {health.status}{'' if health.ready else ', not ready'}\n")
-        console.print(output.parts_table(health))
-        console.print()
-        console.print(f"replicas: {no_replicas}" if replicas is None else output.replicas_table(replicas))
-        console.print()
-        console.print(f"models: {no_models}" if found is None else output.models_summary(found))
+    def lines(_: object) -> output.Lines:
+        yield f"{client.url} is {health.status}{'' if health.ready else ', not ready'}\n"
+        yield output.parts_table(health)
+        yield ""
+        yield f"replicas: {no_replicas}" if replicas is None else output.replicas_table(replicas)
+        yield ""
+        yield f"models: {no_models}" if found is None else output.models_summary(found)
+
+    output.show({"health": health, "replicas": replicas, "models": found}, as_json, lines)
     if health.status == "unavailable":
         raise typer.Exit(FAILED)
 
@@ -161,10 +140,5 @@ def _try(call: Callable[[], T]) -> tuple[T | None, str]:
         return None, str(error)
 
 
-def _print_state(changed: VersionState, as_json: bool) -> None:
-    from app.cli import output
-
-    if as_json:
-        output.print_json(asdict(changed))
-    else:
-        output.console().print(f"{changed.model} v{changed.version} is {changed.state}")
+def _state_lines(changed: VersionState) -> output.Lines:
+    yield f"{changed.model} v{changed.version} is {changed.state}"
