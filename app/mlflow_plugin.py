@@ -122,9 +122,8 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
 
         The model stays registered, and the next call loads it again. An unknown model is no error.
         """
-        _check(endpoint=endpoint)
-        _options(config)
-        with self._calling() as client:
+        with self._calling(endpoint) as client:
+            _options(config)
             try:
                 model = client.model(name)
                 if name != model.name:
@@ -139,14 +138,12 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
         """List every registered model in the form of `get_deployment`."""
-        _check(endpoint=endpoint)
-        with self._calling() as client:
+        with self._calling(endpoint) as client:
             return [_described(model) for model in client.models()]
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
         """Get a registered model: ``name``, ``flavor`` and the fields of `ml_serve_client.Model` as JSON values."""
-        _check(endpoint=endpoint)
-        with self._calling() as client:
+        with self._calling(endpoint) as client:
             return _described(client.model(name))
 
     def predict(
@@ -162,23 +159,23 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         Returns:
             ``predictions`` in the form of MLflow's scoring server, ``model_name`` and ``model_version``.
         """
-        _check(endpoint=endpoint)
-        if deployment_name is None:
-            _refuse("no model; give the name of a deployment")
-        with self._calling() as client:
+        with self._calling(endpoint) as client:
+            if deployment_name is None:
+                _refuse("no model; give the name of a deployment")
             answer = client.predict_inputs(deployment_name, _json_values(inputs))
-        found = {"predictions": answer.predictions, "model_name": answer.model, "model_version": answer.version}
-        return PredictionsResponse(found)
+        return PredictionsResponse(
+            predictions=answer.predictions, model_name=answer.model, model_version=answer.version
+        )
 
     def predict_stream(
         self, deployment_name: str | None = None, inputs: Any = None, endpoint: str | None = None
     ) -> NoReturn:
         """Refuse: the gateway does not stream."""
-        raise MlflowException("the target ml-serve does not stream: use predict", _code("NOT_IMPLEMENTED"))
+        raise MlflowException("the target ml-serve does not stream: use predict", ErrorCode.Value("NOT_IMPLEMENTED"))
 
     def explain(self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None) -> NoReturn:
         """Refuse: the gateway does not explain predictions."""
-        raise MlflowException("the target ml-serve does not explain predictions", _code("NOT_IMPLEMENTED"))
+        raise MlflowException("the target ml-serve does not explain predictions", ErrorCode.Value("NOT_IMPLEMENTED"))
 
     def _deploy(
         self,
@@ -190,32 +187,35 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         *,
         promote: bool,
     ) -> dict[str, Any]:
-        _check(endpoint=endpoint, flavor=flavor)
-        ref = _reference(name, model_uri)
-        options = _options(config)
-        timeout, alias, force = options.get("timeout"), options.get("alias"), options.get("force", False)
-        if not options.get("promote", promote) and (alias or force):
-            _refuse("config 'alias' and 'force' need 'promote'")
-        with self._calling() as client:
+        with self._calling(endpoint) as client:
+            if flavor not in (None, FLAVOR):
+                _refuse(f"flavor '{flavor}' is not supported; the gateway serves every model as {FLAVOR}")
+            ref = _reference(name, model_uri)
+            options = {"promote": promote, **_options(config)}
+            timeout, alias, force = options.get("timeout"), options.get("alias"), options.get("force", False)
+            if not options["promote"] and (alias or force):
+                _refuse("config 'alias' and 'force' need 'promote'")
             loaded = client.load(ref, timeout=timeout)
-            if options.get("promote", promote):
+            if options["promote"]:
                 client.promote(name, loaded.version, alias=alias, force=force, timeout=timeout)
             return {**_described(client.model(name)), "version": loaded.version}
 
     @contextmanager
-    def _calling(self) -> Iterator[Client]:
-        """Make a client whose errors become `MlflowException`."""
+    def _calling(self, endpoint: str | None) -> Iterator[Client]:
+        """Make a client whose errors become `MlflowException`. Refuse an endpoint."""
+        if endpoint is not None:
+            _refuse("the target ml-serve has no endpoints; give the name of a deployment")
         try:
             with Client(self._url) as client:
                 yield client
         except ApiError as error:
             invalid = "INVALID_PARAMETER_VALUE" if 400 <= error.status < 500 else "INTERNAL_ERROR"
-            raise MlflowException(str(error), _code(_STATUSES.get(error.status, invalid))) from error
+            raise MlflowException(str(error), ErrorCode.Value(_STATUSES.get(error.status, invalid))) from error
         except ClientError as error:
             hint = "is the gateway running? start it with: ml-serve up"
-            raise MlflowException(f"{error}; {hint}", _code("TEMPORARILY_UNAVAILABLE")) from error
+            raise MlflowException(f"{error}; {hint}", ErrorCode.Value("TEMPORARILY_UNAVAILABLE")) from error
         except (ValueError, TypeError) as error:
-            raise MlflowException(str(error), _code("INVALID_PARAMETER_VALUE")) from error
+            raise MlflowException(str(error), ErrorCode.Value("INVALID_PARAMETER_VALUE")) from error
 
 
 def _reference(name: str, model_uri: str) -> str:
@@ -250,13 +250,6 @@ def _options(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return options
 
 
-def _check(*, endpoint: str | None, flavor: str | None = None) -> None:
-    if endpoint is not None:
-        _refuse("the target ml-serve has no endpoints; give the name of a deployment")
-    if flavor not in (None, FLAVOR):
-        _refuse(f"flavor '{flavor}' is not supported; the gateway serves every model as {FLAVOR}")
-
-
 def _described(model: Model) -> dict[str, Any]:
     return {"name": model.name, "flavor": FLAVOR, **asdict(model), "problems": list(model.problems)}
 
@@ -277,14 +270,8 @@ def _json_values(inputs: Any) -> Any:
 
 
 def _column(column: pd.Series[Any]) -> list[Any]:
-    values: list[Any] = column.astype(object).where(column.notna(), None).tolist()
-    return values
-
-
-def _code(name: str) -> int:
-    code: int = ErrorCode.Value(name)
-    return code
+    return column.astype(object).where(column.notna(), None).tolist()
 
 
 def _refuse(message: str) -> NoReturn:
-    raise MlflowException(message, _code("INVALID_PARAMETER_VALUE"))
+    raise MlflowException(message, ErrorCode.Value("INVALID_PARAMETER_VALUE"))
