@@ -20,7 +20,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
-from app.adapters.artifacts.cache import ArtifactCache, CacheCounts, CachedArtifacts, is_full
+from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
@@ -75,15 +75,11 @@ class ModelLoader:
         self, registry: MlflowRegistry, cache_folder: Path, cache_bytes: int = 0, load_timeout_s: float = 300.0
     ) -> None:
         self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
+        self.cache_counts = self._cache.counts
         self._identities = Identities(registry.identity)
         self._created: Mapping[str, int] = {}
         self._growth = MemoryGrowth()
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
-
-    @property
-    def cache_counts(self) -> CacheCounts:
-        """Counters of the artifact cache in this process."""
-        return self._cache.counts
 
     def expect(self, created: Mapping[str, int]) -> None:
         """Reject cached versions older than their model. `created`: registration time by name, milliseconds."""

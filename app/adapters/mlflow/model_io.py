@@ -105,8 +105,7 @@ def _output(prediction: Any) -> Output:
     if isinstance(prediction, list) and prediction and all(isinstance(row, Mapping) for row in prediction):
         names = prediction[0].keys()
         if names and all(row.keys() == names for row in prediction):
-            columns = [(name, [_builtin(row[name]) for row in prediction]) for name in names]
-            return _named("columns", [(name, _flat(values)) for name, values in columns])
+            return _named("columns", [(name, _flat([_builtin(row[name]) for row in prediction])) for name in names])
     if hasattr(prediction, "to_pandas"):  # an Arrow table, a Polars frame
         return _output(prediction.to_pandas())
     array = _array(prediction)
