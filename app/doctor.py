@@ -48,19 +48,15 @@ class Check:
     message: str
 
 
-def examine(settings: Settings, *, ports: bool = True) -> list[Check]:
-    """Check everything that a start needs. Never raises; failures are in the result.
-
-    Args:
-        ports: whether the ports must be free; False if the platform may be running.
-    """
-    return [*examine_machine(settings, ports=ports), *examine_servers(settings)]
+def examine(settings: Settings) -> list[Check]:
+    """Check everything that a start needs. Never raises; failures are in the result."""
+    return [*examine_machine(settings), *examine_servers(settings)]
 
 
-def examine_machine(settings: Settings, *, ports: bool = True) -> list[Check]:
+def examine_machine(settings: Settings) -> list[Check]:
     """Run the checks that take no time. Ports are skipped for an existing cluster: its load balancer uses them."""
     checks = [_system(), _home(settings.home)]
-    if ports and settings.ray_address is None:
+    if settings.ray_address is None:
         checks += _ports(settings)
     checks.append(_model_libraries())
     if not settings.is_embedded_registry and (

@@ -111,17 +111,12 @@ def test_one_port_for_two_things_is_refused(tmp_path: Path) -> None:
     assert any(f"http_port and haproxy_stats_port are both {port}" in check.message for check in checks)
 
 
-def test_ports_may_be_left_out(tmp_path: Path, taken: int) -> None:
-    checks = examine(settings(tmp_path, http_port=taken), ports=False)
-    assert not any(check.name.startswith("port ") for check in checks)
-
-
 # The home folder
 
 
 def test_a_home_that_is_a_file_fails(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
-    checks = examine(settings(tmp_path, home=tmp_path / "home" / "inner"), ports=False)
+    checks = examine(settings(tmp_path, home=tmp_path / "home" / "inner"))
     assert failed(checks) == ["home"]
     assert str(tmp_path / "home") in check(checks, "home").message
 
@@ -129,14 +124,14 @@ def test_a_home_that_is_a_file_fails(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_home_that_cannot_be_written_fails(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    assert failed(examine(settings(tmp_path), ports=False)) == ["home"]
+    assert failed(examine(settings(tmp_path))) == ["home"]
 
 
 # Registry and feature store
 
 
 def test_an_unreachable_registry_is_named_without_its_password(tmp_path: Path) -> None:
-    checks = examine(settings(tmp_path, mlflow_tracking_uri=UNREACHABLE), ports=False)
+    checks = examine(settings(tmp_path, mlflow_tracking_uri=UNREACHABLE))
     assert failed(checks) == ["registry"]
     message = check(checks, "registry").message
     assert "does not answer" in message
@@ -148,7 +143,7 @@ def test_a_database_that_is_no_registry_fails(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "mlflow.db").write_text("no database at all" * 100)
-    checks = examine(settings(tmp_path), ports=False)
+    checks = examine(settings(tmp_path))
     assert failed(checks) == ["registry"]
     assert "cannot be read" in check(checks, "registry").message
 
@@ -163,7 +158,7 @@ def test_an_embedded_registry_and_a_feature_store_pass(tmp_path: Path) -> None:
     build_features(configured.demo_feast_repo)
     # A warning of MLflow. Filtered here, because the import of Feast adds a filter that overrides the mark above.
     warnings.filterwarnings("ignore", "The ``noload`` loader strategy is deprecated", DeprecationWarning)
-    checks = examine(configured, ports=False)
+    checks = examine(configured)
     assert failed(checks) == []
     assert "answers" in check(checks, "registry").message
     assert "can be read" in check(checks, "feature store").message
@@ -175,7 +170,7 @@ def test_a_broken_feature_repository_fails(tmp_path: Path, text: str | None) -> 
     folder.mkdir()
     if text is not None:
         (folder / "feature_store.yaml").write_text(text)
-    checks = examine(settings(tmp_path, feast_repo=folder), ports=False)
+    checks = examine(settings(tmp_path, feast_repo=folder))
     assert failed(checks) == ["feature store"]
     message = check(checks, "feature store").message
     assert "feature_store.yaml" in message or "feature store" in message
@@ -193,7 +188,7 @@ def test_a_check_that_hangs_or_breaks_hides_no_other(tmp_path: Path, monkeypatch
     monkeypatch.setattr(doctor, "_CHECK_S", 0.05)
     monkeypatch.setattr(doctor, "_registry", hang)
     monkeypatch.setattr(doctor, "_features", fail)
-    checks = examine(settings(tmp_path), ports=False)
+    checks = examine(settings(tmp_path))
     assert check(checks, "registry") == Check("registry", False, "the registry did not answer within 0.05 s")
     assert check(checks, "feature store").message == (
         "the feature store cannot be checked: ZeroDivisionError: first line"
@@ -214,20 +209,20 @@ def test_a_missing_artifact_store_client_fails(
     installed = ModuleType("boto3")
     installed.__spec__ = ModuleSpec("boto3", None)
     monkeypatch.setitem(sys.modules, "boto3", installed)
-    assert failed(examine(remote, ports=False)) == []
+    assert failed(examine(remote)) == []
     monkeypatch.setitem(sys.modules, "boto3", None)
-    checks = examine(remote, ports=False)
+    checks = examine(remote)
     assert failed(checks) == ["artifact store"]
     assert "pip install 'ml-serve-gateway[stores]'" in check(checks, "artifact store").message
     # The embedded registry keeps artifacts in the home folder, whatever the shell has exported for other programs.
-    assert failed(examine(settings(tmp_path, **given), ports=False)) == []
+    assert failed(examine(settings(tmp_path, **given))) == []
 
 
 def test_an_unsupported_python_or_system_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_PYTHONS", ((3, 98), (3, 99)))
-    checks = examine(settings(tmp_path), ports=False)
+    checks = examine(settings(tmp_path))
     assert failed(checks) == ["system"]
     assert "use 3.98 to 3.98" in check(checks, "system").message
     monkeypatch.undo()
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert failed(examine(settings(tmp_path), ports=False)) == ["system"]
+    assert failed(examine(settings(tmp_path))) == ["system"]
