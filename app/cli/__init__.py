@@ -15,7 +15,8 @@ from app import __version__
 from app.cli import comparison, local, releases, remote
 from app.cli.errors import EPILOG, report
 
-_REMOTE = (
+_COMMANDS = (
+    local.up,
     remote.models,
     remote.predict,
     remote.load,
@@ -25,11 +26,12 @@ _REMOTE = (
     releases.traffic,
     comparison.compare,
     remote.status,
+    local.demo,
+    local.doctor,
 )
-_LOCAL = (local.up, local.demo, local.doctor)
 
 
-class _Commands(TyperGroup):
+class _Group(TyperGroup):
     """Command group that turns exceptions into lines on stderr and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -44,7 +46,7 @@ class _Commands(TyperGroup):
 
 
 cli = typer.Typer(
-    cls=_Commands,
+    cls=_Group,
     name="ml-serve",
     epilog=EPILOG,
     no_args_is_help=True,
@@ -70,11 +72,11 @@ def _global_options(
     ] = False,
 ) -> None:
     """Serve models from the MLflow registry with features from Feast."""
-    # The commands have the option --url too; this is its default.
-    ctx.default_map = {command.__name__: {"url": url} for command in _REMOTE}
+    # The commands that call a gateway have the option --url too; this is its default.
+    ctx.default_map = {command.__name__: {"url": url} for command in _COMMANDS}
 
 
-for command in (*_LOCAL[:1], *_REMOTE, *_LOCAL[1:]):
+for command in _COMMANDS:
     cli.command()(command)
 
 

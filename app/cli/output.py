@@ -23,8 +23,7 @@ T = TypeVar("T")
 Lines: TypeAlias = "Iterable[str | Table]"
 
 _PIPE_WIDTH = 160
-_STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "loading": "yellow"}
-_OTHER_STYLE = {"cold": "dim"}
+_STYLES = {"ok": "green", "ready": "green", "degraded": "yellow", "loading": "yellow", "cold": "dim"}
 
 
 def console() -> Console:
@@ -168,7 +167,7 @@ def _version(number: str, version: ModelVersion) -> Text:
 def _state(state: str) -> Text:
     from rich.text import Text
 
-    return Text(state, _STYLES.get(state) or _OTHER_STYLE.get(state, "red"))
+    return Text(state, _STYLES.get(state, "red"))
 
 
 def _facts(details: Mapping[str, object]) -> Iterable[str]:

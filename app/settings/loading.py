@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,9 @@ def _unknown_keys(content: Mapping[str, Any], source: str) -> list[str]:
     ]
 
 
-def _did_you_mean(word: str, known: Any) -> str:
+def _did_you_mean(word: str, known: Iterable[str], written: Callable[[str], str] = str) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else "; see docs/settings.md"
+    return f"; did you mean {written(close[0])}?" if close else "; see docs/settings.md"
 
 
 def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
@@ -119,18 +119,17 @@ def _describe(error: ValidationError, config: Path | None) -> Iterator[str]:
 def _unknown_nested(loc: list[str], config: Path | None) -> str:
     """Describe an unknown key of a group, such as ``limits.rwos``."""
     *path, key = loc
-    group = PoolSettings if path[0] == "pools" else Settings.model_fields[path[0]].annotation
-    known = list(group.model_fields) if isinstance(group, type) and issubclass(group, BaseModel) else []
-    close = difflib.get_close_matches(key, known, n=1)
-    dotted, meant = ".".join(loc), ".".join([*path, *close])
-    if os.environ.get(_variable(dotted)):
-        dotted, meant = _variable(dotted), _variable(meant)
-        return f"unknown setting {dotted}" + (f"; did you mean {meant}?" if close else "; see docs/settings.md")
+    group: Any = PoolSettings if path[0] == "pools" else Settings.model_fields[path[0]].annotation
+    is_variable = bool(os.environ.get(_variable(".".join(loc))))
+
+    def written(name: str) -> str:
+        dotted = ".".join([*path, name])
+        return _variable(dotted) if is_variable else f"'{dotted}'"
+
     parents = (_variable(".".join(path)), _variable(path[0]))
-    parent = next((name for name in parents if os.environ.get(name)), None)
-    source = parent or config
+    source = None if is_variable else next((name for name in parents if os.environ.get(name)), config)
     where = f" in {source}" if source else ""
-    return f"unknown setting '{dotted}'{where}" + (f"; did you mean '{meant}'?" if close else "; see docs/settings.md")
+    return f"unknown setting {written(key)}{where}{_did_you_mean(key, group.model_fields, written)}"
 
 
 def _named(dotted: str, config: Path | None) -> str:
@@ -141,5 +140,5 @@ def _named(dotted: str, config: Path | None) -> str:
 
 def _variable(dotted: str) -> str:
     """Return the variable of a setting; of several, the one that is set."""
-    names = [name for name, field in environment_names() if field == dotted and os.environ.get(name)]
-    return names[0] if names else PREFIX + dotted.upper().replace(".", "__")
+    names = (name for name, field in environment_names() if field == dotted and os.environ.get(name))
+    return next(names, PREFIX + dotted.upper().replace(".", "__"))
