@@ -512,14 +512,21 @@ def test_doctor_is_a_table_and_fails_with_a_check(here: Shell, server: Server) -
         here("doctor")
 
 
-def test_demo_tells_what_it_does_and_what_there_is(here: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.demo import DemoSummary
+def test_demo_tells_what_it_does_and_what_there_is(
+    here: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = tmp_path / "home" / "feast" / "feature_store.yaml"
 
-    def seed(settings: Any, progress: Callable[[str], None]) -> DemoSummary:
+    def seed(settings: Any, progress: Callable[[str], None]) -> bool:
         progress("preparing")
-        return DemoSummary("prices", "price_service", ("oil", "gas"), changed=True)
+        return not features.exists()
 
     monkeypatch.setattr("app.demo.seed", seed)
+    assert here("demo").stdout.splitlines() == ["preparing", "commodity_price_predictor is registered"]
+    features.parent.mkdir(parents=True)
+    features.touch()
     assert here("demo").stdout.splitlines() == [
-        "preparing", "prices is registered", "feature service price_service has 2 entities",
-    ]  # fmt: skip
+        "preparing",
+        "commodity_price_predictor is already registered",
+        "feature service commodity_price_service has 8 entities",
+    ]

@@ -34,8 +34,7 @@ SERVICE = FeatureQuery(view=None, service="commodity_price_service")
 def seeded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = Settings(home=tmp_path_factory.mktemp("demo") / "home")
     with environment_of_nobody():
-        summary = demo.seed(settings, lambda line: None)
-    assert summary.changed
+        assert demo.seed(settings, lambda line: None)
     return settings
 
 
@@ -138,8 +137,9 @@ def test_a_second_call_changes_nothing_and_imports_no_mlflow(copied: Settings) -
     before = contents(copied.home)
     code = (
         "import sys; from app import demo; from app.settings import Settings\n"
-        f"summary = demo.seed(Settings(home={str(copied.home)!r}), lambda line: sys.exit(line))\n"
-        "assert not summary.changed and summary.entities and summary.feature_service\n"
+        f"settings = Settings(home={str(copied.home)!r})\n"
+        "assert not demo.seed(settings, lambda line: sys.exit(line))\n"
+        "assert settings.feast_folder == settings.demo_feast_repo\n"
         "assert not {'mlflow', 'feast', 'sklearn', 'pandas'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -151,7 +151,7 @@ def test_what_the_user_did_with_the_model_stays(copied: Settings) -> None:
     client.set_registered_model_alias(demo.MODEL, "champion", "2")
     client.delete_registered_model_alias(demo.MODEL, "challenger")
     client.delete_model_version(demo.MODEL, "1")
-    assert not demo.seed(copied, lambda line: None).changed
+    assert not demo.seed(copied, lambda line: None)
     model = client.get_registered_model(demo.MODEL)
     assert {alias: str(version) for alias, version in model.aliases.items()} == {"champion": "2"}
 
@@ -170,12 +170,12 @@ def test_a_registration_that_was_cut_short_is_completed(copied: Settings, monkey
     with pytest.raises(StartupError, match="cannot be registered: OSError: disk full"):
         demo.seed(copied, lambda line: None)
     monkeypatch.undo()
-    assert demo.seed(copied, lambda line: None).changed
+    assert demo.seed(copied, lambda line: None)
     versions = {str(v.version): v.tags["demo.estimator"] for v in client.search_model_versions(f"name='{demo.MODEL}'")}
     assert versions == {"1": "linear", "2": "gradient-boosted"}
     aliases = client.get_registered_model(demo.MODEL).aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {"champion": "1", "challenger": "2"}
-    assert not demo.seed(copied, lambda line: None).changed
+    assert not demo.seed(copied, lambda line: None)
 
 
 @pytest.mark.parametrize("lost", ["online_store.db", "registry.db", "feature_store.yaml", "."])
@@ -183,7 +183,7 @@ def test_features_that_are_not_complete_are_made_again(copied: Settings, lost: s
     folder = copied.demo_feast_repo
     shutil.rmtree(folder) if lost == "." else (folder / lost).unlink()
     lines: list[str] = []
-    assert demo.seed(copied, lines.append).changed
+    assert demo.seed(copied, lines.append)
     assert len(lines) == 1
     assert read(copied, "crude_oil_wti") == {name: [value] for name, value in SEED_ROW.items()}
     assert sorted(path.name for path in copied.home.glob("feast*")) == ["feast"]
@@ -191,7 +191,7 @@ def test_features_that_are_not_complete_are_made_again(copied: Settings, lost: s
 
 def test_a_repository_that_the_user_changed_is_not_overwritten(copied: Settings) -> None:
     (copied.demo_feast_repo / "features.py").write_text("# mine\n")
-    assert not demo.seed(copied, lambda line: None).changed
+    assert not demo.seed(copied, lambda line: None)
     (copied.demo_feast_repo / "registry.db").unlink()
     with pytest.raises(StartupError, match=r"features\.py is not the demo's"):
         demo.seed(copied, lambda line: None)
@@ -202,8 +202,8 @@ def test_a_foreign_feature_store_is_left_alone(copied: Settings, tmp_path: Path)
     shutil.rmtree(copied.demo_feast_repo)
     lines: list[str] = []
     settings = Settings(home=copied.home, feast_repo=tmp_path / "theirs")
-    summary = demo.seed(settings, lines.append)
-    assert (summary.changed, summary.feature_service, summary.entities) == (False, None, ())
+    assert not demo.seed(settings, lines.append)
+    assert settings.feast_folder != settings.demo_feast_repo
     assert "theirs" in lines[0]
     assert not (tmp_path / "theirs").exists()
     assert not copied.demo_feast_repo.exists()
@@ -218,7 +218,7 @@ def test_a_foreign_model_of_that_name_is_left_alone(
     client.create_registered_model(demo.MODEL, tags={"owner": "desk"})
     if not is_seen:  # as on a server that wants a password, which only MLflow knows
         monkeypatch.setattr("app.demo.seeding.has_model", lambda uri: False)
-    assert not demo.seed(copied, lambda line: None).changed
+    assert not demo.seed(copied, lambda line: None)
     assert client.search_model_versions(f"name='{demo.MODEL}'") == []
 
 
@@ -226,7 +226,7 @@ def test_another_default_alias_names_the_first_version(copied: Settings) -> None
     client = client_of(copied)
     client.delete_registered_model(demo.MODEL)
     settings = Settings(home=copied.home, default_alias="challenger")
-    assert demo.seed(settings, lambda line: None).changed
+    assert demo.seed(settings, lambda line: None)
     aliases = client.get_registered_model(demo.MODEL).aliases
     assert {alias: str(version) for alias, version in aliases.items()} == {"challenger": "1"}
 

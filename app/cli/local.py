@@ -48,12 +48,11 @@ def demo(config: Config = None) -> None:
     from app.settings import load
 
     settings = load(config)
-    from app.demo import seed
+    from app.demo import COMMODITIES, MODEL, SERVICE, seed
 
-    summary = seed(settings, typer.echo)
-    typer.echo(f"{summary.model} is {'registered' if summary.changed else 'already registered'}")
-    if summary.feature_service:
-        typer.echo(f"feature service {summary.feature_service} has {len(summary.entities)} entities")
+    typer.echo(f"{MODEL} is {'registered' if seed(settings, typer.echo) else 'already registered'}")
+    if settings.feast_folder == settings.demo_feast_repo:
+        typer.echo(f"feature service {SERVICE} has {len(COMMODITIES)} entities")
 
 
 def doctor(config: Config = None, as_json: Json = False) -> None:

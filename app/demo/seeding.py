@@ -7,27 +7,16 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 
 from app.adapters.artifacts.locks import lock
-from app.demo.data import COMMODITIES, MODEL, SERVICE
+from app.demo.data import MODEL
 from app.demo.features import build_features, has_features
 from app.demo.model import has_model, register
 from app.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class DemoSummary:
-    """What a user can call. `entities` are ids for `feature_service`, which is None unless the demo has one."""
-
-    model: str
-    feature_service: str | None
-    entities: tuple[str, ...]
-    changed: bool
-
-
-def seed(settings: Settings, progress: Callable[[str], None]) -> DemoSummary:
-    """Register the demo model and build its feature store, unless they exist.
+def seed(settings: Settings, progress: Callable[[str], None]) -> bool:
+    """Register the demo model and build its feature store, unless they exist. Return False if both existed.
 
     A model or Feast repository of the user's is left alone, and so are aliases once they are set.
 
@@ -51,12 +40,7 @@ def seed(settings: Settings, progress: Callable[[str], None]) -> DemoSummary:
         with lock(settings.home / "demo.lock"), _quiet():
             build_features(settings.demo_feast_repo)
         changed = True
-    return DemoSummary(
-        model=MODEL,
-        feature_service=SERVICE if own_features else None,
-        entities=tuple(COMMODITIES) if own_features else (),
-        changed=changed,
-    )
+    return changed
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def on_server(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> S
     settings = settings_for(tmp_path_factory.mktemp("remote"), mlflow_server)
     foreign = settings.model_copy(update={"feast_repo": settings.home / "elsewhere"})
     with environment_of_nobody():
-        assert demo.seed(foreign, lambda line: None).changed
+        assert demo.seed(foreign, lambda line: None)
     return settings
 
 
@@ -352,7 +352,7 @@ def test_the_demo_on_a_server_is_found_again_without_mlflow(on_server: Settings)
         "import sys; from app import demo; from app.settings import Settings\n"
         f"settings = Settings(home={str(on_server.home)!r}, mlflow_tracking_uri={on_server.tracking_uri!r},"
         " feast_repo='/elsewhere')\n"
-        "assert not demo.seed(settings, lambda line: None).changed\n"
+        "assert not demo.seed(settings, lambda line: None)\n"
         "assert not {'mlflow', 'feast', 'sklearn'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
