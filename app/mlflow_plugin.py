@@ -91,11 +91,7 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
     ) -> dict[str, Any]:
         """Load a version; return once it is warm on every replica of its pool. A second call changes nothing.
 
-        Args:
-            name: the registered model's name.
-            model_uri: ``models:/name/3`` or ``models:/name@alias``.
-            config: ``promote``: move the default alias, or ``alias``, to this version, False by default; ``force``:
-                promote an incompatible version too; ``timeout``: seconds that the load may take.
+        `target_help` describes the model URI and the config.
 
         Returns:
             The result of `get_deployment`, and the loaded ``version``.

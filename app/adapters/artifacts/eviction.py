@@ -26,7 +26,6 @@ class CacheSpace:
     """The space of one cache folder. Safe for threads and processes.
 
     Args:
-        folder: the cache folder.
         max_bytes: limit for all versions together; 0 for no limit.
         wait_s: maximum seconds to wait for another process that evicts; never more than 10.
         evicted: called once per evicted version.

@@ -17,11 +17,7 @@ _POLL_S = 0.1
 
 
 def lock(path: Path, *, shared: bool = False) -> IO[bytes]:
-    """Wait for a lock. Close the returned file to release it.
-
-    Args:
-        path: the file to lock; it and its folders are created if they do not exist.
-    """
+    """Lock a file, which is created if needed, and wait for it. Close the returned file to release it."""
     held = None
     while held is None:
         held = _lock(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
