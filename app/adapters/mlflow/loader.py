@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 import uuid
@@ -21,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
+from app.adapters.artifacts.layout import size_of
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
@@ -114,8 +114,7 @@ class ModelLoader:
             return model, _warm_up(version, model, folder)
 
         try:
-            size = sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())
-            (model, problem), nbytes = self._growth.measure(load, size)
+            (model, problem), nbytes = self._growth.measure(load, size_of(folder))
         except Exception as error:
             log.exception("failed to load %s", version)
             raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error

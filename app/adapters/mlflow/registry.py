@@ -83,10 +83,9 @@ class MlflowRegistry:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._tracking_uri = settings.tracking_uri
-        self._registry_uri = settings.registry_uri
+        self._uris = settings.tracking_uri, settings.registry_uri
         self._read_only = settings.registry_read_only
-        self._connection = RegistryConnection(self._tracking_uri, self._registry_uri)
+        self._connection = RegistryConnection(*self._uris)
 
     def models(self) -> Sequence[RegisteredModel]:
         """Return every registered model, with one request per 1,000. Raises `RegistryUnavailable`.
@@ -137,7 +136,7 @@ class MlflowRegistry:
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         try:
-            store = get_artifact_repository(uri, tracking_uri=self._tracking_uri, registry_uri=self._registry_uri)
+            store = get_artifact_repository(uri, *self._uris)
             store.download_artifacts("", dst_path=str(folder))
         except Exception as error:  # each kind of store raises its own
             raise OSError(f"failed to download the artifacts of {version}") from error
