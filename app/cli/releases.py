@@ -11,7 +11,7 @@ from app.cli import inputs, output
 from app.cli.remote import Json, Timeout, Url, connect
 
 if TYPE_CHECKING:
-    from ml_serve_client import AliasChange, Client, Traffic
+    from ml_serve_client import AliasChange, Traffic
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A registered model.")]
 Alias = Annotated[
@@ -78,19 +78,13 @@ def traffic(
         if clear:
             found = client.set_traffic(name, {})
         elif split or shadow is not None or no_shadow:
-            found = _update(client, name, split, shadow, keep_shadow=shadow is None and not no_shadow)
+            before = client.traffic(name)  # what is not given stays
+            if shadow is None and not no_shadow:
+                shadow = before.shadow
+            found = client.set_traffic(name, split or before.weights, shadow=shadow)
         else:
             found = client.traffic(name)
     output.show(found, as_json, _traffic_lines)
-
-
-def _update(client: Client, name: str, weights: dict[str, float], shadow: str | None, *, keep_shadow: bool) -> Traffic:
-    """Replace what was given and keep the rest."""
-    before = client.traffic(name) if keep_shadow or not weights else None
-    if before is not None:
-        weights = weights or dict(before.weights)
-        shadow = before.shadow if keep_shadow else shadow
-    return client.set_traffic(name, weights, shadow=shadow)
 
 
 def _weight(text: str) -> tuple[str, float]:
