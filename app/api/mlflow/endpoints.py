@@ -114,7 +114,7 @@ class MlflowDialect:
         """Make a reader that gets the signature, because the text of a CSV has no types of its own."""
 
         async def read(signature: Signature) -> Payload:
-            limits = TableLimits(self._service.most_columns, self._table_bytes)
+            limits = TableLimits(self._service.limits.columns, self._table_bytes)
             columns = await asyncio.to_thread(csv_columns if kind == CSV else parquet_columns, body, signature, limits)
             return Payload("columns", columns)
 

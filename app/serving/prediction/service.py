@@ -51,18 +51,13 @@ class PredictionService:
     ) -> None:
         self._directory = directory
         self._recorder = recorder
-        self._limits = limits
+        self.limits = limits
         self._batch = batch
         self.admission = Admission(limits)
         self._enrichment = Enrichment(features, max_entities=batch.max_rows)
         self._models: dict[ModelVersion, ServedModel] = {}
         self._shadowing = Shadowing(shadow, recorder)
         self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
-
-    @property
-    def most_columns(self) -> int:
-        """Most columns of one row."""
-        return self._limits.columns
 
     async def predict(self, request: PredictionRequest) -> Prediction:
         """Answer one request.
@@ -160,8 +155,8 @@ class PredictionService:
         params = request.params if model.signature.param_names or not request.lenient else None
         rows = model.rows(payload, params)
         self._check_rows(rows.count)
-        if len(rows.columns) > self._limits.columns:
-            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self._limits.columns} are allowed")
+        if len(rows.columns) > self.limits.columns:
+            raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self.limits.columns} are allowed")
         return rows
 
     def _follow_up(self, request: PredictionRequest, traffic: Traffic, prediction: Prediction, seconds: float) -> None:
@@ -200,8 +195,8 @@ class PredictionService:
         return await model.predict(rows, rows.nbytes, deadline, shadow=True)
 
     def _check_rows(self, count: int) -> None:
-        if count > self._limits.rows:
-            raise TooLarge(f"{count} rows in one request; at most {self._limits.rows} are allowed")
+        if count > self.limits.rows:
+            raise TooLarge(f"{count} rows in one request; at most {self.limits.rows} are allowed")
 
     async def _open(self, version: ModelVersion) -> ServedModel:
         return self._models.get(version) or await self._opening.do(version, partial(self._describe, version))
