@@ -252,21 +252,15 @@ def _described(model: Model) -> dict[str, Any]:
 
 def _json_values(inputs: Any) -> Any:
     """Convert inputs to lists and values, by name where they have names; missing values become None."""
-    if isinstance(inputs, pd.DataFrame):
-        return {str(name): _column(column) for name, column in inputs.items()}
-    if isinstance(inputs, Mapping):
+    if isinstance(inputs, pd.DataFrame | Mapping):
         return {str(name): _json_values(value) for name, value in inputs.items()}
     if isinstance(inputs, pd.Series):
-        return _column(inputs)
+        return inputs.astype(object).where(inputs.notna(), None).tolist()
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind == "M":
         return np.datetime_as_string(inputs).tolist()
     if isinstance(inputs, np.ndarray):
         return np.where(pd.isna(inputs), np.array(None), inputs).tolist()
     return inputs
-
-
-def _column(column: pd.Series[Any]) -> list[Any]:
-    return column.astype(object).where(column.notna(), None).tolist()
 
 
 def _refuse(message: str) -> NoReturn:
