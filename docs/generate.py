@@ -100,9 +100,9 @@ def _plain(value: Any) -> str:
 
 
 def messages() -> dict[Path, str]:
-    """Return the Python code of the proto: messages, their types, and the service."""
+    """Return the Python code of the proto: messages and their types."""
     with tempfile.TemporaryDirectory() as folder:
-        outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi", "grpc_python")]
+        outputs = [f"--{kind}_out={folder}" for kind in ("python", "pyi")]
         # The virtual path app/oip makes the generated files import each other as app.oip.
         arguments = ["protoc", f"--proto_path={OIP}={ROOT / 'openapi'}", *outputs, f"{OIP}/inference.proto"]
         if protoc.main(arguments):

@@ -17,11 +17,9 @@ import grpc
 import httpx
 
 from app.oip import inference_pb2 as pb
-from app.oip import inference_pb2_grpc as untyped
+from tests.grpc_stub import make_stub
 from tests.numbered import STEP, Said, decode
 from tests.platform import URL
-
-inference_pb2_grpc: Any = untyped
 
 _PATIENCE_S = 10.0
 """Timeout of a request in seconds: callers do not wait for a part that restarts."""
@@ -86,7 +84,7 @@ class SteadyLoad:
         limits = httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS)
         self._http = httpx.AsyncClient(base_url=URL, limits=limits, timeout=None)
         self._channel = grpc.aio.insecure_channel("127.0.0.1:9000", options=[("grpc.enable_retries", 0)])
-        self._stub = inference_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._stub = make_stub(self._channel)
         self._dialects: list[tuple[str, Callable[[str, float], Awaitable[tuple[str, float]]]]] = [
             ("/serve", self._legacy),
             ("v1", self._v1),

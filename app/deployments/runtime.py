@@ -24,7 +24,7 @@ from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-GRPC_SERVICER = "app.oip.inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server"
+GRPC_SERVICER = "app.oip.grpc_service.add_to_server"
 """Names the methods of the gateway for Serve's gRPC ingress."""
 
 _OBJECT_STORE_BYTES = 1024**3

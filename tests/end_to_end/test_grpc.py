@@ -11,12 +11,10 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from app.oip import inference_pb2 as pb
-from app.oip import inference_pb2_grpc as untyped
 from app.settings import Settings
+from tests.grpc_stub import make_stub
 from tests.platform import URL, Platform
 from tests.registered import SLOW_S
-
-inference_pb2_grpc: Any = untyped
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +28,7 @@ def channel(platform: Platform) -> Iterator[grpc.Channel]:
 
 @pytest.fixture(scope="module")
 def stub(channel: grpc.Channel) -> Any:
-    return inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+    return make_stub(channel)
 
 
 def request(model: str, values: list[float]) -> pb.ModelInferRequest:

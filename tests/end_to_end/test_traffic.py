@@ -13,14 +13,13 @@ import httpx
 import pytest
 
 from app.oip import inference_pb2 as pb
-from app.oip import inference_pb2_grpc as untyped
 from app.serving.releases.traffic import Traffic, Variant
 from ml_serve_client import Client, Comparison
 from tests import numbered
+from tests.grpc_stub import make_stub
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking
 
-inference_pb2_grpc: Any = untyped
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 NAME = "divided"
@@ -108,7 +107,7 @@ def test_sessions_stay_with_one_version_over_http_and_grpc(model: Any, http: htt
     for name, value in {"x": 5.0, "sent": time.time()}.items():
         message.inputs.add(name=name, datatype="FP64", shape=[1]).contents.fp64_contents.append(value)
     with grpc.insecure_channel("127.0.0.1:9000") as channel:
-        stub = inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        stub = make_stub(channel)
         seen = {
             session: stub.ModelInfer(message, metadata=[("x-session-id", session)]).model_version
             for session in SESSIONS

@@ -15,10 +15,11 @@ from app.api.oip.grpc import CODES, InferenceServicer, code_of
 from app.api.oip.service import InferenceService
 from app.errors import ServingError
 from app.oip import inference_pb2 as pb
-from app.oip import inference_pb2_grpc as untyped
 from app.oip.binary import encode, encode_elements
+from app.oip.grpc_service import add_to_server
 from app.serving.rows import Batch, Output
 from tests.fakes import LIMITS, FakeModel, Fakes, columns, failing, make_fakes, tensor, total
+from tests.grpc_stub import make_stub
 from tests.test_errors import TREE
 
 RPCS = {
@@ -32,7 +33,6 @@ RPCS = {
     "RepositoryModelLoad": "repository_model_load",
     "RepositoryModelUnload": "repository_model_unload",
 }
-inference_pb2_grpc: Any = untyped
 
 
 @asynccontextmanager
@@ -44,11 +44,11 @@ async def serving(
     servicer = InferenceServicer(inference, timeout_s, registry or CollectorRegistry())
     methods = type("Methods", (), {name: getattr(servicer, method) for name, method in RPCS.items()})
     server = grpc.aio.server()
-    inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(methods, server)
+    add_to_server(methods, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        yield make_stub(channel)
     await server.stop(None)
 
 
