@@ -14,7 +14,7 @@ B = TypeVar("B", bound="Body")
 class Body(BaseModel):
     """A request body that rejects unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     @classmethod
     def read(cls: type[B], value: Any) -> B:
@@ -90,8 +90,6 @@ class ServeRequest(Body):
 class ServeResponse(BaseModel):
     """The response of ``POST /serve`` to a prediction."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     prediction: Any = Field(examples=[[78.3]])
     status: Literal["success"]
     model_name: str
@@ -101,8 +99,6 @@ class ServeResponse(BaseModel):
 
 class ManageResponse(BaseModel):
     """The response of ``POST /serve`` to a load, an unload or a status request."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     status: Literal["success"]
     action: Literal["load", "unload", "status"]
@@ -161,8 +157,6 @@ class PredictRequest(Body):
 class PredictResponse(BaseModel):
     """The response of ``POST /v1/models/{ref}:predict``."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     predictions: Any = Field(examples=[[78.3]])
     model_name: str
     model_version: str
@@ -171,8 +165,6 @@ class PredictResponse(BaseModel):
 
 class SchemaResponse(BaseModel):
     """The response of ``GET /v1/models/{ref}/schema``: JSON Schemas of a version's requests and responses."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     model_version: str

@@ -25,7 +25,7 @@ DatatypeName = Annotated[str, Field(json_schema_extra={"enum": [*DTYPES]})]
 class _LenientBody(Body):
     """A body whose unknown keys are ignored: the protocol lets clients send their own."""
 
-    model_config = ConfigDict(extra="ignore", strict=True, use_attribute_docstrings=True, protected_namespaces=())
+    model_config = ConfigDict(extra="ignore", strict=True, use_attribute_docstrings=True)
 
 
 class InferInput(_LenientBody):
@@ -83,8 +83,6 @@ class InferOutputBody(BaseModel):
 
 class InferResponseBody(BaseModel):
     """The response of ``POST /v2/models/{ref}/infer``."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     model_version: str

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from app.api.bodies import V1Error
 from app.api.http.errors import v1_error
@@ -76,8 +76,6 @@ class ShadowBody(BaseModel):
 
 class CompareResponse(BaseModel):
     """The response of ``GET /v1/models/{name}/compare``."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     level: float

@@ -12,8 +12,6 @@ from app.api.bodies import Body
 class LoadResponse(BaseModel):
     """The response of ``POST /v1/models/{ref}:load`` and ``:unload``."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
     model_name: str
     model_version: str
     state: Literal["ready", "unloaded"]
@@ -44,8 +42,6 @@ class RollbackRequest(Body):
 
 class SwitchResponse(BaseModel):
     """The response of ``:promote`` and ``:rollback``: the alias answers with this version now."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     model_version: str
@@ -79,8 +75,6 @@ class TrafficRequest(RootModel[dict[str, float | str | None]]):
 
 class TrafficResponse(BaseModel):
     """Traffic split and shadow of a model's bare name."""
-
-    model_config = ConfigDict(protected_namespaces=())
 
     model_name: str
     traffic: dict[str, float]
