@@ -6,6 +6,8 @@ to their endpoints.
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
@@ -13,11 +15,13 @@ from starlette.responses import PlainTextResponse
 from starlette_exporter import PrometheusMiddleware
 
 from app import __version__
+from app.api.bodies import ServeError, V1Error
 from app.api.http.disconnects import DisconnectWatch
-from app.api.http.errors import encoder_of
+from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, HttpLimits
 from app.api.http.hot_routes import HotRoutes
 from app.api.http.routing import APP_NAME, JSON, Endpoint
+from app.api.mlflow.bodies import InvocationsError
 from app.api.mlflow.endpoints import MlflowDialect
 from app.api.oip.endpoints import OipDialect
 from app.api.oip.service import InferenceService
@@ -81,7 +85,7 @@ def create_app(
         response_class=PlainTextResponse,
         response_model=None,
     )
-    app.add_exception_handler(HTTPException, _RouterErrors(limits))
+    app.add_exception_handler(HTTPException, partial(_router_error, limits))
     return HotRoutes(exporter, app, [endpoint for endpoint in endpoints if endpoint.is_hot])
 
 
@@ -91,20 +95,21 @@ async def metrics() -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
-class _RouterErrors:
-    """Exception handler for the errors of FastAPI's router: no such path, wrong method. Uses the path's dialect."""
+async def _router_error(limits: HttpLimits, request: Request, error: Exception) -> Response:
+    """Answer an error of FastAPI's router, no such path or a wrong method, in the form of the path's dialect."""
+    assert isinstance(error, HTTPException)
+    fault = _fault(request, error)
+    exchange = Exchange(request.scope, request.receive, limits)
+    status, headers = (404, {}) if isinstance(fault, NotFound) else (error.status_code, dict(error.headers or {}))
+    if limits.echo_request_id:
+        headers["x-request-id"] = exchange.request_id
+    return Response(error_reply(fault, exchange, _error_body(request.url.path)).body, status, headers, JSON)
 
-    def __init__(self, limits: HttpLimits) -> None:
-        self._limits = limits
 
-    async def __call__(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        fault = _fault(request, error)
-        exchange = Exchange(request.scope, request.receive, self._limits)
-        status, headers = (404, {}) if isinstance(fault, NotFound) else (error.status_code, dict(error.headers or {}))
-        if self._limits.echo_request_id:
-            headers["x-request-id"] = exchange.request_id
-        return Response(encoder_of(request.url.path)(fault, exchange).body, status, headers, JSON)
+def _error_body(path: str) -> type[ErrorBody]:
+    if path.startswith(("/invocations", "/models/", "/ping", "/version")):
+        return InvocationsError
+    return V1Error if path.startswith(("/v1", "/v2")) else ServeError
 
 
 def _fault(request: Request, error: HTTPException) -> ServingError:

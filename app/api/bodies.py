@@ -6,7 +6,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
-from app.errors import MalformedBody
+from app.api.http.errors import ErrorBody
+from app.errors import MalformedBody, ServingError
 
 B = TypeVar("B", bound="Body")
 
@@ -112,7 +113,7 @@ class ManageResponse(BaseModel):
     request_id: str
 
 
-class ServeError(BaseModel):
+class ServeError(ErrorBody):
     """The error response of ``POST /serve``."""
 
     class Fault(BaseModel):
@@ -125,6 +126,13 @@ class ServeError(BaseModel):
     status: Literal["error"]
     error: Fault
     request_id: str
+
+    @staticmethod
+    def describe(error: ServingError) -> dict[str, Any]:
+        fault: dict[str, Any] = {"code": error.code, "message": error.message}
+        if error.details:
+            fault["details"] = error.details
+        return {"status": "error", "error": fault}
 
 
 class PredictRequest(Body):
@@ -182,10 +190,14 @@ class FeatureSourceResponse(BaseModel):
     features: list[str]
 
 
-class V1Error(BaseModel):
+class V1Error(ErrorBody):
     """KServe's error with a code, details and the request id beside it."""
 
     error: str
     code: str
     details: dict[str, Any]
     request_id: str
+
+    @staticmethod
+    def describe(error: ServingError) -> dict[str, Any]:
+        return {"error": error.message, "code": error.code, "details": error.details}

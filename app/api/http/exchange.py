@@ -185,7 +185,6 @@ class Exchange:
 
 
 Handler = Callable[[Exchange], Awaitable[Reply]]
-ErrorEncoder = Callable[[Exception, Exchange], Reply]
 
 
 def dump(value: Any) -> bytes:

@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware
 
 from app.api.http.disconnects import DisconnectWatch
-from app.api.http.exchange import ErrorEncoder, Exchange, Handler, HttpLimits
+from app.api.http.errors import ErrorBody, error_reply
+from app.api.http.exchange import Exchange, Handler, HttpLimits
 from app.errors import CallerGone
 
 APP_NAME = "ml_serve"
@@ -57,7 +58,7 @@ class Route:
 
     Args:
         path: FastAPI's template; ``{ref:path}`` holds a model reference, which may contain slashes.
-        encode_error: encodes errors in the shape of the dialect, which the model `error` documents.
+        error: encodes and documents errors in the form of the dialect.
         body: request body: a model of the JSON, or OpenAPI's media types.
         answer: body of status 200: a model of the JSON, a union of models, or OpenAPI's media types.
         hot: answered ahead of FastAPI's router.
@@ -70,8 +71,7 @@ class Route:
     path: str
     handler: Handler
     tag: str
-    encode_error: ErrorEncoder
-    error: type[BaseModel]
+    error: type[ErrorBody]
     body: type[BaseModel] | Mapping[str, Any] | None = None
     answer: Any = None
     hot: bool = False
@@ -150,13 +150,13 @@ class Endpoint(APIRoute):
         try:
             reply = await self._route.handler(exchange)
         except Exception as error:
-            reply = self._route.encode_error(error, exchange)
+            reply = error_reply(error, exchange, self._route.error)
         except asyncio.CancelledError:
             if not exchange.disconnected:
                 raise
             task.uncancel()
             # Nobody reads this reply; its status is for the metrics.
-            reply = self._route.encode_error(CallerGone("the caller disconnected"), exchange)
+            reply = error_reply(CallerGone("the caller disconnected"), exchange, self._route.error)
         finally:
             self._watch.leave(exchange)
         await exchange.reply(reply, send)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BaseModel, Field, WithJsonSchema
 
+from app import errors
 from app.api.bodies import Body
-from app.errors import InvalidInput, MalformedBody
+from app.api.http.errors import ErrorBody
+from app.errors import InvalidInput, MalformedBody, ServingError
 from app.serving.rows import Values
 from app.serving.signatures.validation_errors import short
 
@@ -96,10 +98,39 @@ class InvocationsResponse(BaseModel):
     predictions: Any = Field(examples=[[78.3]])
 
 
-class InvocationsError(BaseModel):
+CODES: dict[type[ServingError], str] = {
+    errors.MalformedBody: "BAD_REQUEST",
+    errors.InvalidRequest: "INVALID_PARAMETER_VALUE",
+    errors.ModelNotFound: "RESOURCE_DOES_NOT_EXIST",
+    errors.NotFound: "ENDPOINT_NOT_FOUND",
+    errors.Conflict: "RESOURCE_CONFLICT",
+    errors.TooLarge: "BAD_REQUEST",
+    errors.UnsupportedMediaType: "BAD_REQUEST",
+    errors.Unsupported: "NOT_IMPLEMENTED",
+    errors.Overloaded: "RESOURCE_EXHAUSTED",
+    errors.Unavailable: "TEMPORARILY_UNAVAILABLE",
+    errors.DeadlineExceeded: "DEADLINE_EXCEEDED",
+    errors.ServingError: "INTERNAL_ERROR",
+}
+"""MLflow's error code of each class and of its subclasses without a code of their own."""
+
+
+class InvocationsError(ErrorBody):
     """MLflow's error, with details and the request id."""
 
     error_code: str
     message: str
     details: dict[str, Any]
     request_id: str
+
+    @staticmethod
+    def describe(error: ServingError) -> dict[str, Any]:
+        code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+        if isinstance(error, InvalidInput) and _is_value_error(error.details):
+            code = "BAD_REQUEST"
+        return {"error_code": code, "message": error.message, "details": error.details}
+
+
+def _is_value_error(details: Mapping[str, Any]) -> bool:
+    """Tell a wrong value, which MLflow finds in the body, from a wrong name or shape, which its model finds."""
+    return "row" in details and "missing" not in details and details.get("expected") != "object"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
-from app.api.http.errors import mlflow_error
-from app.api.http.exchange import Exchange, Handler, Reply, dump
+from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import JSON, Route
 from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
 from app.api.mlflow.csv import csv_columns
@@ -55,10 +54,7 @@ class MlflowDialect:
 
     def routes(self) -> list[Route]:
         """List the endpoints."""
-
-        def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
-            return Route(method, path, handler, "mlflow", mlflow_error, InvocationsError, **further)
-
+        route = partial(Route, tag="mlflow", error=InvocationsError)
         bodies = {
             JSON: {"schema": InvocationsRequest.model_json_schema()},
             CSV: {"schema": {"type": "string", "description": "A header row and rows, in UTF-8."}},

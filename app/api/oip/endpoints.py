@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from app import __version__
 from app.api.bodies import V1Error
-from app.api.http.errors import v1_error
-from app.api.http.exchange import Exchange, Handler, Reply, dump
+from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import JSON, Route
 from app.api.oip import bodies
 from app.api.oip.messages import HttpInferRequest, header_length, read_infer, write_infer
@@ -34,10 +34,7 @@ class OipDialect:
 
     def routes(self) -> list[Route]:
         """List the endpoints. Longer paths come first, because a reference may contain slashes."""
-
-        def route(method: str, path: str, handler: Handler, **further: Any) -> Route:
-            return Route(method, path, handler, "v2", v1_error, V1Error, **further)
-
+        route = partial(Route, tag="v2", error=V1Error)
         ref, repository = PREFIX + "{ref:path}", REPOSITORY + "{ref:path}"
         asked = {JSON: {"schema": bodies.InferRequestBody.model_json_schema()}, _BINARY: _described(_REQUEST)}
         answered = {JSON: {"schema": bodies.InferResponseBody.model_json_schema()}, _BINARY: _described(_RESPONSE)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
-from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
 from app.errors import MalformedBody
@@ -27,22 +27,9 @@ class ServeDialect:
 
     def routes(self) -> list[Route]:
         """List both paths of the one endpoint."""
-
-        def route(path: str, documented: bool) -> Route:
-            return Route(
-                "POST",
-                path,
-                self.serve,
-                "serve",
-                serve_error,
-                ServeError,
-                body=ServeRequest,
-                answer=ServeResponse | ManageResponse,
-                hot=True,
-                documented=documented,
-            )
-
-        return [route("/serve", True), route("/", False)]
+        answer = ServeResponse | ManageResponse
+        route = partial(Route, tag="serve", error=ServeError, body=ServeRequest, answer=answer, hot=True)
+        return [route("POST", "/serve", self.serve), route("POST", "/", self.serve, documented=False)]
 
     async def serve(self, exchange: Exchange) -> Reply:
         """Predict with, load, unload or show a model.

@@ -12,7 +12,6 @@ from importlib import resources
 from typing import NamedTuple
 
 from app.api.bodies import ServeError
-from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply
 from app.api.http.routing import Route
 from app.errors import NotFound
@@ -89,8 +88,7 @@ class DocsPages:
         """List the endpoints; the OpenAPI document has none of them."""
         handlers = {"/docs": self.swagger, "/redoc": self.redoc, "/docs/assets/{file}": self.asset}
         return [
-            Route("GET", path, handler, "system", serve_error, ServeError, documented=False)
-            for path, handler in handlers.items()
+            Route("GET", path, handler, "system", ServeError, documented=False) for path, handler in handlers.items()
         ]
 
     async def swagger(self, exchange: Exchange) -> Reply:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from app import __version__
 from app.api.bodies import ServeError
-from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
 from app.serving.ports import ModelManager
@@ -19,7 +18,7 @@ class SystemEndpoints:
     def routes(self) -> list[Route]:
         """List the endpoints."""
         handlers = {"/health": self.health, "/livez": self.alive, "/readyz": self.ready}
-        return [Route("GET", path, handler, "system", serve_error, ServeError) for path, handler in handlers.items()]
+        return [Route("GET", path, handler, "system", ServeError) for path, handler in handlers.items()]
 
     async def health(self, exchange: Exchange) -> Reply:
         """Show the state of every part.

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from app.api.bodies import ServeError
-from app.api.http.errors import serve_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import JSON, Route
 from app.api.system.examples import example_request, example_response
@@ -56,7 +55,7 @@ class OpenApi:
 
     def routes(self) -> list[Route]:
         """List the one endpoint."""
-        return [Route("GET", "/openapi.json", self.document, "system", serve_error, ServeError, documented=False)]
+        return [Route("GET", "/openapi.json", self.document, "system", ServeError, documented=False)]
 
     async def document(self, exchange: Exchange) -> Reply:
         """Describe every endpoint and every model whose default version is loaded."""

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs
 from pydantic import BaseModel
 
 from app.api.bodies import V1Error
-from app.api.http.errors import v1_error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route, parameter
 from app.api.oip.endpoints import version_reference
@@ -105,7 +104,7 @@ class ComparisonEndpoint:
     def routes(self) -> list[Route]:
         """List the one endpoint."""
         more: dict[str, Any] = {"answer": CompareResponse, "parameters": _PARAMETERS, "statuses": (409,)}
-        return [Route("GET", PREFIX + "{name}/compare", self.compare, "v1", v1_error, V1Error, **more)]
+        return [Route("GET", PREFIX + "{name}/compare", self.compare, "v1", V1Error, **more)]
 
     async def compare(self, exchange: Exchange) -> Reply:
         """Compare two versions of a model by their statistics.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from app.api.bodies import FeatureSourceResponse, PredictRequest, PredictResponse, SchemaResponse, V1Error
-from app.api.http.errors import v1_error
-from app.api.http.exchange import Exchange, Handler, Reply, dump
+from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route, parameter
 from app.errors import FeatureSourceNotFound, MalformedBody
 from app.serving.features import FeatureQuery
@@ -32,10 +31,7 @@ class V1Dialect:
 
     def routes(self) -> list[Route]:
         """List the endpoints."""
-
-        def route(method: str, path: str, handler: Handler, **more: Any) -> Route:
-            return Route(method, path, handler, "v1", v1_error, V1Error, **more)
-
+        route = partial(Route, tag="v1", error=V1Error)
         ref, source = PREFIX + "{ref:path}", "/v1/features/{source:path}"
         return [
             route("POST", ref + ":predict", self.predict, body=PredictRequest, answer=PredictResponse, hot=True),

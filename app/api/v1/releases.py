@@ -6,11 +6,11 @@ The `ModelManager` does the work. Every operation is idempotent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from app.api.bodies import V1Error
-from app.api.http.errors import v1_error
-from app.api.http.exchange import Exchange, Handler, Reply, dump
+from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route, parameter
 from app.api.v1.predict import PREFIX, reference
 from app.api.v1.release_bodies import (
@@ -41,20 +41,18 @@ class ReleaseEndpoints:
 
     def routes(self) -> list[Route]:
         """List the endpoints."""
-
-        def route(method: str, path: str, handler: Handler, **more: Any) -> Route:
-            return Route(method, PREFIX + path, handler, "v1", v1_error, V1Error, **more)
-
+        route = partial(Route, tag="v1", error=V1Error)
+        ref, name = PREFIX + "{ref:path}", PREFIX + "{name:path}"
         named: dict[str, Any] = {"parameters": (NAME,)}
         switch: dict[str, Any] = {**named, "answer": SwitchResponse, "statuses": (409,)}
         split: dict[str, Any] = {**named, "body": TrafficRequest, "answer": TrafficResponse, "statuses": (409,)}
         return [
-            route("POST", "{ref:path}:load", self.load, answer=LoadResponse),
-            route("POST", "{ref:path}:unload", self.unload, answer=LoadResponse),
-            route("POST", "{name:path}:promote", self.promote, body=PromoteRequest, **switch),
-            route("POST", "{name:path}:rollback", self.rollback, body=RollbackRequest, body_required=False, **switch),
-            route("PUT", "{name:path}/traffic", self.set_traffic, **split),
-            route("GET", "{name:path}/traffic", self.traffic, answer=TrafficResponse, **named),
+            route("POST", ref + ":load", self.load, answer=LoadResponse),
+            route("POST", ref + ":unload", self.unload, answer=LoadResponse),
+            route("POST", name + ":promote", self.promote, body=PromoteRequest, **switch),
+            route("POST", name + ":rollback", self.rollback, body=RollbackRequest, body_required=False, **switch),
+            route("PUT", name + "/traffic", self.set_traffic, **split),
+            route("GET", name + "/traffic", self.traffic, answer=TrafficResponse, **named),
         ]
 
     async def load(self, exchange: Exchange) -> Reply:
