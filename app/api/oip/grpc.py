@@ -16,7 +16,6 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from app import __version__, errors
 from app.api.http.errors import known
 from app.api.http.exchange import SESSION_HEADER, positive_seconds
-from app.api.oip.bodies import TensorMetadata
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
 from app.api.oip.protobuf import read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest
@@ -129,13 +128,7 @@ class InferenceServicer:
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         """Describe a model's inputs and outputs."""
         model = await self._inference.metadata(version_reference(request.name, request.version))
-        return pb.ModelMetadataResponse(
-            name=model.name,
-            versions=model.versions,
-            platform=model.platform,
-            inputs=map(_tensor, model.inputs),
-            outputs=map(_tensor, model.outputs),
-        )
+        return pb.ModelMetadataResponse(**asdict(model))
 
     @_answered(pb.ModelInferResponse)
     async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
@@ -156,9 +149,7 @@ class InferenceServicer:
     ) -> pb.RepositoryIndexResponse:
         """List model versions and their states."""
         entries = await self._inference.index(ready=request.ready)
-        return pb.RepositoryIndexResponse(
-            models=[pb.RepositoryIndexResponse.ModelIndex(**asdict(entry)) for entry in entries]
-        )
+        return pb.RepositoryIndexResponse(models=map(asdict, entries))
 
     @_answered(pb.RepositoryModelLoadResponse)
     async def repository_model_load(
@@ -194,10 +185,6 @@ def _fail(error: ServingError, context: Context) -> grpc.StatusCode:
 def code_of(error: ServingError) -> grpc.StatusCode:
     """Look up the code of the error's nearest class in `CODES`."""
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
-
-
-def _tensor(tensor: TensorMetadata) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
 
 
 def _metadata(context: Context, name: str) -> str | None:
