@@ -82,9 +82,7 @@ class Exchange:
     def request_id(self) -> str:
         """The caller's `x-request-id`; a new id if that is missing, too long or not printable ASCII."""
         if self._request_id is None:
-            given = self.headers.get(b"x-request-id", b"").decode("latin-1")
-            valid = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable()
-            self._request_id = given if valid else uuid.uuid4().hex
+            self._request_id = valid_request_id(self.headers.get(b"x-request-id", b"").decode("latin-1"))
         return self._request_id
 
     @property
@@ -206,6 +204,12 @@ def parse_json(body: bytes, depth: int) -> Any:
     if may_be_deeper(body, depth) and is_deeper(value, depth):
         raise MalformedBody(f"the body is nested deeper than {depth} levels, the limit")
     return value
+
+
+def valid_request_id(given: str) -> str:
+    """Return the caller's request id; a new one if it is missing, too long or not printable ASCII."""
+    valid = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable()
+    return given if valid else uuid.uuid4().hex
 
 
 def positive_seconds(given: bytes | str) -> float:

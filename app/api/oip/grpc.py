@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from functools import partial, wraps
@@ -15,7 +14,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from app import __version__, errors
 from app.api.http.errors import known
-from app.api.http.exchange import SESSION_HEADER, positive_seconds
+from app.api.http.exchange import SESSION_HEADER, positive_seconds, valid_request_id
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
 from app.api.oip.protobuf import read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest
@@ -43,7 +42,6 @@ CODES: dict[type[ServingError], grpc.StatusCode] = {
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _MAX_MESSAGE = 1024  # gRPC limits all metadata of a response to 8 KiB
-_MAX_REQUEST_ID = 128
 
 
 class Context(Protocol):
@@ -192,5 +190,4 @@ def _metadata(context: Context, name: str) -> str | None:
 
 
 def _request_id(context: Context) -> str:
-    given = _metadata(context, "x-request-id") or _metadata(context, "request_id") or ""
-    return given if 0 < len(given) <= _MAX_REQUEST_ID and given.isprintable() else uuid.uuid4().hex
+    return valid_request_id(_metadata(context, "x-request-id") or _metadata(context, "request_id") or "")
