@@ -151,9 +151,10 @@ class Exchange:
         encoding = self.headers.get(b"content-encoding", b"")
         return body if encoding in (b"", b"identity") else await decompress(body, encoding, limit)
 
-    async def json(self) -> Any:
-        """Read the request's body as JSON. Raises as `body`."""
-        return self.parse(await self.body())
+    async def json(self, *, optional: bool = False) -> Any:
+        """Read the request's body as JSON; an empty one means ``{}`` if it is optional. Raises as `body`."""
+        body = await self.body()
+        return {} if optional and not body.strip() else self.parse(body)
 
     def parse(self, text: bytes) -> Any:
         """Parse JSON. Raises `MalformedBody`."""

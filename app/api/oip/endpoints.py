@@ -128,27 +128,21 @@ class OipDialect:
 
     async def index(self, exchange: Exchange) -> Reply:
         """List model versions and their states."""
-        body = bodies.IndexBody.read(await _optional(exchange))
+        body = bodies.IndexBody.read(await exchange.json(optional=True))
         return Reply(dump(await self._inference.index(ready=body.ready)))
 
     async def load(self, exchange: Exchange) -> Reply:
         """Make a version resident and warm."""
-        body = bodies.RepositoryBody.read(await _optional(exchange))
+        body = bodies.RepositoryBody.read(await exchange.json(optional=True))
         ref = _reference(exchange)
         await exchange.in_time(self._inference.load(ref, body.parameters or ()))
         return Reply(b"{}")
 
     async def unload(self, exchange: Exchange) -> Reply:
         """Evict a version; with a bare name every loaded version of the model."""
-        bodies.RepositoryBody.read(await _optional(exchange))
+        bodies.RepositoryBody.read(await exchange.json(optional=True))
         await exchange.in_time(self._inference.unload(_reference(exchange)))
         return Reply(b"{}")
-
-
-async def _optional(exchange: Exchange) -> Any:
-    """Read a JSON body that may be empty."""
-    body = await exchange.body()
-    return exchange.parse(body) if body.strip() else {}
 
 
 def _reference(exchange: Exchange) -> ModelRef:

@@ -91,8 +91,7 @@ class ReleaseEndpoints:
         changes nothing, because the alias has no earlier version then.
         """
         name = _name(exchange)
-        text = await exchange.body()
-        body = RollbackRequest.read(exchange.parse(text) if text.strip() else {})
+        body = RollbackRequest.read(await exchange.json(optional=True))
         alias = make_ref(name, body.alias).alias
         return await self._switched(await exchange.in_time(self._manager.rollback(name, alias=alias)))
 
