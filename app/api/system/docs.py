@@ -9,7 +9,6 @@ import base64
 import hashlib
 from functools import lru_cache
 from importlib import resources
-from typing import NamedTuple
 
 from app.api.bodies import ServeError
 from app.api.http.exchange import Exchange, Reply
@@ -26,42 +25,30 @@ _CONTENT_TYPES = {
 _LOGO = b"https://cdn.redoc.ly/redoc/logo-mini.svg"
 _PIXEL = b"data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ML Serve Gateway</title>
+<link rel="icon" href="docs/assets/favicon.png">
+{head}
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
 _SWAGGER_START = """
 SwaggerUIBundle({url: "openapi.json", dom_id: "#docs", deepLinking: true, filter: true, validatorUrl: null,
     defaultModelExpandDepth: 5})
 """
-_SWAGGER = f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ML Serve Gateway</title>
-<link rel="icon" href="docs/assets/favicon.png">
-<link rel="stylesheet" href="docs/assets/swagger-ui.css">
-</head>
-<body>
-<div id="docs"></div>
+_SWAGGER = f"""<div id="docs"></div>
 <script src="docs/assets/swagger-ui-bundle.js"></script>
-<script>{_SWAGGER_START}</script>
-</body>
-</html>
-"""
+<script>{_SWAGGER_START}</script>"""
 # Descriptions of models are untrusted. Swagger UI sanitizes them by default, ReDoc only with this attribute.
-_REDOC = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>ML Serve Gateway</title>
-<link rel="icon" href="docs/assets/favicon.png">
-<style>body { margin: 0 }</style>
-</head>
-<body>
-<redoc spec-url="openapi.json" sanitize="true" schemas-expansion-level="4"></redoc>
-<script src="docs/assets/redoc.standalone.js"></script>
-</body>
-</html>
-"""
+_REDOC = """<redoc spec-url="openapi.json" sanitize="true" schemas-expansion-level="4"></redoc>
+<script src="docs/assets/redoc.standalone.js"></script>"""
 _HASH = base64.b64encode(hashlib.sha256(_SWAGGER_START.encode()).digest()).decode()
 _POLICY = (
     f"default-src 'self'; script-src 'self' 'sha256-{_HASH}'; style-src 'self' 'unsafe-inline'; "
@@ -72,13 +59,6 @@ _PAGE_HEADERS = (
     (b"content-security-policy", _POLICY),
     (b"x-content-type-options", b"nosniff"),
 )
-
-
-class Asset(NamedTuple):
-    """A file of the pages and its entity tag, which is weak because the compressed file shares it."""
-
-    body: bytes
-    tag: bytes
 
 
 class DocsPages:
@@ -93,30 +73,35 @@ class DocsPages:
 
     async def swagger(self, exchange: Exchange) -> Reply:
         """Show Swagger UI."""
-        return Reply(_SWAGGER.encode(), headers=_PAGE_HEADERS, content_type=b"text/html; charset=utf-8")
+        return _page('<link rel="stylesheet" href="docs/assets/swagger-ui.css">', _SWAGGER)
 
     async def redoc(self, exchange: Exchange) -> Reply:
         """Show ReDoc."""
-        return Reply(_REDOC.encode(), headers=_PAGE_HEADERS, content_type=b"text/html; charset=utf-8")
+        return _page("<style>body { margin: 0 }</style>", _REDOC)
 
     async def asset(self, exchange: Exchange) -> Reply:
         """Return a script, style or image of the pages. Raises `NotFound`."""
         name = exchange.path_params["file"]
         if name not in _CONTENT_TYPES:
             raise NotFound(f"no such file of the documentation: {name[:80]}; see /docs")
-        asset = load(name)
+        body, tag = _load(name)
         headers = (
             (b"cache-control", b"public, max-age=86400"),
-            (b"etag", asset.tag),
+            (b"etag", tag),
             (b"x-content-type-options", b"nosniff"),
         )
-        if asset.tag in exchange.headers.get(b"if-none-match", b""):
+        if tag in exchange.headers.get(b"if-none-match", b""):
             return Reply(b"", 304, headers)
-        return Reply(asset.body, headers=headers, content_type=_CONTENT_TYPES[name])
+        return Reply(body, headers=headers, content_type=_CONTENT_TYPES[name])
+
+
+def _page(head: str, body: str) -> Reply:
+    page = _PAGE.format(head=head, body=body).encode()
+    return Reply(page, headers=_PAGE_HEADERS, content_type=b"text/html; charset=utf-8")
 
 
 @lru_cache(maxsize=len(_CONTENT_TYPES))
-def load(name: str) -> Asset:
-    """Load a file of the package `fastapi-offline`."""
+def _load(name: str) -> tuple[bytes, bytes]:
+    """Load a file of `fastapi-offline` and its entity tag, which is weak because the compressed file shares it."""
     body = (resources.files("fastapi_offline") / "static" / name).read_bytes().replace(_LOGO, _PIXEL)
-    return Asset(body, b'W/"%s"' % hashlib.sha256(body).hexdigest()[:32].encode())
+    return body, b'W/"%s"' % hashlib.sha256(body).hexdigest()[:32].encode()
