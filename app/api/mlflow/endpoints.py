@@ -53,7 +53,6 @@ class MlflowDialect:
         self._default_model = default_model
 
     def routes(self) -> list[Route]:
-        """List the endpoints."""
         route = partial(Route, tag="mlflow", error=InvocationsError)
         bodies = {
             JSON: {"schema": InvocationsRequest.model_json_schema()},

@@ -83,7 +83,7 @@ def _answered(response: type[T]) -> Callable[[Method[R, T]], Method[R, T]]:
 
 
 class InferenceServicer:
-    """Methods of the service. A call that fails gets a status and a message; no method raises.
+    """Methods of `openapi/inference.proto`. A call that fails gets a status and a message; no method raises.
 
     If the caller's deadline passes or the caller disconnects, the method is cancelled and its rows leave the batch.
 
@@ -105,32 +105,26 @@ class InferenceServicer:
         )
 
     async def server_live(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
-        """Check that this replica runs."""
         return pb.ServerLiveResponse(live=True)
 
     async def server_ready(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        """Check that all models that should be served are loaded."""
         return pb.ServerReadyResponse(ready=self._inference.ready)
 
     async def server_metadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
-        """Describe the server: name, version and extensions."""
         return pb.ServerMetadataResponse(name=NAME, version=__version__, extensions=EXTENSIONS)
 
     @_answered(pb.ModelReadyResponse)
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        """Check that a version is loaded."""
         ready = await self._inference.is_ready(version_reference(request.name, request.version))
         return pb.ModelReadyResponse(ready=ready)
 
     @_answered(pb.ModelMetadataResponse)
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        """Describe a model's inputs and outputs."""
         model = await self._inference.metadata(version_reference(request.name, request.version))
         return pb.ModelMetadataResponse(**asdict(model))
 
     @_answered(pb.ModelInferResponse)
     async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
-        """Predict tensors."""
         received = asyncio.get_running_loop().time()
         ref = version_reference(request.model_name, request.model_version)
         asked = read_infer(request, ref, self._deadline(received, context))
@@ -145,7 +139,6 @@ class InferenceServicer:
     async def repository_index(
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
-        """List model versions and their states."""
         entries = await self._inference.index(ready=request.ready)
         return pb.RepositoryIndexResponse(models=map(asdict, entries))
 
@@ -153,7 +146,6 @@ class InferenceServicer:
     async def repository_model_load(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        """Make a version resident and warm."""
         await self._inference.load(parse_ref(request.model_name), request.parameters)
         return pb.RepositoryModelLoadResponse()
 
@@ -161,7 +153,6 @@ class InferenceServicer:
     async def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        """Evict a version; with a bare name every loaded version of the model."""
         await self._inference.unload(parse_ref(request.model_name))
         return pb.RepositoryModelUnloadResponse()
 

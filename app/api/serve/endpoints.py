@@ -26,16 +26,12 @@ class ServeDialect:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """List both paths of the one endpoint."""
         answer = ServeResponse | ManageResponse
         route = partial(Route, tag="serve", error=ServeError, body=ServeRequest, answer=answer, hot=True)
         return [route("POST", "/serve", self.serve), route("POST", "/", self.serve, documented=False)]
 
     async def serve(self, exchange: Exchange) -> Reply:
-        """Predict with, load, unload or show a model.
-
-        The key `action` of the body says which. Raises `ServingError`.
-        """
+        """Predict with, load, unload or show a model."""
         deadline = exchange.deadline
         body = ServeRequest.read(await exchange.json())
         _check_keys(body)

@@ -16,7 +16,6 @@ class SystemEndpoints:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """List the endpoints."""
         handlers = {"/health": self.health, "/livez": self.alive, "/readyz": self.ready}
         return [Route("GET", path, handler, "system", ServeError) for path, handler in handlers.items()]
 

@@ -54,7 +54,6 @@ class OpenApi:
         self._document: dict[str, Any] = {}
 
     def routes(self) -> list[Route]:
-        """List the one endpoint."""
         return [Route("GET", "/openapi.json", self.document, "system", ServeError, documented=False)]
 
     async def document(self, exchange: Exchange) -> Reply:

@@ -102,15 +102,11 @@ class ComparisonEndpoint:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """List the one endpoint."""
         more: dict[str, Any] = {"answer": CompareResponse, "parameters": _PARAMETERS, "statuses": (409,)}
         return [Route("GET", PREFIX + "{name}/compare", self.compare, "v1", V1Error, **more)]
 
     async def compare(self, exchange: Exchange) -> Reply:
-        """Compare two versions of a model by their statistics.
-
-        ``GET /v1/models/{name}/compare?base=champion&other=challenger``. Raises `ServingError`.
-        """
+        """Compare two versions of a model by their statistics."""
         name, texts = exchange.path_params["name"], _query(exchange)
         refs = [version_reference(name, text) for text in texts]
         base, other = [await self._service.resolve(ref) for ref in refs]

@@ -30,7 +30,6 @@ class V1Dialect:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """List the endpoints."""
         route = partial(Route, tag="v1", error=V1Error)
         ref, source = PREFIX + "{ref:path}", "/v1/features/{source:path}"
         return [
@@ -43,10 +42,7 @@ class V1Dialect:
         ]
 
     async def predict(self, exchange: Exchange) -> Reply:
-        """Predict rows, or entities of the feature store.
-
-        ``POST /v1/models/{ref}:predict``. Raises `ServingError`.
-        """
+        """Predict rows, or entities of the feature store."""
         deadline = exchange.deadline
         ref = reference(exchange)
         body = PredictRequest.read(await exchange.json())
@@ -85,7 +81,7 @@ class V1Dialect:
     async def model(self, exchange: Exchange) -> Reply:
         """Show one model.
 
-        ``GET /v1/models/{ref}``; ``ready`` says whether the version that the reference means is loaded.
+        ``ready`` says whether the version that the reference means is loaded.
         """
         ref = reference(exchange)
         status = await self._manager.model(ref.name)
@@ -98,7 +94,7 @@ class V1Dialect:
     async def schema(self, exchange: Exchange) -> Reply:
         """Show JSON Schemas of a version's requests and responses.
 
-        ``GET /v1/models/{ref}/schema`` loads the version if needed.
+        This loads the version if needed.
         """
         model = await exchange.in_time(self._service.model(reference(exchange)))
         answer = {
@@ -112,7 +108,7 @@ class V1Dialect:
     async def features(self, exchange: Exchange) -> Reply:
         """Show the join keys and features of a feature service or view.
 
-        ``GET /v1/features/{name}``; a service comes before a view of that name. Raises `FeatureSourceNotFound`.
+        A service comes before a view of that name. Raises `FeatureSourceNotFound`.
         """
         name = exchange.path_params["source"]
         kind = "feature_service"

@@ -40,7 +40,6 @@ class ReleaseEndpoints:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        """List the endpoints."""
         route = partial(Route, tag="v1", error=V1Error)
         ref, name = PREFIX + "{ref:path}", PREFIX + "{name:path}"
         named: dict[str, Any] = {"parameters": (NAME,)}
