@@ -26,7 +26,6 @@ from app.serving.signatures.validation_errors import short
 CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"
 
-_MODELS, _INVOCATIONS = "/models/", "/invocations"
 _TEXT = b"text/plain; charset=utf-8"
 _TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*"|\bNaN\b')
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
@@ -59,12 +58,12 @@ class MlflowDialect:
             CSV: {"schema": {"type": "string", "description": "A header row and rows, in UTF-8."}},
             PARQUET: {"schema": {"type": "string", "format": "binary"}},
         }
-        hot: dict[str, Any] = {"body": bodies, "answer": InvocationsResponse, "hot": True}
+        hot = partial(route, body=bodies, answer=InvocationsResponse, hot=True)
         text = {"text/plain": {"schema": {"type": "string"}}}
         return [
-            route("POST", _INVOCATIONS, self.invoke_default, **hot, statuses=(404,)),
-            route("POST", _INVOCATIONS + "/{ref:path}", self.invoke, **hot),
-            route("POST", _MODELS + "{ref:path}" + _INVOCATIONS, self.invoke, **hot),
+            hot("POST", "/invocations", self.invoke_default, statuses=(404,)),
+            hot("POST", "/invocations/{ref:path}", self.invoke),
+            hot("POST", "/models/{ref:path}/invocations", self.invoke),
             route("GET", "/ping", self.ping, answer=text, statuses=(503,)),
             route("GET", "/version", self.version, answer=text),
         ]

@@ -18,7 +18,6 @@ from app.errors import InvalidReference
 from app.serving.references import ModelRef, make_ref, parse_ref
 
 PREFIX = "/v2/models/"
-REPOSITORY = "/v2/repository/models/"
 NAME = "ml-serve"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 
@@ -35,11 +34,10 @@ class OipDialect:
     def routes(self) -> list[Route]:
         """List the endpoints. Longer paths come first, because a reference may contain slashes."""
         route = partial(Route, tag="v2", error=V1Error)
-        ref, repository = PREFIX + "{ref:path}", REPOSITORY + "{ref:path}"
+        ref, resident = PREFIX + "{ref:path}", "/v2/repository/models/{ref:path}"
         asked = {JSON: {"schema": bodies.InferRequestBody.model_json_schema()}, _BINARY: _described(_REQUEST)}
         answered = {JSON: {"schema": bodies.InferResponseBody.model_json_schema()}, _BINARY: _described(_RESPONSE)}
-        repository_body: dict[str, Any] = {"body": bodies.RepositoryBody, "body_required": False}
-        index: dict[str, Any] = {"body": bodies.IndexBody, "body_required": False}
+        repository = partial(route, body=bodies.RepositoryBody, body_required=False)
         index_answer = {JSON: {"schema": TypeAdapter(list[bodies.IndexEntry]).json_schema()}}
         return [
             route("GET", "/v2", self.server, answer=bodies.ServerMetadataBody),
@@ -51,9 +49,9 @@ class OipDialect:
             route("GET", ref + "/config", self.config),
             route("GET", ref + "/stats", self.statistics),
             route("GET", ref, self.metadata, answer=bodies.ModelMetadata),
-            route("POST", "/v2/repository/index", self.index, answer=index_answer, **index),
-            route("POST", repository + "/load", self.load, **repository_body, statuses=(501,)),
-            route("POST", repository + "/unload", self.unload, **repository_body),
+            repository("POST", "/v2/repository/index", self.index, body=bodies.IndexBody, answer=index_answer),
+            repository("POST", resident + "/load", self.load, statuses=(501,)),
+            repository("POST", resident + "/unload", self.unload),
         ]
 
     async def infer(self, exchange: Exchange) -> Reply:

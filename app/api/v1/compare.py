@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
@@ -102,8 +103,8 @@ class ComparisonEndpoint:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        more: dict[str, Any] = {"answer": CompareResponse, "parameters": _PARAMETERS, "statuses": (409,)}
-        return [Route("GET", PREFIX + "{name}/compare", self.compare, "v1", V1Error, **more)]
+        route = partial(Route, answer=CompareResponse, parameters=_PARAMETERS, statuses=(409,))
+        return [route("GET", PREFIX + "{name}/compare", self.compare, "v1", V1Error)]
 
     async def compare(self, exchange: Exchange) -> Reply:
         """Compare two versions of a model by their statistics."""

@@ -12,15 +12,8 @@ from typing import Any
 from app.api.bodies import V1Error
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route, parameter
+from app.api.v1 import release_bodies as bodies
 from app.api.v1.predict import PREFIX, reference
-from app.api.v1.release_bodies import (
-    LoadResponse,
-    PromoteRequest,
-    RollbackRequest,
-    SwitchResponse,
-    TrafficRequest,
-    TrafficResponse,
-)
 from app.errors import Conflict, InvalidReference, MalformedBody, ModelNotFound
 from app.serving.ports import ModelManager
 from app.serving.references import ModelRef, ModelVersion, make_ref, parse_ref
@@ -41,17 +34,17 @@ class ReleaseEndpoints:
 
     def routes(self) -> list[Route]:
         route = partial(Route, tag="v1", error=V1Error)
+        named = partial(route, parameters=(NAME,))
+        switch = partial(named, answer=bodies.SwitchResponse, statuses=(409,))
+        split = partial(named, answer=bodies.TrafficResponse)
         ref, name = PREFIX + "{ref:path}", PREFIX + "{name:path}"
-        named: dict[str, Any] = {"parameters": (NAME,)}
-        switch: dict[str, Any] = {**named, "answer": SwitchResponse, "statuses": (409,)}
-        split: dict[str, Any] = {**named, "body": TrafficRequest, "answer": TrafficResponse, "statuses": (409,)}
         return [
-            route("POST", ref + ":load", self.load, answer=LoadResponse),
-            route("POST", ref + ":unload", self.unload, answer=LoadResponse),
-            route("POST", name + ":promote", self.promote, body=PromoteRequest, **switch),
-            route("POST", name + ":rollback", self.rollback, body=RollbackRequest, body_required=False, **switch),
-            route("PUT", name + "/traffic", self.set_traffic, **split),
-            route("GET", name + "/traffic", self.traffic, answer=TrafficResponse, **named),
+            route("POST", ref + ":load", self.load, answer=bodies.LoadResponse),
+            route("POST", ref + ":unload", self.unload, answer=bodies.LoadResponse),
+            switch("POST", name + ":promote", self.promote, body=bodies.PromoteRequest),
+            switch("POST", name + ":rollback", self.rollback, body=bodies.RollbackRequest, body_required=False),
+            split("PUT", name + "/traffic", self.set_traffic, body=bodies.TrafficRequest, statuses=(409,)),
+            split("GET", name + "/traffic", self.traffic),
         ]
 
     async def load(self, exchange: Exchange) -> Reply:
@@ -72,7 +65,7 @@ class ReleaseEndpoints:
         current version accepts; the details say why.
         """
         name = _name(exchange)
-        body = PromoteRequest.read(await exchange.json())
+        body = bodies.PromoteRequest.read(await exchange.json())
         alias = make_ref(name, body.alias).alias
         if (body.version is None) == (body.source is None):
             raise MalformedBody("give either 'version', or 'from' with another alias of the model")
@@ -90,7 +83,7 @@ class ReleaseEndpoints:
         changes nothing, because the alias has no earlier version then.
         """
         name = _name(exchange)
-        body = RollbackRequest.read(await exchange.json(optional=True))
+        body = bodies.RollbackRequest.read(await exchange.json(optional=True))
         alias = make_ref(name, body.alias).alias
         return await self._switched(await exchange.in_time(self._manager.rollback(name, alias=alias)))
 
