@@ -191,6 +191,11 @@ def dump(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
+def versioned_reply(body: Any, version: str) -> Reply:
+    """Serialize a body to JSON, and name the model version in a header."""
+    return Reply(dump(body), headers=((b"x-model-version", version.encode()),))
+
+
 def parse_json(body: bytes, depth: int) -> Any:
     """Parse strict JSON.
 

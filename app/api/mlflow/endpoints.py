@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
-from app.api.http.exchange import Exchange, Reply, dump
+from app.api.http.exchange import Exchange, Reply, versioned_reply
 from app.api.http.routing import JSON, Route
 from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
 from app.api.mlflow.csv import csv_columns
@@ -101,8 +101,7 @@ class MlflowDialect:
         else:
             request.payload = self._table(kind, await exchange.body())
         prediction = await self._service.predict(request)
-        headers = ((b"x-model-version", prediction.version.version.encode()),)
-        return Reply(dump({"predictions": predictions(prediction.output)}), headers=headers)
+        return versioned_reply({"predictions": predictions(prediction.output)}, prediction.version.version)
 
     def _table(self, kind: str, body: bytes) -> PayloadReader:
         """Make a reader that gets the signature, because the text of a CSV has no types of its own."""

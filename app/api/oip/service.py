@@ -66,19 +66,13 @@ class InferenceService:
         return self._manager.ready
 
     async def infer(self, request: InferRequest) -> Inference:
-        """Predict."""
         if not request.inputs:
             raise MalformedBody("'inputs' has no tensor; send at least one")
         payload = Payload("tensors", request.inputs) if isinstance(request.inputs, Mapping) else request.inputs
         params = model_parameters(request.parameters) if request.parameters else None
         prediction = await self._service.predict(
             PredictionRequest(
-                request.ref,
-                request.deadline,
-                payload=payload,
-                params=params,
-                lenient=True,
-                session=request.session,
+                request.ref, request.deadline, payload, params=params, lenient=True, session=request.session
             )
         )
         outputs = output_tensors(prediction.output, prediction.signature)

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
-from app.api.http.exchange import Exchange, Reply, dump
+from app.api.http.exchange import Exchange, Reply, dump, versioned_reply
 from app.api.http.routing import Route
 from app.errors import MalformedBody
 from app.serving.features import FeatureQuery
@@ -52,7 +52,7 @@ class ServeDialect:
             "model_version": version.version,
             "request_id": exchange.request_id,
         }
-        return Reply(dump(answer), headers=((b"x-model-version", version.version.encode()),))
+        return versioned_reply(answer, version.version)
 
     async def _manage(self, body: ServeRequest, ref: ModelRef, exchange: Exchange) -> Reply:
         answer: dict[str, Any] = {"status": "success", "action": body.action, "model_name": ref.name}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from app.api.bodies import FeatureSourceResponse, PredictRequest, PredictResponse, SchemaResponse, V1Error
-from app.api.http.exchange import Exchange, Reply, dump
+from app.api.http.exchange import Exchange, Reply, dump, versioned_reply
 from app.api.http.routing import Route, parameter
 from app.errors import FeatureSourceNotFound, MalformedBody
 from app.serving.features import FeatureQuery
@@ -68,7 +68,7 @@ class V1Dialect:
         }
         if prediction.features is not None:
             answer["features"] = plain(prediction.features)
-        return Reply(dump(answer), headers=((b"x-model-version", version.version.encode()),))
+        return versioned_reply(answer, version.version)
 
     async def models(self, exchange: Exchange) -> Reply:
         """List the registered models."""
@@ -103,7 +103,7 @@ class V1Dialect:
             "request": {"$schema": DIALECT, **request_schema(model.spec)},
             "response": {"$schema": DIALECT, **response_schema(model.spec)},
         }
-        return Reply(dump(answer), headers=((b"x-model-version", model.spec.version.encode()),))
+        return versioned_reply(answer, model.spec.version)
 
     async def features(self, exchange: Exchange) -> Reply:
         """Show the join keys and features of a feature service or view.
