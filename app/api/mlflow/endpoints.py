@@ -34,13 +34,8 @@ _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 class MlflowDialect:
     """Handlers of ``/invocations``, ``/models/{ref}/invocations``, ``/ping`` and ``/version``.
 
-    Handlers raise `ServingError`.
-
-    Args:
-        service: answers predictions.
-        manager: knows whether the models are loaded.
-        table_bytes: limit on the bytes, and on the values, of a decoded Parquet file.
-        default_model: the model of ``/invocations`` without a reference, None for none.
+    `table_bytes` limits the bytes, and the values, of a decoded Parquet file. `default_model` is the model of
+    ``/invocations`` without a reference. Handlers raise `ServingError`.
     """
 
     def __init__(

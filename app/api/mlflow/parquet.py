@@ -21,10 +21,7 @@ _TEXT_ROWS, _NUMBER_ROWS = 64, 8192
 def parquet_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[str, Values]:
     """Read the columns of a Parquet file, except those of pandas' index.
 
-    Args:
-        body: the file.
-        signature: says which columns may have missing times.
-        limits: apply to the decoded file.
+    The signature says which columns may have missing times; the limits apply to the decoded file.
 
     Raises:
         MalformedBody: not Parquet, a broken file, or a column of an unsupported type.

@@ -22,7 +22,6 @@ NAME = "ml-serve"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 
 _BINARY = "application/octet-stream"
-_TYPES = {"BYTES": "TYPE_STRING"}
 
 
 class OipDialect:
@@ -165,8 +164,8 @@ def version_reference(name: str, version: str) -> ModelRef:
 
 
 def _config(tensor: bodies.TensorMetadata) -> dict[str, Any]:
-    datatype = _TYPES.get(tensor.datatype, f"TYPE_{tensor.datatype}")
-    return {"name": tensor.name, "data_type": datatype, "dims": tensor.shape}
+    datatype = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    return {"name": tensor.name, "data_type": f"TYPE_{datatype}", "dims": tensor.shape}
 
 
 def _duration(count: int, seconds: float) -> dict[str, int]:

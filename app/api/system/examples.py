@@ -12,15 +12,13 @@ from app.serving.prediction.requests import Payload
 from app.serving.prediction.served_model import ServedModel
 from app.serving.signatures.json_schema import Schema, request_schema, response_schema
 
-JsonObject = dict[str, Any]
-
 _ROWS = 3
 """Rows of an input example that are shown."""
 _VALUES = 5000
 """Most values of an example: a larger one slows down the browser."""
 
 
-def example_request(model: ServedModel) -> JsonObject | None:
+def example_request(model: ServedModel) -> dict[str, Any] | None:
     """Return a request body that the model's signature accepts, or None if neither source has one."""
     for body in _candidates(model):
         try:
@@ -31,7 +29,7 @@ def example_request(model: ServedModel) -> JsonObject | None:
     return None
 
 
-def example_response(spec: ModelSpec) -> JsonObject:
+def example_response(spec: ModelSpec) -> dict[str, Any]:
     """Return a response with the declared output types; without predictions if the model declares none."""
     schema = response_schema(spec)
     predictions = schema["properties"]["predictions"]
@@ -58,7 +56,7 @@ def sample(schema: Schema) -> Any:  # noqa: PLR0911  # one line for each kind of
     return {"number": 1.0, "boolean": True}.get(kind, 1)
 
 
-def _candidates(model: ServedModel) -> Iterator[JsonObject]:
+def _candidates(model: ServedModel) -> Iterator[dict[str, Any]]:
     spec = model.spec
     logged = spec.input_example
     try:

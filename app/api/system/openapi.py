@@ -42,8 +42,7 @@ class DescribedModel(NamedTuple):
 class OpenApi:
     """The document and its handler, which rebuilds it when the loaded models or their traffic change.
 
-    Args:
-        routes: returns the schema of the routes, which is not modified.
+    `routes` returns the schema of the routes, which is not modified.
     """
 
     def __init__(self, service: PredictionService, manager: ModelManager, routes: Callable[[], dict[str, Any]]) -> None:
@@ -151,8 +150,5 @@ def _operation(model: ServedModel, split: str | None, template: Mapping[str, Any
         "operationId": f"predict_{quote(spec.name, safe='')}",
         "parameters": [one for one in template["parameters"] if one["in"] != "path"],
         "requestBody": {"required": True, "content": {JSON: request}},
-        "responses": {
-            **template["responses"],
-            "200": {"description": "The predictions.", "content": {JSON: response}},
-        },
+        "responses": {**template["responses"], "200": {"description": "The predictions.", "content": {JSON: response}}},
     }
