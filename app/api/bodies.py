@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from app.api.http.errors import ErrorBody
 from app.errors import MalformedBody, ServingError
-
-B = TypeVar("B", bound="Body")
 
 
 class Body(BaseModel):
@@ -18,7 +16,7 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     @classmethod
-    def read(cls: type[B], value: Any) -> B:
+    def read(cls, value: Any) -> Self:
         """Validate parsed JSON.
 
         Raises:

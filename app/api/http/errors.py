@@ -25,8 +25,6 @@ STATUSES: dict[type[ServingError], int] = {
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.CallerGone: 499,
-    errors.ModelFailed: 500,
-    errors.StartupError: 500,
     errors.ServingError: 500,
 }
 """Status of each class and of its subclasses without a status of their own."""

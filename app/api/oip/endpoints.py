@@ -17,7 +17,6 @@ from app.api.oip.service import InferenceService, earliest, raw_input
 from app.errors import InvalidReference
 from app.serving.references import ModelRef, make_ref, parse_ref
 
-PREFIX = "/v2/models/"
 NAME = "ml-serve"
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 
@@ -33,7 +32,7 @@ class OipDialect:
     def routes(self) -> list[Route]:
         """List the endpoints. Longer paths come first, because a reference may contain slashes."""
         route = partial(Route, tag="v2", error=V1Error)
-        ref, resident = PREFIX + "{ref:path}", "/v2/repository/models/{ref:path}"
+        ref, resident = "/v2/models/{ref:path}", "/v2/repository/models/{ref:path}"
         asked = {JSON: {"schema": bodies.InferRequestBody.model_json_schema()}, _BINARY: _described(_REQUEST)}
         answered = {JSON: {"schema": bodies.InferResponseBody.model_json_schema()}, _BINARY: _described(_RESPONSE)}
         repository = partial(route, body=bodies.RepositoryBody, body_required=False)
