@@ -13,7 +13,7 @@ from typing import Any
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
 from app.serving.placement.load import CallNote
-from app.serving.placement.rendezvous import Ring
+from app.serving.placement.rendezvous import ranked
 from app.serving.references import ModelVersion
 
 HELD = "held"
@@ -25,16 +25,16 @@ _ANY_NOTE = CallNote()
 class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
     """Sends a call for a version to the least loaded of the replicas that share it.
 
-    These are the first holders on the version's ring, as many as the call's note says. A new replica gets calls once it
-    holds the version; until then, the replica that it replaces keeps them. If no replica holds the version, all calls
-    go to the first on the ring, which loads it once. Replicas that accept no more calls are skipped.
+    These are the first holders by the version's ranks, as many as the call's note says. A new replica gets calls once
+    it holds the version; until then, the replica that it replaces keeps them. If no replica holds the version, all
+    calls go to the first one by rank, which loads it once. Replicas that accept no more calls are skipped.
 
     The router reads the version from the call's arguments, so callers need no handle per version.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._ring = Ring(())
+        self._members: frozenset[str] = frozenset()
         self._by_member: dict[str, RunningReplica] = {}
         self._held: dict[ReplicaID, frozenset[ModelVersion]] = {}
 
@@ -64,7 +64,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
             return [_shuffled(candidate_replicas)]
         note = pending_request.args[-1]
         copies = note.copies if isinstance(note, CallNote) else _ANY_NOTE.copies
-        order = [self._by_member[member] for member in self._ring.ranked(version)]
+        order = [self._by_member[member] for member in ranked(self._members, version)]
         holders = [replica for replica in order if version in self._held[replica.replica_id]]
         if not holders:
             return [order[:1], order[1:]]
@@ -73,8 +73,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
 
     def _place(self, replicas: list[RunningReplica]) -> None:
         self._by_member = {replica.replica_id.unique_id: replica for replica in replicas}
-        if self._ring.members != self._by_member.keys():
-            self._ring = Ring(self._by_member)
+        self._members = frozenset(self._by_member)
 
 
 def _shuffled(replicas: list[RunningReplica]) -> list[RunningReplica]:

@@ -17,14 +17,14 @@ with warnings.catch_warnings():
     from app.deployments.affinity_router import HELD, AffinityRouter
 
 from app.serving.placement.load import CallNote
-from app.serving.placement.rendezvous import Ring
+from app.serving.placement.rendezvous import ranked
 from app.serving.references import ModelVersion
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 POOL = DeploymentID("ModelPool-default", "ml-serve")
 VERSION = ModelVersion("prices", "1")
-ORDER = list(Ring("abcd").ranked(VERSION))
+ORDER = list(ranked(frozenset("abcd"), VERSION))
 
 
 @dataclass

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from types import MappingProxyType
 
-from app.serving.placement.rendezvous import Ring
+from app.serving.placement.rendezvous import ranked
 from app.serving.placement.replication import CopyLevel
 from app.serving.placement.states import State, VersionState
 from app.serving.references import ModelVersion
@@ -69,15 +68,15 @@ class PoolMembers:
         self._pools = pools
         self._levels = levels
         self._pool_of = pool_of
-        names: dict[str, list[str]] = {}
+        members: dict[str, list[str]] = {}
         for member, report in reports.items():
-            names.setdefault(report.pool, []).append(member)
-        self._rings = {pool: _ring(frozenset(members)) for pool, members in names.items()}
+            members.setdefault(report.pool, []).append(member)
+        self._members = {pool: frozenset(names) for pool, names in members.items()}
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
         """Members by pool."""
-        return {pool: tuple(sorted(self._ring(pool).members)) for pool in sorted(self._pools)}
+        return {pool: tuple(sorted(self._of(pool))) for pool in sorted(self._pools)}
 
     @property
     def versions(self) -> set[ModelVersion]:
@@ -103,11 +102,11 @@ class PoolMembers:
     def is_asleep(self, pool: str) -> bool:
         """Whether a pool has scaled to zero."""
         plan = self._pools.get(pool)
-        return plan is not None and plan.cold and not self._ring(pool).members
+        return plan is not None and plan.cold and not self._of(pool)
 
     def states(self, version: ModelVersion) -> list[VersionState]:
         """Return the states of the version on those members of its pool that know it."""
-        members = self._ring(self._pool_of(version)).members
+        members = self._of(self._pool_of(version))
         return [state for member in members if (state := self._reports[member].states.get(version)) is not None]
 
     def holds(self, version: ModelVersion) -> bool:
@@ -128,21 +127,15 @@ class PoolMembers:
         if "failed" in kinds:
             return "failed"
         if "ready" in kinds:
-            holders = self._ring(self._pool_of(version)).holders(version, self.copies_of(version))
+            holders = ranked(self._of(self._pool_of(version)), version)[: self.copies_of(version)]
             known = [self._reports[member].states.get(version) for member in holders]
             if all(state is not None and state.state == "ready" for state in known):
                 return "ready"
         return "loading" if "loading" in kinds else None
 
-    def _ring(self, pool: str) -> Ring:
-        return self._rings.get(pool, _NOBODY)
+    def _of(self, pool: str) -> frozenset[str]:
+        return self._members.get(pool, frozenset())
 
 
-_NOBODY = Ring(())
 _DEFAULT_PLAN = PoolPlan()
 _COLD = CopyLevel()
-
-
-@lru_cache(maxsize=16)
-def _ring(members: frozenset[str]) -> Ring:
-    return Ring(members)  # kept while the members stay the same: a ring remembers its ranks

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
-from app.serving.placement.rendezvous import Ring
+from app.serving.placement.rendezvous import ranked
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
 
@@ -103,13 +103,13 @@ class ReleaseTable:
 
     def share(self, pool: str, member: str) -> Share:
         """Return what a member should hold; an unknown member counts itself in."""
-        ring = Ring({member, *self.members.get(pool, ())})
-        resident = self.resident.get(pool, ())
+        members = frozenset([member, *self.members.get(pool, ())])
+
+        def held(versions: Iterable[ModelVersion]) -> frozenset[ModelVersion]:
+            return frozenset(one for one in versions if member in ranked(members, one)[: self.copies_of(one)])
+
         hot = (version for version in self.copies if self.pool_of(version.name) == pool)
-        return Share(
-            frozenset(version for version in resident if member in ring.holders(version, self.copies_of(version))),
-            frozenset(version for version in hot if member in ring.holders(version, self.copies_of(version))),
-        )
+        return Share(held(self.resident.get(pool, ())), held(hot))
 
 
 @dataclass(frozen=True, slots=True)
