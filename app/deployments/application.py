@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.deployments.affinity_router import AffinityRouter
@@ -33,7 +34,8 @@ def compose(settings: Settings) -> Any:
         StartupError: the default model is not a valid reference.
     """
     default_model(settings)  # an error here stops the start; on a replica, Serve would retry it
-    releases = Releases.options(  # type: ignore[attr-defined]
+    releases = serve.deployment(
+        Releases,
         num_replicas=1,
         max_ongoing_requests=_BEHIND_ONGOING,
         ray_actor_options={"num_cpus": 0.1},
@@ -44,7 +46,11 @@ def compose(settings: Settings) -> Any:
         for name, pool in settings.deployed_pools.items()
     }
     folder = settings.feast_folder
-    features = Features.options(**_by_requests(settings, settings.features)).bind(settings, folder) if folder else None  # type: ignore[attr-defined]
+    features = (
+        serve.deployment(Features, **_by_requests(settings, settings.features)).bind(settings, folder)
+        if folder
+        else None
+    )
     gateway = Gateway.options(**_gateway(settings))  # type: ignore[attr-defined]
     return gateway.bind(settings, releases, pools, features)
 

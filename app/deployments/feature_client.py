@@ -8,7 +8,7 @@ from typing import Any
 from cachetools import TTLCache
 from ray.serve.handle import DeploymentHandle
 
-from app.deployments.remotes import RemoteFeatures
+from app.deployments.features import Features
 from app.deployments.rpc import Remote
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
@@ -25,8 +25,8 @@ class FeatureClient:
     async def source(self, query: FeatureQuery) -> FeatureSource:
         source: FeatureSource | None = self._sources.get(query)
         if source is None:
-            source = self._sources[query] = await self._features.call(RemoteFeatures.source, query)
+            source = self._sources[query] = await self._features.call(Features.source, query)
         return source
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        return await self._features.call(RemoteFeatures.read, query, entities)
+        return await self._features.call(Features.read, query, entities)

@@ -14,7 +14,6 @@ from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.settings import Settings
 
 
-@serve.deployment
 class Features:
     """Reads features for batches of entities that gateways have formed."""
 

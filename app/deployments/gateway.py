@@ -17,7 +17,8 @@ from app.deployments.feature_client import FeatureClient
 from app.deployments.pool_client import LocalPoolClient
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
-from app.deployments.release_client import GATEWAY, ReleaseFollower
+from app.deployments.release_client import ReleaseFollower
+from app.deployments.remotes import GATEWAY
 from app.errors import InvalidReference, StartupError
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics

@@ -15,7 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
 from app.deployments.process import memory_bytes, prepare_for_models
-from app.deployments.remotes import RemoteReleases
+from app.deployments.releases import Releases
 from app.deployments.rpc import Remote
 from app.errors import PoolUnavailable, ServingError
 from app.hosting.model_host import ModelHost
@@ -96,7 +96,7 @@ class PoolMember:
             task.cancel()
         try:
             async with asyncio.timeout(_GOODBYE_S):
-                await self._releases.call(RemoteReleases.left, self.member_id)
+                await self._releases.call(Releases.left, self.member_id)
         except (TimeoutError, ServingError) as error:
             log.info("deregistration failed, releases will time this member out: %s", error)
         self._host.close()
@@ -158,7 +158,7 @@ class PoolMember:
         while True:
             try:
                 before = self._table
-                table = await self._releases.call(RemoteReleases.watch, before.term, before.epoch, self.member_id)
+                table = await self._releases.call(Releases.watch, before.term, before.epoch, self.member_id)
                 self._loader.expect({name: release.created for name, release in table.releases.items()})
                 self._apply(table, before)
                 self._table = table
@@ -203,7 +203,7 @@ class PoolMember:
             if not busy and not was_busy:
                 continue
             try:
-                await self._releases.call(RemoteReleases.worked, self.member_id, busy)
+                await self._releases.call(Releases.worked, self.member_id, busy)
                 was_busy = bool(busy)
             except Exception as error:
                 log.warning("load report failed, retrying: retry_s=%g error=%s", _LOAD_REPORT_S, error)
@@ -224,7 +224,7 @@ class PoolMember:
                 contracts = self._host.contracts(self._resident - self._described)
                 table = self._table
                 await self._releases.call(
-                    RemoteReleases.report,
+                    Releases.report,
                     self.member_id,
                     self.name,
                     states,

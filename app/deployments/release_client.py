@@ -11,11 +11,12 @@ from types import MappingProxyType
 from typing import Any, Concatenate
 
 from cachetools import LRUCache
-from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.deployments.features import Features
 from app.deployments.pool_client import PoolClient
-from app.deployments.remotes import RemoteDeployment, RemoteFeatures, RemoteGateway, RemotePool, RemoteReleases
+from app.deployments.releases import Releases
+from app.deployments.remotes import RemotePool, gateways, statistics
 from app.deployments.rpc import P, Remote, T, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
@@ -26,8 +27,6 @@ from app.serving.releases.table import ModelStatus, ReleaseTable, Switch
 from app.serving.releases.traffic import Traffic, TrafficPlan
 
 log = logging.getLogger(__name__)
-
-GATEWAY = "Gateway"
 
 _RETRY_S = 1.0
 _HEALTH_S = 5.0
@@ -81,7 +80,7 @@ class ReleaseFollower:
             self._task.cancel()
         with suppress(Exception):
             async with asyncio.timeout(_GOODBYE_S):
-                await self._releases.call(RemoteReleases.gateway_left, self._gateway_id)
+                await self._releases.call(Releases.gateway_left, self._gateway_id)
 
     def check(self) -> None:
         """Raise `Unavailable` where the task that follows the table has ended."""
@@ -100,7 +99,7 @@ class ReleaseFollower:
         return self._table.resolve(ref)
 
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        version = await self._ask(RemoteReleases.resolve, ref)
+        version = await self._ask(Releases.resolve, ref)
         if ref.version is not None:
             self._pinned[version] = version
         return version
@@ -126,35 +125,35 @@ class ReleaseFollower:
         return runner
 
     async def load(self, ref: ModelRef) -> ModelVersion:
-        return await self._ask(RemoteReleases.load, ref)
+        return await self._ask(Releases.load, ref)
 
     async def unload(self, ref: ModelRef) -> ModelVersion:
-        return await self._ask(RemoteReleases.unload, ref)
+        return await self._ask(Releases.unload, ref)
 
     async def promote(self, version: ModelVersion, *, alias: str | None = None, force: bool = False) -> Switch:
-        return await self._ask(RemoteReleases.promote, version, alias, force)
+        return await self._ask(Releases.promote, version, alias, force)
 
     async def rollback(self, name: str, *, alias: str | None = None) -> Switch:
-        return await self._ask(RemoteReleases.rollback, name, alias)
+        return await self._ask(Releases.rollback, name, alias)
 
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
-        return await self._ask(RemoteReleases.set_traffic, name, plan)
+        return await self._ask(Releases.set_traffic, name, plan)
 
     async def status(self) -> Sequence[ModelStatus]:
-        return await self._ask(RemoteReleases.status)
+        return await self._ask(Releases.status)
 
     async def model(self, name: str) -> ModelStatus:
-        return await self._ask(RemoteReleases.model, name)
+        return await self._ask(Releases.model, name)
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         return await statistics(version)
 
     async def health(self) -> Mapping[str, Any]:
-        states = [_state(self._releases.call(RemoteReleases.health), "the release table")]
+        states = [_state(self._releases.call(Releases.health), "the release table")]
         called = {name: pool for name, pool in self._pools.items() if name not in self._table.cold_pools}
         states += [_state(pool.call(RemotePool.usage), f"pool '{name}'") for name, pool in called.items()]
         if self._features is not None:
-            states.append(_state(self._features.call(RemoteFeatures.check), "the feature store"))
+            states.append(_state(self._features.call(Features.check), "the feature store"))
         releases, *behind = await asyncio.gather(*states)
         features = behind.pop() if self._features is not None else {"status": "ok", "reason": "not configured"}
         down = {name: state["reason"] for name, state in zip(called, behind, strict=True) if state["status"] != "ok"}
@@ -164,8 +163,8 @@ class ReleaseFollower:
         return {**found, "pools": pools, "feature_store": features}
 
     async def usage(self) -> list[dict[str, Any]]:
-        deployments = [_gateway(), self._releases, *self._pools.values(), *([self._features] if self._features else [])]
-        return [usage for each in deployments for usage in await each.broadcast(RemoteDeployment.usage)]
+        deployments = [gateways(), self._releases, *self._pools.values(), *([self._features] if self._features else [])]
+        return [usage for each in deployments for usage in await each.broadcast(RemotePool.usage)]
 
     async def _ask(
         self,
@@ -182,9 +181,7 @@ class ReleaseFollower:
         while True:
             try:
                 known = self._table
-                table = await self._releases.call(
-                    RemoteReleases.watch, known.term, known.epoch, gateway_id=self._gateway_id
-                )
+                table = await self._releases.call(Releases.watch, known.term, known.epoch, gateway_id=self._gateway_id)
                 renewed = table.renewed(known)
                 self._table = table
                 self._observe(known, table)
@@ -201,16 +198,6 @@ class ReleaseFollower:
         for version in [version for version in self._pinned if version.name == name]:
             del self._pinned[version]
         self._renewed(name)
-
-
-async def statistics(version: ModelVersion) -> Statistics:
-    """Return what all gateway replicas have counted for a version, without those that do not answer."""
-    found = await _gateway().broadcast(RemoteGateway.statistics, version)
-    return sum(found, Statistics())
-
-
-def _gateway() -> Remote:
-    return Remote(serve.get_deployment_handle(GATEWAY, serve.get_replica_context().app_name), "the gateway")
 
 
 async def _state(response: Awaitable[Any], part: str) -> dict[str, Any]:

@@ -25,8 +25,7 @@ from app.control.snapshot import Snapshot
 from app.control.state_tags import StateTags
 from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
-from app.deployments.release_client import statistics
-from app.deployments.remotes import RemotePool
+from app.deployments.remotes import RemotePool, statistics
 from app.deployments.rpc import Remote, returns_errors
 from app.errors import RegistryUnavailable, ServingError, Unavailable
 from app.serving.placement.load import CallNote
@@ -48,7 +47,6 @@ _MEMBER_TTL_S = 2.5 * MEMBER_WATCH_S
 _GATEWAY_TTL_S = 1.5 * WATCH_S
 
 
-@serve.deployment
 class Releases:
     """Builds the release table from the registry, from callers' requests and from reports of pool members."""
 

@@ -23,7 +23,7 @@ _BROADCAST_S = 5.0
 
 
 class Remote:
-    """Another deployment. Its methods are named by those of a Protocol in `app.deployments.remotes`, which types them.
+    """Another deployment. Calls are named and typed by a method of its class, or of its Protocol in `remotes`.
 
     Args:
         handle: Serve's handle of the deployment.

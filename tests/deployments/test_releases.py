@@ -30,7 +30,7 @@ from app.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-Replica: Any = Deployment.func_or_class  # type: ignore[attr-defined]  # what Ray made of the class
+Replica: Any = Deployment
 
 
 class Releases(Replica):  # type: ignore[misc]
