@@ -73,7 +73,7 @@ class Gateway:
     async def __serve_build_asgi_app__(self) -> Any:
         prepare_for_requests()
         await asyncio.gather(*(member.start() for member in self._members))  # calls find warm models
-        self._follower.start(self._service.forget)
+        self._follower.start()
         limits = self._settings.limits
         return create_app(
             self._service,
@@ -85,6 +85,8 @@ class Gateway:
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)
         self._ledger.follow(before, table)
+        for name in table.renewed(before):
+            self._service.forget(name)
 
     async def check_health(self) -> None:
         """Raise if the replica no longer works. Serve calls this every few seconds."""
@@ -105,7 +107,7 @@ class Gateway:
 
     async def statistics(self, version: ModelVersion) -> Statistics:
         """Return what this replica has counted for a version."""
-        return self._ledger.statistics(ModelVersion(*version))
+        return self._ledger.statistics(version)
 
     async def usage(self) -> dict[str, Any]:
         """Return this replica's figures, including those of the pools inside it."""

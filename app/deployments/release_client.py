@@ -7,7 +7,6 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any, Concatenate
 
 from cachetools import LRUCache
@@ -38,7 +37,7 @@ class ReleaseFollower:
 
     Args:
         own: runners of the pools inside this process.
-        observe: called with the last table and each new one.
+        followed: called with the last table and each new one.
     """
 
     def __init__(
@@ -46,32 +45,26 @@ class ReleaseFollower:
         releases: DeploymentHandle,
         pools: Mapping[str, DeploymentHandle],
         features: DeploymentHandle | None,
-        own: Mapping[str, ModelRunner] = MappingProxyType({}),
-        observe: Callable[[ReleaseTable, ReleaseTable], None] = lambda *_: None,
+        own: Mapping[str, ModelRunner],
+        followed: Callable[[ReleaseTable, ReleaseTable], None],
     ) -> None:
         self._releases = Remote(releases, "the release table")
-        self._observe = observe
+        self._followed = followed
         self._gateway_id = uuid.uuid4().hex
         self._pools = {name: Remote(handle, f"pool '{name}'") for name, handle in pools.items()}
-        copies = self._copies_of
-        self._runners: dict[str, ModelRunner] = {
-            **{name: PoolClient(name, handle, copies) for name, handle in pools.items()},
-            **own,
-        }
+
+        def copies(version: ModelVersion) -> int:
+            return self._table.copies_of(version)
+
+        self._runners = {**{name: PoolClient(name, handle, copies) for name, handle in pools.items()}, **own}
         self._features = Remote(features, "the feature store") if features is not None else None
         self._table = ReleaseTable()
         self._was_ready = False
         self._pinned: LRUCache[ModelVersion, ModelVersion] = LRUCache(maxsize=4096)
         self._task: asyncio.Task[None] | None = None
-        self._renewed: Callable[[str], None] = lambda _: None
 
-    def start(self, renewed: Callable[[str], None]) -> None:
-        """Begin to follow; needs a running event loop.
-
-        Args:
-            renewed: called with the name of each model that was deleted or registered again.
-        """
-        self._renewed = renewed
+    def start(self) -> None:
+        """Begin to follow; needs a running event loop."""
         self._task = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -103,9 +96,6 @@ class ReleaseFollower:
         if ref.version is not None:
             self._pinned[version] = version
         return version
-
-    def _copies_of(self, version: ModelVersion) -> int:
-        return self._table.copies_of(version)
 
     def batch_overrides(self, name: str) -> BatchOverrides:
         release = self._table.releases.get(name)
@@ -184,20 +174,15 @@ class ReleaseFollower:
                 table = await self._releases.call(Releases.watch, known.term, known.epoch, gateway_id=self._gateway_id)
                 renewed = table.renewed(known)
                 self._table = table
-                self._observe(known, table)
-                for name in renewed:
-                    self._forget(name)
+                for version in [version for version in self._pinned if version.name in renewed]:
+                    del self._pinned[version]
+                self._followed(known, table)
             except ServingError as error:
                 log.warning("failed to get the release table, keeping the last one: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
             except Exception:
                 log.exception("failed to get the release table, keeping the last one")
                 await asyncio.sleep(_RETRY_S)
-
-    def _forget(self, name: str) -> None:
-        for version in [version for version in self._pinned if version.name == name]:
-            del self._pinned[version]
-        self._renewed(name)
 
 
 async def _state(response: Awaitable[Any], part: str) -> dict[str, Any]:
