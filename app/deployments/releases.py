@@ -140,19 +140,14 @@ class Releases:
             term: term of the table that the member follows.
             orders: `ReleaseTable.orders` of that table; of another term they count nothing.
         """
-        named = {ModelVersion(*version): state for version, state in states.items()}
-        loaded = {ModelVersion(*version): contract for version, contract in contracts.items()}
-        done = {ModelVersion(*version): count for version, count in orders.items()}
-        if term != self._loop.state.table.term:
-            done = {}
+        done = orders if term == self._loop.state.table.term else {}
         await self._loop.observe(
-            lambda observed: observed.reported(member_id, pool, named, loaded, orders=done, now=time.monotonic())
+            lambda observed: observed.reported(member_id, pool, states, contracts, orders=done, now=time.monotonic())
         )
 
     async def worked(self, member_id: str, busy: Mapping[ModelVersion, float]) -> None:
         """Take over the prediction threads that each version kept busy on a pool member, on average."""
-        named = {ModelVersion(*version): share for version, share in busy.items()}
-        self._loop.note(lambda observed: observed.heard_of(member_id, time.monotonic(), named))
+        self._loop.note(lambda observed: observed.heard_of(member_id, time.monotonic(), busy))
 
     async def left(self, member_id: str) -> None:
         """Drop a pool member that ends."""
@@ -167,7 +162,7 @@ class Releases:
     @returns_errors
     async def resolve(self, ref: ModelRef) -> ModelVersion:
         """Return the version that a reference means; ask the registry where the table does not hold it."""
-        return await self._resolver.resolve(ModelRef(*ref))
+        return await self._resolver.resolve(ref)
 
     @returns_errors
     async def load(self, ref: ModelRef) -> ModelVersion:
@@ -176,19 +171,17 @@ class Releases:
         An alias means the version that the registry names, not the live one. The load continues when the
         caller leaves. Without the registry, the last known state counts.
         """
-        return await self._loads.load(ModelRef(*ref))
+        return await self._loads.load(ref)
 
     @returns_errors
     async def unload(self, ref: ModelRef) -> ModelVersion:
         """Have all replicas drop a version."""
-        return await self._loads.unload(ModelRef(*ref))
+        return await self._loads.unload(ref)
 
     @returns_errors
     async def promote(self, version: ModelVersion, alias: str | None, force: bool) -> Switch:
         """Move an alias to a version, as `ModelManager.promote`."""
-        return await self._promotions.promote(
-            ModelVersion(*version), alias or self._settings.default_alias, force=force
-        )
+        return await self._promotions.promote(version, alias or self._settings.default_alias, force=force)
 
     @returns_errors
     async def rollback(self, name: str, alias: str | None) -> Switch:
