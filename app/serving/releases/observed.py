@@ -89,15 +89,11 @@ class Observed:
         return replace(self, members=members, requests=self.requests.unload(version))
 
     def _try_again(self, version: ModelVersion) -> Observed:
-        failed = {
-            member_id
+        tried = {
+            member_id: report.without(version)
             for member_id, report in self.members.items()
             if (state := report.states.get(version)) is not None and state.state == "failed"
         }
-        if not failed:
+        if not tried:
             return self
-        members = {
-            member_id: report.without(version) if member_id in failed else report
-            for member_id, report in self.members.items()
-        }
-        return replace(self, members=members, requests=self.requests.retry(version))
+        return replace(self, members={**self.members, **tried}, requests=self.requests.retry(version))
