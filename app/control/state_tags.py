@@ -15,38 +15,29 @@ log = logging.getLogger(__name__)
 _RETRY_S = 30.0
 
 
-class StateTags:
-    """Writes what was switched here, not what reads differently there: several clusters may share a registry."""
+async def write_live_tags(loop: ControlLoop, registry: RegistrySync) -> None:
+    """Write tags for ever: of what was switched here, not what reads differently there.
 
-    def __init__(self, loop: ControlLoop, registry: RegistrySync) -> None:
-        self._loop = loop
-        self._registry = registry
-        self._refused: set[str] = set()
-
-    async def run(self) -> None:
-        """Write tags for ever."""
-        while True:
-            await self._loop.changed.wait()
-            self._loop.changed.clear()
-            while self._loop.live_tags:
-                try:
-                    await self._write_next()
-                except ServingError as error:
-                    log.warning(
-                        "failed to write the tag %s, trying again in %g s: %s", LIVE_TAG, _RETRY_S, error.message
-                    )
-                    await asyncio.sleep(_RETRY_S)
-
-    async def _write_next(self) -> None:
-        name, tag = next(iter(self._loop.live_tags.items()))
-        try:
-            if name in self._loop.state.models:
-                await self._registry.set_tag(name, LIVE_TAG, tag)
-        except ModelNotFound:
-            pass  # deleted meanwhile
-        except (RegistryReadOnly, InvalidRequest) as error:  # it stays so until the next switch
-            if name not in self._refused:
-                log.warning("the registry refuses the tag %s of model '%s': %s", LIVE_TAG, name, error.message)
-            self._refused.add(name)
-        if self._loop.live_tags.get(name) == tag:
-            del self._loop.live_tags[name]
+    Several clusters may share a registry.
+    """
+    refused: set[str] = set()
+    while True:
+        await loop.changed.wait()
+        loop.changed.clear()
+        while loop.live_tags:
+            name, tag = next(iter(loop.live_tags.items()))
+            try:
+                if name in loop.state.models:
+                    await registry.set_tag(name, LIVE_TAG, tag)
+            except ModelNotFound:
+                pass  # deleted meanwhile
+            except (RegistryReadOnly, InvalidRequest) as error:  # it stays so until the next switch
+                if name not in refused:
+                    log.warning("the registry refuses the tag %s of model '%s': %s", LIVE_TAG, name, error.message)
+                refused.add(name)
+            except ServingError as error:
+                log.warning("failed to write the tag %s, trying again in %g s: %s", LIVE_TAG, _RETRY_S, error.message)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            if loop.live_tags.get(name) == tag:
+                del loop.live_tags[name]

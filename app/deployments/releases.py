@@ -22,7 +22,7 @@ from app.control.promotions import Promotions
 from app.control.registry_sync import RegistrySync
 from app.control.resolver import ReferenceResolver
 from app.control.snapshot import Snapshot
-from app.control.state_tags import StateTags
+from app.control.state_tags import write_live_tags
 from app.deployments.pools import pool_deployment, pool_plan
 from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.remotes import RemotePool, statistics
@@ -77,7 +77,6 @@ class Releases:
         self._promotions = Promotions(
             self._loop, self._registry, read_only=settings.registry_read_only, warm=self._loads.wait
         )
-        self._tags = StateTags(self._loop, self._registry)
         self._auto_rollback = AutoRollback(
             self._loop, self._registry, self._promotions, statistics, watched_s=settings.keep_previous_s
         )
@@ -227,7 +226,7 @@ class Releases:
         if not self._tasks:
             work = [self._registry.poll()]
             if not self._settings.registry_read_only:
-                work += [self._tags.run(), self._auto_rollback.run()]
+                work += [write_live_tags(self._loop, self._registry), self._auto_rollback.run()]
             self._tasks = [asyncio.create_task(one) for one in work]
 
     async def _wake(self, pool: str, version: ModelVersion) -> None:

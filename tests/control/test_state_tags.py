@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from app.control.state_tags import StateTags
+from app.control.state_tags import write_live_tags
 from app.errors import InvalidRequest, RegistryReadOnly, ServingError
 from app.serving.references import ModelVersion
 from app.serving.releases.tags import LIVE_TAG
@@ -28,7 +28,7 @@ async def test_a_refused_tag_does_not_stop_the_tags_of_other_models(
     world.registry.refuses = refuse
     await world.read()
     await world.pool({V1: [OIL], ModelVersion("z", "1"): [OIL]})
-    writing = asyncio.create_task(StateTags(world.loop, world.sync).run())
+    writing = asyncio.create_task(write_live_tags(world.loop, world.sync))
     await asyncio.to_thread(world.registry.wait_until_asked, "written z")
     assert not writing.done()
     for _ in range(2):
