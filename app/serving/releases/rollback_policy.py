@@ -79,15 +79,11 @@ def read_tags(tags: Mapping[str, str]) -> tuple[RollbackRule | None, tuple[str, 
     try:
         given = orjson.loads(text)
     except ValueError:
-        return None, (_ignored("it is not JSON"),)
-    if not isinstance(given, dict):
-        return None, (_ignored("it is no JSON object"),)
-    for key, value in given.items():
-        problem = _problem(key, value)
-        if problem is not None:
-            return None, (_ignored(problem),)
-    if "error_rate" not in given and "latency_ratio" not in given:
-        return None, (_ignored("it has neither 'error_rate' nor 'latency_ratio'"),)
+        problem: str | None = "it is not JSON"
+    else:
+        problem = _problem(given)
+    if problem is not None:
+        return None, (f"tag {ROLLBACK_TAG} is ignored: {problem}",)
     return RollbackRule(**given), ()
 
 
@@ -173,15 +169,16 @@ _EXPECTED: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def _problem(key: str, value: Any) -> str | None:
-    if key not in _EXPECTED:
-        return f"'{key[:40]}' is none of {', '.join(_EXPECTED)}"
-    fits, expected = _EXPECTED[key]
-    if isinstance(value, int | float) and not isinstance(value, bool) and fits(value):
-        return None
-    shown = json.dumps(value)[:40] if not isinstance(value, dict | list) else "no number"  # it may be nested too deeply
-    return f"'{key}' is {shown}, expected {expected}"
-
-
-def _ignored(problem: str) -> str:
-    return f"tag {ROLLBACK_TAG} is ignored: {problem}"
+def _problem(given: Any) -> str | None:
+    if not isinstance(given, dict):
+        return "it is no JSON object"
+    for key, value in given.items():
+        if key not in _EXPECTED:
+            return f"'{key[:40]}' is none of {', '.join(_EXPECTED)}"
+        fits, expected = _EXPECTED[key]
+        if not isinstance(value, int | float) or isinstance(value, bool) or not fits(value):
+            is_nested = isinstance(value, dict | list)  # perhaps too deeply for `json`
+            return f"'{key}' is {'no number' if is_nested else json.dumps(value)[:40]}, expected {expected}"
+    if "error_rate" not in given and "latency_ratio" not in given:
+        return "it has neither 'error_rate' nor 'latency_ratio'"
+    return None
