@@ -89,11 +89,6 @@ class PoolMembers:
         states = [item for report in self._reports.values() for item in report.states.items()]
         return {version: state.error or "" for version, state in states if state.state == "failed"}
 
-    @property
-    def hot(self) -> dict[ModelVersion, int]:
-        """Versions whose load asks for copies, and how many."""
-        return {version: level.copies for version, level in self._levels.items()}
-
     def copies_of(self, version: ModelVersion) -> int:
         """Return how many members should hold a resident version."""
         plan = self._pools.get(self._pool_of(version), _DEFAULT_PLAN)
@@ -101,8 +96,7 @@ class PoolMembers:
 
     def is_asleep(self, pool: str) -> bool:
         """Whether a pool has scaled to zero."""
-        plan = self._pools.get(pool)
-        return plan is not None and plan.cold and not self._of(pool)
+        return self._pools.get(pool, _DEFAULT_PLAN).cold and not self._of(pool)
 
     def states(self, version: ModelVersion) -> list[VersionState]:
         """Return the states of the version on those members of its pool that know it."""

@@ -129,13 +129,6 @@ def _is_done(before: AliasState | None, after: AliasState, intended: str) -> boo
     return switched or after.desired == after.live == intended
 
 
-def _no_pool(pool: str, settings: ReleaseSettings) -> str:
-    return (
-        f"pool '{pool}', where it belongs by its tag {POOL_TAG}, is not configured; "
-        f"there are: {', '.join(settings.pools)}"
-    )
-
-
 def _publish(state: ReleaseState, settings: ReleaseSettings, now: Now) -> ReleaseState:
     """Make the table of the aliases, and say what is resident."""
     in_rollout = _in_rollout(state, now)
@@ -147,8 +140,8 @@ def _publish(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Releas
     # A rollout delays readiness only at the start, when the live version may be long out of date.
     awaited = warm - in_rollout if state.was_ready else warm
     ready = observed.models is not None and all(state.members.state(one) in ("ready", "failed") for one in awaited)
-    hot = state.members.hot.items()
-    copies = {one: count for one, count in hot if one not in requests.unloaded and one.name in state.models}
+    hot = [one for one in state.levels if one not in requests.unloaded and one.name in state.models]
+    copies = {one: state.levels[one].copies for one in hot}
     copies |= {one: state.members.copies_of(one) for versions in resident.values() for one in versions}
     table = ReleaseTable(
         state.table.term,
@@ -190,7 +183,9 @@ def _release(state: ReleaseState, model: RegisteredModel, settings: ReleaseSetti
     blocked = {alias: one.reason or "" for alias, one in aliases.items() if one.phase == "blocked"}
     if tags.pool not in settings.pools:
         waiting = [alias for alias, one in aliases.items() if one.phase == "warming"]
-        blocked |= dict.fromkeys(waiting, _no_pool(tags.pool, settings))
+        pools = ", ".join(settings.pools)
+        reason = f"pool '{tags.pool}', where it belongs by its tag {POOL_TAG}, is not configured; there are: {pools}"
+        blocked |= dict.fromkeys(waiting, reason)
     if settings.default_alias in blocked:
         blocked.pop(BARE, None)  # it would repeat the same
     return Release(
