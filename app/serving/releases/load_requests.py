@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from app.serving.references import ModelVersion
@@ -64,15 +64,15 @@ class LoadRequests:
         """Have members load a version again that they failed to load."""
         return replace(self, retries=_plus(self.retries, version, 1))
 
-    def of(self, is_known: Callable[[str], bool]) -> LoadRequests:
-        """Return the requests for known models; operations under way keep theirs until they end."""
+    def of(self, names: Set[str]) -> LoadRequests:
+        """Return the requests for these models; operations under way keep theirs until they end."""
         return LoadRequests(
-            frozenset(version for version in self.pinned if is_known(version.name)),
+            frozenset(version for version in self.pinned if version.name in names),
             self.wanted,
-            frozenset(version for version in self.unloaded if is_known(version.name)),
-            {name: number for name, number in self.chosen.items() if is_known(name)},
-            {version: count for version, count in self.unloads.items() if is_known(version.name)},
-            {version: count for version, count in self.retries.items() if is_known(version.name)},
+            frozenset(version for version in self.unloaded if version.name in names),
+            {name: number for name, number in self.chosen.items() if name in names},
+            {version: count for version, count in self.unloads.items() if version.name in names},
+            {version: count for version, count in self.retries.items() if version.name in names},
         )
 
 

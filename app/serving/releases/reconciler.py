@@ -63,17 +63,12 @@ def _without_the_gone(
 ) -> tuple[ReleaseState, Observed]:
     """Drop silent members, and everything about models that were deleted or registered again."""
     oldest = now.monotonic - settings.member_ttl_s
-    if any(report.seen < oldest for report in observed.members.values()):
-        members = {member: report for member, report in observed.members.items() if report.seen >= oldest}
-        observed = replace(observed, members=members)
+    members = {member: report for member, report in observed.members.items() if report.seen >= oldest}
+    observed = replace(observed, members=members)
     models = observed.models or {}
     gone = {
         name for name, model in before.models.items() if name not in models or models[name].created != model.created
     }
-
-    def is_known(name: str) -> bool:
-        return name in models and name not in gone
-
     if gone:
         kept = {name: model for name, model in before.models.items() if name not in gone}
         aliases = {name: states for name, states in before.aliases.items() if name not in gone}
@@ -83,7 +78,7 @@ def _without_the_gone(
         intents = {key: intent for key, intent in observed.intents.items() if key[0] not in gone}
         observed = replace(observed, contracts=contracts, intents=intents)
     if observed.models is not None:
-        observed = replace(observed, requests=observed.requests.of(is_known))
+        observed = replace(observed, requests=observed.requests.of(models.keys() - gone))
     return before, observed
 
 
