@@ -19,8 +19,6 @@ from app.serving.references import ModelVersion
 HELD = "held"
 """Key of the loaded versions in a replica's routing statistics."""
 
-_ANY_NOTE = CallNote()
-
 
 class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
     """Sends a call for a version to the least loaded of the replicas that share it.
@@ -62,14 +60,13 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
         version = pending_request.args[0] if pending_request.args else None
         if not isinstance(version, ModelVersion):
             return [_shuffled(candidate_replicas)]
-        note = pending_request.args[-1]
-        copies = note.copies if isinstance(note, CallNote) else _ANY_NOTE.copies
+        note: CallNote = pending_request.args[-1]
         order = [self._by_member[member] for member in ranked(self._members, version)]
         holders = [replica for replica in order if version in self._held[replica.replica_id]]
         if not holders:
             return [order[:1], order[1:]]
         others = [replica for replica in order if replica not in holders]
-        return [_shuffled(holders[:copies]), holders[copies:], others]
+        return [_shuffled(holders[: note.copies]), holders[note.copies :], others]
 
     def _place(self, replicas: list[RunningReplica]) -> None:
         self._by_member = {replica.replica_id.unique_id: replica for replica in replicas}
