@@ -174,11 +174,11 @@ class RegistrySync:
 
     def _pause_s(self, took_s: float) -> float:
         """Return seconds until the next poll: not the same in all clusters, and longer after each failure."""
-        pause = max(self._poll_s, took_s * _PAUSE_PER_READING) if not self._failures else self._backed_off_s()
+        if self._failures:
+            pause = min(self._poll_s * 2.0 ** min(self._failures, 10), max(_LONGEST_PAUSE_S, self._poll_s))
+        else:
+            pause = max(self._poll_s, took_s * _PAUSE_PER_READING)
         return pause * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - no secret
-
-    def _backed_off_s(self) -> float:
-        return min(self._poll_s * 2.0 ** min(self._failures, 10), max(_LONGEST_PAUSE_S, self._poll_s))
 
 
 def _all_models(registry: ModelRegistry, known: frozenset[str]) -> Sequence[RegisteredModel]:
