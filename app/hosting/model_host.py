@@ -191,8 +191,7 @@ class ModelHost:
         """Drop a version. Predictions in progress keep their model; a load in progress is discarded."""
         if version in self._in_loading:
             self._released_while_loading.add(version)
-        self._failures.pop(version, None)
-        self._crowded_out.discard(version)
+        self.forgive(version)
         if self._residents.pop(version, None) is not None:
             log.info("model unloaded: model=%s", version)
             self._changed()
