@@ -45,7 +45,11 @@ class VersionLoads:
         self._loading: SingleFlight[ModelVersion, ModelVersion] = SingleFlight()
 
     async def load(self, ref: ModelRef) -> ModelVersion:
-        """Keep a version resident, and return once it is loaded. Raises as `Releases.load` returns."""
+        """Keep a version resident, and return once it is loaded. Raises as `ModelManager.load`.
+
+        An alias means the version that the registry names, not the live one. The load continues when the caller
+        leaves. Without the registry, the last known state counts.
+        """
         version = await self._resolver.resolve(ref)
         try:
             await self._registry.model(version.name)

@@ -15,7 +15,7 @@ from app.settings import Settings
 
 
 class Features:
-    """Reads features for batches of entities that gateways have formed."""
+    """The `FeatureStore` of all gateways."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         from app.adapters.feast.store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
@@ -24,11 +24,9 @@ class Features:
         self._store = FeastStore(folder)
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
-        """Return the join keys and features of a view or service."""
         return await asyncio.to_thread(self._store.source, query)
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        """Return the features of each entity, as a map of join key to value."""
         return await asyncio.to_thread(self._store.read, query, entities)
 
     async def check(self) -> None:
@@ -36,6 +34,5 @@ class Features:
         await asyncio.to_thread(self._store.check)
 
     async def usage(self) -> dict[str, Any]:
-        """Return this replica's figures, for `ml-serve status`."""
         replica = serve.get_replica_context().replica_id.unique_id
         return {"replica": replica, "deployment": "Features", "rss_bytes": memory_bytes()}

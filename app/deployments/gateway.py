@@ -106,7 +106,6 @@ class Gateway:
     RepositoryModelUnload = _grpc_method(InferenceServicer.repository_model_unload)
 
     async def statistics(self, version: ModelVersion) -> Statistics:
-        """Return what this replica has counted for a version."""
         return self._ledger.statistics(version)
 
     async def usage(self) -> dict[str, Any]:

@@ -40,15 +40,12 @@ class ModelPool:
     # `AffinityRouter` reads the first and the last argument of `describe` and `predict`.
 
     async def describe(self, version: ModelVersion, note: CallNote) -> ModelSpec:
-        """Load the version if needed and return its spec."""
         return await self._member.describe(version)
 
     async def predict(self, version: ModelVersion, batch: Batch, note: CallNote) -> Output:
-        """Predict one batch."""
         return await self._member.predict(version, batch, note)
 
     async def usage(self) -> dict[str, Any]:
-        """Return this replica's figures, for `ml-serve status`."""
         return self._member.usage()
 
     # Serve calls the following methods periodically, and the last one after the replica's last call.
@@ -58,11 +55,9 @@ class ModelPool:
         return {HELD: sorted(self._member.held())}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return what the scaling policy reads."""
         return self._member.scaling_stats()
 
     async def check_health(self) -> None:
-        """Raise if the replica no longer works."""
         self._member.check()
 
     async def __del__(self) -> None:

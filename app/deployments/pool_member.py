@@ -102,7 +102,6 @@ class PoolMember:
         self._host.close()
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
-        """Load the version if needed and return its spec."""
         return await self._host.describe(version)
 
     async def predict(self, version: ModelVersion, batch: Batch, note: CallNote | None = None) -> Output:
@@ -120,7 +119,6 @@ class PoolMember:
             self._rows -= batch.count
 
     def held(self) -> list[ModelVersion]:
-        """Return the loaded versions."""
         return self._host.resident
 
     def scaling_stats(self) -> dict[str, float]:
@@ -136,7 +134,6 @@ class PoolMember:
         }
 
     def usage(self) -> dict[str, Any]:
-        """Return this process's figures, for `ml-serve status`."""
         return {
             "replica": self.member_id,
             "deployment": f"ModelPool:{self.name}",

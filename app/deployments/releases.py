@@ -156,51 +156,39 @@ class Releases:
         """Drop a gateway replica that ends, so that rollouts stop waiting for it."""
         await self._loop.gateway_left(gateway_id)
 
-    # Orders of callers return our errors instead of raising them.
+    # Orders of callers, as in `ModelManager` and `Directory`. They return our errors instead of raising them.
 
     @returns_errors
     async def resolve(self, ref: ModelRef) -> ModelVersion:
-        """Return the version that a reference means; ask the registry where the table does not hold it."""
         return await self._resolver.resolve(ref)
 
     @returns_errors
     async def load(self, ref: ModelRef) -> ModelVersion:
-        """Keep a version resident; return when every member of its pool that should hold it has loaded it.
-
-        An alias means the version that the registry names, not the live one. The load continues when the
-        caller leaves. Without the registry, the last known state counts.
-        """
         return await self._loads.load(ref)
 
     @returns_errors
     async def unload(self, ref: ModelRef) -> ModelVersion:
-        """Have all replicas drop a version."""
         return await self._loads.unload(ref)
 
     @returns_errors
     async def promote(self, version: ModelVersion, alias: str | None, force: bool) -> Switch:
-        """Move an alias to a version, as `ModelManager.promote`."""
         return await self._promotions.promote(version, alias or self._settings.default_alias, force=force)
 
     @returns_errors
     async def rollback(self, name: str, alias: str | None) -> Switch:
-        """Move an alias back, as `ModelManager.rollback`."""
         return await self._promotions.rollback(name, alias or self._settings.default_alias)
 
     @returns_errors
     async def set_traffic(self, name: str, plan: TrafficPlan) -> ModelStatus:
-        """Divide the calls to a bare name, as `ModelManager.set_traffic`."""
         await self._promotions.set_traffic(name, plan)
         return status_of(self._loop.state, name, self._settings.default_alias)
 
     async def status(self) -> Sequence[ModelStatus]:
-        """Return the status of every registered model."""
         self._start()
         return every_status(self._loop.state, self._settings.default_alias)
 
     @returns_errors
     async def model(self, name: str) -> ModelStatus:
-        """Return the status of one registered model."""
         if name not in self._loop.state.models:
             await self._resolver.resolve(ModelRef(name))  # it may have been registered since
         return status_of(self._loop.state, name, self._settings.default_alias)
@@ -211,7 +199,6 @@ class Releases:
         return release_health(self._loop.state, self._registry.error)
 
     async def usage(self) -> dict[str, Any]:
-        """Return this replica's own figures."""
         replica = serve.get_replica_context().replica_id.unique_id
         return {"replica": replica, "deployment": "Releases", "rss_bytes": memory_bytes()}
 
