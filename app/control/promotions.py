@@ -158,11 +158,11 @@ class Promotions:
         if not before and state.alias(name, alias) is None:
             before = [None]
         for one in before:
-            objection = objection_to(version, one, state.members, state.observed.contracts)
+            objection = objection_to(version, one, state)
             if objection is None:
                 continue
             if not force:
-                found = differences(version, one, state.observed.contracts)
+                found = differences(version, one, state)
                 raise Conflict(
                     f"{objection}. Promote it with force if callers are ready for it",
                     {"model": name, "version": version.version, "differences": found},

@@ -31,8 +31,8 @@ from app.errors import RegistryUnavailable, ServingError, Unavailable
 from app.serving.placement.load import CallNote
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.observed import Contract
 from app.serving.releases.release_state import ReleaseSettings
-from app.serving.releases.rollout import Contract
 from app.serving.releases.status import every_status, release_health, status_of
 from app.serving.releases.table import ModelStatus, ReleaseTable, Switch
 from app.serving.releases.traffic import TrafficPlan

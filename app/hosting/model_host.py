@@ -21,7 +21,7 @@ from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
-from app.serving.releases.rollout import Contract
+from app.serving.releases.observed import Contract
 from app.serving.rows import Batch, Output
 from app.serving.single_flight import SingleFlight
 

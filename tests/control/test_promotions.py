@@ -16,8 +16,8 @@ from app.serving.placement.pool_members import PoolPlan
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import MOVED
+from app.serving.releases.observed import Contract
 from app.serving.releases.release_state import ReleaseSettings
-from app.serving.releases.rollout import Contract
 from app.serving.releases.tags import FORCE_TAG
 from app.serving.releases.traffic import SHADOW_TAG, TRAFFIC_TAG, make_plan
 from tests.control.registry_in_memory import Model, RegistryInMemory

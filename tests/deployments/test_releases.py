@@ -22,7 +22,7 @@ from app.deployments.rpc import raised
 from app.errors import Conflict, ModelNotFound, ModelUnavailable, RegistryReadOnly, RegistryUnavailable
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.releases.rollout import Contract
+from app.serving.releases.observed import Contract
 from app.serving.releases.table import ReleaseTable, Switch
 from app.serving.releases.tags import LIVE_TAG
 from app.serving.releases.traffic import make_plan

@@ -20,7 +20,7 @@ from app.adapters.mlflow.registry import configure
 from app.errors import RegistryUnavailable
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.releases.rollout import Contract
+from app.serving.releases.observed import Contract
 from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
 from tests.adapters.between import Between, pass_on

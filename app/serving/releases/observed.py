@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from app.serving.placement.pool_members import MemberReport
 from app.serving.placement.states import VersionState
@@ -11,7 +12,16 @@ from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import Intent
 from app.serving.releases.load_requests import LoadRequests
 from app.serving.releases.registered_model import RegisteredModel
-from app.serving.releases.rollout import Contract, with_contracts
+
+Specs = Sequence[Mapping[str, Any]] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contract:
+    """Inputs and parameters of a version's signature, as in `ModelSpec`. Compared by identity."""
+
+    inputs: Specs
+    params: Specs = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,3 +107,16 @@ class Observed:
         if not tried:
             return self
         return replace(self, members={**self.members, **tried}, requests=self.requests.retry(version))
+
+
+def with_contracts(
+    known: Mapping[ModelVersion, Contract], reported: Mapping[ModelVersion, Contract]
+) -> dict[ModelVersion, Contract]:
+    """Add contracts; equal ones of one model share one object, since those of all versions are kept."""
+    contracts, last = dict(known), {version.name: contract for version, contract in known.items()}
+    for version, contract in reported.items():
+        other = last.get(version.name)
+        if other is None or (other.inputs, other.params) != (contract.inputs, contract.params):
+            other = last[version.name] = contract
+        contracts[version] = other
+    return contracts

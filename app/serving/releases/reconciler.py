@@ -20,7 +20,7 @@ from app.serving.releases.alias_state import BARE, AliasState, live_tag
 from app.serving.releases.observed import Observed
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.release_state import Aliases, Effects, Now, ReleaseSettings, ReleaseState, problems_of
-from app.serving.releases.rollout import Surroundings, step
+from app.serving.releases.rollout import step
 from app.serving.releases.table import Release, ReleaseTable
 from app.serving.releases.tags import NO_TAGS, POOL_TAG, ModelTags, read_tags
 from app.serving.releases.traffic import NO_TRAFFIC, Traffic
@@ -89,9 +89,6 @@ def _has_same_tags(before: ReleaseState, model: RegisteredModel) -> bool:
 def _follow(state: ReleaseState, settings: ReleaseSettings, now: Now) -> ReleaseState:
     """Take every alias one step further."""
     observed = state.observed
-    around = Surroundings(
-        state.members, observed.contracts, observed.requests.unloaded, now.monotonic >= state.reunion_until, now.wall
-    )
     aliases: dict[str, Aliases] = {}
     intents = dict(observed.intents)
     for name, model in state.models.items():
@@ -102,7 +99,8 @@ def _follow(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Release
             after = followed[alias] = step(
                 known.get(alias),
                 ModelVersion(name, number),
-                around,
+                state,
+                now,
                 intent=intents.get((name, alias)),
                 forced=tags.forced == number or (chosen and observed.requests.chosen.get(name) == number),
                 asleep=_is_asleep(state, tags.pool, now),

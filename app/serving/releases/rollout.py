@@ -2,64 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from app.serving.placement.pool_members import PoolMembers
 from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import FIRST, MOVED, AliasState, Intent, Phase, Refusal
+from app.serving.releases.observed import Contract
+from app.serving.releases.release_state import Now, ReleaseState
 from app.serving.signatures.compatibility import incompatibilities
 
-Specs = Sequence[Mapping[str, Any]] | None
 _Refused: TypeAlias = tuple[Refusal, str]
 _COMPARISONS = 256
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contract:
-    """Inputs and parameters of a version's signature, as in `ModelSpec`. Compared by identity."""
-
-    inputs: Specs
-    params: Specs = None
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a rollout depends on, besides the alias itself.
-
-    Attributes:
-        contracts: signatures of the versions that were loaded.
-        unloaded: versions that callers unloaded; a comparison does not load them again.
-        complete: every pool member that is alive has reported, as far as can be known.
-        wall: seconds since 1970.
-    """
-
-    members: PoolMembers
-    contracts: Mapping[ModelVersion, Contract]
-    unloaded: Set[ModelVersion]
-    complete: bool
-    wall: float
-
-
-def with_contracts(
-    known: Mapping[ModelVersion, Contract], reported: Mapping[ModelVersion, Contract]
-) -> dict[ModelVersion, Contract]:
-    """Add contracts; equal ones of one model share one object, since those of all versions are kept."""
-    contracts, last = dict(known), {version.name: contract for version, contract in known.items()}
-    for version, contract in reported.items():
-        other = last.get(version.name)
-        if other is None or (other.inputs, other.params) != (contract.inputs, contract.params):
-            other = last[version.name] = contract
-        contracts[version] = other
-    return contracts
 
 
 def step(
     before: AliasState | None,
     wanted: ModelVersion,
-    around: Surroundings,
+    state: ReleaseState,
+    now: Now,
     *,
     intent: Intent | None,
     forced: bool,
@@ -75,9 +37,9 @@ def step(
         asleep: the pool is scaled to zero and can warm nothing. The alias switches unless a refusal is remembered.
     """
     if before is None:
-        return _switched(None, wanted, around, intent)
+        return _switched(None, wanted, state, now, intent)
     if before.live == wanted.version:
-        return _settled(before, wanted, around, intent)
+        return _settled(before, wanted, state, intent)
     compare = not forced and wanted.version != before.previous  # the previous version may always come back
     known: _Refused | None = None
     if before.desired == wanted.version and before.refusal is not None:
@@ -86,47 +48,42 @@ def step(
         refused = known if known is not None and (compare or known[0] == "broken") else None
         can_switch = refused is None
     else:
-        can_switch, refused = _judge(ModelVersion(wanted.name, before.live), wanted, around, compare=compare)
+        can_switch, refused = _judge(ModelVersion(wanted.name, before.live), wanted, state, now, compare=compare)
     if can_switch:
-        return _switched(before, wanted, around, intent)
+        return _switched(before, wanted, state, now, intent)
     refusal, reason = refused or known or (None, None)
     phase: Phase = "blocked" if refused is not None else "warming"
     return replace(before, desired=wanted.version, phase=phase, refusal=refusal, reason=reason)
 
 
 def _judge(
-    before: ModelVersion, after: ModelVersion, around: Surroundings, *, compare: bool
+    before: ModelVersion, after: ModelVersion, state: ReleaseState, now: Now, *, compare: bool
 ) -> tuple[bool, _Refused | None]:
     """Return whether one version may follow another now, and if not, why it never may; None to wait."""
-    state = around.members.state(after)
-    if state == "failed":
-        return False, ("broken", load_error(around.members, after))
-    if state != "ready" or not around.complete or (compare and _must_load_to_compare(before, around)):
+    loaded = state.members.state(after)
+    if loaded == "failed":
+        return False, ("broken", load_error(state.members, after))
+    complete = now.monotonic >= state.reunion_until  # every member that is alive has reported, as far as can be known
+    if loaded != "ready" or not complete or (compare and _must_load_to_compare(before, state)):
         return False, None
-    objection = objection_to(after, before, around.members, around.contracts) if compare else None
+    objection = objection_to(after, before, state) if compare else None
     return objection is None, ("incompatible", objection) if objection is not None else None
 
 
-def objection_to(
-    after: ModelVersion,
-    before: ModelVersion | None,
-    members: PoolMembers,
-    contracts: Mapping[ModelVersion, Contract],
-) -> str | None:
+def objection_to(after: ModelVersion, before: ModelVersion | None, state: ReleaseState) -> str | None:
     """Return why a loaded version should not follow another one, or None."""
-    problem = members.problem(after)
+    problem = state.members.problem(after)
     if problem is not None:
         return f"version {after.version} is not switched to: {problem}"
-    found = differences(after, before, contracts)
+    found = differences(after, before, state)
     if before is None or not found:
         return None
     return f"version {after.version} takes other inputs than version {before.version}: {'; '.join(found)}"
 
 
-def differences(
-    after: ModelVersion, before: ModelVersion | None, contracts: Mapping[ModelVersion, Contract]
-) -> list[str]:
+def differences(after: ModelVersion, before: ModelVersion | None, state: ReleaseState) -> list[str]:
     """Return what breaks callers of one version with another one, a sentence each."""
+    contracts = state.observed.contracts
     if before is None or before not in contracts or after not in contracts:
         return []
     return _compare(contracts[before], contracts[after])
@@ -142,14 +99,15 @@ def _compare(old: Contract, new: Contract) -> list[str]:
     return [] if old is new else incompatibilities(old.inputs, new.inputs, (old.params, new.params))
 
 
-def _must_load_to_compare(live: ModelVersion, around: Surroundings) -> bool:
-    can_load = live not in around.unloaded and around.members.state(live) != "failed"
-    return live not in around.contracts and can_load
+def _must_load_to_compare(live: ModelVersion, state: ReleaseState) -> bool:
+    # A comparison does not load again what a caller has unloaded.
+    can_load = live not in state.observed.requests.unloaded and state.members.state(live) != "failed"
+    return live not in state.observed.contracts and can_load
 
 
-def _settled(before: AliasState, wanted: ModelVersion, around: Surroundings, intent: Intent | None) -> AliasState:
+def _settled(before: AliasState, wanted: ModelVersion, state: ReleaseState, intent: Intent | None) -> AliasState:
     """Return the state of an alias that answers its desired version."""
-    warm = around.members.holds(wanted)
+    warm = state.members.holds(wanted)
     phase: Phase = "live" if warm else "idle"
     proven = before.proven or warm
     back = before.back or (intent is not None and intent.version == wanted.version and intent.back)
@@ -159,17 +117,17 @@ def _settled(before: AliasState, wanted: ModelVersion, around: Surroundings, int
 
 
 def _switched(
-    before: AliasState | None, wanted: ModelVersion, around: Surroundings, intent: Intent | None
+    before: AliasState | None, wanted: ModelVersion, state: ReleaseState, now: Now, intent: Intent | None
 ) -> AliasState:
     if intent is None or intent.version != wanted.version:
         intent = Intent(wanted.version, FIRST if before is None else MOVED, back=False)
-    warm = around.members.holds(wanted)
+    warm = state.members.holds(wanted)
     return AliasState(
         desired=wanted.version,
         live=wanted.version,
         previous=before.live if before is not None else None,
         phase="live" if warm else "idle",
-        since=max(around.wall, before.since if before is not None else 0.0),  # the clock may have been set back
+        since=max(now.wall, before.since if before is not None else 0.0),  # the clock may have been set back
         why=intent.why,
         back=intent.back,
         proven=warm,

@@ -12,11 +12,10 @@ from app.serving.placement.pool_members import PoolPlan
 from app.serving.placement.states import State, VersionState
 from app.serving.references import ModelVersion, parse_ref
 from app.serving.releases.alias_state import Intent
-from app.serving.releases.observed import Observed
+from app.serving.releases.observed import Contract, Observed
 from app.serving.releases.reconciler import reconcile
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.release_state import Effects, Now, ReleaseSettings, ReleaseState
-from app.serving.releases.rollout import Contract
 from app.serving.releases.status import status_of
 from app.serving.releases.table import ModelStatus, ReleaseTable
 

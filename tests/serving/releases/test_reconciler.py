@@ -9,8 +9,8 @@ import pytest
 
 from app.serving.placement.pool_members import PoolPlan
 from app.serving.releases.alias_state import PROMOTED
+from app.serving.releases.observed import Contract
 from app.serving.releases.registered_model import RegisteredModel
-from app.serving.releases.rollout import Contract
 from tests.serving.releases.engine import FAILED, LOADING, READY, V1, V2, V3, Engine
 
 OIL = {"name": "oil", "type": "double", "required": True}

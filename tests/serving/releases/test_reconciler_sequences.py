@@ -20,8 +20,8 @@ from app.serving.placement.pool_members import PoolPlan
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import BARE, AliasState
+from app.serving.releases.observed import Contract
 from app.serving.releases.release_state import Now, ReleaseSettings
-from app.serving.releases.rollout import Contract
 from app.serving.releases.table import ReleaseTable
 from tests.control.registry_in_memory import Model, RegistryInMemory
 from tests.serving.releases.engine import FAILED, READY

@@ -13,9 +13,9 @@ from app.serving.placement.pool_members import PoolPlan
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
 from app.serving.releases.alias_state import live_tag
+from app.serving.releases.observed import Contract, with_contracts
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.release_state import Now, ReleaseState
-from app.serving.releases.rollout import Contract, with_contracts
 from app.serving.releases.status import release_health
 from app.serving.releases.tags import LIVE_TAG
 from app.serving.releases.traffic import Traffic, Variant
