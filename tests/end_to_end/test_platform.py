@@ -259,6 +259,9 @@ def test_a_model_registered_again_replaces_the_deleted_one(platform: Platform) -
             assert time.monotonic() < deadline, answer.text
             time.sleep(0.2)
         answers.append(answer.json()["prediction"])
+        while "serving.live" not in mlflow.get_registered_model("reborn").tags:  # or the deletion may meet this write
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
         mlflow.delete_registered_model("reborn")
     assert answers == [[8.0], [4.0]]
 
