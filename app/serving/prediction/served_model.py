@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from typing import Any
 
 from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed
 from app.serving.batching.batcher import AnsweredBatch, Batcher
-from app.serving.batching.chunking import Piece, SplitRequest, pieces
+from app.serving.batching.chunking import Piece, pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
@@ -73,19 +74,16 @@ class ServedModel:
         # A signature with a fixed number of rows describes a whole call: such requests are never stacked.
         group = rows.layout if self.signature.fixed_rows is None else object()
         cuts = self._cut(rows, nbytes)
-        answer: asyncio.Future[Any] = (
-            batcher.submit(rows, group=group, rows=rows.count, nbytes=nbytes, deadline=deadline)
-            if cuts is None
-            else SplitRequest(batcher, cuts, group=group, deadline=deadline)
-        )
-        # A third of the cost of asyncio.timeout.
+        if cuts is not None:
+            async with until(deadline):
+                return join(await submit_pieces(batcher, cuts, group=group, deadline=deadline))
+        answer = batcher.submit(rows, group=group, rows=rows.count, nbytes=nbytes, deadline=deadline)
+        # A third of the cost of `until`.
         timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
         try:
-            result = await answer
+            return await answer
         finally:
             timer.cancel()
-        output: Output = result if cuts is None else join(result)
-        return output
 
     def _cut(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
         """Cut a request that is larger than a batch; None if it is sent whole."""
@@ -116,11 +114,20 @@ class ServedModel:
         )
 
 
-def late() -> DeadlineExceeded:
-    """Return the error of a request whose deadline has passed."""
-    return DeadlineExceeded("the request was not answered before its deadline")
+@asynccontextmanager
+async def until(deadline: float) -> AsyncIterator[None]:
+    """Cancel what runs inside at a deadline, in event loop time. Raises `DeadlineExceeded` then."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            yield
+    except TimeoutError:
+        raise _late() from None
 
 
 def _expire(answer: asyncio.Future[Any]) -> None:
     if not answer.done():
-        answer.set_exception(late())
+        answer.set_exception(_late())
+
+
+def _late() -> DeadlineExceeded:
+    return DeadlineExceeded("the request was not answered before its deadline")

@@ -5,12 +5,9 @@ Dialects in `app.api` parse their bodies into a `PredictionRequest` and encode t
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Awaitable
 from functools import partial
-from typing import TypeVar
 
 from app.errors import InvalidInput, ServingError, TooLarge
 from app.serving.comparison.prediction_diff import mean_prediction
@@ -20,15 +17,13 @@ from app.serving.ports import Directory, FeatureStore, Recorder
 from app.serving.prediction.admission import Admission
 from app.serving.prediction.enrichment import Enriched, Enrichment
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
-from app.serving.prediction.served_model import ServedModel, late
+from app.serving.prediction.served_model import ServedModel, until
 from app.serving.prediction.shadow import Original, Shadowing
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
 from app.serving.rows import Output, Rows
 from app.serving.single_flight import SingleFlight
 from app.settings import BatchSettings, Limits, ShadowSettings
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +74,8 @@ class PredictionService:
                 else:
                     version = self._directory.known(ref)
                     if version is None:
-                        version = await _before(request.deadline, self._directory.resolve(ref))
+                        async with until(request.deadline):
+                            version = await self._directory.resolve(ref)
                 prediction = await self._predict(request, version)
             finally:
                 self.admission.leave()
@@ -120,8 +116,9 @@ class PredictionService:
         model = self._models.get(version)
         payload, enriched = request.payload, None
         if model is None or type(payload) is not Payload:  # reading the rows has to wait for something
-            prepared = await _before(request.deadline, self._prepare(request, version))
-            model, payload, enriched = prepared
+            async with until(request.deadline):
+                model = await self._open(version)
+                payload, enriched = await self._read(request, model)
         rows = self._rows(request, model, payload)
         count, nbytes = rows.count, rows.nbytes
         self.admission.admit(version, count, nbytes)
@@ -131,12 +128,6 @@ class PredictionService:
             self.admission.release(version, count, nbytes)
         features = payload.value if enriched is not None else None
         return Prediction(version, output, model.signature, rows, features, enriched)
-
-    async def _prepare(
-        self, request: PredictionRequest, version: ModelVersion
-    ) -> tuple[ServedModel, Payload, Enriched | None]:
-        model = await self._open(version)
-        return model, *await self._read(request, model)
 
     async def _read(self, request: PredictionRequest, model: ServedModel) -> tuple[Payload, Enriched | None]:
         """Return the payload, and what was read from the feature store if the request asks for it."""
@@ -214,11 +205,3 @@ def _sticky_key(request: PredictionRequest) -> str | None:
     """Return what keeps a caller with one variant: its session, else its first entity. None: a random variant."""
     session = request.session() if request.session is not None else None
     return session or (request.features.first if request.features is not None else None)
-
-
-async def _before(deadline: float, work: Awaitable[T]) -> T:
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await work
-    except TimeoutError:
-        raise late() from None

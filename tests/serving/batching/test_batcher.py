@@ -7,7 +7,7 @@ import pytest
 
 from app.errors import DeadlineExceeded, InvalidInput, ModelFailed, PoolUnavailable, ReplicaDied
 from app.serving.batching.batcher import AnsweredBatch, Batcher
-from app.serving.batching.chunking import Piece, SplitRequest
+from app.serving.batching.chunking import Piece, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from tests.virtual_time import run
 
@@ -401,7 +401,7 @@ def test_single_rows_and_a_huge_request_do_not_starve_each_other(most: int) -> N
         pool = Pool(slots=2, base_s=0.002, row_s=0.0001)  # a full batch takes 0.1 s
         batcher = make(pool, max_rows=1000, max_in_flight=most)
         cuts = [Piece(250, 250, 250)] * 400
-        huge = SplitRequest(batcher, cuts, group=None, deadline=FOREVER)
+        huge = asyncio.create_task(submit_pieces(batcher, cuts, group=None, deadline=FOREVER))
         waits: list[float] = []
 
         async def single() -> None:

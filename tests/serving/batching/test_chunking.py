@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from app.errors import DeadlineExceeded, ModelFailed
 from app.serving.batching.batcher import Batcher
-from app.serving.batching.chunking import Piece, SplitRequest, pieces
+from app.serving.batching.chunking import Piece, pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from app.serving.rows import Layout, Rows
 from tests.virtual_time import run
@@ -45,8 +45,8 @@ def numbers(count: int) -> Iterator[Piece[int]]:
 
 def split(
     batcher: Batcher[int, int], cuts: Iterable[Piece[int]], *, deadline: float = FOREVER
-) -> SplitRequest[int, int]:
-    return SplitRequest(batcher, cuts, group=None, deadline=deadline)
+) -> asyncio.Task[list[int]]:
+    return asyncio.create_task(submit_pieces(batcher, cuts, group=None, deadline=deadline))
 
 
 def test_results_come_in_order_whatever_their_batches() -> None:
@@ -92,10 +92,7 @@ def test_pieces_not_sent_are_withdrawn_on_cancellation() -> None:
         ahead = batcher.submit(-1, group="other", rows=8, nbytes=8, deadline=FOREVER)
         await asyncio.sleep(0.5)
 
-        async def caller() -> list[int]:
-            return await split(batcher, numbers(100))
-
-        task = asyncio.create_task(caller())
+        task = split(batcher, numbers(100))
         await asyncio.sleep(0)
         assert batcher.waiting_rows == 8
         task.cancel()
@@ -138,17 +135,15 @@ def test_pieces_that_are_late_fail_the_request_once() -> None:
     run(main())
 
 
-def test_a_request_that_its_caller_fails_is_withdrawn() -> None:
+def test_a_request_that_its_caller_gives_up_is_withdrawn() -> None:
     async def main() -> None:
         doubles = Doubles()
         batcher = Batcher(doubles, lambda: LIMITS)
-        whole = split(batcher, numbers(100))
-        await asyncio.sleep(1.5)
-        whole.set_exception(DeadlineExceeded("by its caller's timer"))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await split(batcher, numbers(100))
         await asyncio.sleep(10)
         assert len(doubles.sent) == 16
-        with pytest.raises(DeadlineExceeded):
-            await whole
 
     run(main())
 
