@@ -63,7 +63,23 @@ class Enriched:
             EntityNotFound: an entity is not in the store, and the overrides do not replace all its features.
             InvalidInput: a required column is neither in the source nor overridden.
         """
-        return _columns(self.query, self.entities, self.rows, dict(self.overrides), signature)
+        stored, overrides = self.rows.columns, self.overrides
+        missing = [name for name in signature.required_columns if name not in stored and name not in overrides]
+        if missing:
+            names = ", ".join(f"'{name}'" for name in missing)
+            raise InvalidInput(
+                f"{self.query} does not hold the columns {names} that the model needs: give them as overrides",
+                {"columns": missing},
+            )
+        wanted = [column.name for column in signature.columns] or stored
+        columns = {name: list(stored[name]) for name in wanted if name in stored}
+        if columns.keys() - overrides.keys() and not all(self.rows.found):
+            index = list(self.rows.found).index(False)
+            entity = dict(self.entities[index])
+            raise EntityNotFound(
+                f"{self.query} has no values for the entity {entity}", {"row": index, "entity": entity}
+            )
+        return {**columns, **overrides}
 
 
 class Enrichment:
@@ -147,25 +163,3 @@ def _split(rows: FeatureRows, counts: Sequence[int]) -> list[FeatureRows]:
         parts.append(FeatureRows(columns, rows.found[start:stop]))
         start = stop
     return parts
-
-
-def _columns(
-    query: FeatureQuery, entities: Entities, rows: FeatureRows, overrides: dict[str, list[Any]], signature: Signature
-) -> dict[str, list[Any]]:
-    wanted = [column.name for column in signature.columns] or [*rows.columns, *overrides]
-    missing = [name for name in signature.required_columns if name not in rows.columns and name not in overrides]
-    if missing:
-        names = ", ".join(f"'{name}'" for name in missing)
-        raise InvalidInput(
-            f"{query} does not hold the columns {names} that the model needs: give them as overrides",
-            {"columns": missing},
-        )
-    reads_store = any(name in rows.columns and name not in overrides for name in wanted)
-    if reads_store and not all(rows.found):
-        index = list(rows.found).index(False)
-        raise EntityNotFound(
-            f"{query} has no values for the entity {dict(entities[index])}",
-            {"row": index, "entity": dict(entities[index])},
-        )
-    columns = {name: list(rows.columns[name]) for name in wanted if name in rows.columns}
-    return {**columns, **overrides}
