@@ -54,6 +54,9 @@ class Batcher(Generic[P, R]):
         answered: called for every answered batch.
         of_one: errors that a single part may cause. After one of them the batcher halves the batch until the faulty
             part fails alone. Any other error fails the whole batch.
+
+    Attributes:
+        max_rows, max_bytes: the current limits of one batch.
     """
 
     def __init__(
@@ -94,16 +97,6 @@ class Batcher(Generic[P, R]):
         return self._bound.value
 
     @property
-    def max_rows(self) -> int:
-        """Most rows in one batch."""
-        return self._max_rows
-
-    @property
-    def max_bytes(self) -> int:
-        """Most bytes in one batch."""
-        return self._max_bytes
-
-    @property
     def waiting_rows(self) -> int:
         """Rows of the parts that wait for a slot."""
         return self._waiting.rows
@@ -137,7 +130,7 @@ class Batcher(Generic[P, R]):
         if self._may_send():
             if not self._scheduled:
                 self._schedule()
-            elif self._timer is not None and self._waiting.rows >= self._max_rows:
+            elif self._timer is not None and self._waiting.rows >= self.max_rows:
                 self._timer.cancel()
                 self._dispatch_soon()
         return part
@@ -160,7 +153,7 @@ class Batcher(Generic[P, R]):
 
     def _schedule(self) -> None:
         self._scheduled = True
-        if self._wait_s and self._waiting.rows < self._max_rows:
+        if self._wait_s and self._waiting.rows < self.max_rows:
             now = self._now()
             due = now + self._wait_s - self.oldest_wait_s(now)
             if due > now:
@@ -195,10 +188,10 @@ class Batcher(Generic[P, R]):
             self._schedule()
 
     def _adopt(self, limits: BatchLimits) -> None:
-        self._max_rows = limits.max_rows
+        self.max_rows = limits.max_rows
         self._half_rows = max(1, limits.max_rows // 2)
         self._large_rows = max(2, limits.max_rows // LARGE_SHARE)
-        self._max_bytes = limits.max_bytes
+        self.max_bytes = limits.max_bytes
         self._wait_s = limits.wait_s
         self._bound.most = limits.max_in_flight
         self._count_free()
@@ -207,7 +200,7 @@ class Batcher(Generic[P, R]):
         group = next(iter(self._lines))
         line = self._lines.pop(group)
         limit = self._bound.rows_limit
-        parts = line.take(now, self._max_rows if limit is None else min(limit, self._max_rows), self._max_bytes)
+        parts = line.take(now, self.max_rows if limit is None else min(limit, self.max_rows), self.max_bytes)
         if line.live:
             self._lines[group] = line
         elif line is self._last_line:
