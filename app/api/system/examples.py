@@ -8,7 +8,6 @@ from typing import Any
 
 from app.errors import ServingError
 from app.serving.model_spec import ModelSpec
-from app.serving.prediction.requests import Payload
 from app.serving.prediction.served_model import ServedModel
 from app.serving.signatures.json_schema import Schema, request_schema, response_schema
 
@@ -22,7 +21,7 @@ def example_request(model: ServedModel) -> dict[str, Any] | None:
     """Return a request body that the model's signature accepts, or None if neither source has one."""
     for body in _candidates(model):
         try:
-            model.rows(Payload("instances", body["instances"]), body.get("parameters"))
+            model.signature.rows("instances", body["instances"], body.get("parameters"))
         except ServingError:
             continue
         return body

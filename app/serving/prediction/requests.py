@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from app.serving.prediction.enrichment import Enriched, FeatureRequest
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.rows import Output, Rows
-from app.serving.signatures.signature import Signature
+from app.serving.signatures.signature import Form, Signature
 
 
 class Payload(NamedTuple):
-    """Rows in the form that the caller sent.
+    """Rows in the form that the caller sent; `Signature.rows` describes the forms."""
 
-    ``records``: a list of objects, one per row. ``columns``: an object of lists. ``instances`` and ``inputs``: row-wise
-    and column-wise, as in TensorFlow Serving's REST format. ``tensors``: an array per name.
-    """
-
-    form: Literal["records", "columns", "instances", "inputs", "tensors"]
+    form: Form
     value: Any
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +15,6 @@ from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
 from app.serving.ports import Directory
-from app.serving.prediction.requests import Payload
 from app.serving.references import ModelVersion
 from app.serving.rows import Output, Rows, join, stack
 from app.serving.signatures.signature import Signature
@@ -53,10 +52,6 @@ class ServedModel:
         """Batches shadow requests apart, so that they and callers' requests do not wait for each other."""
         # `ReplicaDied` is not of one part here: retrying the parts could kill one replica each.
         return Batcher(partial(self._call, again=False), self._limits, of_one=(ModelFailed, InvalidRequest))
-
-    def rows(self, payload: Payload, params: Mapping[str, Any] | None) -> Rows:
-        """Validate the payload. Raises `InvalidInput`."""
-        return self.signature.rows(payload.form, payload.value, params)
 
     async def predict(self, rows: Rows, nbytes: int, deadline: float, *, shadow: bool = False) -> Output:
         """Predict the rows of one request, in a batch with those of others.

@@ -18,7 +18,7 @@ from app.serving.prediction.admission import Admission
 from app.serving.prediction.enrichment import Enriched, Enrichment
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
 from app.serving.prediction.served_model import ServedModel, until
-from app.serving.prediction.shadow import Original, Shadowing
+from app.serving.prediction.shadow import Shadowing, ShadowRequest
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
 from app.serving.rows import Output, Rows
@@ -144,7 +144,7 @@ class PredictionService:
     def _rows(self, request: PredictionRequest, model: ServedModel, payload: Payload) -> Rows:
         """Validate rows by the model's signature and by the limits. Raises `InvalidInput` or `TooLarge`."""
         params = request.params if model.signature.param_names or not request.lenient else None
-        rows = model.rows(payload, params)
+        rows = model.signature.rows(payload.form, payload.value, params)
         self._check_rows(rows.count)
         if len(rows.columns) > self.limits.columns:
             raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self.limits.columns} are allowed")
@@ -161,12 +161,10 @@ class PredictionService:
             enriched = prediction.enriched
             if enriched is not None:
                 seconds -= enriched.seconds
-            self._shadowing.send(
-                ShadowPair(version.name, version.version, shadow.version),
-                traffic,
-                partial(self._shadow, ModelVersion(version.name, shadow.version), request, prediction),
-                Original(output, seconds, prediction.rows.nbytes + output.nbytes),
-            )
+            pair = ShadowPair(version.name, version.version, shadow.version)
+            predict = partial(self._shadow, ModelVersion(version.name, shadow.version), request, prediction)
+            nbytes = prediction.rows.nbytes + output.nbytes
+            self._shadowing.send(ShadowRequest(pair, traffic, predict, output, seconds, nbytes))
         except Exception:
             log.exception("comparison failed, the caller was answered: model=%s", version)
 

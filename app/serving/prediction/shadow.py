@@ -15,7 +15,7 @@ from contextvars import Context
 from typing import NamedTuple
 
 from app.errors import DeadlineExceeded, ServingError
-from app.serving.comparison.prediction_diff import Disagreement, disagreement
+from app.serving.comparison.prediction_diff import disagreement
 from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowPair, ShadowResult
 from app.serving.ports import Recorder
 from app.serving.releases.traffic import Traffic
@@ -24,18 +24,20 @@ from app.settings import ShadowSettings
 
 log = logging.getLogger(__name__)
 
-TOO_MANY_REQUESTS = "requests"
-TOO_MANY_ROWS = "rows"
-TOO_MANY_BYTES = "bytes"
-"""Reasons to drop a shadow request."""
-
 _THREAD_BYTES = 256 * 1024
 """Answers of at least this size are compared in a thread, off the event loop. 60 MB of numbers take 80 ms."""
 
 
-class Original(NamedTuple):
-    """A caller's answer, after `seconds`. `nbytes`: memory that its shadow request holds, this answer included."""
+class ShadowRequest(NamedTuple):
+    """A copy of a caller's request for the shadow version.
 
+    `predict` answers it by a deadline in event loop time. `output` is the caller's answer, after `seconds`. `nbytes`:
+    memory that the shadow request holds, this answer included.
+    """
+
+    pair: ShadowPair
+    traffic: Traffic
+    predict: Callable[[float], Awaitable[Output]]
     output: Output
     seconds: float
     nbytes: int
@@ -57,44 +59,28 @@ class Shadowing:
         """Shadow requests in progress."""
         return len(self._tasks)
 
-    def send(
-        self,
-        pair: ShadowPair,
-        traffic: Traffic,
-        predict: Callable[[float], Awaitable[Output]],
-        base: Original,
-    ) -> None:
-        """Start a shadow request, or drop it if a limit is reached.
-
-        Args:
-            predict: answers the request with the shadow version, by a deadline in event loop time.
-            base: the caller's answer.
-        """
-        cause = self._limit_reached(base)
+    def send(self, request: ShadowRequest) -> None:
+        """Start a shadow request, or drop it if a limit is reached."""
+        cause = self._limit_reached(request)
         if cause is not None:
-            self._recorder.shadow_dropped(pair, traffic, cause)
+            self._recorder.shadow_dropped(request.pair, request.traffic, cause)
             return
-        self.rows += base.output.count
-        self.nbytes += base.nbytes
+        self.rows += request.output.count
+        self.nbytes += request.nbytes
         # In an empty context: Serve finds a request's work by context variables and cancels it on disconnect.
-        task = asyncio.get_running_loop().create_task(self._run(pair, traffic, predict, base), context=Context())
+        task = asyncio.get_running_loop().create_task(self._run(request), context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _limit_reached(self, base: Original) -> str | None:
+    def _limit_reached(self, request: ShadowRequest) -> str | None:
         if len(self._tasks) >= self._limits.max_requests:
-            return TOO_MANY_REQUESTS
-        if self.rows + base.output.count > self._limits.max_rows:
-            return TOO_MANY_ROWS
-        return TOO_MANY_BYTES if self.nbytes + base.nbytes > self._limits.max_bytes else None
+            return "requests"
+        if self.rows + request.output.count > self._limits.max_rows:
+            return "rows"
+        return "bytes" if self.nbytes + request.nbytes > self._limits.max_bytes else None
 
-    async def _run(
-        self,
-        pair: ShadowPair,
-        traffic: Traffic,
-        predict: Callable[[float], Awaitable[Output]],
-        base: Original,
-    ) -> None:
+    async def _run(self, request: ShadowRequest) -> None:
+        pair, traffic, predict, original, original_s, nbytes = request
         started = time.perf_counter()
         deadline = asyncio.get_running_loop().time() + self._limits.timeout_s
         difference = None
@@ -102,22 +88,19 @@ class Shadowing:
             async with asyncio.timeout_at(deadline):
                 output = await predict(deadline)
             seconds = time.perf_counter() - started
-            difference = await self._difference(output, base)
+            if nbytes < _THREAD_BYTES:
+                difference = disagreement(output, original)
+            else:
+                loop = asyncio.get_running_loop()
+                difference = await loop.run_in_executor(self._thread, disagreement, output, original)
             outcome = COMPARED if difference is not None else INCOMPARABLE
         except Exception as error:
             seconds = time.perf_counter() - started
             outcome = _code(pair, error)
         finally:
-            self.rows -= base.output.count
-            self.nbytes -= base.nbytes
-        self._recorder.shadowed(
-            pair, traffic, ShadowResult(outcome, seconds, base.seconds, base.output.count, difference)
-        )
-
-    async def _difference(self, output: Output, base: Original) -> Disagreement | None:
-        if base.nbytes < _THREAD_BYTES:
-            return disagreement(output, base.output)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, disagreement, output, base.output)
+            self.rows -= original.count
+            self.nbytes -= nbytes
+        self._recorder.shadowed(pair, traffic, ShadowResult(outcome, seconds, original_s, original.count, difference))
 
 
 def _code(pair: ShadowPair, error: Exception) -> str:
