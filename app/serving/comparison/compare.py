@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
 from typing import Literal
 
+from app.errors import InvalidInput
 from app.serving import confidence
-from app.serving.comparison.error_attribution import is_shadow_fault
-from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowCounts, Statistics
+from app.serving.comparison.error_attribution import is_fault
+from app.serving.comparison.statistics import COMPARED, INCOMPARABLE, ShadowCounts, Statistics, VariantCounts
 from app.serving.confidence import Interval, Moments
 
 NOTHING_YET = "no difference can be told yet"
@@ -97,54 +98,40 @@ class Comparison:
 
 def compare(base_version: str, base: Statistics, other_version: str, other: Statistics) -> Comparison:
     """Compare a version with the base version."""
-    are_divided = all(one.variant.seconds.count + one.variant.faults > 0 for one in (base, other))
-    side = _divided if are_divided else _of_all
-    mine, theirs = side(other_version, other), side(base_version, base)
+    are_divided = all(one.variant.requests > 0 for one in (base, other))
+    mine, theirs = (one.variant if are_divided else _all_requests(one) for one in (other, base))
     shadow = other.shadows.get(base_version)
     return Comparison(
         counted="divided" if are_divided else "all",
-        base=theirs,
-        other=mine,
+        base=_side(base_version, theirs),
+        other=_side(other_version, mine),
         error_rate=_rates(mine, theirs),
-        latency_s=_means(other.variant.seconds, base.variant.seconds, "slower", "faster") if are_divided else None,
-        prediction=(
-            _means(other.variant.predictions, base.variant.predictions, "higher", "lower") if are_divided else None
-        ),
+        latency_s=_means(mine.seconds, theirs.seconds, "slower", "faster") if are_divided else None,
+        prediction=_means(mine.predictions, theirs.predictions, "higher", "lower"),
         shadow=_shadow(shadow) if shadow is not None else None,
     )
 
 
-def _divided(version: str, counted: Statistics) -> Side:
-    variant = counted.variant
-    requests = variant.seconds.count + variant.faults
-    return Side(
-        version,
-        requests,
-        variant.faults,
-        _rate(variant.faults, requests),
-        _mean(variant.seconds),
-        _mean(variant.predictions),
-        variant.since,
-        variant.until,
-    )
+def _all_requests(counted: Statistics) -> VariantCounts:
+    """Return the counts of all requests, without the spread of their times: see `Comparison`."""
+    mean_s = counted.request_seconds / max(counted.requests, 1)
+    return VariantCounts(faults=counted.faults, seconds=Moments(counted.requests, mean_s, inf))
 
 
-def _of_all(version: str, counted: Statistics) -> Side:
-    requests = counted.requests + counted.faults
-    mean_s = counted.request_seconds / counted.requests if counted.requests else None
+def _side(version: str, counted: VariantCounts) -> Side:
     return Side(
         version,
-        requests,
+        counted.requests,
         counted.faults,
-        _rate(counted.faults, requests),
-        Estimate(mean_s, None, None) if mean_s is not None else None,
-        None,
-        None,
-        None,
+        _rate(counted.faults, counted.requests),
+        _mean(counted.seconds),
+        _mean(counted.predictions),
+        counted.since,
+        counted.until,
     )
 
 
-def _rates(mine: Side, base: Side) -> Difference | None:
+def _rates(mine: VariantCounts, base: VariantCounts) -> Difference | None:
     if not mine.requests or not base.requests:
         return None
     found = confidence.rate_difference(mine.faults, mine.requests, base.faults, base.requests)
@@ -187,7 +174,8 @@ def _mean(numbers: Moments) -> Estimate | None:
 def _shadow(counted: ShadowCounts) -> ShadowComparison:
     errors = {code: count for code, count in counted.outcomes.items() if code not in (COMPARED, INCOMPARABLE)}
     answered = sum(counted.outcomes.values()) - sum(errors.values())
-    faults = sum(count for code, count in errors.items() if is_shadow_fault(code))
+    # Rejected input counts against a shadow: the caller's version accepted it.
+    faults = sum(count for code, count in errors.items() if is_fault(code) or code == InvalidInput.code)
     slower, differences = counted.slower, counted.differences
     return ShadowComparison(
         requests=answered,

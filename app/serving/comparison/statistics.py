@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import partial
 from operator import add
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 from app.serving.comparison.prediction_diff import Disagreement
 from app.serving.confidence import Moments
@@ -14,8 +14,6 @@ from app.serving.confidence import Moments
 COMPARED = "compared"
 INCOMPARABLE = "incomparable"
 """Outcomes of a shadow request that was answered. Any other outcome is the code of an error."""
-
-_Counts = TypeVar("_Counts", "VariantCounts", "ShadowCounts", "Statistics")
 
 
 class ShadowPair(NamedTuple):
@@ -44,14 +42,20 @@ class ShadowResult(NamedTuple):
         """Whether the shadow answered without an error."""
         return self.outcome in (COMPARED, INCOMPARABLE)
 
-    @property
-    def mismatched_rows(self) -> int:
-        """Rows with another label or form: all of them where the two answers cannot be compared."""
-        return self.disagreement.mismatched_rows if self.disagreement is not None else self.rows
+
+class _Addable:
+    """Counts in dataclasses, which are added field by field."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+    def __add__(self, other: Self) -> Self:
+        pairs = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
+        return type(self)(**{name: _COMBINE.get(name, add)(*pair) for name, pair in pairs.items()})
 
 
 @dataclass(slots=True)
-class VariantCounts:
+class VariantCounts(_Addable):
     """Requests for a bare model name that one version received since the model's traffic last changed.
 
     `since` is when counting began and `until` the last time that the model was counted, in seconds since 1970.
@@ -65,8 +69,10 @@ class VariantCounts:
     seconds: Moments = field(default_factory=Moments)
     predictions: Moments = field(default_factory=Moments)
 
-    def __add__(self, other: VariantCounts) -> VariantCounts:
-        return _summed(self, other)
+    @property
+    def requests(self) -> int:
+        """Number of answered requests and faults."""
+        return self.seconds.count + self.faults
 
     def add(self, seconds: float, prediction: float | None) -> None:
         """Count an answered request."""
@@ -76,7 +82,7 @@ class VariantCounts:
 
 
 @dataclass(slots=True)
-class ShadowCounts:
+class ShadowCounts(_Addable):
     """Shadow requests that one version received for another, since the model's traffic last changed.
 
     `outcomes` counts requests by how they ended, `dropped` counts requests that were not sent, by cause. `rows` and
@@ -95,18 +101,16 @@ class ShadowCounts:
     relative: Moments = field(default_factory=Moments)
     slower: Moments = field(default_factory=Moments)
 
-    def __add__(self, other: ShadowCounts) -> ShadowCounts:
-        return _summed(self, other)
-
     def add(self, result: ShadowResult) -> None:
         """Count a request that was sent."""
         self.outcomes[result.outcome] = self.outcomes.get(result.outcome, 0) + 1
         if not result.is_answered:
             return
         self.rows += result.rows
-        self.mismatched_rows += result.mismatched_rows
         self.slower.add(result.seconds - result.base_s)
         found = result.disagreement
+        # All rows mismatch where the two answers cannot be compared.
+        self.mismatched_rows += found.mismatched_rows if found is not None else result.rows
         if found is not None and found.difference is not None:
             self.differences.add(found.difference)
             self.relative.add(found.relative or 0.0)
@@ -118,7 +122,7 @@ class ShadowCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Statistics:
+class Statistics(_Addable):
     """Counts of one model version since its gateway replicas started.
 
     `requests` are answered requests, `request_seconds` the sum of their times. `failures` are errors after the version
@@ -138,15 +142,6 @@ class Statistics:
     variant: VariantCounts = field(default_factory=VariantCounts)
     shadows: Mapping[str, ShadowCounts] = field(default_factory=dict)
     request_seconds_squared: float = 0.0
-
-    def __add__(self, other: Statistics) -> Statistics:
-        return _summed(self, other)
-
-
-def _summed(one: _Counts, other: _Counts) -> _Counts:
-    """Add two counts field by field."""
-    pairs = {each.name: (getattr(one, each.name), getattr(other, each.name)) for each in fields(one)}
-    return type(one)(**{name: _COMBINE.get(name, add)(*pair) for name, pair in pairs.items()})
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -522,7 +522,7 @@ def test_an_answer_of_another_form_is_incomparable() -> None:
         await ask(fakes)
         await settled(fakes)
         ((_, result),) = fakes.recorder.shadows
-        assert (result.outcome, result.mismatched_rows) == ("incomparable", 1)
+        assert (result.outcome, result.rows, result.disagreement) == ("incomparable", 1, None)
 
     run(main())
 
