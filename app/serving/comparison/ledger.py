@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from app.errors import InvalidReference, ModelNotFound, RegistryUnavailable
@@ -25,7 +25,6 @@ from app.serving.releases.traffic import Traffic
 OTHER = "other"
 UNKNOWN = "unknown"
 
-
 _MAX_NAMES = 1000
 _MAX_VERSIONS = 4096
 """Versions that have totals, a hundred Prometheus series each. Each rollout adds one, and the oldest is forgotten."""
@@ -38,16 +37,15 @@ _NONE = Statistics(replicas=1)
 _Counts = TypeVar("_Counts", VariantCounts, ShadowCounts)
 
 
+@dataclass(slots=True)
 class _Epoch:
     """Counts of one model since its traffic last changed."""
 
-    __slots__ = ("shadows", "since", "traffic", "until", "variants")
-
-    def __init__(self, traffic: Traffic, since: float) -> None:
-        self.traffic = traffic
-        self.since = self.until = since
-        self.variants: defaultdict[str, VariantCounts] = defaultdict(VariantCounts)
-        self.shadows: defaultdict[ShadowPair, ShadowCounts] = defaultdict(ShadowCounts)
+    traffic: Traffic
+    since: float
+    until: float
+    variants: defaultdict[str, VariantCounts] = field(default_factory=lambda: defaultdict(VariantCounts))
+    shadows: defaultdict[ShadowPair, ShadowCounts] = field(default_factory=lambda: defaultdict(ShadowCounts))
 
     def statistics(self, version: str) -> Statistics:
         variant = self.variants.get(version)
@@ -212,7 +210,7 @@ class Ledger:
         now = self._wall()
         epoch = self._epochs.get(name)
         if epoch is None or (epoch.traffic is not current and epoch.traffic != current):
-            epoch = self._epochs[name] = _Epoch(current, now)
+            epoch = self._epochs[name] = _Epoch(current, now, now)
         epoch.until = now
         epoch.traffic = current  # equal, and identical to the object of the next requests: a faster comparison
         return epoch
