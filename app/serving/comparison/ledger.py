@@ -7,7 +7,7 @@ Prometheus; `Ledger.statistics` returns the counts of one version, for compariso
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -80,7 +80,7 @@ class Ledger:
         self.created = wall()
         self.versions: dict[ModelVersion, VersionTotals] = {}
         self.shadows: dict[ShadowPair, ShadowTotals] = {}
-        self.unresolved: dict[tuple[str, str], int] = {}
+        self.unresolved: Counter[tuple[str, str]] = Counter()
         self._names: set[str] = set()
         self._epochs: dict[str, _Epoch] = {}
 
@@ -92,11 +92,10 @@ class Ledger:
 
     def failed(self, name: str, version: ModelVersion | None, code: str) -> None:
         if version is None or (code in _UNRESOLVED and name not in self._names):
-            key = (name if name in self._names else UNKNOWN, code)
-            self.unresolved[key] = self.unresolved.get(key, 0) + 1
+            self.unresolved[name if name in self._names else UNKNOWN, code] += 1
         else:
-            errors = (self.versions.get(version) or self._version(version)).errors
-            errors[code] = errors.get(code, 0) + 1
+            totals = self.versions.get(version) or self._version(version)
+            totals.errors[code] += 1
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         totals = self.versions.get(version) or self._version(version)
@@ -147,7 +146,7 @@ class Ledger:
             self._names -= gone
             self.versions = {version: one for version, one in self.versions.items() if version.name not in gone}
             self.shadows = {pair: one for pair, one in self.shadows.items() if pair.name not in gone}
-            self.unresolved = {key: count for key, count in self.unresolved.items() if key[0] not in gone}
+            self.unresolved = Counter({key: count for key, count in self.unresolved.items() if key[0] not in gone})
 
     def statistics(self, version: ModelVersion) -> Statistics:
         """Return this replica's counts of a version; a model that is counted as ``other`` has none of its own."""
@@ -159,7 +158,7 @@ class Ledger:
             counted,
             requests=totals.seconds.count,
             rows=totals.rows,
-            failures=sum(totals.errors.values()),
+            failures=totals.errors.total(),
             batches=totals.batch_seconds.count,
             request_seconds=totals.seconds.total,
             batch_seconds=totals.batch_seconds.total,

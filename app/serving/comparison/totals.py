@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -72,7 +73,7 @@ class VersionTotals:
     rows: int = 0
     seconds: Distribution = field(default_factory=_seconds)
     seconds_squared: float = 0.0
-    errors: dict[str, int] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
     batch_seconds: Distribution = field(default_factory=_seconds)
     batch_rows: Distribution = field(default_factory=_rows)
     batch_requests: Distribution = field(default_factory=_rows)
