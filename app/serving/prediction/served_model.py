@@ -15,7 +15,6 @@ from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
 from app.serving.ports import Directory
-from app.serving.references import ModelVersion
 from app.serving.rows import Output, Rows, join, stack
 from app.serving.signatures.signature import Signature
 from app.settings import BatchSettings
@@ -38,7 +37,7 @@ class ServedModel:
     ) -> None:
         self.spec = spec
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
-        self._version = ModelVersion(spec.name, spec.version)
+        self._version = spec.key
         self._directory = directory
         self._batch = batch
         self._answered = answered
