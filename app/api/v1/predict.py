@@ -113,10 +113,10 @@ class V1Dialect:
         name = exchange.path_params["source"]
         kind = "feature_service"
         try:
-            source = await self._service.feature_source(FeatureQuery(None, name))
+            source = await self._service.enrichment.source(FeatureQuery(None, name))
         except FeatureSourceNotFound:
             kind = "feature_view"
-            source = await self._service.feature_source(FeatureQuery(name, None))
+            source = await self._service.enrichment.source(FeatureQuery(name, None))
         answer = {"name": name, "kind": kind, "join_keys": source.join_keys, "features": source.features}
         return Reply(dump(answer))
 

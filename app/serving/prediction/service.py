@@ -12,7 +12,6 @@ from functools import partial
 from app.errors import InvalidInput, ServingError, TooLarge
 from app.serving.comparison.prediction_diff import mean_prediction
 from app.serving.comparison.statistics import ShadowPair
-from app.serving.features import FeatureQuery, FeatureSource
 from app.serving.ports import Directory, FeatureStore, Recorder
 from app.serving.prediction.admission import Admission
 from app.serving.prediction.enrichment import Enriched, Enrichment
@@ -49,7 +48,7 @@ class PredictionService:
         self.limits = limits
         self._batch = batch
         self.admission = Admission(limits)
-        self._enrichment = Enrichment(features, max_entities=batch.max_rows)
+        self.enrichment = Enrichment(features, max_entities=batch.max_rows)
         self._models: dict[ModelVersion, ServedModel] = {}
         self._shadowing = Shadowing(shadow, recorder)
         self._opening: SingleFlight[ModelVersion, ServedModel] = SingleFlight()
@@ -104,14 +103,6 @@ class PredictionService:
         for version in [version for version in self._models if version.name == name]:
             del self._models[version]
 
-    async def feature_source(self, query: FeatureQuery) -> FeatureSource:
-        """Return the join keys and features of a view or service.
-
-        Raises:
-            FeatureStoreUnavailable, FeatureSourceNotFound.
-        """
-        return await self._enrichment.source(query)
-
     async def _predict(self, request: PredictionRequest, version: ModelVersion) -> Prediction:
         model = self._models.get(version)
         payload, enriched = request.payload, None
@@ -133,7 +124,7 @@ class PredictionService:
         """Return the payload, and what was read from the feature store if the request asks for it."""
         if request.features is not None:
             self._check_rows(request.features.count)
-            enriched = await self._enrichment.read(request.features, request.deadline)
+            enriched = await self.enrichment.read(request.features, request.deadline)
             return Payload("columns", enriched.columns(model.signature)), enriched
         if request.payload is None:
             raise InvalidInput("the request has no rows")
