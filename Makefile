@@ -31,6 +31,13 @@ check: $(VENV)/.dev ## Format, lint, types, layers, generated files, documentati
 	$(BIN)/python docs/build_site.py
 	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
 
+.PHONY: coverage
+coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
+	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/pytest -m "ray" --cov --cov-append --cov-report=
+	$(BIN)/coverage report --include "app/serving/*,app/api/*" --fail-under 98
+	$(BIN)/coverage report --fail-under 96
+
 .PHONY: bench
 bench: $(VENV)/.dev ## Measure side by side with the peers; W=WORKLOADS, S=SYSTEMS and ROUNDS=N narrow it, BEFORE=CHECKOUT adds one
 	$(BIN)/python -m benchmarks.bench $(if $(W),--workloads $(W)) $(if $(S),--systems $(S)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
