@@ -49,6 +49,19 @@ def _environment_of_the_test() -> Iterator[None]:
         yield
 
 
+_LAST = ("tests/test_up.py", "tests/faults/")
+"""Tests that leave the session's platform stopped. Each start takes half a minute."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that stop the platform at the end."""
+
+    def place(item: pytest.Item) -> int:
+        return next((number for number, path in enumerate(_LAST, 1) if item.nodeid.startswith(path)), 0)
+
+    items.sort(key=place)  # stable
+
+
 @pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """What `make serve` starts, on its default ports, with the models of `tests.registered` beside the demo's."""

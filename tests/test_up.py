@@ -47,12 +47,6 @@ def test_the_next_start_ends_the_processes_of_an_unclean_run(platform: Platform)
     assert httpx.get(f"{URL}/readyz").status_code == 200
 
 
-def test_sigterm_stops_it_too(platform: Platform) -> None:
-    platform.stop(signal.SIGTERM)
-    assert leftovers() == []
-    platform.start()
-
-
 def test_a_port_that_is_taken_is_named_with_its_holder(platform: Platform, tmp_path: Path) -> None:
     done = up(tmp_path)
     assert done.returncode == 1
@@ -83,3 +77,9 @@ def test_a_failed_check_is_one_line_and_not_a_traceback(
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_sigterm_stops_it_too(platform: Platform) -> None:
+    """The last one of these tests, since it does not start the platform again."""
+    platform.stop(signal.SIGTERM)
+    assert leftovers() == []

@@ -75,7 +75,7 @@ class Faulty:
 
 @pytest.fixture(scope="module")
 def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
-    """Instead of the session's platform, which is started again afterwards."""
+    """Instead of the session's platform: these tests come last, and it is not started again."""
     import mlflow
 
     folder = tmp_path_factory.mktemp("faults")
@@ -109,7 +109,6 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
         if faulty.platform.running:
             faulty.platform.stop()
         server.kill()
-        platform.start()
 
 
 @dataclass
