@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Literal
 from urllib.parse import parse_qs
-
-from pydantic import BaseModel
 
 from app.api.bodies import V1Error
 from app.api.http.exchange import Exchange, Reply, dump
@@ -18,7 +14,7 @@ from app.api.oip.endpoints import version_reference
 from app.api.v1.predict import PREFIX
 from app.api.v1.releases import NAME
 from app.errors import Conflict, InvalidRequest
-from app.serving.comparison.compare import compare
+from app.serving.comparison.compare import Comparison, Side, compare
 from app.serving.confidence import LEVEL
 from app.serving.ports import ModelManager
 from app.serving.prediction.service import PredictionService
@@ -26,66 +22,21 @@ from app.serving.prediction.service import PredictionService
 _SIDES = ("base", "other")
 
 
-class EstimateBody(BaseModel):
-    """A rate or a mean with its confidence interval, which is null if the variance is unknown."""
-
-    value: float
-    low: float | None
-    high: float | None
-
-
-class DifferenceBody(BaseModel):
-    """Difference of the other version and the base, with its confidence interval and a verdict in words."""
-
-    value: float
-    low: float
-    high: float
-    verdict: str
-
-
-class ComparedVersionBody(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedVersion(Side):
     """One of the two versions."""
 
     reference: str
-    version: str
-    requests: int
-    faults: int
-    error_rate: EstimateBody | None
-    latency_s: EstimateBody | None
-    prediction: EstimateBody | None
-    since: datetime | None
-    until: datetime | None
 
 
-class ShadowBody(BaseModel):
-    """Shadow requests: copies of the base's requests that the other version answered."""
-
-    requests: int
-    rows: int
-    mismatch_rate: EstimateBody | None
-    difference: EstimateBody | None
-    largest: float | None
-    relative: float | None
-    latency_s: DifferenceBody | None
-    error_rate: EstimateBody | None
-    errors: dict[str, int]
-    dropped: dict[str, int]
-    since: datetime | None
-    until: datetime | None
-
-
-class CompareResponse(BaseModel):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareResponse(Comparison):
     """The response of ``GET /v1/models/{name}/compare``."""
 
     model_name: str
     level: float
-    counted: Literal["divided", "all"]
-    base: ComparedVersionBody
-    other: ComparedVersionBody
-    error_rate: DifferenceBody | None
-    latency_s: DifferenceBody | None
-    prediction: DifferenceBody | None
-    shadow: ShadowBody | None
+    base: ComparedVersion
+    other: ComparedVersion
 
 
 _PARAMETERS = (
@@ -120,8 +71,6 @@ class ComparisonEndpoint:
         found = asdict(compare(base.version, counted[0], other.version, counted[1]))
         for side, text in zip(_SIDES, texts, strict=True):
             found[side] = {"reference": text, **found[side]}
-        for part in (*_SIDES, "shadow"):
-            _format_times(found[part])
         return Reply(dump({"model_name": name, "level": LEVEL, **found}))
 
 
@@ -134,10 +83,3 @@ def _query(exchange: Exchange) -> list[str]:
             {"allowed": list(_SIDES)},
         )
     return [query[side][0] for side in _SIDES]
-
-
-def _format_times(part: dict[str, Any] | None) -> None:
-    """Turn the Unix times of a part into ISO 8601."""
-    for key in ("since", "until"):
-        if part is not None and part[key] is not None:
-            part[key] = datetime.fromtimestamp(part[key], UTC).isoformat(timespec="seconds")

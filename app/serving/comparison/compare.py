@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from math import inf, isfinite
 from typing import Literal
 
@@ -23,7 +24,7 @@ FEWEST = 30
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A rate or a mean, and the bounds of its interval; None where the spread is unknown."""
+    """A rate or a mean with its confidence interval, without bounds where the spread is unknown."""
 
     value: float
     low: float | None
@@ -40,13 +41,13 @@ class Side:
     error_rate: Estimate | None
     latency_s: Estimate | None
     prediction: Estimate | None
-    since: float | None
-    until: float | None
+    since: datetime | None
+    until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The other version minus the base, and a verdict in words."""
+    """The other version minus the base, with a confidence interval and a verdict in words."""
 
     value: float
     low: float
@@ -73,8 +74,8 @@ class ShadowComparison:
     error_rate: Estimate | None
     errors: Mapping[str, int]
     dropped: Mapping[str, int]
-    since: float | None
-    until: float | None
+    since: datetime | None
+    until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,14 @@ def _side(version: str, counted: VariantCounts) -> Side:
         _rate(counted.faults, counted.requests),
         _mean(counted.seconds),
         _mean(counted.predictions),
-        counted.since,
-        counted.until,
+        _time(counted.since),
+        _time(counted.until),
     )
+
+
+def _time(unix: float | None) -> datetime | None:
+    """Return a time without the fraction of its second."""
+    return datetime.fromtimestamp(int(unix), UTC) if unix is not None else None
 
 
 def _rates(mine: VariantCounts, base: VariantCounts) -> Difference | None:
@@ -192,6 +198,6 @@ def _shadow(counted: ShadowCounts) -> ShadowComparison:
         error_rate=_rate(faults, answered + faults),
         errors=errors,
         dropped=dict(counted.dropped),
-        since=counted.since,
-        until=counted.until,
+        since=_time(counted.since),
+        until=_time(counted.until),
     )

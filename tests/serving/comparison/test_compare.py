@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -46,7 +47,8 @@ def test_equal_versions_show_no_difference() -> None:
     found = compared(divided(1000, faults=5), divided(1000, faults=5))
     assert (found.counted, found.base.version, found.other.version) == ("divided", "1", "2")
     assert {verdict(one) for one in (found.error_rate, found.latency_s, found.prediction)} == {NOTHING_YET}
-    assert (found.base.requests, found.base.since, found.base.until) == (1005, 1000.0, 2000.0)
+    assert found.base.requests == 1005
+    assert (found.base.since, found.base.until) == tuple(datetime.fromtimestamp(unix, UTC) for unix in (1000, 2000))
 
 
 @pytest.mark.parametrize(
