@@ -5,8 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
-# pip would compile 18,000 files. A start imports 2,700 of them, which Python compiles by itself.
-INSTALL := -m pip install --quiet --no-compile
+INSTALL := -m pip install --quiet
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 export FEAST_USAGE := False
