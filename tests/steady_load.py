@@ -75,6 +75,7 @@ class SteadyLoad:
     def __init__(self, refs: Sequence[str], per_s: float = 100.0) -> None:
         self._refs = refs
         self._pause_s = 1 / per_s
+        self._slots = asyncio.Semaphore(_CONNECTIONS)
         self._under_way: set[asyncio.Task[None]] = set()
         self._answered = asyncio.Condition()
         self._lately = {ref: _Streak() for ref in refs}
@@ -135,7 +136,7 @@ class SteadyLoad:
     ) -> None:
         sent = time.monotonic()
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(_PATIENCE_S), self._slots:  # a body has the time when it gets a connection
                 version, answer = await call(ref, x)
             outcome = Outcome(ref, dialect, sent, time.monotonic(), version, decode(answer, x))
         except (httpx.HTTPError, grpc.aio.AioRpcError, AssertionError, TimeoutError) as error:
