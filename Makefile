@@ -24,13 +24,20 @@ test: check clients ## Everything that CI runs: the checks, then the tests that 
 
 .PHONY: check
 check: $(VENV)/.dev ## Format, lint, types, layers, generated files, documentation and the quick tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync types style
+	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
+
+.PHONY: types
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+.PHONY: style
+style: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/build_site.py
-	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
 
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
