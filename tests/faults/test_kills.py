@@ -29,10 +29,15 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 NAME = "steady"
 DIVIDED = "divided"
-LOAD_S = 1.0
-"""Seconds that a version takes to load; a kill within them hits the promote."""
-PREDICT_S = 0.03
-"""At a hundred requests a second some are on each replica at any time."""
+LOAD_S = 3.0
+"""Seconds that a version takes to load; a kill within them hits the promote.
+
+A request that is under way for a whole load looks as if it had waited for the version. So a load takes longer than
+processes that start delay a request on a small machine.
+"""
+PER_S = 50.0
+PREDICT_S = 0.06
+"""At so many requests a second some are on each replica at any time."""
 WITHIN_S = 90
 SESSIONS = 60
 REPLICAS = {"Gateway": 2, "ModelPool": 2, "Releases": 1}
@@ -141,7 +146,7 @@ async def promote_and_kill(
 
     A failed promote has moved the alias or done nothing; what answers follows the registry either way.
     """
-    async with SteadyLoad([NAME]) as load:
+    async with SteadyLoad([NAME], PER_S) as load:
         before = faulty.mlflow.get_registered_model(NAME).aliases["champion"]
         await load.until(NAME, before, within_s=WITHIN_S)
         promoting = asyncio.create_task(promote(version))
@@ -175,7 +180,7 @@ async def promote_and_kill(
     assert {outcome.version for outcome in load.outcomes if outcome.version} == {before, version}
     for outcome in load.outcomes:
         if outcome.said is not None:
-            assert outcome.said == Said(outcome.version or "", unwarmed=False, awaited=False)
+            assert outcome.said == Said(outcome.version or "", unwarmed=False, awaited=False), outcome
     return Killed(load.failed, in_flight)
 
 
