@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+from contextlib import suppress
 
 from cachetools import TTLCache
 
@@ -11,6 +12,7 @@ from app.control.loop import ControlLoop
 from app.control.registry_sync import RegistrySync
 from app.errors import ModelNotFound
 from app.serving.references import ModelRef, ModelVersion
+from app.serving.releases.registered_model import RegisteredModel
 
 _MISSING_KEPT = 4096
 
@@ -49,7 +51,7 @@ class ReferenceResolver:
                 await self._registry.model(ref.name)
             return ref.pinned
         try:
-            model = await self._registry.model(ref.name)
+            model = await self._model(ref)
         except ModelNotFound as error:
             close = difflib.get_close_matches(ref.name, self._loop.state.models, n=1)
             if not close:
@@ -61,3 +63,13 @@ class ReferenceResolver:
             details = {"model": ref.name, "aliases": dict(model.aliases)}
             raise ModelNotFound(f"model '{ref.name}' has no {what} that is ready", details)
         return known
+
+    async def _model(self, ref: ModelRef) -> RegisteredModel:
+        try:
+            return await self._registry.model(ref.name)
+        except ModelNotFound:
+            if ref.alias is None:
+                raise
+            with suppress(ModelNotFound):
+                return await self._registry.model(str(ref))  # a name with '@'
+            raise

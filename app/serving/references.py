@@ -9,9 +9,9 @@ from typing import NamedTuple
 from app.errors import InvalidReference
 
 _FORM = "a model reference is 'name', 'name@alias' or 'name/versions/N'"
-# MLflow refuses '/', ':' and control characters in model names; '@' would make a reference ambiguous.
-_NAME = re.compile(r"[^/:@\x00-\x1f\x7f]{1,256}")
-_ALIAS = re.compile(r"[A-Za-z0-9_\-]{1,255}")
+# As in MLflow, without the control characters that it allows in names.
+_NAME = re.compile(r"[^/:\x00-\x1f\x7f]{1,256}")
+_ALIAS = re.compile(r"[\w\-]{1,255}")
 _VERSION = re.compile(r"[0-9]{1,18}")
 
 
@@ -68,6 +68,8 @@ def make_ref(name: str, alias: str | None = None, version: str | None = None) ->
 def parse_ref(text: str) -> ModelRef:
     """Parse ``name``, ``name@alias`` or ``name/versions/N``.
 
+    The last ``@`` comes before the alias. `app.serving.releases.table` also looks for a model whose name has it.
+
     Raises:
         InvalidReference: the text has none of these forms.
     """
@@ -77,5 +79,5 @@ def parse_ref(text: str) -> ModelRef:
         if keyword != "versions" or not version:
             raise InvalidReference(f"'{text[:80]}' is not understood: {_FORM}", {"reference": text[:80]})
         return make_ref(name, version=version)
-    name, at, alias = text.partition("@")
-    return make_ref(name, alias=alias if at else None)
+    name, at, alias = text.rpartition("@")
+    return make_ref(name, alias=alias) if at else make_ref(text)

@@ -9,6 +9,7 @@ import socket
 import time
 import warnings
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import psutil
@@ -202,6 +203,32 @@ def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -
         mlflow.create_model_version("newborn", mlflow.get_model_version("moving", "1").source)
     answer = httpx.post(f"{URL}/v1/models/newborn:predict", json={"instances": [{"x": 4}]}, timeout=60)
     assert answer.json()["predictions"] == [8.0]
+
+
+@pytest.mark.parametrize("name", ["prix moyen (été) v1.0", "価格+50%", "%2e%2E=", "team@price"])
+def test_every_name_that_mlflow_allows_is_served(name: str, platform: Platform) -> None:
+    path, alias = quote(name, safe=""), "größe"
+    with tracking(platform.home):
+        client = registry(platform.home)
+        client.create_registered_model(name)
+        client.create_model_version(name, client.get_model_version("choking", "1").source)
+        client.set_registered_model_alias(name, alias, "1")
+    body, answered = {"instances": [{"x": 1}]}, ([2.0], name, "1")
+    for ref in (path, f"{path}@{quote(alias)}", f"{path}/versions/1"):
+        answer = httpx.post(f"{URL}/v1/models/{ref}:predict", json=body, timeout=120).raise_for_status().json()
+        assert (answer["predictions"], answer["model_name"], answer["model_version"]) == answered
+    inputs = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1]}]}
+    assert httpx.post(f"{URL}/v2/models/{path}/infer", json=inputs).raise_for_status().json()["model_name"] == name
+    answer = httpx.post(f"{URL}/invocations/{path}", json={"inputs": {"x": [1]}}).raise_for_status().json()
+    assert answer == {"predictions": [2.0]}
+    assert serve(model_name=name, data={"x": 1}).json()["prediction"] == [2.0]
+    with Client(URL) as client:
+        assert client.predict(f"{name}@{alias}", {"x": 1}).model == name
+        client.unload(f"{name}/versions/1")
+        assert client.load(f"{name}@{alias}").version == "1"
+        assert client.model(name).aliases == {alias: "1"}
+    assert f'model="{name}"' in httpx.get(f"{URL}/metrics").text
+    assert name in httpx.get(f"{URL}/openapi.json").text
 
 
 def test_the_request_id_is_echoed_or_created_once(platform: Platform) -> None:

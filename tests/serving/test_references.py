@@ -13,6 +13,10 @@ from app.serving.references import ModelRef, ModelVersion, make_ref, parse_ref
         ("price/versions/007", ModelRef("price", None, "7")),
         ("Prices of oil (v2)", ModelRef("Prices of oil (v2)")),
         ("ölpreis", ModelRef("ölpreis")),
+        ("ölpreis@größer", ModelRef("ölpreis", "größer")),
+        ("a@b@c", ModelRef("a@b", "c")),
+        ("a@b/versions/1", ModelRef("a@b", None, "1")),
+        ("a.b+c%20(d)", ModelRef("a.b+c%20(d)")),
     ],
 )
 def test_every_form_is_understood(text: str, ref: ModelRef) -> None:
@@ -35,8 +39,7 @@ def test_a_reference_reads_as_it_was_written(text: str) -> None:
         "a/versions/-1",
         "a/versions/1/2",
         "a@",
-        "a@b@c",
-        "a@b/versions/1",
+        "a@b c",
         "models:/a/1",
         "a\n",
         "x" * 300,

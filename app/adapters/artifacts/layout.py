@@ -56,7 +56,8 @@ class Place:
 
 def _folder_name(part: str) -> str:
     """Map any text to a unique folder name that fits the file system."""
-    name = quote(part, safe="").replace(".", "%2E")  # the registry accepts '..' as a name
+    # The registry accepts '..' as a name, and MLflow decodes a '%' in a path. `quote` leaves no other '='.
+    name = quote(part, safe="").replace(".", "%2E").replace("%", "=")
     if len(name) <= _MAX_NAME_BYTES:
         return name
     digest = hashlib.sha256(part.encode()).hexdigest()

@@ -84,10 +84,9 @@ class V1Dialect:
         ``ready`` says whether the version that the reference means is loaded.
         """
         ref = reference(exchange)
-        status = await self._manager.model(ref.name)
-        bare = ref.alias is None and ref.version is None
-        version = status.default if bare else (await self._service.resolve(ref)).version
-        facts = status.versions.get(version or "")
+        version = None if ref == ModelRef(ref.name) else await self._service.resolve(ref)
+        status = await self._manager.model(ref.name if version is None else version.name)
+        facts = status.versions.get((status.default if version is None else version.version) or "")
         ready = facts is not None and facts["state"] == "ready"
         return Reply(dump({"name": status.name, "ready": ready, "model": status}))
 

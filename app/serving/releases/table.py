@@ -75,11 +75,13 @@ class ReleaseTable:
         """Return the version that a reference means, or None where the table does not hold it."""
         if ref.version is not None:
             return None
-        release = self.releases.get(ref.name)
+        release, alias = self.releases.get(ref.name), ref.alias
+        if release is None and alias is not None:  # the name may contain '@'
+            release, alias = self.releases.get(str(ref)), None
         if release is None:
             return None
-        version = release.default if ref.alias is None else release.aliases.get(ref.alias)
-        return ModelVersion(ref.name, version) if version is not None else None
+        version = release.default if alias is None else release.aliases.get(alias)
+        return ModelVersion(release.name, version) if version is not None else None
 
     def renewed(self, before: ReleaseTable) -> set[str]:
         """Return the names of models that were deleted or registered again since the table before."""

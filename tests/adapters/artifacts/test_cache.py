@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -156,6 +157,13 @@ def test_an_interrupted_download_leaves_nothing(tmp_path: Path) -> None:
 def test_a_name_never_leaves_the_cache_folder(tmp_path: Path, version: ModelVersion) -> None:
     folder = folder_of(ArtifactCache(tmp_path / "cache", Store().download), version)
     assert len(folder.resolve().relative_to(tmp_path / "cache").parts) == 3
+
+
+@pytest.mark.parametrize("name", ["a.b", "two words", "größe", "a(b)", "a+b", "100%", "%20", "a=2Eb"])
+def test_a_path_of_the_cache_means_the_same_when_decoded(tmp_path: Path, name: str) -> None:
+    """MLflow decodes paths that look like URIs."""
+    folder = folder_of(ArtifactCache(tmp_path, Store().download), ModelVersion(name, "1"))
+    assert unquote(str(folder)) == str(folder)
 
 
 @pytest.mark.parametrize("name", ["価" * 29, "a" * 256, "/" * 256])
