@@ -26,7 +26,6 @@
     ├── DeadlineExceeded             the deadline has passed
     ├── CallerGone                   the caller disconnected before the answer
     ├── ModelFailed                  the model raised an exception
-    │   └── WrongRowCount            the model returned another number of rows
     └── StartupError                 the platform cannot start
 
 There is no HTTP here: `app.api.http.errors` maps these classes to the statuses and bodies of each dialect. A message is
@@ -200,12 +199,6 @@ class ModelFailed(ServingError):
     """The model raised an exception; the message is safe to show, and the log has the cause."""
 
     code = "model_failed"
-
-
-class WrongRowCount(ModelFailed):
-    """The model returned another number of rows than it was given."""
-
-    code = "wrong_row_count"
 
 
 class StartupError(ServingError):

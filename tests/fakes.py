@@ -34,6 +34,7 @@ from app.errors import (
 )
 from app.serving.batching.batcher import AnsweredBatch
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
+from app.serving.batching_contract import BatchingContract
 from app.serving.comparison.statistics import ShadowPair, ShadowResult, Statistics
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.model_spec import ModelSpec
@@ -54,7 +55,7 @@ DEFAULT_ALIAS = "champion"
 class FakeModel:
     """A model version: its predict function, and its signature as MLflow's JSON.
 
-    Loading raises `error`, if set. `example` is the logged input example.
+    Loading raises `error`, if set. `example` is the logged input example. `row_wise` is its proven batching contract.
     """
 
     predict: Callable[[Batch], Output]
@@ -65,6 +66,7 @@ class FakeModel:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     error: ServingError | None = None
     nbytes: int = 1_000_000
+    row_wise: bool = True
 
 
 def columns(*names: str, type: str = "double") -> list[dict[str, Any]]:
@@ -113,6 +115,7 @@ class FakeRunner:
             metadata=model.metadata,
             nbytes=model.nbytes,
             load_ms=1.0,
+            batching=BatchingContract(model.row_wise, "proven" if model.row_wise else "disproved"),
         )
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
@@ -136,6 +139,7 @@ class FakeDirectory:
         self._known: set[ModelVersion] = set()
         self.overrides: dict[str, BatchOverrides] = {}
         self.traffics: dict[str, Traffic] = {}
+        self.contradictions: dict[ModelVersion, str] = {}
         self.down = False
 
     def names(self) -> list[str]:
@@ -166,6 +170,12 @@ class FakeDirectory:
 
     def batch_overrides(self, name: str) -> BatchOverrides:
         return self.overrides.get(name, NO_OVERRIDES)
+
+    def contradiction(self, version: ModelVersion) -> str | None:
+        return self.contradictions.get(version)
+
+    def contradicted(self, version: ModelVersion, reason: str) -> None:
+        self.contradictions[version] = reason
 
     def traffic(self, name: str) -> Traffic | None:
         return self.traffics.get(name)
@@ -305,7 +315,8 @@ class FakeManager:
 def _facts(
     state: str, *, replicas: int = 0, nbytes: int = 0, load_ms: float = 0.0, error: str | None = None
 ) -> dict[str, Any]:
-    return {"state": state, "replicas": replicas, "bytes": nbytes, "load_ms": load_ms, "error": error}
+    facts = {"state": state, "replicas": replicas, "bytes": nbytes, "load_ms": load_ms, "error": error}
+    return {**facts, "batching": BatchingContract(True, "proven") if state == "ready" else None}
 
 
 class FakeFeatureStore:
@@ -359,6 +370,7 @@ class FakeRecorder:
     calls: list[tuple[ModelVersion, int, int]] = field(default_factory=list)
     blamed: list[tuple[ModelVersion | None, str]] = field(default_factory=list)
     """Failures, by version."""
+    repetitions: list[tuple[ModelVersion, int]] = field(default_factory=list)
     divisions: list[tuple[ModelVersion, float | None]] = field(default_factory=list)
     divided_failures: list[tuple[ModelVersion, str]] = field(default_factory=list)
     shadows: list[tuple[ShadowPair, ShadowResult]] = field(default_factory=list)
@@ -373,6 +385,9 @@ class FakeRecorder:
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         self.calls.append((version, batch.parts, batch.rows))
+
+    def repeated(self, version: ModelVersion, requests: int) -> None:
+        self.repetitions.append((version, requests))
 
     def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
         self.divisions.append((version, prediction))

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import cloudpickle
+import pandas as pd
 from mlflow import MlflowClient
 from mlflow.types import ColSpec, DataType
 
@@ -37,11 +38,36 @@ def shorten(data: Any, params: Any) -> Any:
     return data["x"].to_numpy()[1:]
 
 
+def add_up(data: Any, params: Any) -> Any:
+    """Return running sums."""
+    return data["x"].cumsum().to_numpy()
+
+
+def triple(data: Any, params: Any) -> Any:
+    """Return three items per row, as a forecast of three periods does."""
+    return [value + period for value in data["x"] for period in range(3)]
+
+
+def label(data: Any, params: Any) -> Any:
+    """Return a tuple of labels and scores."""
+    return [f"label {value:g}" for value in data["x"]], (data["x"] / 100).tolist()
+
+
+def burst(data: Any, params: Any) -> Any:
+    """Return one item too many for each 13."""
+    return [value for value in data["x"] for _ in range(2 if value == 13 else 1)]
+
+
 ONE_DOUBLE = [ColSpec(DataType.double, "x")]
+EXAMPLE = pd.DataFrame({"x": [1.0]})
 FURTHER = [
     parity.Case("slow", parity.log_python(sleep, ONE_DOUBLE), parity.numbers("x")),
     parity.Case("choking", parity.log_python(choke, ONE_DOUBLE), parity.numbers("x")),
     parity.Case("short", parity.log_python(shorten, ONE_DOUBLE), parity.numbers("x")),
+    *(
+        parity.Case(name, parity.log_python(function, ONE_DOUBLE, example=EXAMPLE), parity.numbers("x"))
+        for name, function in {"sums": add_up, "triple": triple, "labels": label, "bursting": burst}.items()
+    ),
     parity.Case("broken", parity.log_python(choke, ONE_DOUBLE), parity.numbers("x")),
     parity.Case("moving", parity.log_python(choke, ONE_DOUBLE), parity.numbers("x")),
 ]

@@ -161,7 +161,8 @@ def _version(number: str, version: ModelVersion) -> Text:
     from rich.text import Text
 
     memory = f" ×{version.replicas}, {megabytes(version.nbytes)} MB" if version.replicas else ""
-    return Text.assemble(f"v{number} ", _state(version.state), memory)
+    alone = ", not batched" if version.batching is not None and not version.batching.row_wise else ""
+    return Text.assemble(f"v{number} ", _state(version.state), memory, alone)
 
 
 def _state(state: str) -> Text:

@@ -94,6 +94,7 @@ def encode(state: ReleaseState) -> dict[str, Any]:
         "chosen": requests.chosen,
         "pinned": sorted(map(list, requests.pinned)),
         "let_go": sorted(map(list, requests.unloaded)),
+        "contradictions": [[*version, reason] for version, reason in sorted(observed.contradictions.items())],
         "stale_since": observed.stale_since,
         "models": [{key: getattr(model, key) for key in _MODEL} for model in state.models.values()],
     }
@@ -123,6 +124,9 @@ def decode(content: Mapping[str, Any], state: ReleaseState, now: Now, settings: 
     observed = Observed(
         models={model.name: model for model in models} or None,
         requests=requests,
+        contradictions={
+            ModelVersion(name, number): reason for name, number, reason in content.get("contradictions", [])
+        },
         stale_since=content.get("stale_since") or now.wall,
     )
     return replace(

@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, Concatenate
 
 from cachetools import LRUCache
@@ -62,6 +63,7 @@ class ReleaseFollower:
         self._was_ready = False
         self._pinned: LRUCache[ModelVersion, ModelVersion] = LRUCache(maxsize=4096)
         self._task: asyncio.Task[None] | None = None
+        self._telling: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to follow; needs a running event loop."""
@@ -69,8 +71,9 @@ class ReleaseFollower:
 
     async def stop(self) -> None:
         """Stop following, and deregister, so that rollouts stop waiting for this replica."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, *self._telling):
+            if task is not None:
+                task.cancel()
         with suppress(Exception):
             async with asyncio.timeout(_GOODBYE_S):
                 await self._releases.call(Releases.gateway_left, self._gateway_id)
@@ -100,6 +103,15 @@ class ReleaseFollower:
     def batch_overrides(self, name: str) -> BatchOverrides:
         release = self._table.releases.get(name)
         return release.batch if release is not None else NO_OVERRIDES
+
+    def contradiction(self, version: ModelVersion) -> str | None:
+        return self._table.contradictions.get(version)
+
+    def contradicted(self, version: ModelVersion, reason: str) -> None:
+        log.warning("version is not row-wise, predicting its requests one by one: model=%s reason=%s", version, reason)
+        task = asyncio.get_running_loop().create_task(self._tell(version, reason), context=Context())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     def traffic(self, name: str) -> Traffic | None:
         release = self._table.releases.get(name)
@@ -166,6 +178,16 @@ class ReleaseFollower:
             return raised(await self._releases.call(method, *args, **kwargs))
         except (PoolUnavailable, ReplicaDied) as error:
             raise Unavailable(error.message) from error
+
+    async def _tell(self, version: ModelVersion, reason: str) -> None:
+        is_told = False
+        while not is_told:
+            try:
+                await self._releases.call(Releases.contradicted, version, reason)
+                is_told = True
+            except Exception as error:
+                log.warning("contradiction not reported, retrying: retry_s=%g error=%s", _RETRY_S, error)
+                await asyncio.sleep(_RETRY_S)
 
     async def _follow(self) -> None:
         while True:

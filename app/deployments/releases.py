@@ -152,6 +152,10 @@ class Releases:
         """Drop a pool member that ends."""
         await self._loop.observe(lambda observed: observed.left(member_id))
 
+    async def contradicted(self, version: ModelVersion, reason: str) -> None:
+        """Have no gateway replica batch a version that turned out not to be row-wise."""
+        await self._loop.observe(lambda observed: observed.contradicted(version, reason))
+
     async def gateway_left(self, gateway_id: str) -> None:
         """Drop a gateway replica that ends, so that rollouts stop waiting for it."""
         await self._loop.gateway_left(gateway_id)

@@ -126,7 +126,9 @@ class ModelHost:
         for version in self._crowded_out:
             states[version] = VersionState("failed", "evicted: the pool's model_bytes cannot hold all its versions")
         for version, (model, _) in self._residents.items():
-            states[version] = VersionState("ready", None, model.spec.nbytes, model.spec.load_ms, model.problem)
+            states[version] = VersionState(
+                "ready", None, model.spec.nbytes, model.spec.load_ms, model.spec.batching, model.problem
+            )
         return states
 
     async def describe(self, version: ModelVersion) -> ModelSpec:

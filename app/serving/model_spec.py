@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.serving.batching_contract import UNPROVEN, BatchingContract
 from app.serving.references import ModelVersion
 
 
@@ -19,6 +20,7 @@ class ModelSpec:
         input_example: the logged example as JSON values, None without one.
         nbytes: memory that the loaded model takes, in bytes.
         load_ms: time to load it, in milliseconds.
+        batching: whether the version is known to predict row by row.
         metadata: the metadata that was logged with the model.
     """
 
@@ -31,6 +33,7 @@ class ModelSpec:
     input_example: Any = None
     nbytes: int = 0
     load_ms: float = 0.0
+    batching: BatchingContract = UNPROVEN
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -96,6 +96,12 @@ class Directory(Protocol):
     def batch_overrides(self, name: str) -> BatchOverrides:
         """Return the batch limits in the model's tags, from memory. The batcher calls it before every batch."""
 
+    def contradiction(self, version: ModelVersion) -> str | None:
+        """Return how some gateway saw that a version is not row-wise, from memory. Called before every batch."""
+
+    def contradicted(self, version: ModelVersion, reason: str) -> None:
+        """Tell all gateway replicas that a version is not row-wise."""
+
     def traffic(self, name: str) -> Traffic | None:
         """Return the traffic split and the shadow of the bare name, from memory; None without both."""
 
@@ -176,6 +182,9 @@ class Recorder(Protocol):
 
     def called(self, version: ModelVersion, batch: AnsweredBatch) -> None:
         """Count a predicted batch."""
+
+    def repeated(self, version: ModelVersion, requests: int) -> None:
+        """Count requests that are predicted again because an answer contradicts the version's batching contract."""
 
     # Only for models with traffic:
 

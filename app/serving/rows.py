@@ -16,11 +16,15 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from app.errors import ModelFailed, WrongRowCount
+from app.errors import ModelFailed
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Values = list[Any] | Array
 """Values of one column: Python values that its dtype holds exactly, or an array whose first axis is the rows."""
+
+
+class WrongRowCount(ValueError):
+    """A model answered a batch with another number of items than it has rows, so they belong to no request."""
 
 
 class Layout(NamedTuple):
@@ -164,19 +168,21 @@ class Output:
         """Size of the values in bytes, estimated for objects as in `Rows`."""
         return sum(_objects_bytes(array.flat) if array.dtype.hasobject else array.nbytes for array in self.arrays)
 
+    def has_rows(self, count: int) -> bool:
+        """Return whether there is one item for each of `count` rows."""
+        return all(len(array) == count for array in self.arrays)
+
     def split(self, counts: Sequence[int]) -> list[Output]:
-        """Split into consecutive outputs with these row counts.
+        """Split into consecutive outputs with these row counts. The answer to a single request stays as it is.
 
         Raises:
-            WrongRowCount: the model answered another number of rows, so its rows belong to no request.
+            WrongRowCount: the model answered another number of items.
         """
-        asked = sum(counts)
-        if asked != self.count or any(len(array) != asked for array in self.arrays):
-            raise WrongRowCount(
-                f"the model answered {self.count} rows for {asked}", {"rows": asked, "answered": self.count}
-            )
         if len(counts) == 1:
             return [self]
+        asked = sum(counts)
+        if not self.has_rows(asked):
+            raise WrongRowCount(f"it answered {self.count} items for {asked} rows")
         parts, start = [], 0
         for count in counts:
             stop = start + count
@@ -216,7 +222,4 @@ def join(outputs: Sequence[Output]) -> Output:
 
 
 def _unlike(what: str) -> ModelFailed:
-    return ModelFailed(
-        f"the model's answers to parts of the request differ in {what} and cannot be joined; send fewer rows, or "
-        "tag the model with serving.batch.max_rows=1, which keeps its requests whole"
-    )
+    return ModelFailed(f"its answers to parts of a request differ in {what}")

@@ -97,8 +97,8 @@ class BatchSettings(_Group):
     """Batching: rows of concurrent requests for one model version become one call."""
 
     max_rows: PositiveInt = 1024
-    """Maximum rows in one batch. A larger request is split where its model works row by row. 1: no batching and no
-    splitting. A model's registry tag `serving.batch.max_rows` overrides it."""
+    """Maximum rows in one batch. A larger request is split. 1: no batching and no splitting. Only row-wise models
+    are batched and split. A model's registry tag `serving.batch.max_rows` overrides it."""
 
     max_bytes: PositiveInt = 8 * 1024**2
     """Maximum bytes in one batch, estimated from its values."""

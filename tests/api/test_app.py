@@ -36,7 +36,6 @@ STATUSES: dict[type[ServingError], int] = {
     errors.DeadlineExceeded: 504,
     errors.CallerGone: 499,
     errors.ModelFailed: 500,
-    errors.WrongRowCount: 500,
     errors.StartupError: 500,
 }
 

@@ -18,6 +18,7 @@ from app.serving.releases.traffic import Traffic, Variant
 from ml_serve_client import (
     ApiError,
     AsyncClient,
+    Batching,
     Client,
     ClientError,
     ConnectionFailed,
@@ -126,7 +127,7 @@ async def test_version_and_alias_are_arguments_or_in_the_reference(client: Async
 async def test_a_version_and_an_alias_together_are_refused(client: AsyncClient) -> None:
     with pytest.raises(ValueError, match="not both"):
         await client.predict("sum", {}, version=1, alias="champion")
-    with pytest.raises(ApiError, match="a model reference is"):
+    with pytest.raises(ApiError, match="no registered model 'sum@champion"):
         await client.predict("sum@champion", {}, version=1)
 
 
@@ -269,7 +270,9 @@ def test_results_of_older_and_newer_gateways_are_read() -> None:
 
 async def test_a_model_is_loaded_and_unloaded(client: AsyncClient) -> None:
     assert await client.load("sum/versions/2") == VersionState("sum", "2", "ready")
-    assert (await client.model("sum")).versions["2"] == ModelVersion("ready", 1, 1_000_000, 1.0, None)
+    assert (await client.model("sum")).versions["2"] == ModelVersion(
+        "ready", 1, 1_000_000, 1.0, None, Batching(row_wise=True, basis="proven")
+    )
     assert await client.unload("sum@challenger") == VersionState("sum", "2", "unloaded")
     assert (await client.model("sum")).versions["2"].state == "cold"
 

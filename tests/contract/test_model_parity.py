@@ -467,7 +467,7 @@ def answers(model: Any, parts: list[Rows]) -> list[Any]:
     batch = stack(parts)
     for array in batch.arrays:
         array.flags.writeable = False  # like an array from another process
-    output = model_output(model.predict(model_input(batch), params=model_params(batch)), batch.count)
+    output = model_output(model.predict(model_input(batch), params=model_params(batch)))
     return [predictions(part) for part in output.split([part.count for part in parts])]
 
 

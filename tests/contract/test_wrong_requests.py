@@ -290,7 +290,7 @@ OIP = [
     text("unknown alias", infer(), "'m@old'", status=404, path="/v2/models/m@old/infer"),
     text("no version", infer(), "'/versions/' is missing", path="/v2/models/m/versions//infer"),
     text("an alias that is none", infer(), "not an alias", path="/v2/models/m/versions/a.b/infer"),
-    text("a version of an alias", infer(), "not a model name", path="/v2/models/m@new/versions/1/infer"),
+    text("a version of an alias", infer(), "'m@new/versions/1'", status=404, path="/v2/models/m@new/versions/1/infer"),
     text("no model", infer(), "not a model name", path="/v2/models//infer"),
     text("a path as a model", infer(), "not understood", path="/v2/models/a/b/infer"),
     text("a version that is too long", infer(), "not a model version", path=f"/v2/models/m/versions/{'9' * 30}/infer"),

@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import ModelUnavailable, RegistryUnavailable
 from app.hosting.model_host import ModelHost
+from app.serving.batching_contract import UNPROVEN
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
@@ -104,7 +105,7 @@ async def test_a_version_is_loaded_when_it_is_first_called() -> None:
     assert await answer(host, 3, 10) == 13
     assert await answer(host, 3, 11) == 14
     assert loader.loads == {version(3): 1}
-    assert host.states() == {version(3): VersionState("ready", None, 100, 0.0)}
+    assert host.states() == {version(3): VersionState("ready", None, 100, 0.0, UNPROVEN)}
 
 
 async def test_a_version_with_a_problem_reports_it_and_still_answers() -> None:
@@ -112,7 +113,7 @@ async def test_a_version_with_a_problem_reports_it_and_still_answers() -> None:
     loader.problems[version(3)] = "it does not predict its own input example"
     host = make(loader)
     assert await answer(host, 3) == 4
-    told = VersionState("ready", None, 100, 0.0, "it does not predict its own input example")
+    told = VersionState("ready", None, 100, 0.0, UNPROVEN, "it does not predict its own input example")
     assert host.states() == {version(3): told}
 
 

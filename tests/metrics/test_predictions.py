@@ -40,6 +40,7 @@ FAMILIES = {
     "ml_serve_batch_rows": ("histogram", VERSION, ROWS),
     "ml_serve_batch_requests": ("histogram", VERSION, ROWS),
     "ml_serve_batch_wait_seconds": ("histogram", VERSION, SECONDS),
+    "ml_serve_repeated_requests": ("counter", VERSION, ""),
     "ml_serve_batches_in_flight_bound": ("gauge", VERSION, ""),
     "ml_serve_variant_seconds": ("summary", VERSION, ""),
     "ml_serve_variant_seconds_squared": ("counter", VERSION, ""),
@@ -143,6 +144,7 @@ def test_requests_rows_and_batches_are_counted(registry: CollectorRegistry, ledg
     ledger.predicted(V2, 4, 0.02)
     ledger.called(V2, AnsweredBatch(2, 7, 0.002, 0.005, 3))
     ledger.failed("prices", V2, "invalid_input")
+    ledger.repeated(V2, 4)
     assert samples(registry, "ml_serve_") == {
         "requests_total": 2,
         "rows_total": 7,
@@ -157,6 +159,7 @@ def test_requests_rows_and_batches_are_counted(registry: CollectorRegistry, ledg
         "batch_requests_sum": 2,
         "batch_wait_seconds_count": 1,
         "batch_wait_seconds_sum": 0.002,
+        "repeated_requests_total": 4,
         "batches_in_flight_bound": 3,
     }
 

@@ -21,6 +21,7 @@ from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
 from app.adapters.artifacts.layout import size_of
+from app.adapters.mlflow import row_wise
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
@@ -52,11 +53,10 @@ class LoadedModel:
         Raises:
             ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
                 under which the log has the cause.
-            WrongRowCount: it answered another number of rows.
         """
         try:
             prediction = self._model.predict(model_input(batch), params=model_params(batch))
-            return model_output(prediction, batch.count)
+            return model_output(prediction)
         except ServingError:
             raise
         except Exception as error:
@@ -119,16 +119,18 @@ class ModelLoader:
             log.exception("failed to load %s", version)
             raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
         signature = _signature(version, model)
+        flavor = next((name for name in model.metadata.flavors if name != "python_function"), "python_function")
         spec = ModelSpec(
             name=version.name,
             version=version.version,
-            flavor=next((name for name in model.metadata.flavors if name != "python_function"), "python_function"),
+            flavor=flavor,
             inputs=signature.get("inputs"),
             outputs=signature.get("outputs"),
             params=signature.get("params"),
             input_example=_serving_example(model, folder),
             metadata=_metadata(version, model),
             nbytes=nbytes,
+            batching=row_wise.examine(model, flavor, folder),
             load_ms=(time.perf_counter() - started) * 1000,
         )
         skip_enforcement(model)

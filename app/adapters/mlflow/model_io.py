@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 import pandas as pd
 
-from app.errors import ModelFailed, ServingError, WrongRowCount
+from app.errors import ModelFailed, ServingError
 from app.serving.rows import Array, Batch, Output, as_array
 from app.serving.signatures.scalars import infer_array
 from app.serving.signatures.tensors import flatten
@@ -43,29 +43,22 @@ def model_params(batch: Batch) -> dict[str, Any] | None:
     return json.loads(batch.layout.params) if batch.layout.params else None
 
 
-def model_output(prediction: Any, rows: int) -> Output:
-    """Normalize the answer of a pyfunc model for `rows` rows to numpy's and Python's own types.
+def model_output(prediction: Any) -> Output:
+    """Normalize the answer of a pyfunc model to numpy's and Python's own types.
 
     A DataFrame, or a list of dicts with equal keys, becomes named columns. A dict becomes named tensors, and so does a
     tuple of arrays, as ``output_0``, ``output_1`` and so on. A Series, list or array becomes one unnamed array. Missing
     values become None, or NaN among floats. Datetimes with a time zone become ISO 8601 text.
 
     Raises:
-        WrongRowCount: the answer has another number of rows.
         ModelFailed: the answer is a single value, or cannot be converted.
     """
     try:
-        output = _output(prediction)
+        return _output(prediction)
     except ServingError:
         raise
     except Exception as error:
         raise ModelFailed(f"the model answered a {type(prediction).__name__} that cannot be converted") from error
-    for array in output.arrays:
-        if len(array) != rows:
-            raise WrongRowCount(
-                f"the model answered {len(array)} rows for {rows}", {"rows": rows, "answered": len(array)}
-            )
-    return output
 
 
 def _frame(batch: Batch) -> pd.DataFrame:

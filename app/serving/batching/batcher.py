@@ -18,6 +18,7 @@ from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ReplicaDie
 from app.serving.batching.concurrency import InFlightBound
 from app.serving.batching.limits import BatchLimits
 from app.serving.batching.queue import LARGE_SHARE, Line, Part, Total
+from app.serving.rows import WrongRowCount
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -53,7 +54,8 @@ class Batcher(Generic[P, R]):
         limits: returns the current limits; called before each batch, so they may change at any time.
         answered: called for every answered batch.
         of_one: errors that a single part may cause. After one of them the batcher halves the batch until the faulty
-            part fails alone. Any other error fails the whole batch.
+            part fails alone. Any other error fails the whole batch. After `WrongRowCount` each part is
+            answered alone.
 
     Attributes:
         max_rows, max_bytes: the current limits of one batch.
@@ -66,7 +68,7 @@ class Batcher(Generic[P, R]):
         answered: Callable[[AnsweredBatch], None] = lambda _: None,
         of_one: tuple[type[ServingError], ...] = (ModelFailed, ReplicaDied, InvalidRequest),
     ) -> None:
-        self._of_one = of_one
+        self._of_one = (WrongRowCount, *of_one)
         self._call = call
         self._limits = limits
         self._answered = answered
@@ -238,8 +240,8 @@ class Batcher(Generic[P, R]):
             if len(parts) == 1:
                 _fail(parts, error)
                 return False
-            # In halves, but one by one if each retry may kill a replica.
-            size = 1 if isinstance(error, ReplicaDied) else (len(parts) + 1) // 2
+            # In halves, but one by one if each retry may kill a replica, or where the model is not row-wise.
+            size = 1 if isinstance(error, ReplicaDied | WrongRowCount) else (len(parts) + 1) // 2
             for start in range(0, len(parts), size):
                 await self._answer(parts[start : start + size])
             return False

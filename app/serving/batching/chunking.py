@@ -40,15 +40,17 @@ def pieces(rows: Rows, nbytes: int, *, max_rows: int, max_bytes: int) -> Iterato
 
 async def submit_pieces(
     batcher: Batcher[P, R], pieces: Iterable[Piece[P]], *, group: Hashable, deadline: float
-) -> list[R]:
-    """Return the results of all pieces, in order. The first error of any piece, or cancellation, withdraws the others.
+) -> list[tuple[int, R]]:
+    """Return the number of rows and the result of each piece, in order.
+
+    The first error of any piece, or cancellation, withdraws the others.
 
     At any time, only as many pieces wait or are in flight as fill the batches that may be in flight. So several large
     requests take turns, and each piece is cut shortly before it is sent.
     """
     numbered = enumerate(pieces)
     pending: dict[asyncio.Future[R], tuple[int, int]] = {}
-    results: dict[int, R] = {}
+    results: dict[int, tuple[int, R]] = {}
     try:
         while True:
             pending_rows = sum(rows for _, rows in pending.values())
@@ -65,8 +67,8 @@ async def submit_pieces(
                 return [results[index] for index in range(len(results))]
             done, _ = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for future in done:
-                index, _ = pending.pop(future)
-                results[index] = future.result()
+                index, rows = pending.pop(future)
+                results[index] = rows, future.result()
     finally:
         for future in pending:
             if not future.cancel():

@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+from app.serving.batching_contract import ROW_WISE_TAG
 from app.settings import BatchSettings
 
 N = TypeVar("N", int, float)
@@ -18,6 +19,7 @@ N = TypeVar("N", int, float)
 MAX_ROWS_TAG = "serving.batch.max_rows"
 WAIT_TAG = "serving.batch.wait_ms"
 MAX_IN_FLIGHT_TAG = "serving.batch.max_in_flight"
+_TRUTHS = {"true": True, "True": True, "false": False, "False": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,15 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class BatchOverrides:
-    """Limits in one model's tags; None for a missing tag. Milliseconds, as in the settings."""
+    """Limits in one model's tags, and whether it declares to be row-wise; None for a missing tag.
+
+    Milliseconds, as in the settings.
+    """
 
     max_rows: int | None = None
     wait_ms: float | None = None
     max_in_flight: int | None = None
+    row_wise: bool | None = None
 
     def over(self, settings: BatchSettings) -> BatchLimits:
         """Return the limits of `settings`, with these values in place of theirs."""
@@ -74,5 +80,13 @@ def read_tags(tags: Mapping[str, str]) -> tuple[BatchOverrides, tuple[str, ...]]
         max_rows=read(MAX_ROWS_TAG, int, 1, "a whole number from 1 on"),
         wait_ms=read(WAIT_TAG, float, 0, "a number of milliseconds from 0 on"),
         max_in_flight=read(MAX_IN_FLIGHT_TAG, int, 1, "a whole number from 1 on"),
+        row_wise=_truth(tags.get(ROW_WISE_TAG), problems),
     )
     return overrides, tuple(problems)
+
+
+def _truth(text: str | None, problems: list[str]) -> bool | None:
+    if text is None or text in _TRUTHS:
+        return _TRUTHS.get(text or "")
+    problems.append(f"tag {ROW_WISE_TAG} is {text[:40]!r}, expected 'true' or 'false': it is ignored")
+    return None

@@ -9,10 +9,9 @@ from app.errors import (
     PoolUnavailable,
     ReplicaDied,
     ServingError,
-    WrongRowCount,
 )
 
-_KINDS = (ModelFailed, WrongRowCount, ModelUnavailable, PoolUnavailable, ReplicaDied, DeadlineExceeded, ServingError)
+_KINDS = (ModelFailed, ModelUnavailable, PoolUnavailable, ReplicaDied, DeadlineExceeded, ServingError)
 _CODES = frozenset(kind.code for kind in _KINDS)
 """Codes of errors that count against a version: it raised, answered wrongly or too late, failed to load, or killed its
 replica. Unexpected errors (``internal``) count too: they distinguish two versions only if one of them causes more.

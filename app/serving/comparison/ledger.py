@@ -105,6 +105,10 @@ class Ledger:
         totals.batch_waits.add(batch.waited_s)
         totals.in_flight_bound = batch.in_flight_bound
 
+    def repeated(self, version: ModelVersion, requests: int) -> None:
+        totals = self.versions.get(version) or self._version(version)
+        totals.repeated += requests
+
     def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
         self._variant(version).add(seconds, prediction)
         epoch = self._epoch(version.name, traffic)

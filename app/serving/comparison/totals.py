@@ -79,6 +79,7 @@ class VersionTotals:
     batch_requests: Distribution = field(default_factory=_rows)
     batch_waits: Distribution = field(default_factory=_seconds)
     in_flight_bound: int = 0
+    repeated: int = 0
     variant: VariantTotals | None = None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from app.serving.batching_contract import BatchingContract
+
 State = Literal["loading", "ready", "failed"]
 
 
@@ -16,5 +18,6 @@ class VersionState:
     error: str | None = None
     nbytes: int = 0
     load_ms: float = 0.0
+    batching: BatchingContract | None = None
     problem: str | None = None
     """Why a loaded version should not serve, such as a failure to predict its own input example."""

@@ -1,21 +1,24 @@
-"""A model version in a gateway replica: reads rows by its signature and predicts them in batches."""
+"""A model version in a gateway replica: reads rows by its signature, and predicts them in batches if it is row-wise.
+
+`app.serving.batching_contract` says what that means.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from typing import Any
 
 from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed
 from app.serving.batching.batcher import AnsweredBatch, Batcher
-from app.serving.batching.chunking import Piece, pieces, submit_pieces
+from app.serving.batching.chunking import pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
 from app.serving.ports import Directory
-from app.serving.rows import Output, Rows, join, stack
+from app.serving.rows import Output, Rows, WrongRowCount, join, stack
 from app.serving.signatures.signature import Signature
 from app.settings import BatchSettings
 
@@ -26,6 +29,8 @@ class ServedModel:
     Args:
         batch: limits of a batch; the model's tags override them.
         answered: called for every batch of callers' requests that was answered.
+        repeated: called with the number of requests that are predicted again, because an answer contradicts the
+            batching contract.
     """
 
     def __init__(
@@ -34,13 +39,16 @@ class ServedModel:
         directory: Directory,
         batch: BatchSettings,
         answered: Callable[[AnsweredBatch], None] = lambda _: None,
+        repeated: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.spec = spec
+        self._contract = spec.batching
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
         self._version = spec.key
         self._directory = directory
         self._batch = batch
         self._answered = answered
+        self._repeated = repeated
 
     @cached_property
     def _batcher(self) -> Batcher[Rows, Output]:
@@ -53,7 +61,7 @@ class ServedModel:
         return Batcher(partial(self._call, again=False), self._limits, of_one=(ModelFailed, InvalidRequest))
 
     async def predict(self, rows: Rows, nbytes: int, deadline: float, *, shadow: bool = False) -> Output:
-        """Predict the rows of one request, in a batch with those of others.
+        """Predict the rows of one request, in a batch with those of others if the version is row-wise.
 
         Args:
             nbytes: bytes of the rows.
@@ -65,37 +73,73 @@ class ServedModel:
             ModelFailed, ModelUnavailable, ReplicaDied, Unavailable: from the pool.
         """
         batcher = self._shadow_batcher if shadow else self._batcher
-        # A signature with a fixed number of rows describes a whole call: such requests are never stacked.
-        group = rows.layout if self.signature.fixed_rows is None else object()
-        cuts = self._cut(rows, nbytes)
-        if cuts is not None:
-            async with until(deadline):
-                return join(await submit_pieces(batcher, cuts, group=group, deadline=deadline))
+        row_wise = self._is_row_wise()
+        if row_wise and (rows.count > batcher.max_rows or nbytes > batcher.max_bytes):
+            output = await self._predict_pieces(batcher, rows, nbytes, deadline)
+            if output is not None:
+                return output
+            row_wise = False
+        group = rows.layout if row_wise else object()  # equal to no other request's: alone in its call
         answer = batcher.submit(rows, group=group, rows=rows.count, nbytes=nbytes, deadline=deadline)
         # A third of the cost of `until`.
         timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
         try:
-            return await answer
+            output = await answer
         finally:
             timer.cancel()
+        if row_wise and not output.has_rows(rows.count):
+            self._contradict(f"it answered {output.count} items for {rows.count} rows", again=0)
+        return output
 
-    def _cut(self, rows: Rows, nbytes: int) -> Iterator[Piece[Rows]] | None:
-        """Cut a request that is larger than a batch; None if it is sent whole."""
-        batcher = self._batcher
-        if rows.count <= batcher.max_rows and nbytes <= batcher.max_bytes:
+    def _is_row_wise(self) -> bool:
+        if self.signature.fixed_rows is not None:  # it describes a whole call
+            return False
+        declared = self._directory.batch_overrides(self._version.name).row_wise
+        return self._contract.row_wise if declared is None else declared
+
+    async def _predict_pieces(
+        self, batcher: Batcher[Rows, Output], rows: Rows, nbytes: int, deadline: float
+    ) -> Output | None:
+        """Predict a request that is larger than a batch in pieces. Returns None where it has to be predicted whole."""
+        if rows.count == 1 or batcher.max_rows == 1:
             return None
-        # A model that is not row-wise may look at the rows together.
-        if not self.signature.by_row or rows.count == 1 or batcher.max_rows == 1:
-            return None
-        return pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
+        cuts = pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
+        async with until(deadline):
+            answers = await submit_pieces(batcher, cuts, group=rows.layout, deadline=deadline)
+        if all(output.has_rows(count) for count, output in answers):
+            try:
+                return join([output for _, output in answers])
+            except ModelFailed as error:
+                reason = error.message
+        else:
+            reason = "it answered another number of items than it was given rows"
+        self._contradict(reason, again=1)
+        return None
+
+    def _contradict(self, reason: str, *, again: int) -> None:
+        """Take note of an answer that a row-wise model would not give: no more batches, unless the tag says so.
+
+        Args:
+            again: requests that are predicted again because of it.
+        """
+        if again:
+            self._repeated(again)
+        if self._contract.row_wise:
+            self._contract = self._contract.contradicted(reason)
+            self._directory.contradicted(self._version, reason)
 
     def _limits(self) -> BatchLimits:
+        self._contract = self._contract.contradicted(self._directory.contradiction(self._version))
         return self._directory.batch_overrides(self._version.name).over(self._batch)
 
     async def _call(self, parts: Sequence[Rows], *, again: bool) -> list[Output]:
         runner = self._directory.runner(self._version.name)
         output = await runner.predict(self._version, stack(parts), self._backlog(), again=again)
-        return output.split([part.count for part in parts])
+        try:
+            return output.split([part.count for part in parts])
+        except WrongRowCount as error:
+            self._contradict(str(error), again=len(parts))
+            raise  # the batcher predicts each part again, alone
 
     def _backlog(self) -> Backlog:
         now = asyncio.get_running_loop().time()

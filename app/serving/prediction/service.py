@@ -185,8 +185,8 @@ class PredictionService:
         spec = await self._directory.runner(version.name).describe(version)
         if len(self._models) >= _MOST_VERSIONS:
             del self._models[next(iter(self._models))]
-        answered = partial(self._recorder.called, version)
-        model = self._models[version] = ServedModel(spec, self._directory, self._batch, answered)
+        answered, repeated = partial(self._recorder.called, version), partial(self._recorder.repeated, version)
+        model = self._models[version] = ServedModel(spec, self._directory, self._batch, answered, repeated)
         return model
 
 

@@ -32,6 +32,7 @@ class Observed:
         models: the registry, by name; None before it was read, where no snapshot has it either.
         members: the last report of each pool member, by the member's id.
         contracts: signatures of versions that members loaded.
+        contradictions: per version how a gateway replica saw that it is not row-wise.
         intents: per model and alias the cause of a switch that this process is about to write.
         stale_since: since when the registry has not been read, in seconds since 1970; None while it answers.
     """
@@ -39,6 +40,7 @@ class Observed:
     models: Mapping[str, RegisteredModel] | None = None
     members: Mapping[str, MemberReport] = field(default_factory=dict)
     contracts: Mapping[ModelVersion, Contract] = field(default_factory=dict)
+    contradictions: Mapping[ModelVersion, str] = field(default_factory=dict)
     requests: LoadRequests = field(default_factory=LoadRequests)
     intents: Mapping[tuple[str, str], Intent] = field(default_factory=dict)
     stale_since: float | None = None
@@ -76,6 +78,12 @@ class Observed:
             return self
         report = replace(known, seen=now, busy=known.busy if busy is None else busy)
         return replace(self, members={**self.members, member_id: report})
+
+    def contradicted(self, version: ModelVersion, reason: str) -> Observed:
+        """Note that a version of a known model is not row-wise."""
+        if version.name not in (self.models or {}) or version in self.contradictions:
+            return self
+        return replace(self, contradictions={**self.contradictions, version: reason})
 
     def left(self, member_id: str) -> Observed:
         """Drop a member that has ended."""

@@ -75,8 +75,9 @@ def _without_the_gone(
         tags = {name: one for name, one in before.tags.items() if name not in gone}
         before = replace(before, observed=replace(before.observed, models=kept), aliases=aliases, tags=tags)
         contracts = {version: one for version, one in observed.contracts.items() if version.name not in gone}
+        contradictions = {version: one for version, one in observed.contradictions.items() if version.name not in gone}
         intents = {key: intent for key, intent in observed.intents.items() if key[0] not in gone}
-        observed = replace(observed, contracts=contracts, intents=intents)
+        observed = replace(observed, contracts=contracts, contradictions=contradictions, intents=intents)
     if observed.models is not None:
         observed = replace(observed, requests=observed.requests.of(models.keys() - gone))
     return before, observed
@@ -145,6 +146,7 @@ def _publish(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Releas
         copies=dict(sorted(copies.items())),
         unloads=requests.unloads,
         retries=requests.retries,
+        contradictions=observed.contradictions,
         ready=ready,
         cold_pools=frozenset(pool for pool, plan in settings.pools.items() if plan.cold),
         stale_since=observed.stale_since,
@@ -250,5 +252,8 @@ def _effects(before: ReleaseState, after: ReleaseState, settings: ReleaseSetting
         if known is None or known.tags != model.tags or known.aliases != model.aliases:
             old = problems_of(before, known) if known is not None else ()
             problems += [(name, problem) for problem in problems_of(after, model) if problem not in old]
-    kept = [(one.models, one.aliases, one.observed.requests, one.table.stale_since) for one in (before, after)]
+    kept = [
+        (one.models, one.aliases, one.observed.requests, one.observed.contradictions, one.table.stale_since)
+        for one in (before, after)
+    ]
     return Effects(kept[0] != kept[1], live_tags, problems)

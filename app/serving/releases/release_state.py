@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from app.serving.batching_contract import ROW_WISE_TAG
 from app.serving.placement.pool_members import PoolMembers, PoolPlan
 from app.serving.placement.replication import CopyLevel
 from app.serving.references import ModelVersion
@@ -106,10 +107,16 @@ class Effects:
 
 
 def problems_of(state: ReleaseState, model: RegisteredModel) -> tuple[str, ...]:
-    """Return a sentence for each tag of a model that cannot be followed."""
+    """Return a sentence for each tag that cannot be followed, and for each version that is not row-wise after all."""
     tags = state.tags_of(model.name)
     missing = (
         f"traffic names alias '{alias}', which the model does not have: its share goes to the default"
         for alias in sorted(tags.traffic.aliases - model.aliases.keys())
     )
-    return (*tags.problems, *missing)
+    declared = f", although its tag {ROW_WISE_TAG} is true" if tags.batch.row_wise else ", so it is not batched"
+    contradicted = (
+        f"version {version.version} is not row-wise{declared}: {reason}"
+        for version, reason in sorted(state.observed.contradictions.items())
+        if version.name == model.name
+    )
+    return (*tags.problems, *missing, *contradicted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,5 +79,15 @@ def _version(state: ReleaseState, version: ModelVersion) -> dict[str, Any]:
         "replicas": sum(one.state == "ready" for one in states),
         "bytes": max((one.nbytes for one in states), default=0),
         "load_ms": max((one.load_ms for one in states), default=0.0),
+        "batching": _batching(state, version),
         "error": state.members.error(version),
     }
+
+
+def _batching(state: ReleaseState, version: ModelVersion) -> dict[str, Any] | None:
+    """Return the batching contract that is in force; None where no pool member has the version in memory."""
+    found = next((one.batching for one in state.members.states(version) if one.batching is not None), None)
+    if found is None:
+        return None
+    contradicted = found.contradicted(state.observed.contradictions.get(version))
+    return asdict(contradicted.declared(state.tags_of(version.name).batch.row_wise))

@@ -54,6 +54,7 @@ class ReleaseTable:
         copies: how many members should hold a resident or a busy version.
         unloads, retries: how often callers asked to unload a version, or to load it again after a failure. Pools act
             when a number changes.
+        contradictions: per version how a gateway replica saw that it is not row-wise.
         ready: whether every live resident version is loaded, or has failed to load.
         cold_pools: pools that may scale to zero; only predictions call them, since any call wakes them.
         stale_since: since when the registry has not been read, in seconds since 1970; None while it answers.
@@ -67,6 +68,7 @@ class ReleaseTable:
     copies: Mapping[ModelVersion, int] = field(default_factory=dict)
     unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
     retries: Mapping[ModelVersion, int] = field(default_factory=dict)
+    contradictions: Mapping[ModelVersion, str] = field(default_factory=dict)
     ready: bool = False
     cold_pools: frozenset[str] = frozenset()
     stale_since: float | None = None
@@ -122,8 +124,9 @@ class ModelStatus:
         default: live version of the bare name.
         aliases: live version per alias.
         desired: version per alias as the registry names it; different while it warms up, or when it is blocked.
-        versions: per version its state, how many replicas hold it, its bytes, and the last error.
-        problems: a sentence for each tag that is ignored because it cannot be followed.
+        versions: per version its state, how many replicas hold it, its bytes, its batching contract, the last error.
+        problems: a sentence for each tag that is ignored because it cannot be followed, and for each version whose
+            answers contradict its batching contract.
         live: per alias ``version``, ``previous`` (or null), ``since`` (ISO 8601) and ``why``.
         blocked: per alias why its desired version does not answer.
         traffic: percent per alias of the calls to the bare name, as the tags ask for.

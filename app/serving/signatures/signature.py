@@ -60,14 +60,6 @@ class Signature:
         except (KeyError, TypeError) as error:
             raise ModelUnavailable(f"the gateway does not support the model's signature: {error}") from error
 
-    @property
-    def by_row(self) -> bool:
-        """Whether the model answers row by row, so that requests may be cut and batches merged.
-
-        Without a signature, or with a fixed number of rows, the rows of a request may depend on each other.
-        """
-        return self.fixed_rows is None and (bool(self.columns) or self.tensor is not None)
-
     def reads_as(self, other: Signature) -> bool:
         """Whether the other signature makes the same rows of every request."""
         return bool(self._reads == other._reads)

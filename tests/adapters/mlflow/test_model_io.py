@@ -18,7 +18,7 @@ import pytest
 import scipy.sparse  # type: ignore[import-untyped]
 
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
-from app.errors import ModelFailed, WrongRowCount
+from app.errors import ModelFailed
 from app.serving.json_output import predictions
 from app.serving.rows import Array, Batch, Layout, Output
 
@@ -164,42 +164,22 @@ class TestOutput:
     @pytest.mark.parametrize("case", UNDERSTOOD, ids=lambda case: f"{type(case[0]).__name__}-{case[3]}"[:60])
     def test_answers_of_every_kind_are_understood(self, case: Any) -> None:
         prediction, kind, names, arrays = case
-        output = model_output(prediction, 2)
+        output = model_output(prediction)
         assert (output.kind, output.names, output.count) == (kind, names, 2)
         assert strings(output) == [(dtype, repr(values)) for dtype, values in arrays]
 
     def test_timestamps_in_objects_keep_their_nanoseconds(self) -> None:
-        output = model_output([pd.Timestamp("2024-01-01 00:00:00.000000001"), pd.Timedelta(1, "s")], 2)
+        output = model_output([pd.Timestamp("2024-01-01 00:00:00.000000001"), pd.Timedelta(1, "s")])
         assert predictions(output) == ["2024-01-01T00:00:00.000000001", 1.0]
 
     def test_outputs_unpickle_and_become_json_without_pandas(self) -> None:
-        blob = pickle.dumps([model_output(prediction, 2) for prediction, *_ in UNDERSTOOD])
+        blob = pickle.dumps([model_output(prediction) for prediction, *_ in UNDERSTOOD])
         code = (
             "import pickle, sys; sys.modules.update(pandas=None, pyarrow=None, scipy=None);"
             "from app.serving.json_output import predictions; import orjson;"
             "[orjson.dumps(predictions(output)) for output in pickle.loads(sys.stdin.buffer.read())]"
         )
         subprocess.run([sys.executable, "-c", code], input=blob, check=True)
-
-    @pytest.mark.parametrize(
-        ("prediction", "answered"),
-        [
-            (np.ones(3), 3),
-            (np.ones((1, 2)), 1),
-            ([1], 1),
-            ([], 0),
-            (pd.DataFrame({"a": [1]}), 1),
-            (pd.Series([1, 2, 3]), 3),
-            ({"a": [1, 2], "b": [1]}, 1),
-            ([{"a": 1}], 1),
-            ((np.ones(2), np.ones(3)), 3),
-        ],
-    )
-    def test_another_number_of_rows_is_told(self, prediction: Any, answered: int) -> None:
-        with pytest.raises(WrongRowCount) as caught:
-            model_output(prediction, 2)
-        assert caught.value.details == {"rows": 2, "answered": answered}
-        assert f"{answered} rows for 2" in caught.value.message
 
     @pytest.mark.parametrize(
         "make",
@@ -222,6 +202,5 @@ class TestOutput:
     )
     def test_an_answer_without_rows_is_a_failure_of_the_model(self, make: Callable[[], Any]) -> None:
         with pytest.raises(ModelFailed) as caught:
-            model_output(make(), 2)
-        assert not isinstance(caught.value, WrongRowCount)
+            model_output(make())
         assert "0x" not in caught.value.message

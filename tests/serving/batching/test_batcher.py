@@ -413,7 +413,7 @@ def test_single_rows_and_a_huge_request_do_not_starve_each_other(most: int) -> N
             while not huge.done():
                 group.create_task(single())
                 await asyncio.sleep(0.01)
-        assert huge.result() == [250] * 400
+        assert huge.result() == [(250, 250)] * 400
         # At worst one full batch is ahead in each slot, before the one that takes the row along.
         assert max(waits) < (most + 1) * 0.105 if most < 3 else max(waits) < 0.4
         assert sum(waits) / len(waits) < 0.1

@@ -46,7 +46,10 @@ def numbers(count: int) -> Iterator[Piece[int]]:
 def split(
     batcher: Batcher[int, int], cuts: Iterable[Piece[int]], *, deadline: float = FOREVER
 ) -> asyncio.Task[list[int]]:
-    return asyncio.create_task(submit_pieces(batcher, cuts, group=None, deadline=deadline))
+    async def results() -> list[int]:
+        return [result for _, result in await submit_pieces(batcher, cuts, group=None, deadline=deadline)]
+
+    return asyncio.create_task(results())
 
 
 def test_results_come_in_order_whatever_their_batches() -> None:

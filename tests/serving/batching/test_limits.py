@@ -30,6 +30,8 @@ def test_other_tags_are_ignored() -> None:
         ("wait_ms", "nan"),
         ("wait_ms", "inf"),
         ("wait_ms", "5 ms"),
+        ("row_wise", "yes"),
+        ("row_wise", ""),
     ],
 )
 def test_an_invalid_tag_is_reported_and_ignored(tag: str, text: str) -> None:
@@ -37,3 +39,8 @@ def test_an_invalid_tag_is_reported_and_ignored(tag: str, text: str) -> None:
     assert overrides == BatchOverrides()
     assert f"serving.batch.{tag}" in problem
     assert len(problem) < 200
+
+
+@pytest.mark.parametrize(("text", "declared"), [("true", True), ("True", True), ("false", False), ("False", False)])
+def test_a_tag_declares_whether_a_model_is_row_wise(text: str, declared: bool) -> None:
+    assert read_tags({"serving.batch.row_wise": text}) == (BatchOverrides(row_wise=declared), ())

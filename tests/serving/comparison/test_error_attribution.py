@@ -9,7 +9,6 @@ FAULTS = {
     "model_unavailable",
     "pool_unavailable",
     "replica_died",
-    "wrong_row_count",
 }
 
 

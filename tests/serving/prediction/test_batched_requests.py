@@ -17,8 +17,7 @@ from app.settings import BatchSettings
 from tests.fakes import FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.virtual_time import run
 
-WHOLE = FakeModel(lambda batch: tensor(batch.arrays[0]))
-"""A model without a signature."""
+WHOLE = FakeModel(lambda batch: tensor(batch.arrays[0]), row_wise=False)
 
 FIXED = FakeModel(
     lambda batch: tensor(batch.arrays[0]),
@@ -67,7 +66,7 @@ def test_a_request_that_fits_a_batch_is_one_call() -> None:
         (WHOLE, Payload("columns", {"x": list(range(12))})),
         (FIXED, Payload("instances", [[float(n)] for n in range(12)])),
     ],
-    ids=["no signature", "fixed number of rows"],
+    ids=["by contract", "fixed number of rows"],
 )
 def test_a_request_that_is_not_row_wise_stays_whole(model: FakeModel, payload: Payload) -> None:
     fakes = fakes_of(model)

@@ -252,7 +252,7 @@ def test_a_slow_shadow_delays_no_caller() -> None:
         (failing(PoolUnavailable("no replica"), "a", "b"), "pool_unavailable"),
         (failing(RuntimeError("unexpected"), "a", "b"), "internal"),
         (total("a", "c"), "invalid_input"),
-        (FakeModel(lambda batch: tensor(np.zeros(7)), columns("a", "b")), "wrong_row_count"),
+        (FakeModel(lambda batch: tensor(np.zeros(7)), columns("a", "b")), "incomparable"),
         (replace(total("a", "b"), error=PoolUnavailable("no replica")), "pool_unavailable"),
     ],
     ids=["raises", "kills its replica", "no pool", "unforeseen", "other columns", "other rows", "not loaded"],

@@ -124,7 +124,7 @@ def test_the_previous_version_comes_back_whatever_its_inputs(world: World) -> No
 
 def test_a_version_that_fails_its_example_answers_only_by_force(world: World) -> None:
     world.reads(champion="2")
-    odd = VersionState("ready", None, 100, 5.0, "it does not predict its own input example")
+    odd = VersionState("ready", None, 100, 5.0, problem="it does not predict its own input example")
     world.pool({V1: READY, V2: odd})
     assert world.answers() == "1"
     assert world.blocked == {"champion": "version 2 is not switched to: it does not predict its own input example"}

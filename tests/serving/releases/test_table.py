@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.serving.batching.limits import BatchOverrides
+from app.serving.batching_contract import BatchingContract
 from app.serving.placement.pool_members import PoolPlan
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
@@ -355,3 +356,53 @@ def test_an_invalid_tag_is_ignored_logged_once_and_shown() -> None:
     (problem,) = e.status().problems
     assert problem == "tag serving.batch.max_rows is 'many', expected a whole number from 1 on: it is ignored"
     assert e.problems == [("m", problem)]
+
+
+def proven() -> Engine:
+    """An engine whose model has proven to be row-wise."""
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("r1", {V1: VersionState("ready", batching=BatchingContract(True, "proven"))})
+    return e
+
+
+def test_the_status_shows_the_batching_contract() -> None:
+    e = proven()
+    assert e.status().versions["1"]["batching"] == {"row_wise": True, "basis": "proven", "reason": None}
+    e.report("r1", {})
+    assert e.status().versions["1"]["batching"] is None
+
+
+def test_a_contradiction_reaches_the_gateways_and_the_status() -> None:
+    e = proven()
+    epoch = e.table.epoch
+    assert e.observe(lambda observed: observed.contradicted(V1, "3 items for 1 row"))
+    assert e.table.contradictions == {V1: "3 items for 1 row"}
+    assert e.table.epoch > epoch
+    assert e.effects.save
+    found = e.status().versions["1"]["batching"]
+    assert found == {"row_wise": False, "basis": "contradicted", "reason": "3 items for 1 row"}
+    assert e.status().problems == ("version 1 is not row-wise, so it is not batched: 3 items for 1 row",)
+    assert not e.observe(lambda observed: observed.contradicted(V1, "another one"))
+
+
+def test_the_tag_wins_in_the_status() -> None:
+    e = proven()
+    e.observe(lambda observed: observed.contradicted(V1, "3 items for 1 row"))
+    e.registry(RegisteredModel("m", {"champion": "1"}, {"serving.batch.row_wise": "true"}, "1"))
+    assert e.status().versions["1"]["batching"] == {"row_wise": True, "basis": "declared", "reason": None}
+    (problem,) = e.status().problems
+    assert "although its tag serving.batch.row_wise is true" in problem
+    e.registry(RegisteredModel("m", {"champion": "1"}, {"serving.batch.row_wise": "false"}, "1"))
+    assert e.status().versions["1"]["batching"]["row_wise"] is False
+
+
+def test_a_contradiction_lives_as_long_as_its_model() -> None:
+    e = proven()
+    e.observe(lambda observed: observed.contradicted(V1, "3 items for 1 row"))
+    again = Engine(snapshot=e.snapshot, now=e.now)
+    assert again.table.contradictions == {V1: "3 items for 1 row"}
+    again.registry(RegisteredModel("m", {"champion": "1"}, {}, "1", created=99))
+    assert again.table.contradictions == {}
+    again.observe(lambda observed: observed.contradicted(ModelVersion("unknown", "1"), "late"))
+    assert again.table.contradictions == {}

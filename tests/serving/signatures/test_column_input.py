@@ -8,7 +8,7 @@ import pytest
 from app.errors import ModelUnavailable
 from app.serving.rows import Layout, stack
 from app.serving.signatures.signature import Form, Signature
-from tests.serving.signatures.specs import ABC, ROW, column, columns, one, read, refused, tensor
+from tests.serving.signatures.specs import ABC, ROW, column, columns, one, read, refused
 
 
 def test_describes_its_columns() -> None:
@@ -25,14 +25,6 @@ def test_describes_its_columns() -> None:
     assert signature.param_names == ("top",)
     assert not signature.is_tensor
     assert signature.outputs == ({"type": "double", "required": True},)
-
-
-def test_by_row_needs_a_signature_with_free_rows() -> None:
-    assert one("double").by_row
-    assert Signature.compile([tensor("float64", -1, 3)]).by_row
-    assert Signature.compile([tensor("float64", -1, 3, name="x")]).by_row
-    assert not Signature.compile(None).by_row
-    assert not Signature.compile([tensor("float64", 1, 3)]).by_row
 
 
 @pytest.mark.parametrize("kind", ["vector", "complex"])

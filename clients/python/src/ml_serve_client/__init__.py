@@ -15,6 +15,7 @@ from ml_serve_client._errors import ApiError, ClientError, ConnectionFailed, NoR
 from ml_serve_client._predictions import Prediction, TensorPrediction
 from ml_serve_client._results import (
     AliasChange,
+    Batching,
     FeatureSource,
     Health,
     LiveVersion,
@@ -37,6 +38,7 @@ __all__ = [
     "AliasChange",
     "ApiError",
     "AsyncClient",
+    "Batching",
     "Client",
     "ClientError",
     "ComparedVersion",

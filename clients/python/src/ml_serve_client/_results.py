@@ -8,10 +8,23 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class Batching:
+    """Whether requests for a version are predicted together, how that is known, and why not.
+
+    `basis` is ``declared``, ``proven``, ``flavor``, ``unproven``, ``disproved`` or ``contradicted``.
+    """
+
+    row_wise: bool
+    basis: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelVersion:
     """A model version in its pool: `state` is ``cold``, ``loading``, ``ready`` or ``failed``.
 
-    `replicas` is how many replicas have loaded it, `nbytes` its memory in each of them, `load_ms` how long a load took.
+    `replicas` is how many replicas have loaded it, `nbytes` its memory in each of them, `load_ms` how long a load took,
+    `batching` whether its requests are predicted together, None while it is not loaded.
     """
 
     state: str
@@ -19,6 +32,7 @@ class ModelVersion:
     nbytes: int = field(metadata={"key": "bytes"})
     load_ms: float
     error: str | None = None
+    batching: Batching | None = None
 
 
 @dataclass(frozen=True, slots=True)
