@@ -6,6 +6,8 @@ to their endpoints.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from fastapi import FastAPI, Request, Response
@@ -20,7 +22,7 @@ from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, HttpLimits
 from app.api.http.hot_routes import HotRoutes
-from app.api.http.routing import APP_NAME, JSON, Endpoint
+from app.api.http.routing import APP_NAME, JSON, Endpoint, Route
 from app.api.mlflow.bodies import InvocationsError
 from app.api.mlflow.endpoints import MlflowDialect
 from app.api.oip.endpoints import OipDialect
@@ -75,7 +77,7 @@ def create_app(
     routes = [route for dialect in dialects for route in dialect.routes()]
     routes.sort(key=lambda route: route.path.endswith("}"))  # a parameter at the end matches any longer path
     watch = DisconnectWatch()
-    endpoints = [Endpoint(route, limits, watch, exporter) for route in routes]
+    endpoints = [Endpoint(one, limits, watch, exporter) for route in routes for one in _with_head(route)]
     app.router.routes += endpoints
     app.add_api_route(
         "/metrics",
@@ -87,6 +89,13 @@ def create_app(
     )
     app.add_exception_handler(HTTPException, partial(_router_error, limits))
     return HotRoutes(exporter, app, [endpoint for endpoint in endpoints if endpoint.is_hot])
+
+
+def _with_head(route: Route) -> Iterator[Route]:
+    """Yield a route and, for GET, that of HEAD: the server sends its headers without the body."""
+    yield route
+    if route.method == "GET":
+        yield replace(route, method="HEAD", documented=False)
 
 
 async def metrics() -> Response:

@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.api.app import create_app
+from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
@@ -75,12 +76,13 @@ class Gateway:
         await asyncio.gather(*(member.start() for member in self._members))  # calls find warm models
         self._follower.start()
         limits = self._settings.limits
-        return create_app(
+        app = create_app(
             self._service,
             self._follower,
             HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
             default_model=default_model(self._settings),
         )
+        return with_cors(app, self._settings.cors_origins)
 
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)

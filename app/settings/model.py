@@ -109,6 +109,10 @@ class Settings(BaseSettings):
     preload: Annotated[tuple[str, ...], NoDecode] = ("*",)
     """Model references to load and warm up before `/readyz` succeeds. `*`: every model with the default alias."""
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    """Origins of web pages that browsers let call the gateway, such as `https://app.example.com`; `*` is every origin.
+    Empty: none, which is right behind a proxy that does this itself."""
+
     registry_poll_s: PositiveSeconds = 5
     """Seconds between two polls of the registry. During an outage the interval grows to 30 seconds, with jitter."""
 
@@ -159,7 +163,7 @@ class Settings(BaseSettings):
     access_log: bool = False
     """Log every request and every call between deployments."""
 
-    @field_validator("preload", mode="before")
+    @field_validator("preload", "cors_origins", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -131,3 +131,10 @@ async def test_metrics_include_collectors_in_multiprocess_mode(
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     text = (await connect(make_fakes({"prices": total("oil")})).get("/metrics")).text
     assert "process_resident_memory_bytes" in text  # from a collector, which has no file in that folder
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"])
+async def test_probes_may_use_head(connect: Connect, path: str) -> None:
+    client = connect(make_fakes({"prices": total("oil")}))
+    asked, headed = await client.get(path), await client.head(path)
+    assert (headed.status_code, headed.headers["content-type"]) == (asked.status_code, asked.headers["content-type"])

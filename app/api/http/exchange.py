@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -148,8 +149,8 @@ class Exchange:
             more = message.get("more_body", False)
         self.body_read = True
         body = b"".join(chunks)
-        encoding = self.headers.get(b"content-encoding", b"")
-        return body if encoding in (b"", b"identity") else await decompress(body, encoding, limit)
+        encoding = self.headers.get(b"content-encoding")
+        return await decompress(body, encoding, limit) if encoding else body
 
     async def json(self, *, optional: bool = False) -> Any:
         """Read the request's body as JSON; an empty one means ``{}`` if it is optional. Raises as `body`."""
@@ -197,11 +198,13 @@ def versioned_reply(body: Any, version: str) -> Reply:
 
 
 def parse_json(body: bytes, depth: int) -> Any:
-    """Parse strict JSON.
+    """Parse strict JSON; a byte order mark may come first, as Windows programs write it.
 
     Raises:
         MalformedBody: not JSON, or nested deeper than `depth` levels.
     """
+    if body.startswith(BOM_UTF8):
+        body = body.removeprefix(BOM_UTF8)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

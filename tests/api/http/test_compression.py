@@ -10,8 +10,23 @@ from tests.fakes import HTTP_LIMITS, make_fakes, total
 BODY = orjson.dumps({"model_name": "prices", "data": {"oil": 75.5, "gas": 3.2}})
 
 
+MEMBERS = b"".join(gzip.compress(BODY[start : start + 9], mtime=0) for start in range(0, len(BODY), 9))
+
+
 @pytest.mark.parametrize(
-    ("encoding", "body"), [("gzip", gzip.compress(BODY, mtime=0)), ("deflate", zlib.compress(BODY)), ("identity", BODY)]
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(BODY, mtime=0)),
+        ("GZip", gzip.compress(BODY, mtime=0)),
+        ("x-gzip", gzip.compress(BODY, mtime=0)),
+        ("gzip", MEMBERS),
+        ("gzip", gzip.compress(BODY, mtime=0) + gzip.compress(b"", mtime=0) * 1000),
+        ("deflate", zlib.compress(BODY)),
+        ("Deflate", zlib.compress(BODY)),
+        ("identity", BODY),
+        ("Identity", BODY),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
 async def test_compressed_bodies_are_read(connect: Connect, encoding: str, body: bytes) -> None:
     client = connect(make_fakes({"prices": total("oil", "gas")}))

@@ -1,4 +1,6 @@
 import gzip
+import zlib
+from codecs import BOM_UTF8
 
 import orjson
 import pytest
@@ -18,11 +20,18 @@ BODY = orjson.dumps({"model_name": "prices", "data": {"oil": 75.5, "gas": 3.2}})
         ({"content-encoding": "gzip"}, BODY, 400, "not valid gzip"),
         ({"content-encoding": "gzip"}, gzip.compress(BODY, mtime=0)[:-20], 400, "incomplete"),
         ({"content-encoding": "gzip"}, gzip.compress(b"0" * 2_000_000), 413, "larger than"),
+        ({"content-encoding": "gzip"}, gzip.compress(b"0" * 500_000) * 4, 413, "larger than"),
+        ({"content-encoding": "gzip"}, gzip.compress(BODY, mtime=0) + b"more", 400, "not valid gzip"),
+        ({"content-encoding": "deflate"}, zlib.compress(BODY)[:-9], 400, "incomplete"),
+        ({"content-encoding": "deflate"}, zlib.compress(BODY) + b"more", 400, "4 bytes follow"),
+        ({"content-encoding": "x-deflate"}, zlib.compress(BODY), 415, "use gzip, deflate or identity"),
+        ({"content-encoding": "gzip, gzip"}, BODY, 415, "use gzip, deflate or identity"),
         ({}, b"0" * 2_000_000, 413, "larger than"),
         ({}, b"", 400, "empty"),
         ({}, b'{"model_name": ', 400, "not valid JSON"),
         ({}, b'{"model_name": "prices", "data": {"oil": NaN, "gas": 1}}', 400, "not valid JSON"),
         ({}, b"\xff\xfe", 400, "not valid JSON"),
+        ({}, BOM_UTF8 * 100_000 + BODY, 400, "not valid JSON"),
         ({}, b'{"data": ' + b"[" * 50 + b"]" * 50 + b"}", 400, "nested deeper than 16"),
         ({}, b"[" * 100_000 + b"]" * 100_000, 400, "JSON"),
     ],
@@ -34,6 +43,23 @@ async def test_an_unreadable_body_is_refused(
     answer = await client.post("/serve", content=body, headers=headers)
     assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/serve", "/v1/models/prices:predict", "/invocations/prices", "/v2/models/prices/infer"]
+)
+async def test_a_byte_order_mark_may_come_first(connect: Connect, path: str) -> None:
+    client = connect(make_fakes({"prices": total("oil")}))
+    tensor = {"name": "oil", "datatype": "FP64", "shape": [1], "data": [75.5]}
+    bodies = {
+        "/serve": {"model_name": "prices", "data": {"oil": 75.5}},
+        "/v1/models/prices:predict": {"instances": [{"oil": 75.5}]},
+        "/invocations/prices": {"dataframe_records": [{"oil": 75.5}]},
+        "/v2/models/prices/infer": {"inputs": [tensor]},
+    }
+    answer = await client.post(path, content=BOM_UTF8 + orjson.dumps(bodies[path]))
+    assert answer.status_code == 200, answer.text
+    assert "75.5" in answer.text
 
 
 async def test_a_chunked_body_has_the_same_limit(connect: Connect) -> None:
