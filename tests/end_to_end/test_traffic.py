@@ -83,7 +83,6 @@ def test_the_shadow_gets_copies_and_differences_are_reported(model: Any, http: h
         shadow = found().shadow
         return shadow is not None and shadow.requests >= 40
 
-    until(lambda: httpx.get(f"{URL}/v1/models/{NAME}").json().get("ready") is True)
     until(copied)
     shadow = found().shadow
     assert shadow is not None

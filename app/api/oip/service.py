@@ -81,7 +81,7 @@ class InferenceService:
     async def metadata(self, ref: ModelRef) -> ModelMetadata:
         """Describe the inputs and outputs of a model."""
         model = await self._service.model(ref)
-        status = await self._manager.model(ref.name)
+        status = await self._manager.model(model.spec.name)
         version = model.spec.version
         return ModelMetadata(
             name=ref.name,
@@ -92,10 +92,9 @@ class InferenceService:
         )
 
     async def is_ready(self, ref: ModelRef) -> bool:
-        """Return whether the version of a reference is loaded."""
+        """Return whether a call will be answered: the version is loaded, or the call loads it."""
         version = await self._service.resolve(ref)
-        facts = (await self._manager.model(ref.name)).versions.get(version.version)
-        return facts is not None and facts["state"] == "ready"
+        return (await self._manager.model(version.name)).can_answer(version.version)
 
     async def index(self, *, ready: bool) -> list[IndexEntry]:
         """List the versions that are or were served; with `ready` only the loaded ones."""

@@ -81,13 +81,12 @@ class V1Dialect:
     async def model(self, exchange: Exchange) -> Reply:
         """Show one model.
 
-        ``ready`` says whether the version that the reference means is loaded.
+        ``ready`` says whether a call will be answered: the version is loaded, or the call loads it.
         """
         ref = reference(exchange)
         version = None if ref == ModelRef(ref.name) else await self._service.resolve(ref)
         status = await self._manager.model(ref.name if version is None else version.name)
-        facts = status.versions.get((status.default if version is None else version.version) or "")
-        ready = facts is not None and facts["state"] == "ready"
+        ready = status.can_answer(status.default if version is None else version.version)
         return Reply(dump({"name": status.name, "ready": ready, "model": status}))
 
     async def schema(self, exchange: Exchange) -> Reply:

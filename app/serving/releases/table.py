@@ -145,6 +145,11 @@ class ModelStatus:
     traffic: Mapping[str, float] = field(default_factory=dict)
     shadow: str | None = None
 
+    def can_answer(self, version: str | None) -> bool:
+        """Return whether a call of an existing version will be answered: it is loaded, or a call loads it."""
+        facts = self.versions.get(version or "")
+        return version is not None and (facts is None or facts["state"] != "failed")
+
 
 class Switch(NamedTuple):
     """Result of a promote or a rollback: `alias` answers `version`; before that, `previous`.

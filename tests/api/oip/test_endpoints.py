@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from app import __version__
+from app.errors import ModelUnavailable
 from app.serving.comparison.statistics import Statistics
 from tests.api.oip.payloads import PRICES, mirror, named, unnamed
 from tests.connect import Connect
@@ -108,17 +110,20 @@ class TestMetadata:
         metadata = (await client.get(f"/v2/models/{ref}")).json()
         assert (metadata["name"], metadata["versions"]) == ("prices", versions)
 
-    async def test_loaded_versions_are_ready(self, connect: Connect) -> None:
-        models = {f"prices/versions/{n}": total("oil", "gas") for n in (1, 2)}
+    async def test_what_a_call_loads_is_ready_and_what_failed_is_not(self, connect: Connect) -> None:
+        broken = replace(total("oil", "gas"), error=ModelUnavailable("its library is missing"))
+        models = {"prices/versions/1": total("oil", "gas"), "prices/versions/2": broken}
         client = connect(make_fakes(models, aliases={"prices": {"champion": "1", "new": "2"}}))
-        assert (await client.get(f"{PRICES}/ready")).status_code == 503
-        assert (await client.get(f"{PRICES}/ready")).json() == {"name": "prices", "ready": False}
-        assert (await client.post("/v2/repository/models/prices/load")).json() == {}
-        for ref in ("prices", "prices/versions/1", "prices/versions/champion", "prices@champion"):
-            answer = await client.get(f"/v2/models/{ref}/ready")
-            assert (answer.status_code, answer.json()) == (200, {"name": "prices", "ready": True})
+        for request in (None, "load", "unload"):
+            if request is not None:
+                assert (await client.post(f"/v2/repository/models/prices/{request}")).json() == {}
+            for ref in ("prices", "prices/versions/1", "prices/versions/champion", "prices@champion"):
+                answer = await client.get(f"/v2/models/{ref}/ready")
+                assert (answer.status_code, answer.json()) == (200, {"name": "prices", "ready": True})
+        assert (await client.post("/v2/repository/models/prices@new/load")).status_code == 503
         for ref in ("prices/versions/2", "prices@new", "prices/versions/new"):
-            assert (await client.get(f"/v2/models/{ref}/ready")).status_code == 503
+            answer = await client.get(f"/v2/models/{ref}/ready")
+            assert (answer.status_code, answer.json()) == (503, {"name": "prices", "ready": False})
         for ref in ("gold", "prices/versions/3", "prices@old"):
             assert (await client.get(f"/v2/models/{ref}/ready")).status_code == 404
 

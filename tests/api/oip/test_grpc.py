@@ -94,7 +94,7 @@ async def test_metadata_of_server_and_models() -> None:
 
 async def test_models_are_loaded_indexed_and_unloaded() -> None:
     async with serving(make_fakes({"prices": total("oil", "gas")})) as stub:
-        assert not (await stub.ModelReady(pb.ModelReadyRequest(name="prices"))).ready
+        assert (await stub.ModelReady(pb.ModelReadyRequest(name="prices"))).ready  # a call loads it
         await stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="prices"))
         assert (await stub.ModelReady(pb.ModelReadyRequest(name="prices", version="1"))).ready
         index = await stub.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))

@@ -171,16 +171,15 @@ async def test_loads_and_unloads_change_readiness() -> None:
     await service.load(first)
     await service.load(second)
     assert await ready() == ["1", "2"]
-    assert [await service.is_ready(ref) for ref in (PRICES, first, second, ModelRef("prices", None, "3"))] == [
-        True, True, True, False,
-    ]  # fmt: skip
+    for ref in (PRICES, first, second, ModelRef("prices", None, "3")):
+        assert await service.is_ready(ref)
     assert fakes.directory.aliases == {"prices": {"champion": "1"}}
     await service.unload(second)
     assert await ready() == ["1"]
     await service.load(second)
     await service.unload(PRICES)  # all of them
     assert await ready() == []
-    assert not await service.is_ready(PRICES)
+    assert await service.is_ready(PRICES)  # a call loads it again
 
 
 async def test_only_loaded_versions_are_unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
