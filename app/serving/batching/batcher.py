@@ -68,7 +68,7 @@ class Batcher(Generic[P, R]):
         answered: Callable[[AnsweredBatch], None] = lambda _: None,
         of_one: tuple[type[ServingError], ...] = (ModelFailed, ReplicaDied, InvalidRequest),
     ) -> None:
-        self._of_one = (WrongRowCount, *of_one)
+        self._of_one: tuple[type[Exception], ...] = (WrongRowCount, *of_one)
         self._call = call
         self._limits = limits
         self._answered = answered

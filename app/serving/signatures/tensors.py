@@ -41,12 +41,13 @@ class TensorSpec:
     def convert(self, values: Any) -> Array:
         """Convert lists or an array; an array of the right dtype is not copied.
 
-        Flat rows are reshaped if the shape of a row is fixed, as in MLflow.
+        Flat lists are reshaped if the shape of a row is fixed, as in MLflow. Arrays are not.
 
         Raises:
             InvalidInput: elements of another type, ragged lists, or another shape.
         """
-        if isinstance(values, np.ndarray):
+        is_array = isinstance(values, np.ndarray)
+        if is_array:
             if not values.ndim:
                 raise no_dimensions(self.name)
             cast = values if dtype_name(values.dtype) == self.dtype else exact(values, self.dtype)
@@ -55,18 +56,18 @@ class TensorSpec:
             values = values.tolist()
         try:
             shape, flat = flatten(values, self.shape, deepest=len(self.shape) if self._dtype.hasobject else None)
-            return self._shaped(build(self._elements, flat, shape, self._dtype))
+            return self._shaped(build(self._elements, flat, shape, self._dtype), is_flat=not is_array)
         except Misfit as misfit:
             raise refusal(self.name, misfit) from None
 
-    def _shaped(self, array: Array) -> Array:
+    def _shaped(self, array: Array, *, is_flat: bool = False) -> Array:
         count, *row = self.shape
         if count not in (-1, len(array)):
             raise InvalidInput(
                 f"the model takes exactly {count} rows per request, not {len(array)}",
                 {"expected": count, "rows": len(array)},
             )
-        if array.ndim <= 2 and -1 not in row and prod(array.shape[1:]) == prod(row):
+        if is_flat and array.ndim <= 2 and -1 not in row and prod(array.shape[1:]) == prod(row):
             array = array.reshape((len(array), *row))
         fits = array.ndim == len(self.shape) and all(
             want in (-1, has) for want, has in zip(row, array.shape[1:], strict=True)

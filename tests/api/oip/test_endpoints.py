@@ -11,7 +11,7 @@ import pytest
 from app import __version__
 from app.errors import ModelUnavailable
 from app.serving.comparison.statistics import Statistics
-from tests.api.oip.payloads import PRICES, mirror, named, unnamed
+from tests.api.oip.payloads import mirror, named, unnamed
 from tests.connect import Connect
 from tests.fakes import FakeModel, columns, make_fakes, tensor, total
 

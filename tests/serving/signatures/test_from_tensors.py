@@ -166,9 +166,12 @@ class TestTensors:
         assert values(rows) == r"[[b'\xff'], ['a']]"
         assert refused(both, {"raw": objects(b"a"), "text": objects(b"\xff")}).details["column"] == "text"
 
-    def test_flat_rows_take_the_fixed_shape(self) -> None:
-        assert self.UNNAMED.rows("tensors", {"x": np.ones((1, 2))}).layout.shapes == ((2,),)
-        assert values(compiled(tensor("int64", -1, 1)).rows("tensors", {"x": np.array([1, 2])})) == "[[[1], [2]]]"
+    @pytest.mark.parametrize("shape", [(3, 64), (3, 8, 8, 1), (64,)])
+    def test_a_tensor_of_the_wrong_rank_is_refused_by_name(self, shape: tuple[int, ...]) -> None:
+        images = compiled(tensor("float64", -1, 8, 8, name="image"))
+        assert images.rows("tensors", {"image": np.ones((3, 8, 8))}).layout.shapes == ((8, 8),)
+        error = refused(images, {"image": np.ones(shape)})
+        assert f"'image' has the shape {list(shape)}, expected [-1, 8, 8]" in error.message
 
     @pytest.mark.parametrize(
         ("named", "tensors", "words"),
