@@ -1,7 +1,8 @@
 """Reads the registry for `Releases`: all of it once per poll, one model on demand; and writes to it.
 
 A late, wrong or missing answer changes nothing of what is served. Only a whole answer counts, and a model that the list
-lacks is forgotten only when the registry says of that very model that it does not exist.
+lacks is forgotten only when the registry says of that very model that it does not exist. The list names the versions of
+aliases and the newest one. About others that are loaded, or were called by number, each poll asks one by one.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
+
+from cachetools import LRUCache
 
 from app.control.generations import Generations, Key
 from app.control.loop import ControlLoop
 from app.errors import ModelNotFound, RegistryUnavailable, ServingError
 from app.serving.ports import ModelRegistry
 from app.serving.references import ModelVersion
+from app.serving.releases.observed import Observed
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.single_flight import SingleFlight
 
@@ -31,6 +36,8 @@ _LONGEST_PAUSE_S = 30.0
 _PAUSE_PER_READING = 5.0
 """Shortest pause after a poll, in times that it took: reading thousands of models takes seconds."""
 _JITTER = 0.2
+_CALLED = 256
+"""Versions called by number that each poll asks about; the least recently resolved ones are dropped."""
 _FAIL_FAST_S = 3.0
 """Seconds after a failure in which questions fail at once: each would hold a thread for as long as the registry."""
 
@@ -54,6 +61,7 @@ class RegistrySync:
         self._read_last: float | None = None
         self._generations = Generations(lambda: loop.clock().monotonic)
         self._reading: SingleFlight[str, RegisteredModel] = SingleFlight()
+        self._called: LRUCache[ModelVersion, None] = LRUCache(_CALLED)
         self.error: str | None = "not read yet"
 
     async def poll(self) -> None:
@@ -87,7 +95,10 @@ class RegistrySync:
     async def has_version(self, version: ModelVersion) -> bool:
         """Whether the registry has a READY version. Raises `RegistryUnavailable`."""
         self._fail_fast()
-        return await self._answer(lambda registry: registry.has_version(version))
+        exists = await self._answer(lambda registry: registry.has_version(version))
+        if exists:
+            self._called[version] = None
+        return exists
 
     async def set_alias(self, name: str, alias: str, version: str) -> None:
         """Point an alias to a version. Raises as `ModelRegistry.set_alias`."""
@@ -127,6 +138,28 @@ class RegistrySync:
         kept = {name: models[name] for name in self._generations.newer(begun) & models.keys()}
         read = {one.name: self._generations.merge(one, models.get(one.name)) for one in answer if one.name not in kept}
         await self._loop.observe(lambda observed: replace(observed, models=read | kept))
+        await self._unload_deleted(read)
+
+    async def _unload_deleted(self, models: Mapping[str, RegisteredModel]) -> None:
+        """Unload versions that were deleted in the registry.
+
+        Raises:
+            RegistryUnavailable: then no version counts as deleted.
+        """
+        held = self._loop.state.members.versions | self._called.keys()
+        doubtful = sorted(
+            version
+            for version in held
+            if (model := models.get(version.name)) is not None
+            and version.version not in (model.latest, *model.aliases.values())
+        )
+        if not doubtful:
+            return
+        gone = await self._answer(lambda registry: [one for one in doubtful if not registry.has_version(one)])
+        for version in gone:
+            log.warning("version deleted in the registry, unloading it: model=%s", version)
+            self._called.pop(version, None)
+            await self._loop.observe(partial(Observed.unload, version=version))
 
     async def _read_once(self, name: str) -> RegisteredModel:
         return await self._reading.do(name, lambda: self._read_model(name))

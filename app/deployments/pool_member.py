@@ -83,6 +83,7 @@ class PoolMember:
         self._resident: frozenset[ModelVersion] = frozenset()
         self._described: set[ModelVersion] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self._checks: set[asyncio.Future[None]] = set()
 
     async def start(self) -> None:
         """Follow the release table. Returns when the assigned versions are loaded or `Releases` does not answer."""
@@ -186,6 +187,9 @@ class PoolMember:
         for version, count in table.unloads.items():
             if count != before.unloads.get(version, 0):
                 self._host.release(version)
+                check = asyncio.get_running_loop().run_in_executor(None, self._loader.drop_if_deleted, version)
+                self._checks.add(check)
+                check.add_done_callback(self._checks.discard)
         for version, count in table.retries.items():
             if count != before.retries.get(version, 0):
                 self._host.forgive(version)

@@ -196,8 +196,8 @@ class ReleaseFollower:
                 table = await self._releases.call(Releases.watch, known.term, known.epoch, gateway_id=self._gateway_id)
                 renewed = table.renewed(known)
                 self._table = table
-                for version in [version for version in self._pinned if version.name in renewed]:
-                    del self._pinned[version]
+                for version in [one for one in self._pinned if one.name in renewed or _unloaded(one, known, table)]:
+                    del self._pinned[version]  # it may be deleted: the next call asks
                 self._followed(known, table)
             except ServingError as error:
                 log.warning("failed to get the release table, keeping the last one: %s", error.message)
@@ -205,6 +205,10 @@ class ReleaseFollower:
             except Exception:
                 log.exception("failed to get the release table, keeping the last one")
                 await asyncio.sleep(_RETRY_S)
+
+
+def _unloaded(version: ModelVersion, before: ReleaseTable, table: ReleaseTable) -> bool:
+    return table.unloads.get(version, 0) != before.unloads.get(version, 0)
 
 
 async def _state(response: Awaitable[Any], part: str) -> dict[str, Any]:

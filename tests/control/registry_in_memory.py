@@ -25,13 +25,15 @@ class RegistryInMemory:
 
     An answer is what was so when the question came. It is held back while `slow` holds the name of its model, or
     ``models`` for the reading of all, and a write while it holds ``write NAME``; `refuses` is called with the name of a
-    model before it is written to.
+    model before it is written to. Versions in `deleted` do not exist; `down` is called by questions about versions.
     """
 
     def __init__(self, **models: Model) -> None:
         self.of = models
         self._replica: dict[str, Model] | None = None
         self.slow: set[str] = set()
+        self.deleted: set[ModelVersion] = set()
+        self.down: Callable[[], None] = lambda: None
         self.go_on = threading.Event()
         self.refuses: Callable[[str], None] = lambda name: None
         self._asked: list[str] = []
@@ -48,7 +50,9 @@ class RegistryInMemory:
         return found
 
     def has_version(self, version: ModelVersion) -> bool:
-        return version.name in self.of and 0 < int(version.version) <= self.of[version.name].versions
+        self.down()
+        exists = version.name in self.of and 0 < int(version.version) <= self.of[version.name].versions
+        return exists and version not in self.deleted
 
     def set_alias(self, name: str, alias: str, version: str) -> None:
         self._write(name, lambda model: model.aliases.update({alias: version}))

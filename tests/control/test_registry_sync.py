@@ -11,8 +11,11 @@ import pytest
 
 from app.control.loop import ControlLoop
 from app.control.registry_sync import RegistrySync
+from app.errors import RegistryUnavailable
 from app.serving.placement.pool_members import PoolPlan
-from app.serving.releases.release_state import ReleaseSettings
+from app.serving.placement.states import VersionState
+from app.serving.references import ModelVersion
+from app.serving.releases.release_state import Now, ReleaseSettings
 from tests.control.registry_in_memory import Model, RegistryInMemory
 
 
@@ -115,3 +118,67 @@ def test_pauses_grow_with_failures_and_long_polls_and_vary(
     pauses = [sync._pause_s(took_s) for _ in range(200)]
     assert all(0.8 * pause_s <= pause <= 1.2 * pause_s for pause in pauses)
     assert len(set(pauses)) > 100
+
+
+A1, A2, A3 = (ModelVersion("a", number) for number in "123")
+
+
+async def held(world: World, *versions: ModelVersion) -> None:
+    """A pool member has these in memory."""
+    states = {version: VersionState("ready") for version in versions}
+    await world.loop.observe(lambda observed: observed.reported("r1", "default", states, {}, orders={}, now=0.0))
+
+
+def eternal() -> World:
+    """A world whose pool members never fall silent."""
+    world = World()
+    world.loop.clock = lambda: Now(0.0, 0.0)
+    world.registry.of["a"].versions = 3
+    return world
+
+
+async def test_a_deleted_version_is_unloaded_by_the_next_poll() -> None:
+    world = eternal()
+    await held(world, A1, A2, A3)
+    world.registry.deleted = {A2}
+    async with world.polling():
+        await world.loop.until(lambda state: state.table.unloads == {A2: 1}, 20)
+    assert world.loop.state.members.versions == {A1, A3}
+    assert A2 in world.loop.state.observed.requests.unloaded
+
+
+async def test_a_deleted_version_that_was_called_by_number_is_unloaded() -> None:
+    """No pool member has reported it: a gateway remembers it."""
+    world = eternal()
+    assert await world.sync.has_version(A2)
+    world.registry.deleted = {A2}
+    async with world.polling():
+        await world.loop.until(lambda state: state.table.unloads == {A2: 1}, 20)
+        await world.asked("models", world.registry.times_asked("models") + 2)
+    assert world.loop.state.table.unloads == {A2: 1}
+
+
+async def test_without_the_registry_no_version_counts_as_deleted() -> None:
+    def raise_unavailable() -> None:
+        raise RegistryUnavailable("it does not answer")
+
+    world = eternal()
+    await held(world, A2)
+    world.registry.deleted = {A2}
+    world.registry.down = raise_unavailable
+    async with world.polling():
+        await world.asked("models", 3)
+    assert world.loop.state.members.versions == {A2}
+    assert world.loop.state.table.unloads == {}
+
+
+async def test_versions_that_the_list_names_are_not_asked_about() -> None:
+    def fail() -> None:
+        raise AssertionError("asked about a version")
+
+    world = eternal()
+    await held(world, A1, A3)  # that of the alias, and the newest
+    world.registry.down = fail
+    async with world.polling():
+        await world.asked("models", 3)
+    assert world.sync.error is None

@@ -206,6 +206,29 @@ def test_a_new_model_is_served_as_soon_as_it_is_registered(platform: Platform) -
     assert answer.json()["predictions"] == [8.0]
 
 
+def test_a_deleted_version_is_gone_within_a_poll(platform: Platform) -> None:
+    with tracking(platform.home):
+        client = registry(platform.home)
+        client.create_registered_model("pruned")
+        source = client.get_model_version("choking", "1").source
+        for _ in range(2):
+            client.create_model_version("pruned", source)
+    path, body = f"{URL}/v1/models/pruned/versions/1:predict", {"instances": [{"x": 1}]}
+    assert httpx.post(path, json=body, timeout=120).status_code == 200
+    folders = list(platform.home.rglob("pruned/1/artifacts"))
+    assert folders
+    with tracking(platform.home):
+        registry(platform.home).delete_model_version("pruned", "1")
+    deadline = time.monotonic() + 60
+    while httpx.post(path, json=body, timeout=120).status_code == 200 or any(folder.exists() for folder in folders):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    answer = httpx.post(path, json=body, timeout=120)
+    assert (answer.status_code, answer.json()["code"]) == (404, "model_not_found")
+    assert httpx.get(f"{URL}/v1/models/pruned").json()["model"]["versions"].keys() == {"2"}
+    assert httpx.post(f"{URL}/v1/models/pruned:predict", json=body, timeout=120).json()["model_version"] == "2"
+
+
 @pytest.mark.parametrize("name", ["prix moyen (été) v1.0", "価格+50%", "%2e%2E=", "team@price"])
 def test_every_name_that_mlflow_allows_is_served(name: str, platform: Platform) -> None:
     path, alias = quote(name, safe=""), "größe"

@@ -112,6 +112,13 @@ class ArtifactCache:
         with self._locked(version, place):
             return self._cached(place, identity)
 
+    def remove(self, version: ModelVersion) -> None:
+        """Remove a version from disk unless a process uses it. Never raises."""
+        try:
+            self._space.remove(Place.of(self._folder, version))
+        except OSError:
+            log.exception("failed to remove %s from the artifact cache", version)
+
     def _locked(self, version: ModelVersion, place: Place) -> IO[bytes]:
         held = try_lock(place.lock)
         if held is None:

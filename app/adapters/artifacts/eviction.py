@@ -68,6 +68,11 @@ class CacheSpace:
                 log.info("evicted %s from the artifact cache: megabytes=%.1f", entry.folder, entry.nbytes / 1e6)
         return freed
 
+    def remove(self, place: Place) -> None:
+        """Remove one version, unless a process uses, checks or downloads it. Raises `OSError`."""
+        if place.folder.is_dir() and _evict(place):
+            log.info("removed %s from the artifact cache: it was deleted in the registry", place)
+
     def remove_leftovers(self, own: Place) -> None:
         """Remove partial folders and locks of killed processes, except at the place that the caller has locked."""
         left = [*self._folder.glob("*/*.partial"), *self._folder.glob("*/*.lock")]

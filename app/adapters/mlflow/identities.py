@@ -78,6 +78,12 @@ class Identities:
             for version in [version for version in self._known if version.name == name]:
                 del self._known[version]
 
+    def forget_version(self, version: ModelVersion) -> None:
+        """Ask the registry about a version the next time."""
+        with self._lock:
+            self._generation += 1
+            self._known.pop(version, None)
+
     def _is_fresh(self, version: ModelVersion) -> bool:
         with self._lock:
             return version in self._known and time.monotonic() < self._known[version][1]

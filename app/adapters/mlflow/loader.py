@@ -27,7 +27,7 @@ from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
-from app.errors import ModelFailed, ModelUnavailable, RegistryUnavailable, ServingError
+from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
@@ -88,6 +88,16 @@ class ModelLoader:
     def forget(self, name: str) -> None:
         """Ask the registry again about the versions of a model that was deleted or registered again."""
         self._identities.forget(name)
+
+    def drop_if_deleted(self, version: ModelVersion) -> None:
+        """Remove an unloaded version from the cache if it no longer exists. Never raises."""
+        self._identities.forget_version(version)
+        try:
+            self._identities.get(version)
+        except ModelNotFound:
+            self._cache.remove(version)
+        except ServingError as error:
+            log.info("not known whether %s still exists: %s", version, error.message)
 
     def load(self, version: ModelVersion) -> LoadedModel:
         """Load a version and let it predict its logged input example once.

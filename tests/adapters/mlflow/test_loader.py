@@ -269,6 +269,34 @@ def test_a_missing_version_is_not_found(settings: Settings, tmp_path: Path) -> N
         loader(settings, tmp_path).load(ModelVersion("forest", "9"))
 
 
+def test_a_deleted_version_leaves_the_cache(settings: Settings, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    version = registered("doomed", parity.log_forest)
+    models = loader(settings, tmp_path)
+    model: LoadedModel | None = models.load(version)
+    (folder,) = tmp_path.glob("doomed/1")
+    model = None
+    gc.collect()
+    models.drop_if_deleted(version)
+    assert folder.exists()
+    MlflowClient(settings.tracking_uri, settings.registry_uri).delete_model_version(*version)
+    models.drop_if_deleted(version)
+    assert model is None
+    assert not folder.exists()
+    with pytest.raises(ModelNotFound):
+        models.load(version)
+
+
+def test_without_the_registry_a_cached_version_is_kept(settings: Settings, tmp_path: Path) -> None:
+    models = loader(settings, tmp_path)
+    models.load(FOREST)
+    gc.collect()
+    away = Settings(home=settings.home, mlflow_tracking_uri="http://127.0.0.1:9")
+    ModelLoader(MlflowRegistry(away), tmp_path).drop_if_deleted(FOREST)
+    assert list(tmp_path.glob("forest/1"))
+
+
 def test_the_error_of_broken_artifacts_names_no_folder(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         loader(settings, tmp_path).load(BROKEN)
