@@ -99,6 +99,12 @@ FORMATS = [
     Vector("as MLflow's clients write it", "mixed", dump_input_data(pd.DataFrame(ROWS), params=None).encode()),
     Vector("NaN", "frame", b'{"dataframe_split": {"columns": ["a", "s"], "data": [[NaN, "NaN, \\" NaN"]]}}'),
     Vector(
+        "infinities",
+        "frame",
+        b'{"dataframe_split": {"columns": ["a", "s"], "data": [[Infinity, "-Infinity"], [-Infinity, ""]]}}',
+    ),
+    Vector("infinities in tensors", "tensor", b'{"inputs": [[Infinity, NaN], [-Infinity, 1]]}'),
+    Vector(
         "NaN as a value of a model that takes none",
         "linear",
         b'{"dataframe_records": [{"a": NaN, "b": NaN}]}',

@@ -7,6 +7,8 @@ CPU of a whole request more; `docs/adr/0018-starlette-on-the-hot-path.md` has th
 from __future__ import annotations
 
 import asyncio
+import json
+import math
 import uuid
 from codecs import BOM_UTF8
 from collections.abc import Awaitable, Callable
@@ -27,6 +29,7 @@ SESSION_HEADER = b"x-session-id"
 _MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
+_CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 
 
@@ -157,9 +160,9 @@ class Exchange:
         body = await self.body()
         return {} if optional and not body.strip() else self.parse(body)
 
-    def parse(self, text: bytes) -> Any:
-        """Parse JSON. Raises `MalformedBody`."""
-        return parse_json(text, self._limits.json_depth)
+    def parse(self, text: bytes, *, constants: bool = False) -> Any:
+        """Parse JSON as `parse_json` does. Raises `MalformedBody`."""
+        return parse_json(text, self._limits.json_depth, constants=constants)
 
     async def wait_disconnected(self) -> None:
         """Wait until the caller disconnects; only after `body_read`, and before the response is sent."""
@@ -197,8 +200,12 @@ def versioned_reply(body: Any, version: str) -> Reply:
     return Reply(dump(body), headers=((b"x-model-version", version.encode()),))
 
 
-def parse_json(body: bytes, depth: int) -> Any:
+def parse_json(body: bytes, depth: int, *, constants: bool = False) -> Any:
     """Parse strict JSON; a byte order mark may come first, as Windows programs write it.
+
+    Args:
+        constants: accept ``NaN``, ``Infinity`` and ``-Infinity``, which Python's json module writes although JSON has
+            no such numbers. NaN is null.
 
     Raises:
         MalformedBody: not JSON, or nested deeper than `depth` levels.
@@ -208,11 +215,20 @@ def parse_json(body: bytes, depth: int) -> Any:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        text = "the body is empty; send a JSON object" if not body else f"the body is not valid JSON: {error}"
-        raise MalformedBody(text) from None
+        if not constants or not (b"NaN" in body or b"Infinity" in body):
+            text = "the body is empty; send a JSON object" if not body else f"the body is not valid JSON: {error}"
+            raise MalformedBody(text) from None
+        value = _parse_constants(body)
     if may_be_deeper(body, depth) and is_deeper(value, depth):
         raise MalformedBody(f"the body is nested deeper than {depth} levels, the limit")
     return value
+
+
+def _parse_constants(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_CONSTANTS.__getitem__)
+    except (ValueError, RecursionError) as error:
+        raise MalformedBody(f"the body is not valid JSON: {error}") from None
 
 
 def valid_request_id(given: str) -> str:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from functools import lru_cache, partial
 from importlib.metadata import version
-from typing import Any
 
 from app.api.http.exchange import Exchange, Reply, versioned_reply
 from app.api.http.routing import JSON, Route
@@ -27,7 +25,6 @@ CSV = "text/csv"
 PARQUET = "application/vnd.apache.parquet"
 
 _TEXT = b"text/plain; charset=utf-8"
-_TEXT_OR_NAN = re.compile(rb'"(?:[^"\\]|\\.)*"|\bNaN\b')
 _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
@@ -90,7 +87,7 @@ class MlflowDialect:
         request = PredictionRequest(ref, exchange.deadline, session=exchange.session)
         kind = media_type(exchange.headers.get(b"content-type", b""))
         if kind == JSON:
-            body = InvocationsRequest.read(_parsed(exchange, await exchange.body()))
+            body = InvocationsRequest.read(exchange.parse(await exchange.body(), constants=True))
             request.payload = _payload(body)
             request.params = body.params
         else:
@@ -126,16 +123,6 @@ def media_type(header: bytes) -> str:
     if kind not in (JSON, CSV, PARQUET):
         raise UnsupportedMediaType(f"unsupported content-type {short(kind)}; send {JSON}, {CSV} or {PARQUET}")
     return kind
-
-
-def _parsed(exchange: Exchange, body: bytes) -> Any:
-    """Parse JSON in which missing values may be NaN, which MLflow's own clients write although JSON has no NaN."""
-    try:
-        return exchange.parse(body)
-    except MalformedBody:
-        if b"NaN" not in body:
-            raise
-    return exchange.parse(_TEXT_OR_NAN.sub(lambda found: b"null" if found[0] == b"NaN" else found[0], body))
 
 
 def _payload(body: InvocationsRequest) -> Payload | PayloadReader:

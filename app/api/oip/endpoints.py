@@ -58,7 +58,7 @@ class OipDialect:
         body = await exchange.body()
         length = header_length(exchange.headers, body)
         if length or not body:
-            asked = read_infer(exchange.parse(body[:length]), memoryview(body)[length:], ref, deadline)
+            asked = read_infer(exchange.parse(body[:length], constants=True), memoryview(body)[length:], ref, deadline)
         else:
             asked = HttpInferRequest(ref, deadline, raw_input(body), binary=True)
         asked.session = exchange.session

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,17 @@ class TestJson:
         client = connect(make_fakes({"m": frame(y=[np.nan], z=[-np.inf], f=np.array([np.inf], "f4"))}))
         answer = await client.post("/v2/models/m/infer", json={"inputs": [given("x", "FP64", [1])]})
         assert tensors(answer) == {"y": [None], "z": [None], "f": [None]}
+
+    @pytest.mark.parametrize("datatype", ["FP64", "FP32"])
+    async def test_the_constants_of_pythons_json_are_read(self, connect: Connect, datatype: str) -> None:
+        fakes = make_fakes({"m": FakeModel(lambda batch: tensor(np.isposinf(batch.arrays[0])), columns("x"))})
+        values = [math.nan, math.inf, -math.inf]
+        text = json.dumps({"inputs": [{"name": "x", "datatype": datatype, "shape": [3], "data": values}]})
+        assert "[NaN, Infinity, -Infinity]" in text
+        answer = await connect(fakes).post("/v2/models/m/infer", content=text)
+        assert answer.json()["outputs"][0]["data"] == [False, True, False]
+        (batch,) = [batch for _, batch in fakes.runner.batches]
+        assert np.array_equal(batch.arrays[0], [np.nan, np.inf, -np.inf], equal_nan=True)
 
     async def test_null_input_is_nan(self, connect: Connect) -> None:
         client = connect(make_fakes({"prices": total("oil")}))
