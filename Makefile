@@ -51,6 +51,10 @@ bench: $(VENV)/.dev ## Measure side by side with the peers; W=WORKLOADS, S=SYSTE
 	$(BIN)/python -m benchmarks.bench $(if $(W),--workloads $(W)) $(if $(S),--systems $(S)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(BEFORE),--before $(BEFORE)) $(ARGS)
 
+.PHONY: compare
+compare: $(VENV)/.dev ## Compare with another checkout, BEFORE, while both run: finds differences of a few percent; W=WORKLOADS
+	$(BIN)/python -m benchmarks.paired --before $(BEFORE) $(if $(W),--workloads $(W)) $(ARGS)
+
 .PHONY: install
 install: $(VENV)/.dev $(CLIENTS)/.done ## Install what all other targets need; `make --jobs 2 install` is faster
 

@@ -89,17 +89,21 @@ def choose(names: list[str], checkout: Path | None) -> list[System]:
     return _named(names or list(known), known, "system")
 
 
-def _prepare(found: list[System], recorder: Recorder) -> None:
-    """Make the models, install the systems, and copy the registries for another checkout."""
+def make_homes(*, for_before: bool) -> None:
+    """Make the models where they are missing, and copy the registries for another checkout."""
     if not models.are_made():
         _progress("making the models")
         subprocess.run([sys.executable, "-m", "benchmarks.models"], cwd=ROOT, check=True, capture_output=True)
-    if systems.BEFORE in {system.name for system in found}:
-        for home in (SINGLE_HOME, MANY_HOME):
-            copy = BEFORE_HOMES / home.name
-            shutil.rmtree(copy, ignore_errors=True)
-            copy.mkdir(parents=True)
-            shutil.copy(home / "mlflow.db", copy)
+    for home in (SINGLE_HOME, MANY_HOME) if for_before else ():
+        copy = BEFORE_HOMES / home.name
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir(parents=True)
+        shutil.copy(home / "mlflow.db", copy)
+
+
+def _prepare(found: list[System], recorder: Recorder) -> None:
+    """Make the models and install the systems."""
+    make_homes(for_before=systems.BEFORE in {system.name for system in found})
     for system in found:
         try:
             environments.install(system, _progress)

@@ -67,7 +67,7 @@ class Session:
         )
         try:
             first = self.workloads[0]
-            start_s = _first_answer(running, self._endpoint(first, first.dialects(system)[0], data))
+            start_s = first_answer(running, self._endpoint(first, first.dialects(system)[0], data))
             for workload in self.workloads:
                 for dialect in workload.dialects(system):
                     yield self._measure(running, workload, self._endpoint(workload, dialect, data), start_s)
@@ -141,7 +141,7 @@ def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]
     return send, [(endpoints[model], models.LOADED + turn) for turn, model in enumerate(chosen)]
 
 
-def _first_answer(running: Running, endpoint: Endpoint) -> float:
+def first_answer(running: Running, endpoint: Endpoint) -> float:
     """Return the seconds from the start to the first correct answer."""
     last = ""
 

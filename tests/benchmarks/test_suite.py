@@ -20,6 +20,7 @@ from benchmarks.bench import choose
 from benchmarks.dialects import Request
 from benchmarks.load import Figures, Sample
 from benchmarks.models import COLUMNS, ModelData
+from benchmarks.paired import PAIRABLE, ratio
 from benchmarks.record import Record, Results
 from benchmarks.report import cells
 from benchmarks.summary import Spread, best, rows
@@ -239,3 +240,16 @@ def test_a_peer_has_the_models_libraries_at_our_versions(peer: str) -> None:
         return set(re.findall(r"^(?:mlflow|numpy|pandas|scikit-learn|scipy)==[^\s;]+", text, re.MULTILINE))
 
     assert versions(f"peers-{peer}") == versions("runtime")
+
+
+def test_the_ratio_of_pairs_has_an_interval() -> None:
+    found = ratio([(110.0, 100.0), (55.0, 50.0), (121.0, 100.0), (100.0, 100.0)])
+    assert found.value == pytest.approx((1.1 * 1.1 * 1.21 * 1.0) ** 0.25)
+    assert found.low < 1.1 < found.high
+    same = ratio([(3.0, 2.0)] * 5)
+    assert (same.low, same.value, same.high) == pytest.approx((1.5, 1.5, 1.5))
+
+
+def test_workloads_of_one_row_in_a_closed_loop_can_be_compared() -> None:
+    assert {"linear-1", "linear-8", "linear-64", "forest-64", "many-one"} <= PAIRABLE.keys()
+    assert PAIRABLE.keys().isdisjoint({"linear-300rps", "table-json", "many", "start"})
