@@ -15,6 +15,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.types import ColSpec, DataType
 
+from app.serving.batching_contract import ROW_WISE_TAG
 from tests.contract import test_model_parity as parity
 
 SLOW_S = 0.5
@@ -60,13 +61,15 @@ def burst(data: Any, params: Any) -> Any:
 
 ONE_DOUBLE = [ColSpec(DataType.double, "x")]
 EXAMPLE = pd.DataFrame({"x": [1.0]})
+PROVEN = {"sums": add_up, "triple": triple, "labels": label, "bursting": burst}
+"""Models with an input example, which proves or disproves that they are row-wise."""
 FURTHER = [
     parity.Case("slow", parity.log_python(sleep, ONE_DOUBLE), parity.numbers("x")),
     parity.Case("choking", parity.log_python(choke, ONE_DOUBLE), parity.numbers("x")),
     parity.Case("short", parity.log_python(shorten, ONE_DOUBLE), parity.numbers("x")),
     *(
         parity.Case(name, parity.log_python(function, ONE_DOUBLE, example=EXAMPLE), parity.numbers("x"))
-        for name, function in {"sums": add_up, "triple": triple, "labels": label, "bursting": burst}.items()
+        for name, function in PROVEN.items()
     ),
     parity.Case("broken", parity.log_python(choke, ONE_DOUBLE), parity.numbers("x")),
     parity.Case("moving", parity.log_python(choke, ONE_DOUBLE), parity.numbers("x")),
@@ -84,7 +87,11 @@ def registry_uri(home: Path) -> str:
 
 
 def register(home: Path) -> None:
-    """Log and register every case's model in the embedded registry under `home`; break the artifacts of `broken`."""
+    """Log and register every case's model in the embedded registry under `home`; break the artifacts of `broken`.
+
+    Models without an input example are declared row-wise, but `short`, which is not: so requests of most models meet in
+    batches.
+    """
     import mlflow
 
     home.mkdir(parents=True, exist_ok=True)
@@ -99,6 +106,8 @@ def register(home: Path) -> None:
                 with mlflow.start_run(experiment_id=experiment):
                     info = case.log()
                 mlflow.register_model(info.model_uri, name_of(case))
+                if case.name not in ("short", *PROVEN):
+                    registry(home).set_registered_model_tag(name_of(case), ROW_WISE_TAG, "true")
         client = registry(home)
         uri = client.get_model_version_download_uri("broken", "1")
         if uri.startswith("models:"):
