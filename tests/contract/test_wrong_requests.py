@@ -121,6 +121,7 @@ OIP = [
     text("not JSON", b"{'inputs': []}", "not valid JSON"),
     text("JSON that is cut", BODY[:-5], "not valid JSON"),
     text("a constant that is none", b'{"inputs": [-NaN, Infinite]}', "not valid JSON"),
+    text("a constant, and half a character", b'{"id": "\\ud800", "inputs": [NaN]}', "not valid JSON"),
     text("a constant, and too deep to parse", b"[" * 100_000 + b"NaN" + b"]" * 100_000, "JSON"),
     text(
         "infinity where an integer is due",
