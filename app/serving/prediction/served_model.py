@@ -43,6 +43,7 @@ class ServedModel:
     ) -> None:
         self.spec = spec
         self._contract = spec.batching
+        self._is_contradicted = False
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
         self._version = spec.key
         self._directory = directory
@@ -124,8 +125,9 @@ class ServedModel:
         """
         if again:
             self._repeated(again)
-        if self._contract.row_wise:
-            self._contract = self._contract.contradicted(reason)
+        self._contract = self._contract.contradicted(reason)
+        if not self._is_contradicted:  # also where the tag declares what nothing has proven
+            self._is_contradicted = True
             self._directory.contradicted(self._version, reason)
 
     def _limits(self) -> BatchLimits:

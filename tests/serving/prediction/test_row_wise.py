@@ -113,6 +113,7 @@ def test_the_tag_wins_and_answers_stay_right() -> None:
             assert await answers(fakes, [1.0], [2.0]) == [[1.0] * 3, [2.0] * 3]
         assert sizes(fakes) == [2, 1, 1] * 2
         assert fakes.recorder.repetitions == [(M, 2)] * 2
+        assert fakes.directory.contradictions == {M: "it answered 6 items for 2 rows"}
 
     run(main())
 
