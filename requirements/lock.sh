@@ -4,6 +4,8 @@ set -eu
 cd "$(dirname "$0")/.."
 lock() { uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-header --no-emit-package ml-serve-client "$@"; }
 lock pyproject.toml --group build --output-file requirements/runtime.txt
+# What installs the others.
+echo uv | lock - --constraint requirements/runtime.txt --output-file requirements/uv.txt
 lock pyproject.toml --group build --group dev --extra flavours --extra stores --constraint requirements/runtime.txt --output-file requirements/dev.txt
 # The image: runtime and flavours without the tools of development, at the versions that the tests ran with.
 lock pyproject.toml --group build --extra flavours --extra stores --constraint requirements/dev.txt --output-file requirements/image.txt

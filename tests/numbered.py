@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import math
 import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 STEP = 1000
 """The first version answers its input plus so much, the second plus twice as much."""
+
+HOLD_S = 10.0
+"""Seconds after which a held load ends by itself."""
 
 _UNWARMED = 0.5
 _AWAITED = 0.25
@@ -33,13 +39,21 @@ def decode(answer: float, x: float) -> Said:
     return Said(str(math.floor(number)), rest % 1 >= _UNWARMED, rest % _UNWARMED >= _AWAITED)
 
 
-def log(number: int, *, load_s: float = 0.0, predict_s: float = 0.0, further: str | None = None) -> str:
+def log(
+    number: int,
+    *,
+    load_s: float = 0.0,
+    held_in: Path | None = None,
+    predict_s: float = 0.0,
+    further: str | None = None,
+) -> str:
     """Log the model of one version, in the active run if there is one; return its model id.
 
     Its inputs are `x`, a whole number below `STEP`, and `sent`, when the request was sent in seconds since 1970.
 
     Args:
-        load_s: seconds that a load takes.
+        load_s: least seconds that a load takes.
+        held_in: while this folder exists, each load writes a file there and waits until somebody removes the file.
         predict_s: seconds that a prediction takes, of any number of rows.
         further: name of one more required input.
     """
@@ -53,6 +67,12 @@ def log(number: int, *, load_s: float = 0.0, predict_s: float = 0.0, further: st
             self.began = time.time()
             self.is_fresh = True
             time.sleep(load_s)
+            if held_in is not None and held_in.is_dir():
+                mark = held_in / uuid.uuid4().hex
+                with suppress(FileNotFoundError):  # nobody holds loads any more
+                    mark.touch()
+                while mark.exists() and time.time() < self.began + load_s + HOLD_S:
+                    time.sleep(0.01)
 
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
             unwarmed, self.is_fresh = self.is_fresh, False

@@ -6,11 +6,14 @@ Callers do not wait for each other, keep their connections, and never retry, so 
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -70,10 +73,13 @@ class SteadyLoad:
     Args:
         refs: references to call in turn: ``name`` or ``name@alias``.
         per_s: requests a second.
+        loads: folder in which loads of the versions are held. The load lets each of them end once every request is
+            answered that was under way when it began, so that a request that waits for a load is known from a slow one.
     """
 
-    def __init__(self, refs: Sequence[str], per_s: float = 100.0) -> None:
+    def __init__(self, refs: Sequence[str], per_s: float = 100.0, loads: Path | None = None) -> None:
         self._refs = refs
+        self._loads = loads
         self._pause_s = 1 / per_s
         self._slots = asyncio.Semaphore(_CONNECTIONS)
         self._under_way: set[asyncio.Task[None]] = set()
@@ -94,6 +100,9 @@ class SteadyLoad:
             ("grpc", self._grpc),
         ]
         self._calling = asyncio.create_task(self._call())
+        if self._loads is not None:
+            self._loads.mkdir(exist_ok=True)
+            self._releasing = asyncio.create_task(self._release_loads(self._loads))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -101,6 +110,11 @@ class SteadyLoad:
         with suppress(asyncio.CancelledError):
             await self._calling
         await asyncio.gather(*self._under_way)
+        if self._loads is not None:
+            self._releasing.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._releasing
+            shutil.rmtree(self._loads, ignore_errors=True)  # a load may begin meanwhile
         await self._http.aclose()
         await self._channel.close()
 
@@ -130,6 +144,18 @@ class SteadyLoad:
             task.add_done_callback(self._under_way.discard)
             number += 1
             await asyncio.sleep(began + number * self._pause_s - time.monotonic())
+
+    async def _release_loads(self, folder: Path) -> None:
+        async def release(mark: str) -> None:
+            if under_way := [*self._under_way]:
+                await asyncio.wait(under_way)
+            with suppress(FileNotFoundError):
+                os.unlink(folder / mark)
+
+        found: dict[str, asyncio.Task[None]] = {}
+        while True:
+            found |= {mark: asyncio.create_task(release(mark)) for mark in os.listdir(folder) if mark not in found}
+            await asyncio.sleep(0.01)
 
     async def _one(
         self, ref: str, dialect: str, call: Callable[[str, float], Awaitable[tuple[str, float]]], x: float

@@ -34,7 +34,13 @@ WITHIN_S = 60
 
 
 @pytest.fixture(scope="module")
-def moved(platform: Platform) -> MlflowClient:
+def loads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which the loads are held while there is a load of requests."""
+    return tmp_path_factory.mktemp("rollouts") / "loads"
+
+
+@pytest.fixture(scope="module")
+def moved(platform: Platform, loads: Path) -> MlflowClient:
     """Client of a registry with compatible versions, a broken one and an incompatible one."""
     import mlflow
 
@@ -43,7 +49,7 @@ def moved(platform: Platform) -> MlflowClient:
     with tracking(platform.home), warnings.catch_warnings(record=True):
         warnings.simplefilter("always")
         with mlflow.start_run(experiment_id=client.get_experiment_by_name("tests").experiment_id):
-            models = [numbered.log(int(version), load_s=LOAD_S) for version in [*GOOD, BROKEN]]
+            models = [numbered.log(int(version), load_s=LOAD_S, held_in=loads) for version in [*GOOD, BROKEN]]
             models.append(numbered.log(int(ANOTHER_INPUT), further="another"))
         for model_id in models:
             client.create_model_version(NAME, f"models:/{model_id}", model_id=model_id)
@@ -134,12 +140,15 @@ def _alias(ref: str) -> dict[str, str]:
     return {"alias": alias} if alias else {}
 
 
-async def test_fifty_switches_under_load_lose_no_request(platform: Platform, moved: MlflowClient) -> None:
+async def test_fifty_switches_under_load_lose_no_request(platform: Platform, moved: MlflowClient, loads: Path) -> None:
     rng = random.Random(50)
     async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http:
         for ref in (NAME, OTHER):  # else the load would begin with a backlog
             (await http.post(f"/v1/models/{ref}:load")).raise_for_status()
-    async with httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http, SteadyLoad([NAME, OTHER]) as load:
+    async with (
+        httpx.AsyncClient(base_url=URL, timeout=WITHIN_S) as http,
+        SteadyLoad([NAME, OTHER], loads=loads) as load,
+    ):
         mover = Mover(moved, http, load)
         for ref in (NAME, OTHER):
             await load.until(ref, "1", within_s=WITHIN_S)

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,12 +30,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 NAME = "steady"
 DIVIDED = "divided"
-LOAD_S = 3.0
-"""Seconds that a version takes to load; a kill within them hits the promote.
-
-A request that is under way for a whole load looks as if it had waited for the version. So a load takes longer than
-processes that start delay a request on a small machine.
-"""
+LOAD_S = 2.0
+"""Least seconds that a version takes to load; a kill within them hits the promote."""
 PER_S = 50.0
 PREDICT_S = 0.06
 """At so many requests a second some are on each replica at any time."""
@@ -55,9 +52,10 @@ def until(condition: Callable[[], bool]) -> float:
 class Faulty:
     """The platform under test and its registry."""
 
-    def __init__(self, platform: Platform, server: RegistryServer) -> None:
+    def __init__(self, platform: Platform, server: RegistryServer, loads: Path) -> None:
         self.platform = platform
         self.server = server
+        self.loads = loads
         self.mlflow = MlflowClient(server.uri, server.uri)
 
     def wait_until_whole(self) -> None:
@@ -93,14 +91,16 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "ML_SERVE_POOLS__DEFAULT__MIN_REPLICAS": "2",
         "ML_SERVE_FAILED_LOAD_RETRY_S": "1",
     }
-    faulty = Faulty(Platform(folder / "home", folder / "platform.log", settings), server)
+    faulty = Faulty(Platform(folder / "home", folder / "platform.log", settings), server, folder / "loads")
     try:
         server.start()
         with environment_of_nobody(), warnings.catch_warnings(record=True):
             warnings.simplefilter("always")
             before = mlflow.get_tracking_uri()
             mlflow.set_tracking_uri(server.uri)
-            models = [numbered.log(number, load_s=LOAD_S, predict_s=PREDICT_S) for number in range(1, 7)]
+            models = [
+                numbered.log(number, load_s=LOAD_S, held_in=faulty.loads, predict_s=PREDICT_S) for number in range(1, 7)
+            ]
             mlflow.set_tracking_uri(before)
         *good, broken = models
         server.damage(broken)
@@ -146,7 +146,7 @@ async def promote_and_kill(
 
     A failed promote has moved the alias or done nothing; what answers follows the registry either way.
     """
-    async with SteadyLoad([NAME], PER_S) as load:
+    async with SteadyLoad([NAME], PER_S, faulty.loads) as load:
         before = faulty.mlflow.get_registered_model(NAME).aliases["champion"]
         await load.until(NAME, before, within_s=WITHIN_S)
         promoting = asyncio.create_task(promote(version))
