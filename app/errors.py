@@ -19,6 +19,7 @@
     ├── Overloaded                   the queue is full
     ├── Unavailable                  a component that the request needs does not answer
     │   ├── ModelUnavailable         the version cannot be loaded
+    │   │   └── EnvironmentMissing   its environment has yet to be built
     │   ├── RegistryUnavailable      the model registry does not answer
     │   ├── FeatureStoreUnavailable  the feature store does not answer
     │   └── PoolUnavailable          no replica of the model's pool answers
@@ -157,6 +158,10 @@ class ModelUnavailable(Unavailable):
     """The version cannot be loaded, or its pool is not configured."""
 
     code = "model_unavailable"
+
+
+class EnvironmentMissing(ModelUnavailable):
+    """The version needs an environment that has yet to be built. It never reaches a caller."""
 
 
 class RegistryUnavailable(Unavailable):

@@ -9,7 +9,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.deployments.affinity_router import HELD
 from app.deployments.pool_member import PoolMember
-from app.deployments.process import configure_logging, prepare_for_requests
+from app.deployments.process import configure_logging, enter_own_folder, prepare_for_requests
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
@@ -32,6 +32,7 @@ class ModelPool:
         self, name: str, settings: Settings, releases: DeploymentHandle
     ) -> None:
         configure_logging(settings)
+        enter_own_folder()
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._member = PoolMember(name, settings, releases, replica_id)
         await self._member.start()

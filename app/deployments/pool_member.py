@@ -52,6 +52,7 @@ class PoolMember:
         # Importing MLflow takes seconds and 150 MB: only processes with models pay for it.
         from app.adapters.mlflow.loader import ModelLoader  # noqa: PLC0415
         from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
+        from app.deployments.workers import Workers  # noqa: PLC0415
 
         configure(settings)
         prepare_for_models()
@@ -65,12 +66,19 @@ class PoolMember:
         self._waiting = Waiting(time.monotonic)
         self._meter = BusyMeter(time.monotonic)
         self._scaling_sample = BusySample(self._meter, time.monotonic)
+        self._workers = Workers(pool.predict_threads, settings.load_timeout_s, settings.log_level)
         self._loader = ModelLoader(
-            MlflowRegistry(settings), settings.cache_folder, settings.model_cache_bytes, settings.load_timeout_s
+            MlflowRegistry(settings),
+            settings.cache_folder,
+            settings.model_cache_bytes,
+            settings.load_timeout_s,
+            workers=self._workers,
+            environments=settings.environments,
         )
         self._host = ModelHost(
             self._loader,
             budget_bytes=pool.model_bytes,
+            max_workers=settings.environments.max_workers,
             predict_threads=pool.predict_threads,
             load_threads=pool.load_threads,
             meter=self._meter,
@@ -101,6 +109,7 @@ class PoolMember:
         except (TimeoutError, ServingError) as error:
             log.info("deregistration failed, releases will time this member out: %s", error)
         self._host.close()
+        self._workers.close()
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
         return await self._host.describe(version)
@@ -141,6 +150,7 @@ class PoolMember:
             "rss_bytes": memory_bytes(),
             "models": len(self._host.states()),
             "model_bytes": self._host.resident_bytes,
+            "workers": len(self._host.workers),
             "evictions": self._host.evictions,
             "artifact_cache": asdict(self._loader.cache_counts),
         }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
+import os
 import sys
+import tempfile
 import warnings
 
 import psutil
@@ -45,6 +48,13 @@ def prepare_for_models() -> None:
         yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]
     gc.collect()
     gc.freeze()
+
+
+def enter_own_folder() -> None:
+    """Make an empty folder the working directory, where models may write. It is removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="ml-serve-", ignore_cleanup_errors=True)
+    os.chdir(folder.name)
+    atexit.register(folder.cleanup)
 
 
 def memory_bytes() -> int:

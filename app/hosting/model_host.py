@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from app.errors import ModelUnavailable, ServingError
+from app.errors import EnvironmentMissing, ModelUnavailable, ReplicaDied, ServingError
 from app.serving.batching.short_calls import ShortCalls
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
@@ -29,7 +29,11 @@ log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """A loaded model version; `predict` blocks. `problem` is a reason not to promote it, or None."""
+    """A loaded model version; `predict` blocks.
+
+    `problem` is a reason not to promote it, or None. `worker` is the key of the process that holds the model, empty for
+    this one.
+    """
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -37,13 +41,22 @@ class Model(Protocol):
     @property
     def problem(self) -> str | None: ...
 
+    @property
+    def worker(self) -> str: ...
+
     def predict(self, batch: Batch) -> Output: ...
 
 
 class Loader(Protocol):
-    """Loads versions; `load` blocks. `forget` drops caches of a name that means another model now."""
+    """Loads versions. `load` and `build` block.
+
+    `build` builds the environment of a version whose load has raised `EnvironmentMissing`. `forget` drops caches of a
+    name that means another model now.
+    """
 
     def load(self, version: ModelVersion) -> Model: ...
+
+    def build(self, version: ModelVersion) -> None: ...
 
     def forget(self, name: str) -> None: ...
 
@@ -67,6 +80,7 @@ class ModelHost:
     Args:
         loader: loads versions.
         budget_bytes: memory of all resident versions together; beyond it the least recently used are evicted.
+        max_workers: processes of all resident versions together, besides this one; beyond it the same.
         predict_threads: concurrent predictions.
         load_threads: concurrent loads.
         meter: measures the busy time of the prediction threads.
@@ -80,6 +94,7 @@ class ModelHost:
         loader: Loader,
         *,
         budget_bytes: int,
+        max_workers: int = 8,
         predict_threads: int,
         load_threads: int = 2,
         meter: BusyMeter | None = None,
@@ -89,6 +104,7 @@ class ModelHost:
     ) -> None:
         self._loader = loader
         self._budget_bytes = budget_bytes
+        self._max_workers = max_workers
         self._load_timeout_s = load_timeout_s
         self._retry_after_s = retry_after_s
         self._changed = changed
@@ -106,6 +122,8 @@ class ModelHost:
         self._in_threads: set[Future[Output]] = set()
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._load_slots = asyncio.Semaphore(load_threads)
+        self._build_threads = ThreadPoolExecutor(1, thread_name_prefix="build")
+        self._building: dict[ModelVersion, str] = {}
         self.evictions = 0
 
     @property
@@ -118,16 +136,29 @@ class ModelHost:
         """Memory of the resident versions, as measured when they were loaded."""
         return sum(resident.model.spec.nbytes for resident in self._residents.values())
 
+    @property
+    def workers(self) -> set[str]:
+        """The keys of the worker processes that hold resident versions."""
+        return {resident.model.worker for resident in self._residents.values()} - {""}
+
     def states(self) -> dict[ModelVersion, VersionState]:
         """Return the state of every version that is loaded, loading or failed."""
-        states = {version: VersionState("loading") for version in self._in_loading}
+        states = {version: VersionState("loading", doing=self._building.get(version)) for version in self._in_loading}
         for version, failure in self._failures.items():
             states[version] = VersionState("failed", failure.error.message)
         for version in self._crowded_out:
-            states[version] = VersionState("failed", "evicted: the pool's model_bytes cannot hold all its versions")
+            states[version] = VersionState(
+                "failed", "evicted: the pool's model_bytes or max_workers cannot hold all its versions"
+            )
         for version, (model, _) in self._residents.items():
             states[version] = VersionState(
-                "ready", None, model.spec.nbytes, model.spec.load_ms, model.spec.batching, model.problem
+                "ready",
+                None,
+                model.spec.nbytes,
+                model.spec.load_ms,
+                model.spec.batching,
+                model.problem,
+                isolation=model.spec.isolation,
             )
         return states
 
@@ -147,6 +178,7 @@ class ModelHost:
             ModelUnavailable, ModelNotFound, RegistryUnavailable: as `describe`.
         """
         self._in_use[version] = self._in_use.get(version, 0) + 1  # before the load, so that no eviction follows it
+        resident = None
         try:
             resident = await self._get(version)
             if version in self._residents:
@@ -158,6 +190,9 @@ class ModelHost:
             self._in_threads.add(work)  # until it ends, even if its caller no longer waits
             work.add_done_callback(self._in_threads.discard)
             return await asyncio.wrap_future(work)
+        except ReplicaDied:
+            self._worker_died(version, resident)
+            raise
         finally:
             self._in_use[version] -= 1
             if not self._in_use[version]:
@@ -206,6 +241,7 @@ class ModelHost:
     def close(self) -> None:
         """End the threads after their current work."""
         self._load_threads.shutdown(cancel_futures=True)
+        self._build_threads.shutdown(cancel_futures=True)
         self._predict_threads.shutdown()
 
     def _run(self, version: ModelVersion, resident: _Resident, batch: Batch, *, on_loop: bool) -> Output:
@@ -236,9 +272,11 @@ class ModelHost:
         self._failures.pop(version, None)
         self._changed()
         try:
-            async with self._load_slots, asyncio.timeout(self._load_timeout_s):  # without the wait for a slot
-                loop = asyncio.get_running_loop()
-                model = await loop.run_in_executor(self._load_threads, self._loader.load, version)
+            try:
+                model = await self._read(version)
+            except EnvironmentMissing as missing:
+                await self._build(version, missing.message)
+                model = await self._read(version)
         except ServingError as error:
             self._failed(version, error)
             raise
@@ -254,7 +292,8 @@ class ModelHost:
         finally:
             self._in_loading.discard(version)
             self._changed()
-        resident = _Resident(model, ShortCalls(model.spec.flavor, time.monotonic))
+        # A call to another process is never made on the event loop.
+        resident = _Resident(model, ShortCalls("" if model.worker else model.spec.flavor, time.monotonic))
         if version in self._released_while_loading:
             self._released_while_loading.discard(version)
             # If the version is still assigned, its name means another model by now, which is loaded instead.
@@ -265,18 +304,52 @@ class ModelHost:
         self._changed()
         return resident
 
+    async def _read(self, version: ModelVersion) -> Model:
+        async with self._load_slots, asyncio.timeout(self._load_timeout_s):  # without the wait for a slot
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._load_threads, self._loader.load, version)
+
+    async def _build(self, version: ModelVersion, doing: str) -> None:
+        """Build an environment in a thread of its own: it takes long, and other versions load meanwhile."""
+        self._building[version] = doing
+        self._changed()
+        log.info("%s: model=%s", doing, version)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._build_threads, self._loader.build, version)
+        finally:
+            del self._building[version]
+            self._changed()
+
+    def _worker_died(self, version: ModelVersion, resident: _Resident | None) -> None:
+        """Drop the versions of a worker that died, so that the next call of each loads it again."""
+        if resident is None or self._residents.get(version) is not resident:
+            return
+        dead = resident.model.worker
+        for other in [other for other, held in self._residents.items() if held.model.worker == dead]:
+            del self._residents[other]
+            log.warning("the worker of a model died: model=%s", other)
+        self._changed()
+
     def _failed(self, version: ModelVersion, error: ServingError) -> None:
         self._failures[version] = _Failure(error, time.monotonic() + self._retry_after_s)
 
     def _evict(self, spare: ModelVersion) -> None:
-        """Evict the least recently used versions until the budget holds; assigned ones last."""
+        """Evict the least recently used versions until the budgets hold; assigned ones last."""
         for version in sorted(self._residents, key=self._keep.__contains__):  # stable: keeps the order of use
-            if self.resident_bytes <= self._budget_bytes:
+            are_too_many = len(self.workers) > self._max_workers
+            if self.resident_bytes <= self._budget_bytes and not are_too_many:
                 return
             if version == spare or version in self._in_use:
+                continue
+            if self.resident_bytes <= self._budget_bytes and not self._residents[version].model.worker:
                 continue
             self.evictions += 1
             del self._residents[version]
             if version in self._keep:
                 self._crowded_out.add(version)
-            log.warning("model evicted: model=%s budget_bytes=%d", version, self._budget_bytes)
+            log.warning(
+                "model evicted: model=%s budget_bytes=%d max_workers=%d",
+                version,
+                self._budget_bytes,
+                self._max_workers,
+            )

@@ -21,6 +21,7 @@ class ModelSpec:
         nbytes: memory that the loaded model takes, in bytes.
         load_ms: time to load it, in milliseconds.
         batching: whether the version is known to predict row by row.
+        isolation: why the version runs in a worker process, as a clause; None where it does not.
         metadata: the metadata that was logged with the model.
     """
 
@@ -34,6 +35,7 @@ class ModelSpec:
     nbytes: int = 0
     load_ms: float = 0.0
     batching: BatchingContract = UNPROVEN
+    isolation: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -5,12 +5,21 @@ YAML file of ``--config`` or ``ML_SERVE_CONFIG``, the defaults. Two underscores 
 ``ML_SERVE_LIMITS__ROWS=5000``. An unknown key or an invalid value stops the start.
 """
 
-from app.settings.groups import BatchSettings, Limits, PoolSettings, RequestScaling, Scaling, ShadowSettings
+from app.settings.groups import (
+    BatchSettings,
+    EnvironmentSettings,
+    Limits,
+    PoolSettings,
+    RequestScaling,
+    Scaling,
+    ShadowSettings,
+)
 from app.settings.loading import environment_names, load
 from app.settings.model import Settings
 
 __all__ = [
     "BatchSettings",
+    "EnvironmentSettings",
     "Limits",
     "PoolSettings",
     "RequestScaling",

@@ -112,6 +112,32 @@ class BatchSettings(_Group):
     batches. A model's registry tag `serving.batch.wait_ms` overrides it."""
 
 
+class EnvironmentSettings(_Group):
+    """Processes and libraries of versions that cannot share a pool replica's own process."""
+
+    mismatch: Literal["isolate", "warn", "refuse"] = "isolate"
+    """What happens to a version whose requirements contradict the installed libraries. `isolate`: it runs in a worker
+    process with its own libraries. `warn`: it runs with the installed ones. `refuse`: it is not loaded."""
+
+    build: Literal["allow", "never"] = "allow"
+    """Whether the libraries of such a version may be installed when it is loaded. `never`: only environments that are
+    already in the artifact cache are used."""
+
+    index_url: str | None = None
+    """Package index for these libraries. Unset: uv's own variables, else PyPI."""
+
+    build_timeout_s: Annotated[float, Field(gt=0)] = 600
+    """Maximum seconds to install the libraries of one version."""
+
+    isolate: Literal["needed", "python", "all"] = "needed"
+    """Which versions run in worker processes. `needed`: those that ship code, contradict the installed libraries, or
+    change the state of the process when they are loaded. `python`: these, and each version of Python code in a process
+    of its own. `all`: each version in a process of its own."""
+
+    max_workers: PositiveInt = 8
+    """Maximum worker processes of one pool replica. The replica evicts the least recently used models first."""
+
+
 class Limits(_Group):
     """Limits on one request and on waiting requests."""
 

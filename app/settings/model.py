@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, Pydant
 
 from app.settings.groups import (
     BatchSettings,
+    EnvironmentSettings,
     GatewayScaling,
     Limits,
     PoolSettings,
@@ -147,6 +148,9 @@ class Settings(BaseSettings):
 
     pools: dict[str, PoolSettings] = Field(default_factory=lambda: {"default": PoolSettings()})
     """Model pools by name. A model runs in the pool that its tag `serving.pool` names, else in `default`."""
+
+    environments: EnvironmentSettings = EnvironmentSettings()
+    """Processes and libraries of model versions."""
 
     batch: BatchSettings = BatchSettings()
     """Dynamic batching."""

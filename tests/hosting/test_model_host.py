@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from app.errors import ModelUnavailable, RegistryUnavailable
+from app.errors import EnvironmentMissing, ModelUnavailable, RegistryUnavailable, ReplicaDied
 from app.hosting.model_host import ModelHost
 from app.serving.batching_contract import UNPROVEN
 from app.serving.model_spec import ModelSpec
@@ -47,14 +47,19 @@ class AddVersion:
         gate: threading.Event | threading.Barrier | None = None,
         problem: str | None = None,
         flavor: str = "test",
+        worker: str = "",
     ) -> None:
         self.problem = problem
+        self.worker = worker
+        self.is_dead = False
         self.spec = ModelSpec(key.name, key.version, flavor, nbytes=nbytes)
         self.threads: list[int] = []
         self._gate = gate
 
     def predict(self, given: Batch) -> Output:
         self.threads.append(threading.get_ident())
+        if self.is_dead:
+            raise ReplicaDied("the worker died")
         if self._gate is not None:
             self._gate.wait(10)
         return Output("tensor", (), (given.arrays[0] + int(self.spec.version),), given.count)
@@ -73,6 +78,10 @@ class Loader:
         self.problems: dict[ModelVersion, str] = {}
         self.flavor = "test"
         self.loaded: dict[ModelVersion, AddVersion] = {}
+        self.workers: dict[ModelVersion, str] = {}
+        self.unbuilt: set[ModelVersion] = set()
+        self.build_gate = threading.Event()
+        self.build_error: Exception | None = None
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
@@ -84,8 +93,18 @@ class Loader:
             assert self.gates[key].wait(10)
         if key in self.failing:
             raise self.failing[key]
-        self.loaded[key] = AddVersion(key, 100, self.predict_gate, self.problems.get(key), self.flavor)
+        if key in self.unbuilt:
+            raise EnvironmentMissing("building the environment: it requires more")
+        self.loaded[key] = AddVersion(
+            key, 100, self.predict_gate, self.problems.get(key), self.flavor, self.workers.get(key, "")
+        )
         return self.loaded[key]
+
+    def build(self, key: ModelVersion) -> None:
+        assert self.build_gate.wait(10)
+        if self.build_error is not None:
+            raise self.build_error
+        self.unbuilt.discard(key)
 
 
 def make(loader: Loader, *, budget: int = 1000, retry_after_s: float = 60, load_timeout_s: float = 60) -> ModelHost:
@@ -380,3 +399,71 @@ async def test_prediction_times_are_forgotten_with_the_version() -> None:
     await threads_of(host, loader)
     host.release(version(1))
     assert threading.get_ident() not in await threads_of(host, loader, 1)
+
+
+async def test_other_versions_load_while_an_environment_is_built() -> None:
+    loader = Loader()
+    loader.unbuilt.add(version(1))
+    states: asyncio.Queue[VersionState | None] = asyncio.Queue()
+    host = ModelHost(
+        loader, budget_bytes=1000, predict_threads=1, changed=lambda: states.put_nowait(host.states().get(version(1)))
+    )
+    waiting = asyncio.create_task(answer(host, 1))
+    state = None
+    while state is None or state.doing is None:
+        state = await states.get()
+    assert (state.state, state.doing) == ("loading", "building the environment: it requires more")
+    assert [await answer(host, number) for number in (2, 3, 4)] == [3, 4, 5]
+    assert not waiting.done()
+    loader.build_gate.set()
+    assert await waiting == 2
+    assert host.states()[version(1)].doing is None
+
+
+async def test_an_environment_that_cannot_be_built_fails_the_load() -> None:
+    loader = Loader()
+    loader.unbuilt.add(version(1))
+    loader.build_gate.set()
+    loader.build_error = ModelUnavailable("no index")
+    host = make(loader)
+    with pytest.raises(ModelUnavailable, match="no index"):
+        await answer(host, 1)
+    assert host.states() == {version(1): VersionState("failed", "no index")}
+
+
+async def test_a_dead_worker_takes_only_its_own_versions_with_it() -> None:
+    loader = Loader()
+    loader.workers = {version(1): "one", version(2): "one", version(3): "other"}
+    host = make(loader)
+    assert [await answer(host, number) for number in (1, 2, 3, 4)] == [2, 3, 4, 5]
+    assert host.workers == {"one", "other"}
+    loader.loaded[version(1)].is_dead = True
+    with pytest.raises(ReplicaDied):
+        await answer(host, 1)
+    assert host.resident == [version(3), version(4)]
+    assert await answer(host, 1) == 2
+    assert loader.loads == {version(1): 2, version(2): 1, version(3): 1, version(4): 1}
+
+
+async def test_the_least_recently_used_worker_makes_room() -> None:
+    loader = Loader()
+    loader.workers = {version(number): f"worker {number}" for number in (2, 3, 4)}
+    host = ModelHost(loader, budget_bytes=1000, max_workers=2, predict_threads=1)
+    for number in (1, 2, 3, 2, 4):
+        await answer(host, number)
+    assert host.resident == [version(1), version(2), version(4)]
+    assert host.workers == {"worker 2", "worker 4"}
+    host.close()
+
+
+async def test_a_worker_is_never_called_on_the_event_loop() -> None:
+    loader = Loader()
+    loader.flavor = "sklearn"
+    loader.workers = {version(1): "one"}
+    host = make(loader)
+    for _ in range(40):
+        await answer(host, 1)
+        await answer(host, 2)
+    here = threading.get_ident()
+    assert here not in loader.loaded[version(1)].threads
+    assert here in loader.loaded[version(2)].threads

@@ -5,80 +5,107 @@ Only versions of the configured registry are loaded, never a URI from a request:
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import time
-import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-import mlflow
 from mlflow.exceptions import MlflowException
-from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
-from app.adapters.artifacts.layout import size_of
-from app.adapters.mlflow import row_wise
-from app.adapters.mlflow.enforcement import skip_enforcement
+from app.adapters.mlflow.environments import Environment, environment_of, is_python
 from app.adapters.mlflow.identities import Identities
+from app.adapters.mlflow.loaded_model import LoadedModel, read_model
 from app.adapters.mlflow.memory import MemoryGrowth
-from app.adapters.mlflow.model_io import model_input, model_output, model_params
+from app.adapters.mlflow.overlays import Overlays
+from app.adapters.mlflow.process_state import ChangesProcess
 from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
-from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
+from app.errors import EnvironmentMissing, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
+from app.settings import EnvironmentSettings
 
 log = logging.getLogger(__name__)
 
 
-class LoadedModel:
-    """A model version in memory.
+ENVIRONMENTS = "environments"
+"""Folder of the overlays in the artifact cache; no model's folder has a name without a version below it."""
 
-    `problem` is a sentence, or None. A version with a problem answers requests by its number, but should not replace
-    another version behind an alias.
-    """
 
-    def __init__(self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None) -> None:
-        self.spec = spec
-        self.problem = problem
-        self._model = model
+class WorkerModel(Protocol):
+    """A model version in the memory of a worker."""
 
-    def predict(self, batch: Batch) -> Output:
-        """Predict one batch; blocks.
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def problem(self) -> str | None: ...
+
+    @property
+    def worker(self) -> str: ...
+
+    def predict(self, batch: Batch) -> Output: ...
+
+
+class Workers(Protocol):
+    """Processes for versions that cannot share the one of the pool replica."""
+
+    def load(
+        self,
+        version: ModelVersion,
+        folder: Path,
+        environment: Environment,
+        overlay: Path | None,
+        ended: Callable[[], None],
+    ) -> WorkerModel:
+        """Load a version in the worker of its environment, which is started if it does not run; blocks.
+
+        Args:
+            folder: the version's artifacts.
+            overlay: libraries that come before the installed ones.
+            ended: called when the worker that has loaded the version uses the artifacts no more.
 
         Raises:
-            ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
-                under which the log has the cause.
+            ChangesProcess: the load changes what other models of the worker share.
+            ModelUnavailable: the version cannot be loaded, or the worker died.
         """
-        try:
-            prediction = self._model.predict(model_input(batch), params=model_params(batch))
-            return model_output(prediction)
-        except ServingError:
-            raise
-        except Exception as error:
-            failure = uuid.uuid4().hex[:12]
-            log.exception("prediction failed: model=%s rows=%d failure=%s", self.spec.key, batch.count, failure)
-            raise ModelFailed(
-                f"the model raised {type(error).__name__} while predicting; the log has the cause",
-                {"failure": failure},
-            ) from error
 
 
 class ModelLoader:
-    """Downloads, loads and warms model versions. Every method blocks. Thread-safe."""
+    """Downloads, loads and warms model versions. Every method blocks. Thread-safe.
+
+    Args:
+        workers: None reads every version into this process.
+    """
 
     def __init__(
-        self, registry: MlflowRegistry, cache_folder: Path, cache_bytes: int = 0, load_timeout_s: float = 300.0
+        self,
+        registry: MlflowRegistry,
+        cache_folder: Path,
+        cache_bytes: int = 0,
+        load_timeout_s: float = 300.0,
+        *,
+        workers: Workers | None = None,
+        environments: EnvironmentSettings | None = None,
     ) -> None:
         self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
         self.cache_counts = self._cache.counts
         self._identities = Identities(registry.identity)
         self._created: Mapping[str, int] = {}
         self._growth = MemoryGrowth()
+        self._workers = workers
+        self._environments = environments or EnvironmentSettings()
+        self._overlays = Overlays(
+            cache_folder / ENVIRONMENTS,
+            may_build=self._environments.build == "allow",
+            index_url=self._environments.index_url,
+            timeout_s=self._environments.build_timeout_s,
+        )
+        self._missing: dict[ModelVersion, Environment] = {}
+        self._alone: dict[ModelVersion, str] = {}
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
 
     def expect(self, created: Mapping[str, int]) -> None:
@@ -99,53 +126,74 @@ class ModelLoader:
         except ServingError as error:
             log.info("not known whether %s still exists: %s", version, error.message)
 
-    def load(self, version: ModelVersion) -> LoadedModel:
+    def load(self, version: ModelVersion) -> LoadedModel | WorkerModel:
         """Load a version and let it predict its logged input example once.
 
         Raises:
             ModelNotFound: the registry has no such version.
             RegistryUnavailable: the registry does not respond, and the version is not cached.
+            EnvironmentMissing: the version can be loaded after `build`.
             ModelUnavailable: the artifacts cannot be downloaded or loaded; the message says why in one line.
         """
-        started = time.perf_counter()
         artifacts = self._artifacts(version)
         try:
-            model = self._read(version, artifacts.folder, started)
+            environment = self._environment(version, artifacts.folder)
+            while True:
+                try:
+                    return self._read(version, artifacts, environment)
+                except ChangesProcess as change:
+                    self._alone[version] = f"it changes {', '.join(change.args)} when it is loaded"
+                    log.warning("%s gets a process of its own: %s", version, self._alone[version])
+                    environment = environment.only_for(version, self._alone[version])
         except BaseException:
             artifacts.release()
             raise
+
+    def build(self, version: ModelVersion) -> None:
+        """Build the environment of a version whose load raised `EnvironmentMissing`. Raises `ModelUnavailable`."""
+        environment = self._missing.pop(version, None)
+        if environment is not None:
+            try:
+                self._overlays.build(environment)
+            except ModelUnavailable as error:
+                raise ModelUnavailable(
+                    f"{version} cannot be loaded: {error.message}", {"model": version.name}
+                ) from error
+
+    def _environment(self, version: ModelVersion, folder: Path) -> Environment:
+        environment = environment_of(folder)
+        if environment.contradictions and self._environments.mismatch != "isolate":
+            needed = ", ".join(environment.contradictions)
+            if self._environments.mismatch == "refuse":
+                raise ModelUnavailable(f"{version} cannot be loaded: it requires {needed}", {"model": version.name})
+            log.warning("%s is loaded although it requires %s", version, needed)
+            environment = environment.with_installed()
+        isolate = self._environments.isolate
+        if isolate == "all" or (isolate == "python" and is_python(folder)):
+            return environment.only_for(version, f"the setting environments.isolate is {isolate}")
+        if version in self._alone:
+            return environment.only_for(version, self._alone[version])
+        return environment
+
+    def _read(
+        self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment
+    ) -> LoadedModel | WorkerModel:
+        if environment.key and self._workers is not None:
+            overlay = self._overlay(version, environment)
+            return self._workers.load(version, artifacts.folder, environment, overlay, artifacts.release)
+        model = read_model(version, artifacts.folder, self._growth, alone=self._workers is None)
         # Some models read their files while they predict, so the files stay as long as the model does.
         weakref.finalize(model, artifacts.release)
         return model
 
-    def _read(self, version: ModelVersion, folder: Path, started: float) -> LoadedModel:
-        def load() -> tuple[PyFuncModel, str | None]:
-            model = mlflow.pyfunc.load_model(str(folder))
-            return model, _warm_up(version, model, folder)
-
-        try:
-            (model, problem), nbytes = self._growth.measure(load, size_of(folder))
-        except Exception as error:
-            log.exception("failed to load %s", version)
-            raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
-        signature = _signature(version, model)
-        flavor = next((name for name in model.metadata.flavors if name != "python_function"), "python_function")
-        spec = ModelSpec(
-            name=version.name,
-            version=version.version,
-            flavor=flavor,
-            inputs=signature.get("inputs"),
-            outputs=signature.get("outputs"),
-            params=signature.get("params"),
-            input_example=_serving_example(model, folder),
-            metadata=_metadata(version, model),
-            nbytes=nbytes,
-            batching=row_wise.examine(model, flavor, folder),
-            load_ms=(time.perf_counter() - started) * 1000,
-        )
-        skip_enforcement(model)
-        log.info("loaded %s: flavor=%s ms=%.0f megabytes=%.1f", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
-        return LoadedModel(spec, model, problem)
+    def _overlay(self, version: ModelVersion, environment: Environment) -> Path | None:
+        if not environment.requirements:
+            return None
+        overlay = self._overlays.find(environment)
+        if overlay is None:
+            self._missing[version] = environment
+            raise EnvironmentMissing(f"building the environment: {environment.reason}", {"model": version.name})
+        return overlay
 
     def _artifacts(self, version: ModelVersion) -> CachedArtifacts:
         try:
@@ -176,49 +224,3 @@ class ModelLoader:
             cached.release()
             return None
         return cached
-
-
-def _signature(version: ModelVersion, model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    signature = model.metadata.signature
-    if signature is None:
-        log.warning("%s has no signature, its input is not validated", version)
-        return {}
-    return {part: json.loads(text) for part, text in signature.to_dict().items() if text}
-
-
-def _metadata(version: ModelVersion, model: PyFuncModel) -> dict[str, Any]:
-    found = {}
-    for key, value in (model.metadata.metadata or {}).items():
-        try:
-            found[str(key)] = json.loads(json.dumps(value, allow_nan=False))
-        except (TypeError, ValueError):
-            log.warning("ignoring the metadata '%s' of %s: it is no JSON value", key, version)
-    return found
-
-
-def _serving_example(model: PyFuncModel, folder: Path) -> Any:
-    """Return the logged input example as the JSON of a scoring request, or None."""
-    try:
-        text = model.metadata.get_serving_input(str(folder))
-        return json.loads(text) if text else None
-    except (MlflowException, OSError, ValueError):
-        return None
-
-
-def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> str | None:
-    """Predict the logged input example, so that no caller waits for lazy initialization. Return the problem, if any."""
-    try:
-        if model.input_example is not None:
-            model.predict(model.input_example, params=model.metadata.load_input_example_params(str(folder)))
-    except Exception as error:
-        # The example is documentation: a model that rejects it may still answer requests.
-        log.warning("%s does not predict its own input example", version, exc_info=True)
-        return f"it does not predict its own input example: {_reason(error)}"
-    return None
-
-
-def _reason(error: Exception) -> str:
-    """Describe an error for callers. Its own text may hold paths and secrets, so only the log has it."""
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        return f"it needs the library '{error.name}', which is not installed here"
-    return f"it raised {type(error).__name__}; the log has the cause"

@@ -21,3 +21,7 @@ class VersionState:
     batching: BatchingContract | None = None
     problem: str | None = None
     """Why a loaded version should not serve, such as a failure to predict its own input example."""
+    doing: str | None = None
+    """What a load that takes long is doing, such as building the environment; None for an ordinary load."""
+    isolation: str | None = None
+    """Why the version runs in a worker process; None where it does not."""

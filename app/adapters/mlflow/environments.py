@@ -1,0 +1,152 @@
+"""Environment of a model version: what it needs that a process shared with other models cannot give it.
+
+One process has one set of installed libraries, one ``sys.modules`` and one ``os.environ``. So a version gets a process
+of its own kind, a *worker*, if its requirements contradict the installed libraries, or if it ships code, whose module
+names another version may use for other code. Versions with equal environments share a worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from mlflow.models import Model
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from app.adapters.artifacts.digests import file_digests
+from app.serving.references import ModelVersion
+
+Isolation = Literal["needed", "python", "all"]
+
+_MLFLOW = {"mlflow", "mlflow-skinny", "mlflow-tracing"}
+"""Libraries of which ours is used whatever a model pins: MLflow reads the models of its older versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What a version needs beside the process that the replica's models share.
+
+    Attributes:
+        requirements: the lines of the version's requirements, if they contradict what is installed; else empty.
+        contradictions: each requirement that is not met, with what is installed instead.
+        code: digest of the code that the version ships; empty if it ships none.
+        alone: why the version shares a process with no other, as a clause; empty if it may.
+        version: the version that shares with no other, None if it may.
+    """
+
+    requirements: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    code: str = ""
+    alone: str = ""
+    version: ModelVersion | None = None
+
+    @property
+    def key(self) -> str:
+        """Equal for versions that may share a process; empty for the process of the replica itself."""
+        if not self.reason:
+            return ""
+        return _digest(*self.requirements, self.code, str(self.version or ""))
+
+    @property
+    def reason(self) -> str:
+        """Why the version needs a worker, as a clause; empty if it needs none."""
+        required = f"it requires {', '.join(self.contradictions)}" if self.contradictions else ""
+        shipped = "it ships code of its own" if self.code else ""
+        return " and ".join(filter(None, (required, shipped, self.alone)))
+
+    def only_for(self, version: ModelVersion, reason: str) -> Environment:
+        """Return the environment of a version that shares its process with no other."""
+        return replace(self, alone=reason, version=version)
+
+    def with_installed(self) -> Environment:
+        """Return the environment with the installed libraries, whatever the version requires."""
+        return replace(self, requirements=(), contradictions=())
+
+
+def environment_of(folder: Path, installed: Callable[[str], str | None] | None = None) -> Environment:
+    """Return the environment of the version whose artifacts lie in `folder`.
+
+    Args:
+        installed: returns the installed version of a library, None if it is missing. None asks this process.
+    """
+    lines = _requirements(folder)
+    found = (_contradiction(line, installed or installed_version) for line in lines)
+    contradictions = tuple(text for text in found if text is not None)
+    return Environment(lines if contradictions else (), contradictions, _code(folder))
+
+
+def is_python(folder: Path) -> bool:
+    """Return whether the version is Python code of its author, which a library does not bound."""
+    loader = Model.load(str(folder)).flavors.get("python_function", {}).get("loader_module", "")
+    return not loader.startswith("mlflow.") or loader.startswith("mlflow.pyfunc")
+
+
+def _requirements(folder: Path) -> tuple[str, ...]:
+    """Return the lines of ``requirements.txt`` but MLflow's, with absolute paths, sorted."""
+    try:
+        text = (folder / "requirements.txt").read_text()
+    except FileNotFoundError:
+        return ()
+    lines = (line.partition(" #")[0].strip() for line in text.replace("\\\n", " ").splitlines())
+    found = {_absolute(line, folder) for line in lines if line and not line.startswith("#")}
+    return tuple(sorted(line for line in found if _name(line) not in _MLFLOW))
+
+
+def _name(line: str) -> str:
+    try:
+        return canonicalize_name(Requirement(line).name)
+    except InvalidRequirement:
+        return ""
+
+
+def _absolute(line: str, folder: Path) -> str:
+    option, _, file = line.partition(" ")
+    if option in ("-c", "-r", "--constraint", "--requirement") and file.strip():
+        return f"{option} {folder / file.strip()}"
+    if line.endswith(".whl") and (folder / line).is_file():
+        return str(folder / line)
+    return line
+
+
+def _contradiction(line: str, installed: Callable[[str], str | None]) -> str | None:
+    """Return what is not met, with what is installed; None if the requirement is met or no requirement."""
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement:  # an option, a file or an address
+        return None if line.startswith("-") else f"{line.rpartition('/')[2]} (a file or an address)"
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        return None
+    if requirement.url is not None:
+        return f"{requirement.name} (a file or an address)"
+    found = installed(requirement.name)
+    if found is not None and requirement.specifier.contains(found, prereleases=True):
+        return None
+    return f"{requirement.name}{requirement.specifier} ({f'{found} is' if found else 'not'} installed)"
+
+
+@lru_cache(maxsize=4096)
+def installed_version(name: str) -> str | None:
+    """Return the version of a library in this process, None if it is not installed."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _code(folder: Path) -> str:
+    """Return a digest of the code that the version ships; empty if it ships none."""
+    code = Model.load(str(folder)).flavors.get("python_function", {}).get("code")
+    if not code or not (folder / code).is_dir():
+        return ""
+    files = {path: found for path, found in file_digests(folder / code).items() if "__pycache__" not in path}
+    return _digest(*(f"{path} {found}" for path, found in sorted(files.items()))) if files else ""
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]

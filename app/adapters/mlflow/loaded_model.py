@@ -1,0 +1,157 @@
+"""Read a model version from its artifacts into this process, ready to predict batches."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import PyFuncModel
+
+from app.adapters.artifacts.layout import size_of
+from app.adapters.mlflow import row_wise
+from app.adapters.mlflow.enforcement import skip_enforcement
+from app.adapters.mlflow.memory import MemoryGrowth
+from app.adapters.mlflow.model_io import model_input, model_output, model_params
+from app.adapters.mlflow.process_state import unchanged
+from app.errors import ModelFailed, ModelUnavailable, ServingError
+from app.serving.model_spec import ModelSpec
+from app.serving.references import ModelVersion
+from app.serving.rows import Batch, Output
+
+log = logging.getLogger(__name__)
+
+
+class LoadedModel:
+    """A model version in memory.
+
+    `problem` is a sentence, or None. A version with a problem answers requests by its number, but should not replace
+    another version behind an alias. `worker` is the key of the process that holds the model, empty for this one.
+    """
+
+    worker: ClassVar[str] = ""
+
+    def __init__(self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None) -> None:
+        self.spec = spec
+        self.problem = problem
+        self._model = model
+
+    def predict(self, batch: Batch) -> Output:
+        """Predict one batch; blocks.
+
+        Raises:
+            ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
+                under which the log has the cause.
+        """
+        try:
+            prediction = self._model.predict(model_input(batch), params=model_params(batch))
+            return model_output(prediction)
+        except ServingError:
+            raise
+        except Exception as error:
+            failure = uuid.uuid4().hex[:12]
+            log.exception("prediction failed: model=%s rows=%d failure=%s", self.spec.key, batch.count, failure)
+            raise ModelFailed(
+                f"the model raised {type(error).__name__} while predicting; the log has the cause",
+                {"failure": failure},
+            ) from error
+
+
+def read_model(version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alone: bool = False) -> LoadedModel:
+    """Load a version into this process and let it predict its logged input example once.
+
+    Args:
+        folder: its artifacts.
+        alone: whether no other model shares the process, so that this one may change its state.
+
+    Raises:
+        ChangesProcess: the load or the prediction changes what other models share; the change is undone.
+        ModelUnavailable: the version cannot be loaded; the message says why in one line.
+    """
+    with nullcontext() if alone else unchanged():
+        return _read(version, folder, growth)
+
+
+def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedModel:
+    started = time.perf_counter()
+
+    def load() -> tuple[PyFuncModel, str | None]:
+        model = mlflow.pyfunc.load_model(str(folder))
+        return model, _warm_up(version, model, folder)
+
+    try:
+        (model, problem), nbytes = growth.measure(load, size_of(folder))
+    except Exception as error:
+        log.exception("failed to load %s", version)
+        raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
+    signature = _signature(version, model)
+    flavor = next((name for name in model.metadata.flavors if name != "python_function"), "python_function")
+    spec = ModelSpec(
+        name=version.name,
+        version=version.version,
+        flavor=flavor,
+        inputs=signature.get("inputs"),
+        outputs=signature.get("outputs"),
+        params=signature.get("params"),
+        input_example=_serving_example(model, folder),
+        metadata=_metadata(version, model),
+        nbytes=nbytes,
+        batching=row_wise.examine(model, flavor, folder),
+        load_ms=(time.perf_counter() - started) * 1000,
+    )
+    skip_enforcement(model)
+    log.info("loaded %s: flavor=%s ms=%.0f megabytes=%.1f", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
+    return LoadedModel(spec, model, problem)
+
+
+def _signature(version: ModelVersion, model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    signature = model.metadata.signature
+    if signature is None:
+        log.warning("%s has no signature, its input is not validated", version)
+        return {}
+    return {part: json.loads(text) for part, text in signature.to_dict().items() if text}
+
+
+def _metadata(version: ModelVersion, model: PyFuncModel) -> dict[str, Any]:
+    found = {}
+    for key, value in (model.metadata.metadata or {}).items():
+        try:
+            found[str(key)] = json.loads(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError):
+            log.warning("ignoring the metadata '%s' of %s: it is no JSON value", key, version)
+    return found
+
+
+def _serving_example(model: PyFuncModel, folder: Path) -> Any:
+    """Return the logged input example as the JSON of a scoring request, or None."""
+    try:
+        text = model.metadata.get_serving_input(str(folder))
+        return json.loads(text) if text else None
+    except (MlflowException, OSError, ValueError):
+        return None
+
+
+def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> str | None:
+    """Predict the logged input example, so that no caller waits for lazy initialization. Return the problem, if any."""
+    try:
+        if model.input_example is not None:
+            model.predict(model.input_example, params=model.metadata.load_input_example_params(str(folder)))
+    except Exception as error:
+        # The example is documentation: a model that rejects it may still answer requests.
+        log.warning("%s does not predict its own input example", version, exc_info=True)
+        return f"it does not predict its own input example: {_reason(error)}"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Describe an error for callers. Its own text may hold paths and secrets, so only the log has it."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"it needs the library '{error.name}', which is not installed here"
+    return f"it raised {type(error).__name__}; the log has the cause"
