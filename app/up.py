@@ -63,7 +63,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
             for line in prepared.result():
                 console.print(line)
         runtime.deploy(build(settings))
-        runtime.wait_ready(settings.load_timeout_s + _READY_MARGIN_S)
+        runtime.wait_ready(settings.longest_load_s + _READY_MARGIN_S)
         console.print(panel(settings, runtime, time.monotonic() - started))
         if demo:
             console.print(f"Try it:\n\n{example(runtime.url)}\n", soft_wrap=True, markup=False, highlight=False)

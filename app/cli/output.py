@@ -162,7 +162,9 @@ def _version(number: str, version: ModelVersion) -> Text:
 
     memory = f" ×{version.replicas}, {megabytes(version.nbytes)} MB" if version.replicas else ""
     alone = ", not batched" if version.batching is not None and not version.batching.row_wise else ""
-    return Text.assemble(f"v{number} ", _state(version.state), memory, alone)
+    isolated = ", isolated" if version.isolation is not None else ""
+    doing = f" ({version.doing})" if version.doing is not None else ""
+    return Text.assemble(f"v{number} ", _state(version.state), doing, memory, alone, isolated)
 
 
 def _state(state: str) -> Text:

@@ -72,7 +72,7 @@ class Releases:
         self._registry = RegistrySync(MlflowRegistry(settings), self._loop, settings.registry_poll_s)
         self._resolver = ReferenceResolver(self._loop, self._registry, missing_s=settings.registry_poll_s)
         self._loads = VersionLoads(
-            self._loop, self._registry, self._resolver, load_timeout_s=settings.load_timeout_s, wake=self._wake
+            self._loop, self._registry, self._resolver, load_timeout_s=settings.longest_load_s, wake=self._wake
         )
         self._promotions = Promotions(
             self._loop, self._registry, read_only=settings.registry_read_only, warm=self._loads.wait
@@ -223,7 +223,7 @@ class Releases:
     async def _wake(self, pool: str, version: ModelVersion) -> None:
         handle = serve.get_deployment_handle(pool_deployment(pool), serve.get_replica_context().app_name)
         try:
-            async with asyncio.timeout(self._settings.load_timeout_s):
+            async with asyncio.timeout(self._settings.longest_load_s):
                 await Remote(handle, f"pool '{pool}'").call(RemotePool.describe, version, CallNote())
         except (TimeoutError, ServingError) as error:
             log.warning("failed to wake pool '%s' with %s: %s", pool, version, error)

@@ -249,6 +249,11 @@ class Settings(BaseSettings):
         """Pools whose models run inside the gateway replicas."""
         return {name: pool for name, pool in self.pools.items() if pool.placement == "gateway"}
 
+    @property
+    def longest_load_s(self) -> float:
+        """Maximum seconds to load a version whose environment has to be built first."""
+        return self.load_timeout_s + self.environments.build_timeout_s
+
     def replicas(self, scaling: Scaling) -> tuple[int, int]:
         """Return the minimum and maximum replicas of a deployment, with the defaults of the profile."""
         low, high = (2, 10) if self.is_cluster else (1, 2)

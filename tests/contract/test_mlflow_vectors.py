@@ -17,7 +17,7 @@ with warnings.catch_warnings():
     from mlflow.pyfunc import scoring_server
 from sqlalchemy.exc import SADeprecationWarning
 
-from app.adapters.mlflow.loader import LoadedModel
+from app.adapters.mlflow.loaded_model import LoadedModel
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
 from tests.contract.mlflow_models import JSON, MODELS, Vector

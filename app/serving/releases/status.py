@@ -81,6 +81,8 @@ def _version(state: ReleaseState, version: ModelVersion) -> dict[str, Any]:
         "load_ms": max((one.load_ms for one in states), default=0.0),
         "batching": _batching(state, version),
         "error": state.members.error(version),
+        "doing": next((one.doing for one in states if one.doing is not None), None),
+        "isolation": next((one.isolation for one in states if one.isolation is not None), None),
     }
 
 

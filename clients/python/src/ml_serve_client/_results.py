@@ -24,7 +24,8 @@ class ModelVersion:
     """A model version in its pool: `state` is ``cold``, ``loading``, ``ready`` or ``failed``.
 
     `replicas` is how many replicas have loaded it, `nbytes` its memory in each of them, `load_ms` how long a load took,
-    `batching` whether its requests are predicted together, None while it is not loaded.
+    `batching` whether its requests are predicted together, None while it is not loaded. `doing` is what a long load is
+    doing, `isolation` why the version runs in a worker process; None where there is nothing to say.
     """
 
     state: str
@@ -33,6 +34,8 @@ class ModelVersion:
     load_ms: float
     error: str | None = None
     batching: Batching | None = None
+    doing: str | None = None
+    isolation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
