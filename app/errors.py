@@ -163,6 +163,8 @@ class ModelUnavailable(Unavailable):
 class EnvironmentMissing(ModelUnavailable):
     """The version needs an environment that has yet to be built. It never reaches a caller."""
 
+    code = "environment_missing"
+
 
 class RegistryUnavailable(Unavailable):
     """The model registry does not answer."""

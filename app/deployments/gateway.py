@@ -17,7 +17,7 @@ from app.api.oip.service import InferenceService
 from app.deployments.feature_client import FeatureClient
 from app.deployments.pool_client import LocalPoolClient
 from app.deployments.pool_member import PoolMember
-from app.deployments.process import configure_logging, memory_bytes, prepare_for_requests
+from app.deployments.process import configure_logging, enter_own_folder, memory_bytes, prepare_for_requests
 from app.deployments.release_client import ReleaseFollower
 from app.deployments.remotes import GATEWAY
 from app.errors import InvalidReference, StartupError
@@ -57,6 +57,8 @@ class Gateway:
         configure_logging(settings)
         self._settings = settings
         self._replica_id = serve.get_replica_context().replica_id.unique_id
+        if settings.gateway_pools:
+            enter_own_folder()
         self._members = [
             PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
         ]

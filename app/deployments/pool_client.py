@@ -72,4 +72,9 @@ class LocalPoolClient:
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         for array in batch.arrays:  # a retry sends them again, so a model that writes into its input gets a copy
             array.flags.writeable = False
+        try:
+            return await self._member.predict(version, batch)
+        except ReplicaDied:  # the worker process that held the model
+            if not again:
+                raise
         return await self._member.predict(version, batch)

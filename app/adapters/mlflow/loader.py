@@ -35,7 +35,7 @@ ENVIRONMENTS = "environments"
 """Folder of the overlays in the artifact cache; no model's folder has a name without a version below it."""
 
 
-class WorkerModel(Protocol):
+class IsolatedModel(Protocol):
     """A model version in the memory of a worker."""
 
     @property
@@ -50,7 +50,7 @@ class WorkerModel(Protocol):
     def predict(self, batch: Batch) -> Output: ...
 
 
-class Workers(Protocol):
+class WorkerProcesses(Protocol):
     """Processes for versions that cannot share the one of the pool replica."""
 
     def load(
@@ -60,7 +60,7 @@ class Workers(Protocol):
         environment: Environment,
         overlay: Path | None,
         ended: Callable[[], None],
-    ) -> WorkerModel:
+    ) -> IsolatedModel:
         """Load a version in the worker of its environment, which is started if it does not run; blocks.
 
         Args:
@@ -88,7 +88,7 @@ class ModelLoader:
         cache_bytes: int = 0,
         load_timeout_s: float = 300.0,
         *,
-        workers: Workers | None = None,
+        workers: WorkerProcesses | None = None,
         environments: EnvironmentSettings | None = None,
     ) -> None:
         self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
@@ -126,7 +126,7 @@ class ModelLoader:
         except ServingError as error:
             log.info("not known whether %s still exists: %s", version, error.message)
 
-    def load(self, version: ModelVersion) -> LoadedModel | WorkerModel:
+    def load(self, version: ModelVersion) -> LoadedModel | IsolatedModel:
         """Load a version and let it predict its logged input example once.
 
         Raises:
@@ -177,7 +177,7 @@ class ModelLoader:
 
     def _read(
         self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment
-    ) -> LoadedModel | WorkerModel:
+    ) -> LoadedModel | IsolatedModel:
         if environment.key and self._workers is not None:
             overlay = self._overlay(version, environment)
             return self._workers.load(version, artifacts.folder, environment, overlay, artifacts.release)

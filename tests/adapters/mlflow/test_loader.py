@@ -30,7 +30,7 @@ from tests.server import Server
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
     from app.adapters.mlflow.loaded_model import LoadedModel
-    from app.adapters.mlflow.loader import ModelLoader, WorkerModel
+    from app.adapters.mlflow.loader import IsolatedModel, ModelLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -201,7 +201,7 @@ def test_a_cached_copy_older_than_its_model_does_not_load(settings: Settings, tm
 
 
 def test_artifacts_are_not_evicted_while_their_model_is_loaded(settings: Settings, tmp_path: Path) -> None:
-    model: LoadedModel | WorkerModel | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
+    model: LoadedModel | IsolatedModel | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
     other = ModelLoader(MlflowRegistry(settings), tmp_path, 1)
     other.load(RAISING)
     assert (tmp_path / "forest" / "1" / "artifacts" / "MLmodel").exists()
@@ -275,7 +275,7 @@ def test_a_deleted_version_leaves_the_cache(settings: Settings, tmp_path: Path) 
 
     version = registered("doomed", parity.log_forest)
     models = loader(settings, tmp_path)
-    model: LoadedModel | WorkerModel | None = models.load(version)
+    model: LoadedModel | IsolatedModel | None = models.load(version)
     (folder,) = tmp_path.glob("doomed/1")
     model = None
     gc.collect()
