@@ -9,13 +9,14 @@ import asyncio
 import copy
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from app.errors import EnvironmentMissing, ModelUnavailable, ReplicaDied, ServingError
+from app.hosting.model import Loader, Model
+from app.hosting.residents import Resident, Residents
 from app.serving.batching.short_calls import ShortCalls
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
@@ -28,47 +29,9 @@ from app.serving.single_flight import SingleFlight
 log = logging.getLogger(__name__)
 
 
-class Model(Protocol):
-    """A loaded model version; `predict` blocks.
-
-    `problem` is a reason not to promote it, or None. `worker` is the key of the process that holds the model, empty for
-    this one.
-    """
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    @property
-    def problem(self) -> str | None: ...
-
-    @property
-    def worker(self) -> str: ...
-
-    def predict(self, batch: Batch) -> Output: ...
-
-
-class Loader(Protocol):
-    """Loads versions. `load` and `build` block.
-
-    `build` builds the environment of a version whose load has raised `EnvironmentMissing`. `forget` drops caches of a
-    name that means another model now.
-    """
-
-    def load(self, version: ModelVersion) -> Model: ...
-
-    def build(self, version: ModelVersion) -> None: ...
-
-    def forget(self, name: str) -> None: ...
-
-
 class _Failure(NamedTuple):
     error: ServingError
     until: float
-
-
-class _Resident(NamedTuple):
-    model: Model
-    short_calls: ShortCalls
 
 
 class ModelHost:
@@ -103,28 +66,22 @@ class ModelHost:
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._loader = loader
-        self._budget_bytes = budget_bytes
-        self._max_workers = max_workers
         self._load_timeout_s = load_timeout_s
         self._retry_after_s = retry_after_s
         self._changed = changed
         self._meter = meter or BusyMeter(time.monotonic)
-        self._residents: OrderedDict[ModelVersion, _Resident] = OrderedDict()
-        self._in_use: dict[ModelVersion, int] = {}
+        self._residents = Residents(budget_bytes, max_workers)
         self._failures: dict[ModelVersion, _Failure] = {}
-        self._loading: SingleFlight[ModelVersion, _Resident] = SingleFlight()
+        self._loading: SingleFlight[ModelVersion, Resident] = SingleFlight()
         self._in_loading: set[ModelVersion] = set()
         self._released_while_loading: set[ModelVersion] = set()
-        self._keep: frozenset[ModelVersion] = frozenset()
         self._hot: frozenset[ModelVersion] = frozenset()
-        self._crowded_out: set[ModelVersion] = set()
         self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
         self._in_threads: set[Future[Output]] = set()
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._load_slots = asyncio.Semaphore(load_threads)
         self._build_threads = ThreadPoolExecutor(1, thread_name_prefix="build")
         self._building: dict[ModelVersion, str] = {}
-        self.evictions = 0
 
     @property
     def resident(self) -> list[ModelVersion]:
@@ -134,19 +91,24 @@ class ModelHost:
     @property
     def resident_bytes(self) -> int:
         """Memory of the resident versions, as measured when they were loaded."""
-        return sum(resident.model.spec.nbytes for resident in self._residents.values())
+        return self._residents.nbytes
 
     @property
     def workers(self) -> set[str]:
         """The keys of the worker processes that hold resident versions."""
-        return {resident.model.worker for resident in self._residents.values()} - {""}
+        return self._residents.workers
+
+    @property
+    def evictions(self) -> int:
+        """Versions that made room for others."""
+        return self._residents.evictions
 
     def states(self) -> dict[ModelVersion, VersionState]:
         """Return the state of every version that is loaded, loading or failed."""
         states = {version: VersionState("loading", doing=self._building.get(version)) for version in self._in_loading}
         for version, failure in self._failures.items():
             states[version] = VersionState("failed", failure.error.message)
-        for version in self._crowded_out:
+        for version in self._residents.crowded_out:
             states[version] = VersionState(
                 "failed", "evicted: the pool's model_bytes or max_workers cannot hold all its versions"
             )
@@ -177,30 +139,25 @@ class ModelHost:
             ModelFailed: the model raised.
             ModelUnavailable, ModelNotFound, RegistryUnavailable: as `describe`.
         """
-        self._in_use[version] = self._in_use.get(version, 0) + 1  # before the load, so that no eviction follows it
-        resident = None
-        try:
+        with self._residents.using(version):  # before the load, so that no eviction follows it
             resident = await self._get(version)
-            if version in self._residents:
-                self._residents.move_to_end(version)
-            # Never beside a thread: a pool with one thread promises its models one call at a time.
-            if not self._in_threads and resident.short_calls.is_short(batch.count):
-                return self._run(version, resident, batch, on_loop=True)
-            work = self._predict_threads.submit(self._run, version, resident, batch, on_loop=False)
-            self._in_threads.add(work)  # until it ends, even if its caller no longer waits
-            work.add_done_callback(self._in_threads.discard)
-            return await asyncio.wrap_future(work)
-        except ReplicaDied:
-            self._worker_died(version, resident)
-            raise
-        finally:
-            self._in_use[version] -= 1
-            if not self._in_use[version]:
-                del self._in_use[version]
+            self._residents.touch(version)
+            try:
+                # Never beside a thread: a pool with one thread promises its models one call at a time.
+                if not self._in_threads and resident.short_calls.is_short(batch.count):
+                    return self._run(version, resident, batch, on_loop=True)
+                work = self._predict_threads.submit(self._run, version, resident, batch, on_loop=False)
+                self._in_threads.add(work)  # until it ends, even if its caller no longer waits
+                work.add_done_callback(self._in_threads.discard)
+                return await asyncio.wrap_future(work)
+            except ReplicaDied:
+                self._worker_died(version, resident)
+                raise
 
     def contracts(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Contract]:
         """Return the contracts of those versions that are loaded."""
-        specs = {version: self._residents[version].model.spec for version in versions if version in self._residents}
+        found = {version: self._residents.get(version) for version in versions}
+        specs = {version: resident.model.spec for version, resident in found.items() if resident is not None}
         return {version: Contract(spec.inputs, spec.params) for version, spec in specs.items()}
 
     async def keep(self, versions: Iterable[ModelVersion], hot: Iterable[ModelVersion] = ()) -> None:
@@ -212,10 +169,10 @@ class ModelHost:
         Args:
             hot: versions to load once, each time that they become hot; they are evicted like others.
         """
-        self._keep = frozenset(versions)
-        self._crowded_out &= self._keep
-        before, self._hot = self._hot, frozenset(hot) - self._keep
-        missing = (self._keep - self._crowded_out | self._hot - before) - self._residents.keys()
+        assigned = self._residents.assigned = frozenset(versions)
+        self._residents.crowded_out &= assigned
+        before, self._hot = self._hot, frozenset(hot) - assigned
+        missing = (assigned - self._residents.crowded_out | self._hot - before) - {*self._residents}
         await asyncio.gather(*(self._try(version) for version in missing))
 
     def release_model(self, name: str) -> None:
@@ -229,14 +186,14 @@ class ModelHost:
         if version in self._in_loading:
             self._released_while_loading.add(version)
         self.forgive(version)
-        if self._residents.pop(version, None) is not None:
+        if self._residents.remove(version):
             log.info("model unloaded: model=%s", version)
             self._changed()
 
     def forgive(self, version: ModelVersion) -> None:
         """Forget a failed load, so that the next call tries again."""
         self._failures.pop(version, None)
-        self._crowded_out.discard(version)
+        self._residents.crowded_out.discard(version)
 
     def close(self) -> None:
         """End the threads after their current work."""
@@ -244,7 +201,7 @@ class ModelHost:
         self._build_threads.shutdown(cancel_futures=True)
         self._predict_threads.shutdown()
 
-    def _run(self, version: ModelVersion, resident: _Resident, batch: Batch, *, on_loop: bool) -> Output:
+    def _run(self, version: ModelVersion, resident: Resident, batch: Batch, *, on_loop: bool) -> Output:
         started = time.perf_counter()
         try:
             with self._meter.working(version):
@@ -258,7 +215,7 @@ class ModelHost:
         except ServingError as error:
             log.warning("load failed, trying again when called: model=%s error=%s", version, error.message)
 
-    async def _get(self, version: ModelVersion) -> _Resident:
+    async def _get(self, version: ModelVersion) -> Resident:
         resident = self._residents.get(version)
         if resident is not None:
             return resident
@@ -267,7 +224,7 @@ class ModelHost:
             raise copy.copy(failure.error)  # a copy: each raise adds its caller's frames to the traceback
         return await self._loading.do(version, partial(self._load, version))
 
-    async def _load(self, version: ModelVersion) -> _Resident:
+    async def _load(self, version: ModelVersion) -> Resident:
         self._in_loading.add(version)
         self._failures.pop(version, None)
         self._changed()
@@ -293,14 +250,12 @@ class ModelHost:
             self._in_loading.discard(version)
             self._changed()
         # A call to another process is never made on the event loop.
-        resident = _Resident(model, ShortCalls("" if model.worker else model.spec.flavor, time.monotonic))
+        resident = Resident(model, ShortCalls("" if model.worker else model.spec.flavor, time.monotonic))
         if version in self._released_while_loading:
             self._released_while_loading.discard(version)
             # If the version is still assigned, its name means another model by now, which is loaded instead.
-            return await self._load(version) if version in self._keep else resident
-        self._residents[version] = resident
-        self._crowded_out.discard(version)
-        self._evict(spare=version)
+            return await self._load(version) if version in self._residents.assigned else resident
+        self._residents.add(version, resident)
         self._changed()
         return resident
 
@@ -320,36 +275,13 @@ class ModelHost:
             del self._building[version]
             self._changed()
 
-    def _worker_died(self, version: ModelVersion, resident: _Resident | None) -> None:
+    def _worker_died(self, version: ModelVersion, resident: Resident) -> None:
         """Drop the versions of a worker that died, so that the next call of each loads it again."""
-        if resident is None or self._residents.get(version) is not resident:
+        if self._residents.get(version) is not resident:  # loaded again meanwhile
             return
-        dead = resident.model.worker
-        for other in [other for other, held in self._residents.items() if held.model.worker == dead]:
-            del self._residents[other]
-            log.warning("the worker of a model died: model=%s", other)
+        for dead in self._residents.remove_worker(resident.model.worker):
+            log.warning("the worker of a model died: model=%s", dead)
         self._changed()
 
     def _failed(self, version: ModelVersion, error: ServingError) -> None:
         self._failures[version] = _Failure(error, time.monotonic() + self._retry_after_s)
-
-    def _evict(self, spare: ModelVersion) -> None:
-        """Evict the least recently used versions until the budgets hold; assigned ones last."""
-        for version in sorted(self._residents, key=self._keep.__contains__):  # stable: keeps the order of use
-            are_too_many = len(self.workers) > self._max_workers
-            if self.resident_bytes <= self._budget_bytes and not are_too_many:
-                return
-            if version == spare or version in self._in_use:
-                continue
-            if self.resident_bytes <= self._budget_bytes and not self._residents[version].model.worker:
-                continue
-            self.evictions += 1
-            del self._residents[version]
-            if version in self._keep:
-                self._crowded_out.add(version)
-            log.warning(
-                "model evicted: model=%s budget_bytes=%d max_workers=%d",
-                version,
-                self._budget_bytes,
-                self._max_workers,
-            )
