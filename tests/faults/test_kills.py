@@ -20,6 +20,7 @@ import pytest
 from mlflow import MlflowClient
 
 from tests import numbered
+from tests.clashing import factor_model, ship
 from tests.conftest import environment_of_nobody
 from tests.faults.registry_server import RegistryServer
 from tests.numbered import Said
@@ -30,6 +31,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 NAME = "steady"
 DIVIDED = "divided"
+CLASHING = "clashing"
+FACTORS = {"1": 2.0, "2": 100.0}
+"""What each version's own package answers; both packages have the same name."""
 LOAD_S = 2.0
 """Least seconds that a version takes to load; a kill within them hits the promote."""
 PER_S = 50.0
@@ -101,11 +105,21 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
             models = [
                 numbered.log(number, load_s=LOAD_S, held_in=faulty.loads, predict_s=PREDICT_S) for number in range(1, 7)
             ]
+            with_code = [
+                mlflow.pyfunc.log_model(
+                    name="model",
+                    python_model=factor_model(),
+                    code_paths=[str(ship(folder / f"factor {factor}", int(factor)))],
+                    pip_requirements=[],
+                ).model_id
+                for factor in FACTORS.values()
+            ]
             mlflow.set_tracking_uri(before)
         *good, broken = models
         server.damage(broken)
         faulty.register(NAME, *good)
         faulty.register(DIVIDED, *good[:2], broken)
+        faulty.register(CLASHING, *with_code)
         for name, alias, version in ((NAME, "champion", 1), (DIVIDED, "champion", 1), (DIVIDED, "challenger", 2)):
             faulty.mlflow.set_registered_model_alias(name, alias, str(version))
         faulty.platform.start()
@@ -238,6 +252,16 @@ def answered_by() -> dict[str, str]:
     return found
 
 
+def factors() -> dict[str, float]:
+    """Return what each version with a package of its own answers to 1."""
+    found = {}
+    for version in FACTORS:
+        url = f"{URL}/v1/models/{CLASHING}/versions/{version}:predict"
+        response = httpx.post(url, json={"instances": [{"x": 1.0}]}, timeout=WITHIN_S).raise_for_status()
+        found[version] = response.json()["predictions"][0]
+    return found
+
+
 def part(name: str) -> dict[str, Any]:
     """Return one part of `/health`."""
     found: dict[str, Any] = httpx.get(f"{URL}/health", timeout=WITHIN_S).json()["parts"][name]
@@ -252,6 +276,7 @@ def test_a_restart_of_everything_without_a_registry_serves_on(faulty: Faulty) ->
     until(lambda: any(text.startswith(f"{DIVIDED}@champion stays") for text in part("models").get("blocked", ())))
     before = answered_by()
     assert set(before.values()) == {"1", "2"}
+    assert factors() == FACTORS
 
     faulty.server.kill()
     faulty.platform.kill()
@@ -259,6 +284,7 @@ def test_a_restart_of_everything_without_a_registry_serves_on(faulty: Faulty) ->
     faulty.platform.start()
     ready_s = time.monotonic() - started
     assert answered_by() == before
+    assert factors() == FACTORS
     assert part("registry")["status"] == "unavailable"
     assert part("registry")["stale_since"]
     model = httpx.get(f"{URL}/v1/models/{DIVIDED}", timeout=WITHIN_S).json()["model"]
