@@ -54,4 +54,4 @@ def _value(item: Any) -> Any:
         return [_value(value) for value in item]
     if isinstance(item, np.ndarray):
         return _items(item)
-    return _value(item.item()) if isinstance(item, np.datetime64) else plain(item)
+    return _value(item.item()) if isinstance(item, np.datetime64 | np.timedelta64) else plain(item)
