@@ -20,6 +20,7 @@ UNNAMED = "output"
 """Name of the only output if neither the model nor its signature has one for it."""
 
 _WITHOUT_NULL = {"boolean", "integer", "long"}
+_LISTS = {"array", "sparkml_vector"}
 _WHOLE = {"any", "map", "object"}
 _SCALARS = {"boolean": "BOOL", "integer": "INT32", "long": "INT64", "float": "FP32", "double": "FP64"}
 
@@ -51,8 +52,8 @@ def output_names(signature: Signature) -> list[str]:
 class Promise(NamedTuple):
     """What the metadata says about an output.
 
-    `is_named` says whether its name is from the signature. `is_whole` says whether it holds everything that the model
-    answers for a row, as JSON text.
+    `is_named` says whether its name is from the signature. `is_list` says whether each row is a list. `is_whole` says
+    whether it holds everything that the model answers for a row, as JSON text.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Promise(NamedTuple):
     dimensions: int
     is_named: bool
     is_optional: bool
+    is_list: bool
     is_whole: bool
 
 
@@ -69,8 +71,8 @@ def promises(signature: Signature) -> tuple[Promise, ...]:
     found = []
     for described, spec in zip(output_metadata(signature), signature.outputs, strict=True):
         named, optional = spec.get("name") not in (None, ""), spec.get("required") is False
-        whole = not named and spec["type"] in _WHOLE
-        found.append(Promise(described.name, described.datatype, len(described.shape), named, optional, whole))
+        many, whole = spec["type"] in _LISTS, not named and spec["type"] in _WHOLE
+        found.append(Promise(described.name, described.datatype, len(described.shape), named, optional, many, whole))
     return tuple(found)
 
 

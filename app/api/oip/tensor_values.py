@@ -53,7 +53,7 @@ def promised(promise: Promise, array: Array) -> OutputTensor:
     """Make a tensor with the promised name and datatype, whatever the values.
 
     Numbers are cast if they fit: whole ones to integers, 0 and 1 to BOOL, every one to floats, which may round it. Null
-    is NaN among floats. Leading dimensions that the answer lacks are 1.
+    is NaN among floats. Where rows are lists, and the answer is one flat list, it is one row.
 
     Raises:
         ModelFailed: a value does not fit the datatype.
@@ -63,7 +63,7 @@ def promised(promise: Promise, array: Array) -> OutputTensor:
         inner = _inner(array)
         if inner is not None:
             return promised(promise, inner)
-        if array.size and not any(isinstance(cell, list | np.ndarray) for cell in array.flat):
+        if promise.is_list and not any(isinstance(cell, list | np.ndarray) for cell in array.flat):
             array = array.reshape((1,) * (promise.dimensions - array.ndim) + array.shape)
     if datatype == "BYTES":
         return OutputTensor(name, datatype, _texts(_values(array), array.shape))
