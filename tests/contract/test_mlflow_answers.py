@@ -26,13 +26,15 @@ with warnings.catch_warnings():
     import mlflow.pyfunc
     from mlflow.pyfunc import scoring_server
 
+from mlflow.models import infer_signature
+
 from app.adapters.mlflow.loader import LoadedModel
 from app.adapters.mlflow.model_io import model_output
 from app.api.http.exchange import versioned_reply
 from app.api.mlflow.answers import mlflow_predictions
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
-from tests.fakes import FakeModel, make_fakes
+from tests.fakes import FakeModel, columns, make_fakes
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of pandas and of MLflow about how models answer
 
@@ -259,6 +261,38 @@ async def test_serve_and_v1_answer_natural_json(name: str, ours: Any) -> None:
     answer = serve.json()["prediction"]
     assert repr(v1.json()["predictions"]) == repr(answer)
     assert exact(json.dumps(answer)) == exact(json.dumps(NATURAL.get(name, invocations.json()["predictions"])))
+
+
+def declared(name: str) -> list[Any]:
+    """The outputs that MLflow infers from an answer; empty if it infers none."""
+    try:
+        signature = infer_signature(pd.DataFrame({"answer": [name]}), ENCODED[name]())
+    except Exception:
+        return []
+    outputs: list[Any] = json.loads(signature.to_dict()["outputs"] or "[]")
+    return outputs
+
+
+DECLARED = {name: outputs for name in ENCODED if (outputs := declared(name))}
+
+
+def test_mlflow_infers_outputs_of_many_answers() -> None:
+    assert len(DECLARED) > 25
+
+
+@pytest.mark.parametrize("name", DECLARED)
+async def test_tensors_are_those_of_the_signature_that_mlflow_infers(name: str) -> None:
+    model = FakeModel(lambda batch: model_output(ENCODED[name]()), columns("x"), DECLARED[name], row_wise=False)
+    app = make_fakes({"model": model}).app
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        promised = [(one["name"], one["datatype"]) for one in (await client.get("/v2/models/model")).json()["outputs"]]
+        inputs = [{"name": "x", "datatype": "FP64", "shape": [1], "data": [1]}]
+        wanted = [{"name": name} for name, _ in promised]
+        for body in ({"inputs": inputs}, {"inputs": inputs, "outputs": wanted}):
+            answer = await client.post("/v2/models/model/infer", json=body)
+            assert answer.status_code == 200, answer.text
+            assert [(one["name"], one["datatype"]) for one in answer.json()["outputs"]] == promised
 
 
 LEAVES = (

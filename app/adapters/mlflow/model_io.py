@@ -130,6 +130,7 @@ def _unnamed(array: Array) -> Output:
 
 
 def _value(value: Any) -> Output:
+    value = value[()] if isinstance(value, np.ndarray) else value
     plain = value if isinstance(value, np.number | np.bool_) else _builtin(value)
     return Output("value", (), (_clean(np.array([plain])) if isinstance(plain, np.generic) else _flat([plain]),), 1)
 

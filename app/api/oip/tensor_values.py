@@ -75,8 +75,8 @@ def promised(promise: Promise, array: Array) -> OutputTensor:
         cast = exact(array, dtype.name)
         if cast is not None:
             return OutputTensor(name, datatype, cast)
-    values = [_number(promise, dtype.kind, value) for value in _values(array)]
     try:
+        values = [_number(promise, dtype.kind, value) for value in _values(array)]
         cast = exact(np.array(values), dtype.name) if values and dtype.kind != "b" else np.array(values, dtype)
     except OverflowError:
         cast = None
