@@ -155,9 +155,9 @@ class Output:
     """The output of a model: `count` items, which are its rows if it has one for each row of the input.
 
     Attributes:
-        kind: what the model answered. ``columns``: a DataFrame, or a list of dicts with equal keys. ``tensor``: an array
-            or a list. ``series``: a Series. ``tensors``: a dict of arrays. ``tuple``: a tuple of arrays. ``value``:
-            anything else, such as a number, a text or a dict; it has no rows.
+        kind: what the model answered. ``columns``: a DataFrame, or a list of dicts with equal keys. ``tensor``: an
+            array or a list. ``series``: a Series. ``tensors``: a dict of arrays. ``tuple``: a tuple of arrays.
+            ``value``: anything else, such as a number, a text or a dict; it has no rows.
         names: the name of each array. Empty for a tensor, a value, and a Series without a name; ``output_0`` and so on
             for a tuple.
         arrays: their first axis is the items. The only array of a value has one cell, which holds it.

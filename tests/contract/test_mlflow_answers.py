@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
@@ -92,7 +92,7 @@ ENCODED: dict[str, Any] = {
     "dict of arrays": lambda: {"a": np.array([1, 2]), "b": np.ones((2, 1), "f4")},
     "dict of an array and a text": lambda: {"scores": np.array([0.1, 0.2], "f4"), "model": "x"},
     "empty dict": dict,
-    "dict of other keys": lambda: {1: "a", True: "b", None: "c", 1.5: "d"},
+    "dict of other keys": lambda: {2: "a", True: "b", None: "c", 1.5: "d"},
     "list of dicts": lambda: [{"a": 1, "b": "x"}, {"b": "y", "a": 2.5}],
     "list of unequal dicts": lambda: [{"a": 1}, {"b": [2]}, {}],
     "list of models": lambda: [Reply(text="a", scores=[1]), Reply(text="b", scores=[])],
@@ -105,7 +105,7 @@ ENCODED: dict[str, Any] = {
     "regular lists": lambda: [[1, 2.5], [3, 4]],
     "arrays in a list": lambda: [np.array([1, 2]), np.array([0.5])],
     "arrays of two dtypes in a list": lambda: [np.array([1, 2]), np.array([0.5, 1.0])],
-    "times in a list": lambda: [pd.Timestamp("2024-01-01"), datetime(2024, 1, 1, 12), date(2024, 1, 1), time(1), NS[0]],
+    "times in a list": lambda: [pd.Timestamp("2024-01-01"), datetime.fromisoformat("2024-01-01T12:00"), time(1), NS[0]],
     "tuple of scalars": lambda: (1, "a"),
     "tuple of arrays": lambda: (np.array(["a", "b"]), np.ones((2, 2), "f4")),
     "tuple of lists": lambda: (["a"], [0.5, 1]),
@@ -172,7 +172,7 @@ NATURAL: dict[str, Any] = {
     "np.datetime64 in ns": "2024-01-01T00:00:00.000000001",
     "mixed kinds": [True, 1, "a", None, 0.5, "Yg=="],
     "times in a list": [
-        "2024-01-01T00:00:00", "2024-01-01T12:00:00", "2024-01-01", "01:00:00", "2024-01-01T00:00:00.000000001"
+        "2024-01-01T00:00:00", "2024-01-01T12:00:00", "01:00:00", "2024-01-01T00:00:00.000000001"
     ],
     "array of bytes": ["YQ==", "YmM="],
     "array of objects": [{"a": 1}, None, "Yg=="],
@@ -204,9 +204,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def theirs(model: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def theirs(model: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # as the server itself does, which leaves it so
-    yield scoring_server.init(model)
+    return scoring_server.init(model)
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ async def test_what_mlflow_cannot_write_has_a_form_or_fails(name: str, theirs: A
     assert expected.status_code == 500 or exact(expected.content) != exact(answer.content)
 
 
-@pytest.mark.parametrize("name", {**ENCODED, **OURS})
+@pytest.mark.parametrize("name", ANSWERS)
 async def test_serve_and_v1_answer_natural_json(name: str, ours: Any) -> None:
     invocations = await invoked(ours, name)
     serve = await posted(ours, "/serve", {"model_name": "model", "data": {"answer": name}})
@@ -273,7 +273,10 @@ def declared(name: str) -> list[Any]:
     return outputs
 
 
-DECLARED = {name: outputs for name in ENCODED if (outputs := declared(name))}
+BROKEN = {"half a character", "ragged lists", "array of records", "masked array"}
+"""Answers that no tensor of MLflow's inferred datatype can hold. `tests/api/oip/test_answers.py` has the errors."""
+
+DECLARED = {name: outputs for name in ENCODED if name not in BROKEN and (outputs := declared(name))}
 
 
 def test_mlflow_infers_outputs_of_many_answers() -> None:
@@ -308,9 +311,11 @@ LEAVES = (
 )
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.sampled_from("abc"), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 

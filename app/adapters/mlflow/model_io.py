@@ -186,7 +186,7 @@ def _list(values: Sequence[Any]) -> Array:
 
 def _flat(values: list[Any]) -> Array:
     kinds = {*map(type, values)}
-    if int in kinds and len(kinds) > 1 or kinds == {type(None)}:  # as floats, integers would lose digits
+    if (int in kinds and len(kinds) > 1) or kinds == {type(None)}:  # as floats, integers would lose digits
         return as_array(values, np.dtype(object))
     return infer_array(values)
 

@@ -1,7 +1,7 @@
 """Conversion of a model's output to tensors of the Open Inference Protocol.
 
-If the signature has outputs, the tensors have the names and datatypes that the model's metadata promises. Otherwise they
-are what the model answered.
+If the signature has outputs, the tensors have the names and datatypes that the model's metadata promises. Otherwise
+they are what the model answered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def output_tensors(output: Output, signature: Signature) -> list[OutputTensor]:
     """Make the tensors of an output: first the promised ones, then others that the model answered.
 
     Raises:
-        ModelFailed: a promised output is missing or does not fit its datatype, or the protocol cannot represent a value.
+        ModelFailed: a promised output is missing or does not fit its datatype, or the protocol has no form for a value.
     """
     wanted = promises(signature)
     if len(wanted) == 1 and output.kind == "tensor" and not output.arrays[0].dtype.hasobject:  # the usual case

@@ -46,7 +46,7 @@ def natural(name: str, array: Array) -> OutputTensor:
         numbers = infer_array(values)
         if not numbers.dtype.hasobject:
             return OutputTensor(name, datatype_of(numbers.dtype), numbers.reshape(array.shape))
-    return OutputTensor(name, "BYTES", _texts(values, array.shape))
+    return OutputTensor(name, "BYTES", _texts(name, values, array.shape))
 
 
 def promised(promise: Promise, array: Array) -> OutputTensor:
@@ -66,7 +66,7 @@ def promised(promise: Promise, array: Array) -> OutputTensor:
         if promise.is_list and not any(isinstance(cell, list | np.ndarray) for cell in array.flat):
             array = array.reshape((1,) * (promise.dimensions - array.ndim) + array.shape)
     if datatype == "BYTES":
-        return OutputTensor(name, datatype, _texts(_values(array), array.shape))
+        return OutputTensor(name, datatype, _texts(name, _values(array), array.shape))
     if array.dtype == dtype:
         return OutputTensor(name, datatype, array)
     if array.dtype.kind == "m":
@@ -97,9 +97,11 @@ def _number(promise: Promise, kind: str, value: Any) -> bool | int | float:
     if missing and kind == "f":
         return math.nan
     what = "a missing value" if missing else f"the value {short(value)}"
+    if isinstance(value, list | np.ndarray):
+        what = "lists of different lengths"
     advice = "; declare an output that may be missing with required=False" if missing else ""
     raise ModelFailed(
-        f"output '{promise.name}' has {what}, which does not fit {promise.datatype}, {_ADVICE}{advice}",
+        f"output '{promise.name}' has {what}: no tensor of {promise.datatype}, {_ADVICE}{advice}",
         {"output": promise.name, "datatype": promise.datatype},
     )
 
@@ -131,8 +133,14 @@ def _inner(array: Array) -> Array | None:
     return inner.reshape(array.shape + inner.shape[1:])
 
 
-def _texts(values: list[Any], shape: tuple[int, ...]) -> Array:
+def _texts(name: str, values: list[Any], shape: tuple[int, ...]) -> Array:
     elements = [value if isinstance(value, bytes) else _text(value) for value in values]
+    try:
+        "".join([element for element in elements if isinstance(element, str)]).encode()
+    except UnicodeEncodeError:
+        raise ModelFailed(
+            f"output '{name}' has text with half a character, which is not UTF-8", {"output": name}
+        ) from None
     return as_array(elements, np.dtype(object)).reshape(shape)
 
 

@@ -197,7 +197,7 @@ class TestOutput:
             ({}, "|O", {}),
             ({"a": 1, "b": np.float32(2)}, "|O", {"a": 1, "b": 2.0}),
             ({"a": [1], "b": "x"}, "|O", {"a": [1], "b": "x"}),
-            (pd.Timestamp("2024-01-01"), "|O", datetime(2024, 1, 1)),
+            (pd.Timestamp("2024-01-01"), "|O", datetime.fromisoformat("2024-01-01")),
         ],
     )
     def test_an_answer_without_items_is_a_value(self, answer: Any, dtype: str, expected: Any) -> None:

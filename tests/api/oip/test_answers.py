@@ -91,17 +91,25 @@ PROMISED: list[tuple[Any, Sequence[dict[str, Any]], Described]] = [
 ]  # fmt: skip
 
 BROKEN: list[tuple[Any, Sequence[dict[str, Any]], str]] = [
-    (["a"], [column("double", "y")], "output 'y' has the value 'a', which does not fit FP64"),
-    ([1.5], [column("long", "y")], "output 'y' has the value 1.5, which does not fit INT64"),
-    ([1, None], [column("long", "y")], "output 'y' has a missing value, which does not fit INT64"),
-    (np.array([1, np.nan]), [column("long", "y")], "output 'y' has a missing value, which does not fit INT64"),
-    ([2], [column("boolean", "y")], "output 'y' has the value 2, which does not fit BOOL"),
+    (["a"], [column("double", "y")], "output 'y' has the value 'a': no tensor of FP64"),
+    ([1.5], [column("long", "y")], "output 'y' has the value 1.5: no tensor of INT64"),
+    ([1, None], [column("long", "y")], "output 'y' has a missing value: no tensor of INT64"),
+    (np.array([1, np.nan]), [column("long", "y")], "output 'y' has a missing value: no tensor of INT64"),
+    ([2], [column("boolean", "y")], "output 'y' has the value 2: no tensor of BOOL"),
     ([2**40], [column("integer", "y")], "output 'y' has a value out of the range of INT32"),
     ([10**400], [column("double", "y")], "output 'y' has a value out of the range of FP64"),
     ([1e300], [column("float", "y")], "output 'y' has a value out of the range of FP32"),
-    (pd.DataFrame({"sizes": [[1], [2, 3]]}), [SIZES], "output 'sizes' has the value [1], which does not fit FP64"),
+    (
+        pd.DataFrame({"sizes": [[1], [2, 3]]}),
+        [SIZES],
+        "output 'sizes' has lists of different lengths: no tensor of FP64",
+    ),
     ({"a": 1, "b": 2}, [column("double", "y")], "the model answered the outputs a, b, but its signature declares y"),
-    ({"a": 1}, [column("double", "a"), column("double", "b")], "answered the outputs a, but its signature declares a, b"),
+    (
+        {"a": 1},
+        [column("double", "a"), column("double", "b")],
+        "answered the outputs a, but its signature declares a, b",
+    ),
 ]
 
 
@@ -140,6 +148,13 @@ async def test_an_answer_that_breaks_a_promise_is_a_failure(
     assert (response.status_code, response.json()["code"]) == (500, "model_failed")
     assert message in response.json()["error"]
     assert "signature declares" in response.json()["error"]
+
+
+async def test_half_a_character_is_a_failure(connect: Connect) -> None:
+    for outputs in (None, [column("string", "y")]):
+        _, response = await inferred(connect, answering(["a", "\ud800"], outputs))
+        assert (response.status_code, response.json()["code"]) == (500, "model_failed")
+        assert "half a character" in response.json()["error"]
 
 
 async def test_grpc_answers_the_same() -> None:
