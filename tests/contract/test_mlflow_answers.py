@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,8 @@ ENCODED: dict[str, Any] = {
     "arrays in a list": lambda: [np.array([1, 2]), np.array([0.5])],
     "arrays of two dtypes in a list": lambda: [np.array([1, 2]), np.array([0.5, 1.0])],
     "times in a list": lambda: [pd.Timestamp("2024-01-01"), datetime.fromisoformat("2024-01-01T12:00"), time(1), NS[0]],
+    "deep list": lambda: reduce(lambda inner, _: [inner], range(100), 1),
+    "deep dict": lambda: reduce(lambda inner, _: {"a": inner}, range(260), 1),
     "tuple of scalars": lambda: (1, "a"),
     "tuple of arrays": lambda: (np.array(["a", "b"]), np.ones((2, 2), "f4")),
     "tuple of lists": lambda: (["a"], [0.5, 1]),
@@ -273,7 +276,7 @@ def declared(name: str) -> list[Any]:
     return outputs
 
 
-BROKEN = {"half a character", "ragged lists", "array of records", "masked array"}
+BROKEN = {"deep dict", "deep list", "half a character", "ragged lists", "array of records", "masked array"}
 """Answers that no tensor of MLflow's inferred datatype can hold. `tests/api/oip/test_answers.py` has the errors."""
 
 DECLARED = {name: outputs for name in ENCODED if name not in BROKEN and (outputs := declared(name))}

@@ -25,6 +25,8 @@ from app.serving.signatures.validation_errors import Misfit
 ModelInput = pd.DataFrame | Array | dict[str, Array]
 
 _CELLS = {str, bool, int, float, bytes, type(None)}
+_DIMENSIONS = 32
+"""Nested lists that become dimensions of an array; numpy allows 64. Deeper ones stay lists."""
 _UNCHANGED = {Decimal, date, time, timedelta, UUID, bytearray}
 
 
@@ -178,7 +180,7 @@ def _list(values: Sequence[Any]) -> Array:
         return _clean(np.stack(values))
     plain = [_builtin(value) for value in values]
     try:
-        shape, flat = flatten(plain)
+        shape, flat = flatten(plain, deepest=_DIMENSIONS)
     except Misfit:
         return as_array(plain, np.dtype(object))
     return _flat(flat).reshape(shape)

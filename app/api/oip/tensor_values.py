@@ -134,13 +134,12 @@ def _inner(array: Array) -> Array | None:
 
 
 def _texts(name: str, values: list[Any], shape: tuple[int, ...]) -> Array:
-    elements = [value if isinstance(value, bytes) else _text(value) for value in values]
     try:
+        elements = [value if isinstance(value, bytes) else _text(value) for value in values]
         "".join([element for element in elements if isinstance(element, str)]).encode()
-    except UnicodeEncodeError:
-        raise ModelFailed(
-            f"output '{name}' has text with half a character, which is not UTF-8", {"output": name}
-        ) from None
+    except (TypeError, UnicodeEncodeError):
+        message = f"output '{name}' has text with half a character, which is not UTF-8, or is nested too deep"
+        raise ModelFailed(message, {"output": name}) from None
     return as_array(elements, np.dtype(object)).reshape(shape)
 
 

@@ -152,9 +152,10 @@ async def test_an_answer_that_breaks_a_promise_is_a_failure(
 
 async def test_half_a_character_is_a_failure(connect: Connect) -> None:
     for outputs in (None, [column("string", "y")]):
-        _, response = await inferred(connect, answering(["a", "\ud800"], outputs))
-        assert (response.status_code, response.json()["code"]) == (500, "model_failed")
-        assert "half a character" in response.json()["error"]
+        for answer in (["a", "\ud800"], [{"a": "\ud800"}, 1]):
+            _, response = await inferred(connect, answering(answer, outputs))
+            assert (response.status_code, response.json()["code"]) == (500, "model_failed")
+            assert "half a character" in response.json()["error"]
 
 
 async def test_grpc_answers_the_same() -> None:
