@@ -9,7 +9,6 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum
-from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +59,13 @@ class Reply(BaseModel):
     scores: list[float]
 
 
+def nested(levels: int, wrap: Callable[[Any], Any]) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
 # Answers that MLflow's server encodes: ours must be the same, and natural JSON where it differs from that.
 ENCODED: dict[str, Any] = {
     "text": lambda: "text",
@@ -107,8 +113,8 @@ ENCODED: dict[str, Any] = {
     "arrays in a list": lambda: [np.array([1, 2]), np.array([0.5])],
     "arrays of two dtypes in a list": lambda: [np.array([1, 2]), np.array([0.5, 1.0])],
     "times in a list": lambda: [pd.Timestamp("2024-01-01"), datetime.fromisoformat("2024-01-01T12:00"), time(1), NS[0]],
-    "deep list": lambda: reduce(lambda inner, _: [inner], range(100), 1),
-    "deep dict": lambda: reduce(lambda inner, _: {"a": inner}, range(260), 1),
+    "deep list": lambda: nested(100, lambda inner: [inner]),
+    "deep dict": lambda: nested(260, lambda inner: {"a": inner}),
     "tuple of scalars": lambda: (1, "a"),
     "tuple of arrays": lambda: (np.array(["a", "b"]), np.ones((2, 2), "f4")),
     "tuple of lists": lambda: (["a"], [0.5, 1]),
