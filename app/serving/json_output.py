@@ -33,13 +33,15 @@ def predictions(output: Output) -> Any:
     Raises:
         ModelFailed: the output has a value without a JSON form.
     """
+    if output.kind == "tensor":  # the usual case
+        return array_values(output.arrays[0])
     return arranged(output, [array_values(array) for array in output.arrays])
 
 
 def arranged(output: Output, lists: list[Any]) -> Any:
-    """Put the JSON of an output's arrays into the form of its kind."""
+    """Put the JSON of an output's arrays into the form of its kind, which is not ``tensor``."""
     kind = output.kind
-    if kind in ("tensor", "series"):
+    if kind == "series":
         return lists[0]
     if kind == "value":
         return lists[0][0]

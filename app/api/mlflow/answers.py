@@ -26,6 +26,8 @@ def mlflow_predictions(output: Output) -> Any:
     Raises:
         ModelFailed: the output has a value without a JSON form.
     """
+    if output.kind == "tensor":  # the usual case
+        return _items(output.arrays[0])
     if output.kind == "series":
         name = output.names[0] if output.names else _UNNAMED
         return [{name: value} for value in _cells(output.arrays[0])]
