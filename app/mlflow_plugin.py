@@ -153,7 +153,8 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
                 tensor. Missing values become null.
 
         Returns:
-            ``predictions`` in the form of MLflow's scoring server, ``model_name`` and ``model_version``.
+            ``predictions``, ``model_name`` and ``model_version``. Predictions have the form of MLflow's scoring server,
+            except that a Series is a list of its values.
         """
         with self._calling(endpoint) as client:
             if deployment_name is None:

@@ -1,4 +1,4 @@
-"""Conversion of a model's output to JSON values, the same for every dialect.
+"""Conversion of a model's output to JSON values; `app.api.mlflow.answers` has MLflow's own form.
 
 NaN and infinities become null, datetimes ISO 8601 text, bytes base64. Integers keep all their digits.
 """
@@ -25,15 +25,29 @@ _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 
 
 def predictions(output: Output) -> Any:
-    """Convert an unnamed array to nested lists, columns to one dict per row, named tensors to a dict of lists.
+    """Convert an output to JSON in the form that the model gave it.
+
+    An unnamed array or a Series becomes nested lists, a tuple a list of them, columns one dict per row, named tensors a
+    dict of lists. A value becomes itself.
 
     Raises:
         ModelFailed: the output has a value without a JSON form.
     """
-    lists = [array_values(array) for array in output.arrays]
-    if output.kind == "tensor":
+    if output.kind == "tensor":  # the usual case
+        return array_values(output.arrays[0])
+    return arranged(output, [array_values(array) for array in output.arrays])
+
+
+def arranged(output: Output, lists: list[Any]) -> Any:
+    """Put the JSON of an output's arrays into the form of its kind, which is not ``tensor``."""
+    kind = output.kind
+    if kind == "series":
         return lists[0]
-    if output.kind == "tensors":
+    if kind == "value":
+        return lists[0][0]
+    if kind == "tuple":
+        return lists
+    if kind == "tensors":
         return dict(zip(output.names, lists, strict=True))
     return [dict(zip(output.names, row, strict=True)) for row in zip(*lists, strict=True)]
 

@@ -152,13 +152,18 @@ def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The output of a model for `count` rows.
+    """The output of a model: `count` items, which are its rows if it has one for each row of the input.
 
-    `names` is empty for an unnamed array (``tensor``). Otherwise it names one array each: the columns of a DataFrame
-    (``columns``) or the entries of a dict of arrays (``tensors``). The first axis of every array is the rows.
+    Attributes:
+        kind: what the model answered. ``columns``: a DataFrame, or a list of dicts with equal keys. ``tensor``: an
+            array or a list. ``series``: a Series. ``tensors``: a dict of arrays. ``tuple``: a tuple of arrays.
+            ``value``: anything else, such as a number, a text or a dict; it has no rows.
+        names: the name of each array. Empty for a tensor, a value, and a Series without a name; ``output_0`` and so on
+            for a tuple.
+        arrays: their first axis is the items. The only array of a value has one cell, which holds it.
     """
 
-    kind: Literal["columns", "tensor", "tensors"]
+    kind: Literal["columns", "tensor", "series", "tensors", "tuple", "value"]
     names: tuple[str, ...]
     arrays: tuple[Array, ...]
     count: int
@@ -169,8 +174,14 @@ class Output:
         return sum(_objects_bytes(array.flat) if array.dtype.hasobject else array.nbytes for array in self.arrays)
 
     def has_rows(self, count: int) -> bool:
-        """Return whether there is one item for each of `count` rows."""
-        return all(len(array) == count for array in self.arrays)
+        """Return whether there is one item for each of `count` rows. A value belongs to the whole input."""
+        return self.kind != "value" and all(len(array) == count for array in self.arrays)
+
+    @property
+    def amount(self) -> str:
+        """How many items there are, for messages."""
+        lengths = sorted({len(array) for array in self.arrays})
+        return "one value" if self.kind == "value" else f"{' and '.join(map(str, lengths))} items"
 
     def split(self, counts: Sequence[int]) -> list[Output]:
         """Split into consecutive outputs with these row counts. The answer to a single request stays as it is.
@@ -182,7 +193,7 @@ class Output:
             return [self]
         asked = sum(counts)
         if not self.has_rows(asked):
-            raise WrongRowCount(f"it answered {self.count} items for {asked} rows")
+            raise WrongRowCount(f"it answered {self.amount} for {asked} rows")
         parts, start = [], 0
         for count in counts:
             stop = start + count

@@ -60,7 +60,7 @@ FORMATS = [
     sent("inputs", "mixed", {"inputs": {name: [value] for name, value in ROW.items()}}),
     sent("split", "times", rows(["t", "i", "f"], [WHEN, 1, 0.1], ["2024-01-01T00:00:00", 2, 5])),
     sent("split", "frame", rows(["a", "s"], [1, "x"], [None, "y"])),
-    sent("split", "series", rows(["a"], [1]), mlflow=[{"a": 1.0}], ours=[1.0], why="a Series is one value per row"),
+    sent("split", "series", rows(["a"], [1])),
     sent("inputs", "tensor", {"inputs": [[1, 2], [3, 4.5]]}),
     sent("instances", "tensor", {"instances": [[1, 2], [3, 4.5]]}),
     sent("split", "tensor", split(AB)),

@@ -37,6 +37,9 @@ def test_form_follows_the_kind_of_output() -> None:
     assert predictions(Output("tensor", (), arrays[:1], 2)) == [1, 2]
     assert predictions(Output("tensor", (), arrays[1:], 2)) == [[0.5], [1.5]]
     assert predictions(Output("tensors", ("a", "b"), arrays, 2)) == {"a": [1, 2], "b": [[0.5], [1.5]]}
+    assert predictions(Output("tuple", ("output_0", "output_1"), arrays, 2)) == [[1, 2], [[0.5], [1.5]]]
+    assert predictions(Output("series", ("y",), arrays[:1], 2)) == [1, 2]
+    assert predictions(Output("value", (), (np.array([0.5]),), 1)) == 0.5
     assert predictions(Output("columns", ("a", "b"), arrays, 2)) == [{"a": 1, "b": [0.5]}, {"a": 2, "b": [1.5]}]
 
 

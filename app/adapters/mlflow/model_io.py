@@ -14,6 +14,7 @@ from uuid import UUID
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
 from app.errors import ModelFailed, ServingError
 from app.serving.rows import Array, Batch, Output, as_array
@@ -24,6 +25,8 @@ from app.serving.signatures.validation_errors import Misfit
 ModelInput = pd.DataFrame | Array | dict[str, Array]
 
 _CELLS = {str, bool, int, float, bytes, type(None)}
+_DIMENSIONS = 32
+"""Nested lists that become dimensions of an array; numpy allows 64. Deeper ones stay lists."""
 _UNCHANGED = {Decimal, date, time, timedelta, UUID, bytearray}
 
 
@@ -46,12 +49,11 @@ def model_params(batch: Batch) -> dict[str, Any] | None:
 def model_output(prediction: Any) -> Output:
     """Normalize the answer of a pyfunc model to numpy's and Python's own types.
 
-    A DataFrame, or a list of dicts with equal keys, becomes named columns. A dict becomes named tensors, and so does a
-    tuple of arrays, as ``output_0``, ``output_1`` and so on. A Series, list or array becomes one unnamed array. Missing
-    values become None, or NaN among floats. Datetimes with a time zone become ISO 8601 text.
+    `Output` says which answer becomes which kind. A list of pydantic models is one of dicts. Missing values become
+    None, or NaN among floats. Datetimes with a time zone, or with nanoseconds among objects, become ISO 8601 text.
 
     Raises:
-        ModelFailed: the answer is a single value, or cannot be converted.
+        ModelFailed: the answer, or a part of it, cannot be converted.
     """
     try:
         return _output(prediction)
@@ -88,34 +90,69 @@ def _labels(names: tuple[str | int, ...]) -> pd.Index[Any]:
     return pd.Index(names)
 
 
-def _output(prediction: Any) -> Output:
+def _output(prediction: Any) -> Output:  # noqa: PLR0911  # one line for each kind of answer
+    if isinstance(prediction, np.ndarray) and prediction.ndim:  # the usual case
+        return _unnamed(_array(prediction))
     if isinstance(prediction, pd.DataFrame):
-        return _named("columns", [(name, _series(series)) for name, series in prediction.items()])
+        if not len(prediction.columns):  # no cell, and so no row in JSON
+            return _unnamed(np.empty(0))
+        return _named("columns", [(_key(name), _series(series)) for name, series in prediction.items()])
+    if isinstance(prediction, pd.Series):
+        names = () if prediction.name is None else (_key(prediction.name),)
+        array = _series(prediction)
+        return Output("series", names, (array,), len(array))
     if isinstance(prediction, Mapping):
-        return _named("tensors", [(name, _array(values)) for name, values in prediction.items()])
-    if isinstance(prediction, tuple) and prediction and all(hasattr(part, "__array__") for part in prediction):
-        return _named("tensors", [(f"output_{index}", _array(part)) for index, part in enumerate(prediction)])
+        if prediction and all(map(_is_array, prediction.values())):
+            return _named("tensors", [(_key(name), _array(values)) for name, values in prediction.items()])
+        return _value(prediction)
+    if isinstance(prediction, tuple) and prediction and all(map(_is_array, prediction)):
+        return _named("tuple", [(f"output_{index}", _array(part)) for index, part in enumerate(prediction)])
     if isinstance(prediction, list) and prediction and all(isinstance(row, Mapping) for row in prediction):
-        names = prediction[0].keys()
-        if names and all(row.keys() == names for row in prediction):
-            return _named("columns", [(name, _flat([_builtin(row[name]) for row in prediction])) for name in names])
+        keys = prediction[0].keys()
+        if keys and all(row.keys() == keys for row in prediction):
+            return _named("columns", [(_key(key), _flat([_builtin(row[key]) for row in prediction])) for key in keys])
     if hasattr(prediction, "to_pandas"):  # an Arrow table, a Polars frame
         return _output(prediction.to_pandas())
-    array = _array(prediction)
+    return _unnamed(_array(prediction)) if _is_array(prediction) else _value(prediction)
+
+
+def _is_array(value: Any) -> bool:
+    """Return whether a value has items: a list, a tuple, or anything with a first dimension but a DataFrame."""
+    if isinstance(value, list | tuple):
+        return True
+    return (hasattr(value, "__array__") or hasattr(value, "toarray")) and np.ndim(value) > 0 and not _is_frame(value)
+
+
+def _is_frame(value: Any) -> bool:
+    return isinstance(value, pd.DataFrame)
+
+
+def _unnamed(array: Array) -> Output:
     return Output("tensor", (), (array,), len(array))
 
 
-def _named(kind: Literal["columns", "tensors"], pairs: Sequence[tuple[Any, Array]]) -> Output:
-    names = tuple(str(name) for name, _ in pairs)
-    if not names:
-        raise ModelFailed("the model answered no columns")
+def _value(value: Any) -> Output:
+    value = value[()] if isinstance(value, np.ndarray) else value
+    plain = value if isinstance(value, np.number | np.bool_) else _builtin(value)
+    return Output("value", (), (_clean(np.array([plain])) if isinstance(plain, np.generic) else _flat([plain]),), 1)
+
+
+def _key(key: Any) -> str:
+    """Write a key as MLflow writes it in JSON."""
+    if isinstance(key, bool | None):
+        return {True: "true", False: "false", None: "null"}[key]
+    return str(key)
+
+
+def _named(kind: Literal["columns", "tensors", "tuple"], pairs: Sequence[tuple[str, Array]]) -> Output:
+    names = tuple(name for name, _ in pairs)
     if len(set(names)) < len(names):
         raise ModelFailed("the model answered several columns with the same name", {"columns": list(names)})
     return Output(kind, names, tuple(array for _, array in pairs), len(pairs[0][1]))
 
 
 def _array(values: Any) -> Array:
-    """Convert an answer, or one entry of a dict of answers. Its first dimension is the rows."""
+    """Convert something that `_is_array`. Its first dimension is the rows."""
     if isinstance(values, list | tuple):
         return _list(values)
     if isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray):
@@ -125,8 +162,6 @@ def _array(values: Any) -> Array:
     if isinstance(values, np.ma.MaskedArray):
         masked, values = np.ma.getmaskarray(values), np.ma.getdata(values).astype(object)
         values[masked] = None
-    if not hasattr(values, "__array__") or np.ndim(values) == 0:
-        raise ModelFailed(f"the model answered a single {type(values).__name__}, expected one value per row")
     return _clean(np.asarray(values))
 
 
@@ -141,11 +176,11 @@ def _list(values: Sequence[Any]) -> Array:
     kinds = {*map(type, values)}
     if len(kinds) == 1 and issubclass(next(iter(kinds)), np.generic):
         return _clean(np.array(values))
-    if kinds == {np.ndarray} and len({value.shape for value in values}) == 1:
+    if kinds == {np.ndarray} and len({(value.dtype, value.shape) for value in values}) == 1:
         return _clean(np.stack(values))
     plain = [_builtin(value) for value in values]
     try:
-        shape, flat = flatten(plain)
+        shape, flat = flatten(plain, deepest=_DIMENSIONS)
     except Misfit:
         return as_array(plain, np.dtype(object))
     return _flat(flat).reshape(shape)
@@ -153,7 +188,7 @@ def _list(values: Sequence[Any]) -> Array:
 
 def _flat(values: list[Any]) -> Array:
     kinds = {*map(type, values)}
-    if type(None) in kinds and float not in kinds:  # as floats, integers would lose digits
+    if (int in kinds and len(kinds) > 1) or kinds == {type(None)}:  # as floats, integers would lose digits
         return as_array(values, np.dtype(object))
     return infer_array(values)
 
@@ -165,6 +200,8 @@ def _clean(array: Array) -> Array:
         if {*map(type, flat)} <= _CELLS:
             return array
         return as_array([_builtin(value) for value in flat], array.dtype).reshape(array.shape)
+    if array.dtype.names:  # records: each is a tuple
+        return _list(array.tolist())
     if array.dtype.kind in "cV":
         raise ModelFailed(f"the model answered {array.dtype}, expected numbers, text or datetimes")
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
@@ -183,7 +220,9 @@ def _builtin(value: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each 
     if isinstance(value, datetime):
         if value.tzinfo is not None:
             return value.isoformat()
-        return value.to_datetime64() if isinstance(value, pd.Timestamp) else value
+        if isinstance(value, pd.Timestamp):  # unlike numpy's datetimes, ISO 8601 text in JSON
+            return value.isoformat() if value.nanosecond else value.to_pydatetime()
+        return value
     if isinstance(value, np.datetime64 | np.timedelta64):
         return None if np.isnat(value) else value
     if isinstance(value, np.generic):
@@ -195,9 +234,11 @@ def _builtin(value: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each 
     if isinstance(value, pd.DataFrame):
         return _builtin(value.to_dict("list"))
     if isinstance(value, Mapping):
-        return {str(key): _builtin(item) for key, item in value.items()}
+        return {_key(key): _builtin(item) for key, item in value.items()}
+    if isinstance(value, BaseModel):
+        return _builtin(value.model_dump())
     if isinstance(value, list | tuple | set | frozenset):
         return [_builtin(item) for item in value]
     if hasattr(value, "__array__"):
-        return _array(value) if np.ndim(value) else _builtin(np.asarray(value).item())
+        return _array(value) if np.ndim(value) else _builtin(np.asarray(value)[()])
     raise ModelFailed(f"the model answered a value of type {type(value).__name__}, expected numbers or text")

@@ -68,8 +68,8 @@ def examine(model: PyFuncModel, flavor: str, folder: Path) -> BatchingContract:
 def _answer(model: PyFuncModel, rows: Any, params: Mapping[str, Any] | None) -> Output:
     count = _count(rows)
     output = model_output(model.predict(rows, params=dict(params) if params else None))
-    if any(len(array) != count for array in output.arrays):
-        raise _Contradiction(f"it answered {len(output.arrays[0])} items for {count} rows")
+    if count is None or not output.has_rows(count):
+        raise _Contradiction(f"it answered {output.amount} for {count} rows")
     return output
 
 

@@ -198,8 +198,12 @@ def dump(value: Any) -> bytes:
 
 
 def versioned_reply(body: Any, version: str) -> Reply:
-    """Serialize a body to JSON, and name the model version in a header."""
-    return Reply(dump(body), headers=((b"x-model-version", version.encode()),))
+    """Serialize a body of Python's own types to JSON, and name the model version in a header."""
+    try:
+        content = dump(body)
+    except TypeError:  # a whole number of more than 64 bits, half a character, or deeper than 254 levels
+        content = json.dumps(body, separators=(",", ":")).encode()
+    return Reply(content, headers=((b"x-model-version", version.encode()),))
 
 
 def parse_json(body: bytes, depth: int, *, constants: bool = False) -> Any:

@@ -8,12 +8,12 @@ from importlib.metadata import version
 
 from app.api.http.exchange import Exchange, Reply, versioned_reply
 from app.api.http.routing import JSON, Route
+from app.api.mlflow.answers import mlflow_predictions
 from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
 from app.api.mlflow.csv import csv_columns
 from app.api.mlflow.parquet import parquet_columns
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
-from app.serving.json_output import predictions
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
@@ -93,7 +93,7 @@ class MlflowDialect:
         else:
             request.payload = self._table(kind, await exchange.body())
         prediction = await self._service.predict(request)
-        return versioned_reply({"predictions": predictions(prediction.output)}, prediction.version.version)
+        return versioned_reply({"predictions": mlflow_predictions(prediction.output)}, prediction.version.version)
 
     def _table(self, kind: str, body: bytes) -> PayloadReader:
         """Make a reader that gets the signature, because the text of a CSV has no types of its own."""

@@ -12,8 +12,8 @@ import numpy as np
 from app.api.http.exchange import Reply, dump
 from app.api.oip.bodies import InferInput, InferOutput, InferRequestBody
 from app.api.oip.json_tensors import read_tensor
-from app.api.oip.output_tensors import OutputTensor
 from app.api.oip.service import Inference, InferRequest, check_supported, check_unique
+from app.api.oip.tensor_values import OutputTensor
 from app.errors import MalformedBody
 from app.oip.binary import decode, encode
 from app.serving.references import ModelRef

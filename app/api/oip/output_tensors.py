@@ -1,91 +1,107 @@
-"""Conversion of a model's output to tensors of the Open Inference Protocol."""
+"""Conversion of a model's output to tensors of the Open Inference Protocol.
+
+If the signature has outputs, the tensors have the names and datatypes that the model's metadata promises. Otherwise
+they are what the model answered.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import numpy as np
-import orjson
 
-from app.oip.datatypes import datatype_of
-from app.serving.json_output import array_values, plain
+from app.api.oip.metadata import UNNAMED, Promise, promises
+from app.api.oip.tensor_values import OutputTensor, natural, promised
+from app.errors import ModelFailed
+from app.serving.json_output import predictions
 from app.serving.rows import Array, Output, as_array
-from app.serving.signatures.scalars import infer_array
 from app.serving.signatures.signature import Signature
-from app.serving.signatures.tensors import flatten
-from app.serving.signatures.validation_errors import Misfit
-
-UNNAMED = "output"
-"""Name of the only output if neither the model nor its signature has one for it."""
-
-_NULL = type(None)
-_NUMBERS = {bool, int, float, _NULL}
-
-
-class OutputTensor(NamedTuple):
-    """One output: an array of numbers or booleans, or an object array of text or bytes (BYTES)."""
-
-    name: str
-    datatype: str
-    array: Array
 
 
 def output_tensors(output: Output, signature: Signature) -> list[OutputTensor]:
-    """Make one tensor per column or entry of the output; an unnamed array gets the names of the signature's outputs.
+    """Make the tensors of an output: first the promised ones, then others that the model answered.
 
     Raises:
-        ModelFailed: the output has a value that the protocol cannot represent.
+        ModelFailed: a promised output is missing or does not fit its datatype, or the protocol has no form for a value.
     """
-    if output.kind != "tensor":
-        return [_tensor(name, array) for name, array in zip(output.names, output.arrays, strict=True)]
-    array = output.arrays[0]
-    names = output_names(signature)
-    if len(names) > 1 and array.ndim == 2 and array.shape[1] == len(names):
-        return [_tensor(name, array[:, index]) for index, name in enumerate(names)]
-    return [_tensor(names[0] if len(names) == 1 else UNNAMED, array)]
+    wanted = promises(signature)
+    if len(wanted) == 1 and output.kind == "tensor" and not output.arrays[0].dtype.hasobject:  # the usual case
+        return [promised(wanted[0], output.arrays[0])]
+    if len(wanted) == 1 and wanted[0].is_whole:
+        return [promised(wanted[0], _rows(output))]
+    given = _named(output, by_key=bool(wanted) and wanted[0].is_named)
+    if not wanted:
+        return [natural(name, array) for name, array in given.items()]
+    found = _by_name(wanted, given, output.count)
+    if found is None:
+        return list(map(promised, wanted, _by_position(wanted, given, is_ordered=output.kind == "tuple")))
+    names = {promise.name for promise in wanted}
+    others = [natural(name, array) for name, array in given.items() if name not in names]
+    return [*map(promised, wanted, found), *others]
 
 
-def output_names(signature: Signature) -> list[str]:
-    """Name the outputs of the signature; empty if it has none."""
-    names = [spec.get("name") for spec in signature.outputs]
-    unnamed = [UNNAMED] if len(names) == 1 else map(str, range(len(names)))
-    return [str(name) if name not in (None, "") else other for name, other in zip(names, unnamed, strict=True)]
+def _named(output: Output, *, by_key: bool) -> dict[str, Array]:
+    """Name the arrays of an output. A dict with other values than arrays has one array per entry.
+
+    Args:
+        by_key: make columns of a list of dicts with unequal keys too.
+    """
+    if output.names:
+        return dict(zip(output.names, output.arrays, strict=True))
+    (array,) = output.arrays
+    cells = array.tolist() if array.dtype.hasobject and array.ndim == 1 else []
+    value = cells[0] if output.kind == "value" and cells else None
+    if isinstance(value, dict) and value:
+        return {name: _entry(entry) for name, entry in value.items()}
+    if by_key and output.kind == "tensor" and cells and all(isinstance(cell, dict) for cell in cells):
+        return {name: _entry([cell.get(name) for cell in cells]) for name in dict.fromkeys(chain.from_iterable(cells))}
+    return {UNNAMED: _entry(value) if isinstance(value, list) else array}
 
 
-def _tensor(name: str, array: Array) -> OutputTensor:
-    if array.dtype.kind == "m":
-        array = array / np.timedelta64(1, "s")
-    if array.dtype.kind in "biuf":
-        return OutputTensor(name, datatype_of(array.dtype), array)
-    values = array_values(array.ravel()) if array.dtype.kind == "M" else array.ravel().tolist()
-    kinds = {*map(type, values)}
-    if kinds and kinds <= {list, np.ndarray}:
-        inner = _regular(values)
-        if inner is not None:
-            return _tensor(name, inner.reshape(array.shape + inner.shape[1:]))
-    if kinds <= _NUMBERS and (_NULL not in kinds or float in kinds):  # integers beside a null would lose digits
-        numbers = infer_array(values)
-        if not numbers.dtype.hasobject:
-            return OutputTensor(name, datatype_of(numbers.dtype), numbers.reshape(array.shape))
-    elements = [value if isinstance(value, bytes) else _element(value) for value in values]
-    return OutputTensor(name, "BYTES", as_array(elements, np.dtype(object)).reshape(array.shape))
+def _entry(value: Any) -> Array:
+    if isinstance(value, np.ndarray):
+        return value
+    return as_array(value if isinstance(value, list) else [value], np.dtype(object))
 
 
-def _regular(lists: list[Any]) -> Array | None:
-    """Stack lists or arrays of one shape. None if their shapes differ."""
-    arrays = [item for item in lists if isinstance(item, np.ndarray)]
-    if len(arrays) == len(lists) and len({(item.dtype, item.shape) for item in arrays}) == 1:
-        return np.stack(arrays)
-    try:
-        shape, flat = flatten([item.tolist() if isinstance(item, np.ndarray) else item for item in lists])
-    except Misfit:
+def _rows(output: Output) -> Array:
+    """Make one array of everything that the model answered."""
+    if output.kind in ("tensor", "series", "value"):
+        return output.arrays[0]
+    values = predictions(output)
+    return _entry(values if output.kind == "columns" else [values])
+
+
+def _by_position(wanted: Sequence[Promise], given: Mapping[str, Array], *, is_ordered: bool) -> Sequence[Array]:
+    """Return the array of each promise where the model or its signature has no names.
+
+    Args:
+        is_ordered: the model gave no names.
+
+    Raises:
+        ModelFailed: there is another number of arrays.
+    """
+    arrays = list(given.values())
+    if len(wanted) == len(arrays) and (len(wanted) == 1 or is_ordered or not wanted[0].is_named):
+        return arrays
+    if len(arrays) == 1 and not arrays[0].size:
+        return arrays * len(wanted)
+    if len(arrays) == 1 and arrays[0].ndim == 2 and arrays[0].shape[1] == len(wanted):
+        return list(arrays[0].T)
+    expected = [promise.name for promise in wanted]
+    raise ModelFailed(
+        f"the model answered the outputs {', '.join(given)}, but its signature declares {', '.join(expected)}",
+        {"outputs": [*given], "expected": expected},
+    )
+
+
+def _by_name(wanted: Sequence[Promise], given: Mapping[str, Array], count: int) -> list[Array] | None:
+    """Return the array of each promise, nulls for an optional one that is missing; None if a required one is."""
+    if not any(promise.name in given for promise in wanted):
         return None
-    return as_array(flat, np.dtype(object)).reshape(shape)
-
-
-def _element(value: Any) -> str:
-    """Format a value as text: null is empty, a value other than text is JSON."""
-    converted = value if isinstance(value, str) else plain(value)
-    if converted is None:
-        return ""
-    return converted if isinstance(converted, str) else orjson.dumps(converted).decode()
+    if not all(promise.name in given or promise.is_optional for promise in wanted):
+        return None
+    nulls = _entry([None] * count)
+    return [given.get(promise.name, nulls) for promise in wanted]

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from app.api.oip.output_tensors import OutputTensor
 from app.api.oip.service import Inference, InferRequest, check_supported, check_unique
+from app.api.oip.tensor_values import OutputTensor
 from app.errors import MalformedBody
 from app.oip import inference_pb2 as pb
 from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of

@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from app.api.oip.bodies import IndexEntry, ModelMetadata
 from app.api.oip.metadata import input_metadata, output_metadata
-from app.api.oip.output_tensors import OutputTensor, output_tensors
+from app.api.oip.output_tensors import output_tensors
+from app.api.oip.tensor_values import OutputTensor
 from app.errors import InvalidRequest, MalformedBody, Unsupported
 from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES

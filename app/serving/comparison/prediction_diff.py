@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -33,14 +34,14 @@ class Disagreement:
 
 def disagreement(mine: Output, base: Output) -> Disagreement | None:
     """Compare an answer with the base's. Returns None where columns, shapes or row counts differ."""
-    if (mine.names, mine.count, len(mine.arrays)) != (base.names, base.count, len(base.arrays)):
+    if (_columns(mine), mine.count, len(mine.arrays)) != (_columns(base), base.count, len(base.arrays)):
         return None
     if any(one.shape != other.shape for one, other in zip(mine.arrays, base.arrays, strict=True)):
         return None
     mismatched: Array | None = None
     absolute: list[Array] = []
     relative: list[Array] = []
-    for one, other in zip(mine.arrays, base.arrays, strict=True):
+    for one, other in zip(map(_typed, mine.arrays), map(_typed, base.arrays), strict=True):
         if _are_numbers(one, other):
             difference, ratio, differ = _differences(one, other)
             absolute.append(difference)
@@ -59,7 +60,7 @@ def disagreement(mine: Output, base: Output) -> Disagreement | None:
 
 def mean_prediction(output: Output) -> float | None:
     """Return the mean of all numbers of an answer, integers and booleans included; None without numbers."""
-    numbers = [array for array in output.arrays if array.dtype.kind in "fiub" and array.size]
+    numbers = [array for array in map(_typed, output.arrays) if array.dtype.kind in "fiub" and array.size]
     if not numbers:
         return None
     values = np.concatenate([array.ravel().astype(np.float64) for array in numbers]) if len(numbers) > 1 else numbers[0]
@@ -68,6 +69,18 @@ def mean_prediction(output: Output) -> float | None:
         return mean
     finite = values[np.isfinite(values)]
     return _mean(finite) if finite.size else None
+
+
+def _typed(array: Array) -> Array:
+    """Convert objects that are whole numbers beside fractions, as lists have them, to floats."""
+    if array.dtype.hasobject and {*map(type, array.flat)} == {int, float}:
+        with suppress(OverflowError):
+            return array.astype(np.float64)
+    return array
+
+
+def _columns(output: Output) -> tuple[str, ...]:
+    return () if output.kind == "series" else output.names
 
 
 def _mean(values: Array) -> float:

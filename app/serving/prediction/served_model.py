@@ -89,7 +89,7 @@ class ServedModel:
         finally:
             timer.cancel()
         if row_wise and not output.has_rows(rows.count):
-            self._contradict(f"it answered {output.count} items for {rows.count} rows", again=0)
+            self._contradict(f"it answered {output.amount} for {rows.count} rows", again=0)
         return output
 
     def _is_row_wise(self) -> bool:

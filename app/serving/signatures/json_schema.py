@@ -115,7 +115,8 @@ def _predictions(spec: ModelSpec) -> Schema:
     if len(names) == 1 and names[0] is not None:
         # scikit-learn models answer an array even if their signature names the only column.
         row = {"anyOf": [row["properties"][str(names[0])], row]}
-    return {"type": "array", "items": row}
+    rows = {"type": "array", "items": row}
+    return rows if spec.batching.row_wise else {"anyOf": [rows, row]}  # it may answer one value for all rows
 
 
 def _row(columns: Sequence[Spec], texts: Mapping[str, str]) -> Schema:

@@ -111,28 +111,29 @@ UNDERSTOOD: list[tuple[Any, str, tuple[str, ...], list[tuple[str, list[Any]]]]] 
     (np.array(["a", None], object), "tensor", (), [("|O", ["a", None])]),
     (np.array([NAT, pd.NA], object), "tensor", (), [("|O", [None, None])]),
     (scipy.sparse.csr_matrix([[0, 1], [2, 0]]), "tensor", (), [("<i8", [[0, 1], [2, 0]])]),
-    (pd.Series([1, 2], name="y", index=[5, 5]), "tensor", (), [("<i8", [1, 2])]),
-    (pd.Series([1, None], dtype="Int64"), "tensor", (), [("|O", [1, None])]),
-    (pd.Series([2**62, 1], dtype="Int64"), "tensor", (), [("<i8", [2**62, 1])]),
-    (pd.Series([True, None], dtype="boolean"), "tensor", (), [("|O", [True, None])]),
-    (pd.Series([0.5, None], dtype="Float64"), "tensor", (), [("<f8", [0.5, math.nan])]),
-    (pd.Series(["a", None], dtype="string"), "tensor", (), [("|O", ["a", None])]),
-    (pd.Series(["a", None], dtype="category"), "tensor", (), [("|O", ["a", math.nan])]),
-    (pd.Series([3, 4], dtype="category"), "tensor", (), [("<i8", [3, 4])]),
-    (pd.Series([1, None], dtype="int64[pyarrow]"), "tensor", (), [("|O", [1, None])]),
-    (pd.Series(["a", "b"], dtype="string[pyarrow]"), "tensor", (), [("|O", ["a", "b"])]),
-    (pd.Series([0.0, 1.5], dtype="Sparse[float]"), "tensor", (), [("<f8", [0.0, 1.5])]),
-    (pd.Series(DAYS.tz_localize("Europe/Zurich")), "tensor", (), [("|O", ["2024-01-01T00:00:00+01:00", None])]),
+    (pd.Series([1, 2], name="y", index=[5, 5]), "series", ("y",), [("<i8", [1, 2])]),
+    (pd.Series([1, None], dtype="Int64"), "series", (), [("|O", [1, None])]),
+    (pd.Series([2**62, 1], dtype="Int64"), "series", (), [("<i8", [2**62, 1])]),
+    (pd.Series([True, None], dtype="boolean"), "series", (), [("|O", [True, None])]),
+    (pd.Series([0.5, None], dtype="Float64"), "series", (), [("<f8", [0.5, math.nan])]),
+    (pd.Series(["a", None], dtype="string"), "series", (), [("|O", ["a", None])]),
+    (pd.Series(["a", None], dtype="category"), "series", (), [("|O", ["a", math.nan])]),
+    (pd.Series([3, 4], dtype="category"), "series", (), [("<i8", [3, 4])]),
+    (pd.Series([1, None], dtype="int64[pyarrow]"), "series", (), [("|O", [1, None])]),
+    (pd.Series(["a", "b"], dtype="string[pyarrow]"), "series", (), [("|O", ["a", "b"])]),
+    (pd.Series([0.0, 1.5], dtype="Sparse[float]"), "series", (), [("<f8", [0.0, 1.5])]),
+    (pd.Series(DAYS.tz_localize("Europe/Zurich")), "series", (), [("|O", ["2024-01-01T00:00:00+01:00", None])]),
     (pd.Index([1, 2]), "tensor", (), [("<i8", [1, 2])]),
     (pd.array([1, 2]), "tensor", (), [("<i8", [1, 2])]),
     (pd.Categorical(["a", "b"]), "tensor", (), [("|O", ["a", "b"])]),
     ([1, 2], "tensor", (), [("<i8", [1, 2])]),
-    ([1, 2.5], "tensor", (), [("<f8", [1.0, 2.5])]),
+    ([1, 2.5], "tensor", (), [("|O", [1, 2.5])]),
+    ([0.5, None], "tensor", (), [("<f8", [0.5, math.nan])]),
     ([2**53 + 1, None], "tensor", (), [("|O", [2**53 + 1, None])]),
     ((1, 2), "tensor", (), [("<i8", [1, 2])]),
     (["a", b"b"], "tensor", (), [("|O", ["a", b"b"])]),
     ([np.float32(0.1), np.float32(2)], "tensor", (), [("<f4", [np.float32(0.1).item(), 2.0])]),
-    ([np.float32(0.5), 2], "tensor", (), [("<f8", [0.5, 2.0])]),
+    ([np.float32(0.5), 2], "tensor", (), [("|O", [0.5, 2])]),
     ([np.array([1, 2]), np.array([3, 4])], "tensor", (), [("<i8", [[1, 2], [3, 4]])]),
     ([[1, 2], (3, 4)], "tensor", (), [("<i8", [[1, 2], [3, 4]])]),
     ([[1], [2, 3]], "tensor", (), [("|O", [[1], [2, 3]])]),
@@ -148,8 +149,9 @@ UNDERSTOOD: list[tuple[Any, str, tuple[str, ...], list[tuple[str, list[Any]]]]] 
     ([{"a": [1, 2]}, {"a": [3, 4]}], "columns", ("a",), [("|O", [[1, 2], [3, 4]])]),
     ({"a": [1, 2], "b": np.ones((2, 1))}, "tensors", ("a", "b"), [("<i8", [1, 2]), ("<f8", [[1.0], [1.0]])]),
     ({"a": pd.Series(["x", "y"])}, "tensors", ("a",), [("|O", ["x", "y"])]),
+    ({True: [1, 2], None: [3, 4]}, "tensors", ("true", "null"), [("<i8", [1, 2]), ("<i8", [3, 4])]),
     ({0: pa.array([1, 2])}, "tensors", ("0",), [("<i8", [1, 2])]),
-    ((np.array([1, 2]), np.ones((2, 1))), "tensors", ("output_0", "output_1"), [
+    ((np.array([1, 2]), np.ones((2, 1))), "tuple", ("output_0", "output_1"), [
         ("<i8", [1, 2]), ("<f8", [[1.0], [1.0]])
     ]),
     (pd.DataFrame({"a": [1, 2], 3: ["x", None]}), "columns", ("a", "3"), [("<i8", [1, 2]), ("|O", ["x", None])]),
@@ -182,25 +184,51 @@ class TestOutput:
         subprocess.run([sys.executable, "-c", code], input=blob, check=True)
 
     @pytest.mark.parametrize(
+        ("answer", "dtype", "expected"),
+        [
+            (1.5, "<f8", 1.5),
+            (np.float32(1.5), "<f4", 1.5),
+            (np.array(1, ">i2"), "<i2", 1),
+            (np.bool_(True), "|b1", True),
+            (2**70, "|O", 2**70),
+            (None, "|O", None),
+            ("text", "|O", "text"),
+            (b"text", "|O", b"text"),
+            ({}, "|O", {}),
+            ({"a": 1, "b": np.float32(2)}, "|O", {"a": 1, "b": 2.0}),
+            ({"a": [1], "b": "x"}, "|O", {"a": [1], "b": "x"}),
+            (pd.Timestamp("2024-01-01"), "|O", datetime.fromisoformat("2024-01-01")),
+        ],
+    )
+    def test_an_answer_without_items_is_a_value(self, answer: Any, dtype: str, expected: Any) -> None:
+        output = model_output(answer)
+        assert (output.kind, output.names, output.count) == ("value", (), 1)
+        assert strings(output) == [(dtype, repr([expected]))]
+        assert not output.has_rows(1)
+        assert output.nbytes
+
+    def test_entries_of_a_dict_may_have_different_lengths(self) -> None:
+        output = model_output({"a": [1, 2], "b": [0.5]})
+        assert (output.kind, output.names) == ("tensors", ("a", "b"))
+        assert not output.has_rows(2)
+        assert output.amount == "1 and 2 items"
+
+    def test_records_are_lists(self) -> None:
+        assert model_output(np.array([(1, 0.5), (2, 1.5)], "i4,f8")).arrays[0].tolist() == [[1, 0.5], [2, 1.5]]
+
+    @pytest.mark.parametrize(
         "make",
         [
-            lambda: 1.5,
-            lambda: np.float64(1),
-            lambda: np.array(1),
-            lambda: None,
-            lambda: "text",
-            dict,
-            lambda: {"a": 1},
-            lambda: pd.DataFrame(index=[0, 1]),
             lambda: pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]),
             lambda: pd.DataFrame({1: [1, 2], "1": [3, 4]}),
             lambda: np.array([1j, 2j]),
-            lambda: np.zeros(2, "i4,f8"),
+            lambda: 1j,
+            object,
             lambda: [object(), object()],
             lambda: (value for value in (1, 2)),
         ],
     )
-    def test_an_answer_without_rows_is_a_failure_of_the_model(self, make: Callable[[], Any]) -> None:
+    def test_an_answer_without_a_json_form_is_a_model_failure(self, make: Callable[[], Any]) -> None:
         with pytest.raises(ModelFailed) as caught:
             model_output(make())
         assert "0x" not in caught.value.message

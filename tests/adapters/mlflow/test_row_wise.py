@@ -81,6 +81,7 @@ ROW_WISE: dict[str, Callable[[pd.DataFrame], Any]] = {
     "lists": lambda frame: [[value, value * 2] for value in frame["x"]],
     "dicts": lambda frame: [{"y": value, "parts": [value]} for value in frame["x"]],
     "matrix": lambda frame: frame[["x"]].to_numpy("float32") @ np.ones((1, 3), "float32"),
+    "tuple": lambda frame: (list(frame["x"] > 2), frame["x"].to_numpy()),
     "nothing missing": lambda frame: frame["x"].fillna(0.0),
 }
 NOT_ROW_WISE: dict[str, Callable[[pd.DataFrame], Any]] = {
@@ -96,6 +97,11 @@ NOT_ROW_WISE: dict[str, Callable[[pd.DataFrame], Any]] = {
     "index": lambda frame: frame.index.to_numpy(),
     "two per row": top_two,
     "one for all": lambda frame: [float(frame["x"].sum())],
+    "number": lambda frame: float(frame["x"].sum()),
+    "text": lambda frame: "text",
+    "dict of numbers": lambda frame: {"sum": frame["x"].sum(), "count": len(frame)},
+    "dict of unequal lists": lambda frame: {"x": frame["x"].tolist(), "sum": [frame["x"].sum()] * 7},
+    "None": lambda frame: None,
 }
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.api.oip.output_tensors import OutputTensor, output_names, output_tensors
+from app.api.oip.metadata import output_names
+from app.api.oip.output_tensors import output_tensors
+from app.api.oip.tensor_values import OutputTensor
 from app.errors import ModelFailed
 from app.serving.rows import Array, Output
 from app.serving.signatures.signature import Signature
@@ -104,7 +106,7 @@ def test_other_objects_are_a_model_failure() -> None:
 def test_columns_and_entries_keep_their_names_and_order() -> None:
     arrays = (np.array([1]), np.array(["x"]))
     for kind in ("columns", "tensors"):
-        tensors = output_tensors(Output(kind, ("b", "a"), arrays, 1), signature(column("double", "ignored")))
+        tensors = output_tensors(Output(kind, ("b", "a"), arrays, 1), signature())
         assert [(one.name, one.datatype, one.array.tolist()) for one in tensors] == [
             ("b", "INT64", [1]),
             ("a", "BYTES", ["x"]),
@@ -123,8 +125,7 @@ def test_columns_and_entries_keep_their_names_and_order() -> None:
         ((column("double", "low"), column("double", "high")), (2, 2), ["low", "high"]),
         ((column("double"), column("double")), (2, 2), ["0", "1"]),
         ((column("double", 0), column("double", "")), (2, 2), ["0", "1"]),
-        ((column("double", "low"), column("double", "high")), (2, 3), ["output"]),
-        ((column("double", "low"), column("double", "high")), (2,), ["output"]),
+        ((column("double", "low"), column("double", "high")), (0,), ["low", "high"]),
     ],
 )
 def test_unnamed_array_gets_the_names_of_the_signature(
@@ -133,10 +134,19 @@ def test_unnamed_array_gets_the_names_of_the_signature(
     array = np.arange(np.prod(shape)).reshape(shape)
     tensors = output_tensors(Output("tensor", (), (array,), 2), signature(*outputs))
     assert [one.name for one in tensors] == names
-    if len(names) > 1:
+    if len(names) > 1 and array.size:
         assert [one.array.tolist() for one in tensors] == array.T.tolist()
     else:
         assert tensors[0].array.tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2,)])
+def test_other_outputs_than_declared_are_a_model_failure(shape: tuple[int, ...]) -> None:
+    declared = signature(column("double", "low"), column("double", "high"))
+    with pytest.raises(ModelFailed, match="answered the outputs output, but its signature declares low, high"):
+        output_tensors(Output("tensor", (), (np.ones(shape),), 2), declared)
+    with pytest.raises(ModelFailed, match="answered the outputs b, a, but its signature declares low, high"):
+        output_tensors(Output("tensors", ("b", "a"), (np.ones(2), np.ones(2)), 2), declared)
 
 
 def test_a_number_may_be_the_name_of_an_output() -> None:

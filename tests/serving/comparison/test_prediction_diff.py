@@ -41,6 +41,22 @@ def test_numbers_of_other_types_are_compared_as_numbers() -> None:
     assert found == Disagreement(2, 0, 0.25, 0.5, close(0.1))
 
 
+def test_whole_numbers_beside_fractions_are_numbers() -> None:
+    mixed = output(objects(1, 2.5))
+    assert disagreement(mixed, output(np.array([1, 2]))) == Disagreement(2, 0, 0.25, 0.5, close(0.1))
+    assert mean_prediction(mixed) == 1.75
+    assert mean_prediction(output(objects(1.5, 10**400))) is None
+
+
+def test_series_of_other_names_and_values_are_compared() -> None:
+    one, other = (Output("series", (name,), (np.array([1.0]),), 1) for name in "ab")
+    assert disagreement(one, other) == disagreement(one, output(np.array([1.0]))) == Disagreement(1, 0, 0.0, 0.0, 0.0)
+    value = Output("value", (), (objects({"a": 1}),), 1)
+    assert disagreement(value, value) == Disagreement(1, 0)
+    assert disagreement(value, Output("value", (), (objects({"a": 2}),), 1)) == Disagreement(1, 1)
+    assert mean_prediction(Output("value", (), (np.array([1.5]),), 1)) == 1.5
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [

@@ -94,6 +94,29 @@ def test_a_contradiction_by_a_single_request_is_its_answer() -> None:
     assert fakes.directory.contradictions == {M: "it answered 6 items for 2 rows"}
 
 
+@pytest.mark.parametrize("declared", [None, True])
+def test_a_model_that_answers_a_value_answers_each_request_right(declared: bool | None) -> None:
+    def mean(batch: Batch) -> Output:
+        return Output("value", (), (np.array([batch.arrays[0].mean()]),), 1)
+
+    async def main() -> None:
+        fakes = fakes_of(mean, row_wise=declared is None, declared=declared)
+        requests = [[float(n), n + 1.0] for n in range(4)]
+        for _ in range(2):
+            assert await answers(fakes, *requests) == [[n + 0.5] for n in range(4)]
+        assert sizes(fakes)[:5] == [8, 2, 2, 2, 2]
+        assert fakes.directory.contradictions == {M: "it answered one value for 8 rows"}
+        assert await answers(fakes, [float(n) for n in range(20)]) == [[9.5]]
+
+    run(main())
+
+
+def test_a_value_for_one_row_is_a_contradiction() -> None:
+    fakes = fakes_of(lambda batch: Output("value", (), (batch.arrays[0],), 1), row_wise=True)
+    assert run(answers(fakes, [2.0])) == [[2.0]]
+    assert fakes.directory.contradictions == {M: "it answered one value for 1 rows"}
+
+
 def test_a_contradiction_that_another_replica_saw_ends_batching() -> None:
     async def main() -> None:
         fakes = fakes_of(lambda batch: tensor(batch.arrays[0]), row_wise=True)

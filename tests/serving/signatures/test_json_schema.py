@@ -15,6 +15,7 @@ from mlflow.types.schema import AnyType, Array, Map, Object, Property
 
 from app.api.system.examples import example_request, example_response, sample
 from app.errors import InvalidInput
+from app.serving.batching_contract import BatchingContract
 from app.serving.model_spec import ModelSpec
 from app.serving.prediction.served_model import ServedModel
 from app.serving.signatures.json_schema import notes, request_schema, response_schema
@@ -308,7 +309,7 @@ OUTPUTS: list[tuple[str, Sequence[Any] | None, list[Any], list[Any]]] = [
 
 @pytest.mark.parametrize(("outputs", "right", "wrong"), [pytest.param(*case[1:], id=case[0]) for case in OUTPUTS])
 def test_responses(outputs: Sequence[Any] | None, right: list[Any], wrong: list[Any]) -> None:
-    spec = spec_of([ColSpec("double", "x")], outputs)
+    spec = spec_of([ColSpec("double", "x")], outputs, batching=BatchingContract(row_wise=True, basis="proven"))
     Draft202012Validator.check_schema(response_schema(spec))
     validator = Draft202012Validator(response_schema(spec))
     answer = {"model_name": "prices", "model_version": "1"}
@@ -317,6 +318,13 @@ def test_responses(outputs: Sequence[Any] | None, right: list[Any], wrong: list[
     assert not validator.is_valid({"predictions": right[0]})
     if outputs:
         assert validator.is_valid(example_response(spec))
+
+
+def test_a_model_that_is_not_row_wise_may_answer_one_value() -> None:
+    spec = spec_of([ColSpec("double", "x")], [ColSpec("double", "mean"), ColSpec("string", "label")])
+    validator = Draft202012Validator(response_schema(spec)["properties"]["predictions"])
+    value = {"mean": 1.5, "label": "x"}
+    assert [validator.is_valid(one) for one in (value, [value, value], 1, [1])] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("spec", "rows"), ids(ACCEPTED))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Prediction:
     """Predictions as JSON values: a list with one per row, or an object of columns where the outputs have names.
 
+    Of a model that does not work row by row they are what it answers: a number, a text, an object or a list.
     `version` is the version that answered. `features` holds the columns that the gateway read from the feature store.
     """
 
