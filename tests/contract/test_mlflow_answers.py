@@ -28,7 +28,7 @@ with warnings.catch_warnings():
 
 from mlflow.models import infer_signature
 
-from app.adapters.mlflow.loader import LoadedModel
+from app.adapters.mlflow.loaded_model import LoadedModel
 from app.adapters.mlflow.model_io import model_output
 from app.api.http.exchange import versioned_reply
 from app.api.mlflow.answers import mlflow_predictions
