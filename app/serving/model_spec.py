@@ -22,6 +22,7 @@ class ModelSpec:
         load_ms: time to load it, in milliseconds.
         batching: whether the version is known to predict row by row.
         metadata: the metadata that was logged with the model.
+        hinted: whether `inputs` comes from a type hint, which validates the input where the model is.
     """
 
     name: str
@@ -35,6 +36,7 @@ class ModelSpec:
     load_ms: float = 0.0
     batching: BatchingContract = UNPROVEN
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    hinted: bool = False
 
     @property
     def key(self) -> ModelVersion:

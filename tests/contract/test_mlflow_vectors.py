@@ -18,6 +18,7 @@ with warnings.catch_warnings():
 from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.mlflow.loader import LoadedModel
+from app.adapters.mlflow.type_hints import input_hint
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
 from tests.contract.mlflow_models import JSON, MODELS, Vector
@@ -48,8 +49,9 @@ def ours(model: Any) -> Any:
     parts = model.metadata.signature.to_dict() if model.metadata.signature else {}
     parsed = {part: json.loads(text) for part, text in parts.items() if text}
     inputs, outputs, params = parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")
-    spec = ModelSpec("model", "1", "python_function", inputs, outputs, params, None, 0, 0.0)
-    fakes = make_fakes({"model": FakeModel(LoadedModel(spec, model).predict, inputs, outputs, params)})
+    hinted = input_hint(model) is not None
+    spec = ModelSpec("model", "1", "python_function", inputs, outputs, params, hinted=hinted)
+    fakes = make_fakes({"model": FakeModel(LoadedModel(spec, model).predict, inputs, outputs, params, hinted=hinted)})
     fakes.default_model = parse_ref("model")
     return fakes.app
 

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
 from app.adapters.artifacts.layout import size_of
-from app.adapters.mlflow import row_wise
+from app.adapters.mlflow import row_wise, type_hints
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.memory import MemoryGrowth
@@ -46,11 +47,13 @@ class LoadedModel:
         self.spec = spec
         self.problem = problem
         self._model = model
+        self._hint = type_hints.input_hint(model)
 
     def predict(self, batch: Batch) -> Output:
         """Predict one batch; blocks.
 
         Raises:
+            InvalidInput: the values do not fit the model's type hint.
             ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
                 under which the log has the cause.
         """
@@ -60,6 +63,9 @@ class LoadedModel:
         except ServingError:
             raise
         except Exception as error:
+            refused = type_hints.refusal(model_input(batch), self._hint) if self._hint is not None else None
+            if refused is not None:
+                raise refused from None
             failure = uuid.uuid4().hex[:12]
             log.exception("prediction failed: model=%s rows=%d failure=%s", self.spec.key, batch.count, failure)
             raise ModelFailed(
@@ -80,6 +86,8 @@ class ModelLoader:
         self._created: Mapping[str, int] = {}
         self._growth = MemoryGrowth()
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
+        # As MLflow's server does: text in JSON may then stand for the times and bytes of a type hint.
+        _MLFLOW_IS_IN_SERVING_ENVIRONMENT.set(True)
 
     def expect(self, created: Mapping[str, int]) -> None:
         """Reject cached versions older than their model. `created`: registration time by name, milliseconds."""
@@ -139,6 +147,7 @@ class ModelLoader:
             params=signature.get("params"),
             input_example=_serving_example(model, folder),
             metadata=_metadata(version, model),
+            hinted=type_hints.input_hint(model) is not None,
             nbytes=nbytes,
             batching=row_wise.examine(model, flavor, folder),
             load_ms=(time.perf_counter() - started) * 1000,

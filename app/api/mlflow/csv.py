@@ -45,7 +45,9 @@ def csv_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[
     names, header_rows = _header(body)
     check_width(len(names), limits)
     table = _csv_table(body, len(names), header_rows)
-    typed = {column.name: column for column in signature.columns}
+    typed = {} if signature.hinted else {column.name: column for column in signature.columns}
+    if signature.is_positional:
+        typed = dict(zip(names, signature.columns, strict=False))
     found: dict[str, Values] = {}
     for index, name in enumerate(names):
         column = signature.tensor or typed.get(name)
@@ -116,7 +118,7 @@ def _typed(text: Any, column: Column | None) -> Values:
 def _inferred(text: Any) -> Values:
     """Convert text to the type that pandas infers."""
     if text.null_count == len(text):
-        return np.full(len(text), np.nan)
+        return np.full(len(text), np.nan) if len(text) else []
     numbers = _numbers(text)
     if numbers is not None:
         return numbers

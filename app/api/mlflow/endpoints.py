@@ -138,17 +138,20 @@ def _payload(body: InvocationsRequest) -> Payload | PayloadReader:
         return _split(body.dataframe_split)
     if body.dataframe_records is not None:
         return Payload("records", body.dataframe_records)
-    return Payload("inputs", body.inputs) if body.instances is None else Payload("instances", body.instances)
+    if isinstance(body.instances, list):
+        return Payload("instances", body.instances)
+    return Payload("inputs", body.inputs if body.instances is None else body.instances)
 
 
 def _split(frame: SplitFrame) -> PayloadReader:
     labels = frame.labels()
     values = frame.values(len(labels))
+    index = frame.row_labels()
 
     async def read(signature: Signature) -> Payload:
-        # A model without a signature gets the labels as they are, which may be numbers.
-        typed = signature.columns or signature.tensor
+        # A model without names in its signature gets the labels as they are, which may be numbers.
+        typed = signature.tensor or (signature.columns and not (signature.is_positional or signature.hinted))
         names = map(str, labels) if typed else labels
-        return Payload("columns", dict(zip(names, values, strict=True)))
+        return Payload("columns", dict(zip(names, values, strict=True)), index)
 
     return read

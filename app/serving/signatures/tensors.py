@@ -13,8 +13,8 @@ from app.errors import InvalidInput
 from app.serving.rows import Array, Layout, Rows, as_array
 from app.serving.signatures.casting import exact
 from app.serving.signatures.columns import ColumnType, dtype_name
-from app.serving.signatures.scalars import element_type, infer_array
-from app.serving.signatures.validation_errors import Misfit, no_dimensions, no_rows, refusal, unequal, wrong_shape
+from app.serving.signatures.scalars import element_type
+from app.serving.signatures.validation_errors import Misfit, no_dimensions, refusal, short, wrong_shape
 
 
 class TensorSpec:
@@ -78,40 +78,39 @@ class TensorSpec:
 
 
 def untyped_tensor(name: str, values: Any) -> Array:
-    """Make an array with the dtype of the values: int64, float64, bool, str, or object for a mixture.
+    """Make an array with the dtype that numpy gives the values: numbers beside text become text.
 
     Raises:
         InvalidInput: the lists are ragged.
     """
-    if isinstance(values, np.ndarray):
-        return values
     try:
-        shape, flat = flatten(values)
+        return np.array(values)
+    except ValueError:
+        pass
+    try:
+        flatten(values)
     except Misfit as misfit:
         raise refusal(name, misfit) from None
-    array = np.array(flat, dtype=str) if {*map(type, flat)} == {str} else infer_array(flat)
-    return array.reshape(shape)
+    raise InvalidInput(f"{short(values)} is not an array", {"expected": "lists of one length at each level"})
 
 
-def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[str, Array], params: str) -> Rows:
+def tensor_rows(
+    kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[Any, Array], params: str
+) -> Rows:
     """Make the rows of a request from arrays with any dtypes and shapes; a ``tensor`` is the only one.
 
-    Raises:
-        InvalidInput: no rows, or arrays of different lengths.
+    Arrays of different lengths, and arrays without dimensions, are for named tensors.
     """
-    lengths = [len(array) for array in arrays.values()]
-    if len({*lengths}) > 1:
-        raise unequal(dict(zip(arrays, lengths, strict=True)))
-    if not any(lengths):
-        raise no_rows()
+    lengths = [len(array) if array.ndim else -1 for array in arrays.values()]
     layout = Layout(
         kind=kind,
         names=tuple(arrays) if kind != "tensor" else (),
         dtypes=tuple([dtype_name(array.dtype) for array in arrays.values()]),
         shapes=tuple([array.shape[1:] for array in arrays.values()]),
         params=params,
+        alone=len({*lengths}) != 1 or lengths[0] < 1,
     )
-    return Rows(layout, tuple(arrays.values()), lengths[0])
+    return Rows(layout, tuple(arrays.values()), abs(max(lengths, default=0)))
 
 
 def flatten(values: Any, declared: Sequence[int] = (), deepest: int | None = None) -> tuple[tuple[int, ...], list[Any]]:
