@@ -69,9 +69,9 @@ class SplitFrame(Body):
             )
         if not self.data:
             return [[]] * width
-        if not width:
-            raise MalformedBody("'dataframe_split' has rows but no columns")
         if {*map(type, self.data)} == {list} and {*map(len, self.data)} == {width}:
+            if not width:
+                raise MalformedBody("'dataframe_split' has rows but no columns")
             if {*map(type, chain.from_iterable(self.data))} == {float}:
                 return list(np.array(self.data, dtype=np.float64).T)
             return list(map(list, zip(*self.data, strict=True)))

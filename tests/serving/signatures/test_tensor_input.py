@@ -142,16 +142,23 @@ def test_wrong_shape_is_refused(values: Any) -> None:
     [
         {"x": [[1, 2]]},
         {"x": [[1, 2]], "s": ["a"], "t": [1]},
-        {"x": [[1, 2]], "s": ["a", "b"]},
+        {"x": [[1, 2]], "s": "a"},
         {"x": [], "s": []},
         [[1, 2]],
         [{"x": [1, 2]}],
         [{"x": [1, 2], "s": "a"}, [1]],
     ],
 )
-def test_named_tensors_must_be_complete_and_equally_long(payload: Any) -> None:
+def test_named_tensors_must_be_complete(payload: Any) -> None:
     signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
     refused(lambda: signature.rows("inputs", payload))
+
+
+def test_named_tensors_may_differ_in_length() -> None:
+    signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
+    rows = signature.rows("inputs", {"x": [[1, 2]], "s": ["a", "b"]})
+    assert (lists(rows), rows.count, rows.layout.alone) == ([[[1.0, 2.0]], ["a", "b"]], 2, True)
+    refused(lambda: signature.rows("columns", {"x": [[1, 2]], "s": "a"}))
 
 
 @pytest.mark.parametrize("spec", [tensor("complex128", -1), tensor("float64"), tensor("nonsense", -1)])
