@@ -7,6 +7,7 @@ values are validated once more after a failure.
 
 from __future__ import annotations
 
+import re
 from typing import Any, get_args
 
 import pydantic
@@ -22,6 +23,7 @@ from app.errors import InvalidInput
 from app.serving.signatures.validation_errors import short
 
 _MAX_REASON = 200
+_MODULES = re.compile(r"[\w.<>]+\.")
 
 
 def input_hint(model: PyFuncModel) -> Any:
@@ -38,7 +40,7 @@ def refusal(data: Any, hint: Any) -> InvalidInput | None:
         data: what the model got.
         hint: from `input_hint`.
     """
-    name = _type_hint_repr(hint)[:_MAX_REASON]
+    name = _MODULES.sub("", _type_hint_repr(hint))[:_MAX_REASON]
     try:
         values = _convert_data_to_type_hint(data, hint)
     except Exception:
@@ -49,20 +51,21 @@ def refusal(data: Any, hint: Any) -> InvalidInput | None:
             _validate_data_against_type_hint(value, element)
         except Exception as error:
             path, reason = _reason(error, value)
-            return InvalidInput(
-                f"item {index}{path} {reason}; the model takes {name}",
-                {"item": index, "expected": name} | ({"path": path.removeprefix(" at ")} if path else {}),
-            )
+            where = f"item {index} at {path}" if path else f"item {index}"
+            details = {"item": index, "expected": name} | ({"path": path} if path else {})
+            return InvalidInput(f"{where}{reason}; the model takes {name}", details)
     return None
 
 
 def _reason(error: Exception, value: Any) -> tuple[str, str]:
-    """Return the place in a value and what is wrong there, without the text of the value beyond a few characters."""
+    """Return the place in a value and what is wrong there, with a few characters of the value."""
     cause = error.__cause__
     if isinstance(cause, pydantic.ValidationError):
         first = cause.errors(include_url=False, include_context=False)[0]
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        found = "" if first["type"] == "missing" else f" is {short(first['input'])}:"
-        return (f" at {path[:_MAX_REASON]}" if path else ""), f"{found} {first['msg'][:_MAX_REASON]}".strip()
+        found = "" if first["type"] == "missing" else f" is {short(first['input'])}"
+        return path[:_MAX_REASON], f"{found}: {first['msg'][:_MAX_REASON]}"
     said = error.message if isinstance(error, MlflowException) else ""
-    return "", f"is {short(value)}" + (f": {said[:_MAX_REASON]}" if said.startswith("Expected ") else "")
+    if said.startswith("Expected "):
+        return "", f" is {short(value)}: {said[:_MAX_REASON]}"
+    return "", f" is {short(value)}" + (", expected an object" if said.startswith("Expecting example") else "")
