@@ -107,8 +107,10 @@ class ColumnInput:
         """Read rows as objects, as lists with one value per column in order, or as the values of a single column."""
         if any(isinstance(instance, dict) for instance in instances):
             return self.from_records(instances, params)
-        if not instances and self._width > 1:
-            raise no_names(self._names)
+        if not instances and (self._width > 1 or self._rows_are_lists):
+            if self._required or self._rows_are_lists:
+                raise no_names(self._names)
+            return self._rows([], 0, params, ())
         lists = [isinstance(instance, list) for instance in instances]
         if self._rows_are_lists or (self._width == 1 and not (lists and all(lists))):
             return self._rows([instances], len(instances), params)

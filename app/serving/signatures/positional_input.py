@@ -16,8 +16,8 @@ class PositionalInput(ColumnInput):
     """Columns without names, compiled. The model gets the caller's names, or 0, 1, and so on for lists and tensors."""
 
     def from_records(self, records: list[Any], params: str) -> Rows:
-        """Read rows as objects with the same names; the order in the first row counts."""
-        if self._rows_are_objects:
+        """Read rows as objects with the same names, whose order in the first row counts, or as the only column's values."""
+        if self._rows_are_objects and not self._rows_are_lists:
             return super().from_records(records, params)
         return self.from_columns(by_name(records), params)
 
