@@ -40,7 +40,7 @@ class Layout(NamedTuple):
         params: canonical JSON of the parameters, empty for none.
         alone: the input can be neither stacked nor cut: it has row labels, no rows, arrays of different lengths, or
             arrays without dimensions.
-        index: labels of a DataFrame's rows, None for 0, 1, and so on.
+        labels: labels of a DataFrame's rows, None for 0, 1, and so on.
     """
 
     kind: Literal["columns", "tensor", "tensors", "list"]
@@ -49,7 +49,7 @@ class Layout(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     params: str = ""
     alone: bool = False
-    index: tuple[Any, ...] | None = None
+    labels: tuple[Any, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Rows:
         row_bytes = None if self.layout.alone else _row_bytes(self.layout.dtypes, self.layout.shapes)
         if row_bytes is not None:
             return row_bytes * self.count
-        total = _objects_bytes(self.layout.index or ())
+        total = _objects_bytes(self.layout.labels or ())
         for values, dtype in zip(self.columns, self.layout.dtypes, strict=True):
             if isinstance(values, np.ndarray):
                 total += _objects_bytes(values.flat) if values.dtype.hasobject else values.nbytes
@@ -80,11 +80,11 @@ class Rows:
         """Return the rows from `start` up to, not including, `stop`. Arrays are not copied."""
         return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
 
-    def labeled(self, index: Sequence[Any]) -> Rows:
+    def labeled(self, labels: Sequence[Any]) -> Rows:
         """Return the rows with these labels, which only a DataFrame has; arrays stay as they are."""
         if self.layout.kind != "columns":
             return self
-        return Rows(self.layout._replace(alone=True, index=tuple(index)), self.columns, self.count)
+        return Rows(self.layout._replace(alone=True, labels=tuple(labels)), self.columns, self.count)
 
 
 def _objects_bytes(values: Iterable[Any]) -> int:

@@ -21,6 +21,7 @@ from app.adapters.mlflow.loader import LoadedModel
 from app.adapters.mlflow.type_hints import input_hint
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
+from tests.contract.mlflow_input_vectors import INPUT_VECTORS
 from tests.contract.mlflow_models import JSON, MODELS, Vector
 from tests.contract.mlflow_vectors import VECTORS
 from tests.fakes import FakeModel, make_fakes
@@ -71,7 +72,7 @@ async def answered(app: Any, vector: Vector) -> Any:
     return answer.status_code, body["error_code"]
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=str)
+@pytest.mark.parametrize("vector", [*VECTORS, *INPUT_VECTORS], ids=str)
 async def test_responses_equal_mlflows(vector: Vector, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = models[vector.model]
     monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # as the server itself does, which leaves it so

@@ -83,8 +83,8 @@ class Pair:
             rows = self.signature.rows(payload.form, payload.value)
         except InvalidRequest as error:
             raise Refused(error.message) from None
-        if payload.index is not None:
-            rows = rows.labeled(payload.index)
+        if payload.labels is not None:
+            rows = rows.labeled(payload.labels)
         batch = pickle.loads(pickle.dumps(stack([rows])))
         model.predict(model_input(batch))
         return keeper.given

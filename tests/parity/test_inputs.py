@@ -33,7 +33,7 @@ REFUSALS = re.compile(
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
 SMALL = st.integers(-(2**31), 2**31 - 1)
 LARGE = st.one_of(st.integers(-(2**63), 2**63 - 1), st.just(2**53 + 1))
-TEXT = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=4)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4)
 TIMES = st.datetimes(
     min_value=pd.Timestamp("1680-01-01").to_pydatetime(), max_value=pd.Timestamp("2260-01-01").to_pydatetime()
 ).map(lambda moment: moment.isoformat())
@@ -181,7 +181,12 @@ def untyped(draw: st.DrawFn) -> tuple[Pair, bytes, str]:
         return Pair(None), *draw(forms(NAMES[:width], data))
     leaf = st.one_of(ANY, st.lists(ANY, max_size=3), st.lists(LARGE, max_size=3))
     value = draw(
-        st.one_of(leaf, st.lists(leaf, max_size=3), st.dictionaries(TEXT, leaf, max_size=3), st.lists(st.dictionaries(st.sampled_from(NAMES), leaf, max_size=2), max_size=3))
+        st.one_of(
+            leaf,
+            st.lists(leaf, max_size=3),
+            st.dictionaries(TEXT, leaf, max_size=3),
+            st.lists(st.dictionaries(st.sampled_from(NAMES), leaf, max_size=2), max_size=3),
+        )
     )
     key = draw(st.sampled_from(["inputs", "instances", "dataframe_records"]))
     return Pair(None), json.dumps({key: value}).encode(), "application/json"
@@ -203,12 +208,13 @@ def test_models_get_what_mlflow_gives_them(requests: Any) -> None:
         try:
             ours = pair.ours(body, content_type)
         except Refused as refused:
-            assert REFUSALS.search(str(refused))
+            if not REFUSALS.search(str(refused)):
+                raise
             counts["differ"] += 1
             return
         assert canonical(ours, content_type) == canonical(theirs, content_type)
         counts["both"] += 1
 
     compare()
-    print(f"{EXAMPLES} requests: {counts}")
+    print(f"{EXAMPLES} requests: {counts}")  # noqa: T201  # a longer run shows it
     assert counts["both"] > EXAMPLES / 4, counts

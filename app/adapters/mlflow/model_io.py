@@ -34,11 +34,12 @@ def model_input(batch: Batch) -> ModelInput:
     """
     if batch.layout.kind == "columns":
         frame = _frame(batch)
-        if batch.layout.index is not None:
-            frame.index = pd.Index(list(batch.layout.index))
+        if batch.layout.labels is not None:
+            frame.index = pd.Index(list(batch.layout.labels))
         return frame
     if batch.layout.kind == "list":
-        return copy.deepcopy(batch.arrays[0].tolist())
+        values: list[Any] = copy.deepcopy(batch.arrays[0].tolist())
+        return values
     arrays = [array if array.flags.writeable else array.copy() for array in batch.arrays]
     return arrays[0] if batch.layout.kind == "tensor" else dict(zip(map(str, batch.layout.names), arrays, strict=True))
 

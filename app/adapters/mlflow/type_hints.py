@@ -28,7 +28,7 @@ _MODULES = re.compile(r"[\w.<>]+\.")
 
 def input_hint(model: PyFuncModel) -> Any:
     """Return the hint by which MLflow validates the model's input; None for a model that has a signature instead."""
-    if not model.metadata._is_signature_from_type_hint():  # noqa: SLF001  # MLflow has no public name for it
+    if not model.metadata._is_signature_from_type_hint():  # MLflow has no public name for it
         return None
     return model.unwrap_python_model().predict_type_hints.input
 

@@ -144,14 +144,14 @@ def _payload(body: InvocationsRequest) -> Payload | PayloadReader:
 
 
 def _split(frame: SplitFrame) -> PayloadReader:
-    labels = frame.labels()
-    values = frame.values(len(labels))
-    index = frame.row_labels()
+    columns = frame.labels()
+    values = frame.values(len(columns))
+    row_labels = frame.row_labels()
 
     async def read(signature: Signature) -> Payload:
         # A model without names in its signature gets the labels as they are, which may be numbers.
         typed = signature.tensor or (signature.columns and not (signature.is_positional or signature.hinted))
-        names = map(str, labels) if typed else labels
-        return Payload("columns", dict(zip(names, values, strict=True)), index)
+        names = map(str, columns) if typed else columns
+        return Payload("columns", dict(zip(names, values, strict=True)), row_labels)
 
     return read

@@ -13,11 +13,11 @@ from app.serving.signatures.signature import Form, Signature
 
 
 class Payload(NamedTuple):
-    """Rows in the form that the caller sent; `Signature.rows` describes the forms. `index`: labels of the rows."""
+    """Rows in the form that the caller sent; `Signature.rows` describes the forms. `labels`: those of the rows."""
 
     form: Form
     value: Any
-    index: Sequence[Any] | None = None
+    labels: Sequence[Any] | None = None
 
 
 PayloadReader = Callable[[Signature], Awaitable[Payload]]

@@ -16,7 +16,7 @@ class PositionalInput(ColumnInput):
     """Columns without names, compiled. The model gets the caller's names, or 0, 1, and so on for lists and tensors."""
 
     def from_records(self, records: list[Any], params: str) -> Rows:
-        """Read rows as objects with the same names, whose order in the first row counts, or as the only column's values."""
+        """Read rows as objects with the same names, in the order of the first, or as values of the only column."""
         if self._rows_are_objects and not self._rows_are_lists:
             return super().from_records(records, params)
         return self.from_columns(by_name(records), params)

@@ -217,7 +217,9 @@ def infer_column(values: list[Any]) -> Array:
 
 def _fit_64_bits(values: list[Any], kinds: set[type]) -> bool:
     """Whether the integers beside floats and nulls fit 64 bits. Those alone are tried."""
-    return int not in kinds or len(kinds) == 1 or all(-(2**63) <= value < 2**64 for value in values if type(value) is int)
+    return (
+        int not in kinds or len(kinds) == 1 or all(-(2**63) <= value < 2**64 for value in values if type(value) is int)
+    )
 
 
 NUMBERS = {"float": "float32", "double": "float64", "integer": "int32", "long": "int64"}

@@ -94,9 +94,7 @@ def untyped_tensor(name: str, values: Any) -> Array:
     raise InvalidInput(f"{short(values)} is not an array", {"expected": "lists of one length at each level"})
 
 
-def tensor_rows(
-    kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[Any, Array], params: str
-) -> Rows:
+def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[Any, Array], params: str) -> Rows:
     """Make the rows of a request from arrays with any dtypes and shapes; a ``tensor`` is the only one.
 
     Arrays of different lengths, and arrays without dimensions, are for named tensors.

@@ -15,7 +15,7 @@ from tests.fakes import FakeModel, columns, make_fakes, tensor
 
 def labels(batch: Batch) -> Output:
     """Answer the labels of the rows."""
-    return tensor(np.array([str(label) for label in batch.layout.index or range(batch.count)]))
+    return tensor(np.array([str(label) for label in batch.layout.labels or range(batch.count)]))
 
 
 def split(*values: float, **further: Any) -> dict[str, Any]:
@@ -31,9 +31,9 @@ async def test_row_labels_keep_a_request_alone(connect: Connect) -> None:
     for number, answer in enumerate(answers):
         if number % 2:
             assert answer.json() == {"predictions": ["a", str(number)]}
-    counts = [batch.count for _, batch in fakes.runner.batches if batch.layout.index is None]
+    counts = [batch.count for _, batch in fakes.runner.batches if batch.layout.labels is None]
     assert max(counts) > 2, "labels that only count keep no request alone"
-    assert all(batch.count == 2 for _, batch in fakes.runner.batches if batch.layout.index is not None)
+    assert all(batch.count == 2 for _, batch in fakes.runner.batches if batch.layout.labels is not None)
 
 
 async def test_a_large_request_with_row_labels_is_not_cut(connect: Connect) -> None:

@@ -35,7 +35,11 @@ def test_columns_match_by_position(form: Any, value: Any, names: tuple[Any, ...]
 @pytest.mark.parametrize(
     ("form", "value", "words"),
     [
-        ("records", [{"a": 1.5}], "the input has 1 columns: 'a'; the model takes 2 without names, in this order: double"),
+        (
+            "records",
+            [{"a": 1.5}],
+            "the input has 1 columns: 'a'; the model takes 2 without names, in this order: double",
+        ),
         ("records", [], "the input has 0 columns"),
         ("columns", {"a": [1], "b": [2], "c": [3]}, "3 columns"),
         ("records", [{"a": 1.5, "b": 2}, {"a": 1.5}], "row 1 lacks 'b'"),

@@ -83,7 +83,9 @@ class TestUntyped:
         assert self.SIGNATURE.rows("inputs", {"x": [1, 2]}).layout.kind == "tensors"
         assert self.SIGNATURE.rows("instances", [{"x": 1}]).layout.kind == "tensors"
 
-    @pytest.mark.parametrize("inputs", [{"a": [1, 2], "b": [1]}, {"a": 1, "b": "x"}, {"a": [1], "b": 2}, {"a": []}, {}, 5])
+    @pytest.mark.parametrize(
+        "inputs", [{"a": [1, 2], "b": [1]}, {"a": 1, "b": "x"}, {"a": [1], "b": 2}, {"a": []}, {}, 5]
+    )
     def test_arrays_without_common_rows_stay_alone(self, inputs: Any) -> None:
         assert self.SIGNATURE.rows("inputs", inputs).layout.alone
 
