@@ -1,4 +1,4 @@
-"""Requests with row labels, without rows, to models without names, signatures or schemas, to MLflow and to the gateway."""
+"""Further requests: with row labels, without rows, and to models without names, signatures or schemas."""
 
 from __future__ import annotations
 

@@ -174,7 +174,10 @@ def test_a_table_without_rows_keeps_its_dtypes(kind: str, required: bool) -> Non
     dtypes = {"double": "float64", "long": "int64", "boolean": "bool", "datetime": "datetime64[ns]"}
     assert stack([rows]).arrays[0].dtype == np.dtype(dtypes.get(kind, "object"))
     assert (rows.count, rows.layout.alone, rows.nbytes) == (0, True, 0)
-    assert signature.rows("instances", []).layout == rows.layout
+    if kind == "any":  # whether [] is no row, or one row that holds [], is open
+        refused(lambda: signature.rows("instances", []))
+    else:
+        assert signature.rows("instances", []).layout == rows.layout
 
 
 @pytest.mark.parametrize("form", ["records", "instances", "inputs"])
