@@ -9,12 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app.errors import InvalidInput
+from app.errors import InvalidInput, TooLarge
 from app.serving.rows import Array, Layout, Rows, as_array
 from app.serving.signatures.casting import exact
 from app.serving.signatures.columns import ColumnType, dtype_name
 from app.serving.signatures.scalars import element_type
 from app.serving.signatures.validation_errors import Misfit, no_dimensions, refusal, short, wrong_shape
+
+
+MAX_CHARACTERS = 2**26
+"""Limit on the characters of a text array, whose elements all take the space of the longest: 256 MiB."""
+
+MAX_BATCHED_TEXT = 2**16
+"""Bytes of a text element, four per character, above which a request is predicted alone: all others beside it would
+become as wide."""
 
 
 class TensorSpec:
@@ -83,15 +91,25 @@ def untyped_tensor(name: str, values: Any) -> Array:
     Raises:
         InvalidInput: the lists are ragged.
     """
-    try:
+    if not isinstance(values, list):
         return np.array(values)
-    except ValueError:
-        pass
     try:
-        flatten(values)
+        shape, flat = flatten(values)
     except Misfit as misfit:
         raise refusal(name, misfit) from None
-    raise InvalidInput(f"{short(values)} is not an array", {"expected": "lists of one length at each level"})
+    _check_text(name, flat)
+    return np.array(flat).reshape(shape)
+
+
+def _check_text(name: str, flat: Sequence[Any]) -> None:
+    """Raise `TooLarge` if an array of these values is far larger than they are, because one text is far longer."""
+    longest = max([len(value) for value in flat if isinstance(value, str | bytes)], default=0)
+    if longest * len(flat) > MAX_CHARACTERS:
+        raise TooLarge(
+            f"{'tensor ' + short(name) if name else 'the input'} has {len(flat)} values, each of which takes the "
+            f"{longest} characters of the longest; at most {MAX_CHARACTERS} together are allowed",
+            {"limit": MAX_CHARACTERS},
+        )
 
 
 def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[Any, Array], params: str) -> Rows:
@@ -106,9 +124,13 @@ def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[A
         dtypes=tuple([dtype_name(array.dtype) for array in arrays.values()]),
         shapes=tuple([array.shape[1:] for array in arrays.values()]),
         params=params,
-        alone=len({*lengths}) != 1 or lengths[0] < 1,
+        alone=len({*lengths}) != 1 or lengths[0] < 1 or any(map(_is_wide, arrays.values())),
     )
     return Rows(layout, tuple(arrays.values()), abs(max(lengths, default=0)))
+
+
+def _is_wide(array: Array) -> bool:
+    return array.dtype.kind in "US" and array.dtype.itemsize > MAX_BATCHED_TEXT
 
 
 def flatten(values: Any, declared: Sequence[int] = (), deepest: int | None = None) -> tuple[tuple[int, ...], list[Any]]:
@@ -150,6 +172,8 @@ def build(elements: ColumnType, flat: list[Any], shape: Sequence[int], dtype: np
     except Misfit as misfit:
         misfit.locate(misfit.row, shape)
         raise
+    if dtype.kind in "US":
+        _check_text("", values)
     if dtype.kind == "M":  # converted values are nanoseconds, whatever the tensor's unit
         return as_array(values, np.dtype(elements.dtype)).astype(dtype).reshape(shape)
     return as_array(values, dtype).reshape(shape)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import ModelUnavailable
+from app.errors import ModelUnavailable, TooLarge
 from app.serving.rows import Layout, stack
 from app.serving.signatures.signature import Signature
 from tests.serving.signatures.specs import lists, refused, tensor
@@ -165,3 +165,12 @@ def test_named_tensors_may_differ_in_length() -> None:
 def test_unsupported_tensors_make_the_model_unavailable(spec: dict[str, Any]) -> None:
     with pytest.raises(ModelUnavailable):
         Signature.compile([spec])
+
+
+@pytest.mark.parametrize("specs", [[tensor("str", -1)], [tensor("bytes", -1)], None])
+def test_one_long_text_does_not_widen_many(specs: list[dict[str, Any]] | None) -> None:
+    signature = Signature.compile(specs)
+    with pytest.raises(TooLarge, match="each of which takes the .* characters of the longest"):
+        signature.rows("inputs", ["x" * 100_000] + ["abcd"] * 1000)
+    assert signature.rows("inputs", ["x" * 100_000]).layout.alone, "nor those of other callers in a batch"
+    assert not signature.rows("inputs", ["x" * 1000]).layout.alone
