@@ -27,6 +27,13 @@ class WrongRowCount(ValueError):
     """A model answered a batch with another number of items than it has rows, so they belong to no request."""
 
 
+class RowLabels(NamedTuple):
+    """Labels of a DataFrame's rows: tuples if the index has several levels. `names` has the name of each level."""
+
+    values: tuple[Any, ...]
+    names: tuple[str | None, ...] = (None,)
+
+
 class Layout(NamedTuple):
     """The properties that inputs must share to be predicted in one call.
 
@@ -49,7 +56,7 @@ class Layout(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     params: str = ""
     alone: bool = False
-    labels: tuple[Any, ...] | None = None
+    labels: RowLabels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ class Rows:
         row_bytes = None if self.layout.alone else _row_bytes(self.layout.dtypes, self.layout.shapes)
         if row_bytes is not None:
             return row_bytes * self.count
-        total = _objects_bytes(self.layout.labels or ())
+        total = _objects_bytes(self.layout.labels.values) if self.layout.labels is not None else 0
         for values, dtype in zip(self.columns, self.layout.dtypes, strict=True):
             if isinstance(values, np.ndarray):
                 total += _objects_bytes(values.flat) if values.dtype.hasobject else values.nbytes
@@ -80,11 +87,11 @@ class Rows:
         """Return the rows from `start` up to, not including, `stop`. Arrays are not copied."""
         return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
 
-    def labeled(self, labels: Sequence[Any]) -> Rows:
+    def labeled(self, labels: RowLabels) -> Rows:
         """Return the rows with these labels, which only a DataFrame has; arrays stay as they are."""
         if self.layout.kind != "columns":
             return self
-        return Rows(self.layout._replace(alone=True, labels=tuple(labels)), self.columns, self.count)
+        return Rows(self.layout._replace(alone=True, labels=labels), self.columns, self.count)
 
 
 def _objects_bytes(values: Iterable[Any]) -> int:

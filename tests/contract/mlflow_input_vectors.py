@@ -9,6 +9,14 @@ import pandas as pd
 from tests.contract.mlflow_models import BAD, INVALID, csv, parquet, sent
 from tests.contract.mlflow_vectors import HELPFUL, NAMED, ROW, rows
 
+LABELS: list[Any] = [
+    pd.RangeIndex(5, 9, 2),
+    pd.Index([5, 6], name="id"),
+    pd.Index(["x", "y"]),
+    pd.Index([1.5, 2.0]),
+    pd.to_datetime(["2024-01-01", "2024-01-02"]).as_unit("ns"),
+    pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["l", None]),
+]
 INDEXES = [
     *(
         sent(f"index {labels}", model, rows([*ROW], [*ROW.values()], [*ROW.values()], index=labels))
@@ -17,6 +25,11 @@ INDEXES = [
             [5, 7], [1, 0], [1, 1], ["x", "y"], [1.5, 2], [True, False], [None, 1], [None, None], ["a", None], [1, "a"],
             [2**63, 1], ["2024-01-01", "2024-01-02"], [0, 1], [0.0, 1.0], [False, True],
         )
+    ),
+    *(
+        parquet(f"index {number}", model, pd.DataFrame([ROW, ROW], index=index))
+        for model in ("whole", "whole untyped")
+        for number, index in enumerate(LABELS)
     ),
     sent("index of a tensor", "tensor", rows(["x", "y"], [1, 2], [3, 4], index=[5, 7])),
     sent("index of unnamed columns", "unnamed", rows(["x", "y"], [1.5, 2], index=["q"])),

@@ -67,7 +67,7 @@ def described(data: Any, params: dict[str, Any] | None) -> list[str]:
     """Answer one text about the whole input, for inputs that have no rows in common."""
     if isinstance(data, pd.DataFrame):
         columns = [(repr(name), str(data[name].dtype), data[name].tolist()) for name in data.columns]
-        return [f"DataFrame {data.index.tolist()} {data.index.dtype} {columns}"]
+        return [f"DataFrame {data.index.tolist()} {data.index.dtype} {[*data.index.names]} {columns}"]
     if isinstance(data, dict):
         return [f"{name!r}: {described(value, None)}" for name, value in data.items()]
     return [f"{type(data).__name__} {getattr(data, 'dtype', '')} {np.shape(data)} {data!r}"]

@@ -35,7 +35,8 @@ def model_input(batch: Batch) -> ModelInput:
     if batch.layout.kind == "columns":
         frame = _frame(batch)
         if batch.layout.labels is not None:
-            frame.index = pd.Index(list(batch.layout.labels))
+            frame.index = pd.Index(list(batch.layout.labels.values))
+            frame.index.names = list(batch.layout.labels.names)
         return frame
     if batch.layout.kind == "list":
         values: list[Any] = copy.deepcopy(batch.arrays[0].tolist())

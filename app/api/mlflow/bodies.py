@@ -14,7 +14,7 @@ from app import errors
 from app.api.bodies import Body
 from app.api.http.errors import ErrorBody
 from app.errors import InvalidInput, MalformedBody, ServingError
-from app.serving.rows import Values
+from app.serving.rows import RowLabels, Values
 from app.serving.signatures.validation_errors import short
 
 
@@ -46,7 +46,7 @@ class SplitFrame(Body):
             )
         return self.columns
 
-    def row_labels(self) -> list[Any] | None:
+    def row_labels(self) -> RowLabels | None:
         """Return the labels of the rows, None for 0, 1, and so on. Raises `MalformedBody`."""
         if not self.index or ({*map(type, self.index)} == {int} and self.index == list(range(len(self.index)))):
             return None
@@ -55,7 +55,7 @@ class SplitFrame(Body):
                 raise MalformedBody(
                     f"'dataframe_split.index' has {short(label)}, expected text, a number, a boolean or null"
                 )
-        return self.index
+        return RowLabels(tuple(self.index))
 
     def values(self, width: int) -> Sequence[Values]:
         """Return the values of each of `width` columns, without Python work per row.

@@ -10,7 +10,7 @@ from app.api.http.exchange import Exchange, Reply, versioned_reply
 from app.api.http.routing import JSON, Route
 from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
 from app.api.mlflow.csv import csv_columns
-from app.api.mlflow.parquet import parquet_columns
+from app.api.mlflow.parquet import parquet_table
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
 from app.serving.json_output import predictions
@@ -100,8 +100,9 @@ class MlflowDialect:
 
         async def read(signature: Signature) -> Payload:
             limits = TableLimits(self._service.limits.columns, self._table_bytes)
-            columns = await asyncio.to_thread(csv_columns if kind == CSV else parquet_columns, body, signature, limits)
-            return Payload("columns", columns)
+            if kind == CSV:
+                return Payload("columns", await asyncio.to_thread(csv_columns, body, signature, limits))
+            return Payload("columns", *await asyncio.to_thread(parquet_table, body, signature, limits))
 
         return read
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from app.serving.prediction.enrichment import Enriched, FeatureRequest
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.rows import Output, Rows
+from app.serving.rows import Output, RowLabels, Rows
 from app.serving.signatures.signature import Form, Signature
 
 
@@ -17,7 +17,7 @@ class Payload(NamedTuple):
 
     form: Form
     value: Any
-    labels: Sequence[Any] | None = None
+    labels: RowLabels | None = None
 
 
 PayloadReader = Callable[[Signature], Awaitable[Payload]]

@@ -10,12 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from app.errors import InvalidInput, TooLarge
-from app.serving.rows import Array, Layout, Rows, as_array
+from app.serving.rows import Array, Layout, Rows, Values, as_array
 from app.serving.signatures.casting import exact
 from app.serving.signatures.columns import ColumnType, dtype_name
 from app.serving.signatures.scalars import element_type
 from app.serving.signatures.validation_errors import Misfit, no_dimensions, refusal, short, wrong_shape
-
 
 MAX_CHARACTERS = 2**26
 """Limit on the characters of a text array, whose elements all take the space of the longest: 256 MiB."""
@@ -101,7 +100,7 @@ def untyped_tensor(name: str, values: Any) -> Array:
     return np.array(flat).reshape(shape)
 
 
-def _check_text(name: str, flat: Sequence[Any]) -> None:
+def _check_text(name: str, flat: Values) -> None:
     """Raise `TooLarge` if an array of these values is far larger than they are, because one text is far longer."""
     longest = max([len(value) for value in flat if isinstance(value, str | bytes)], default=0)
     if longest * len(flat) > MAX_CHARACTERS:

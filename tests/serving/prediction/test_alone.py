@@ -15,7 +15,8 @@ from tests.fakes import FakeModel, columns, make_fakes, tensor
 
 def labels(batch: Batch) -> Output:
     """Answer the labels of the rows."""
-    return tensor(np.array([str(label) for label in batch.layout.labels or range(batch.count)]))
+    given = batch.layout.labels
+    return tensor(np.array([str(label) for label in (range(batch.count) if given is None else given.values)]))
 
 
 def split(*values: float, **further: Any) -> dict[str, Any]:
