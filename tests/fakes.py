@@ -67,6 +67,7 @@ class FakeModel:
     error: ServingError | None = None
     nbytes: int = 1_000_000
     row_wise: bool = True
+    hinted: bool = False
 
 
 def columns(*names: str, type: str = "double") -> list[dict[str, Any]]:
@@ -116,6 +117,7 @@ class FakeRunner:
             nbytes=model.nbytes,
             load_ms=1.0,
             batching=BatchingContract(model.row_wise, "proven" if model.row_wise else "disproved"),
+            hinted=model.hinted,
         )
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:

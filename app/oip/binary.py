@@ -22,6 +22,8 @@ Buffer: TypeAlias = bytes | memoryview
 MAX_DIMENSIONS = 32
 """Limit on the dimensions of a tensor; numpy allows 64."""
 
+_MAX_WITHOUT_VALUES = 2**20
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -48,7 +50,7 @@ def decode(name: str, datatype: str, shape: Sequence[int], data: Buffer) -> Arra
         )
     if datatype == "BOOL":
         numbers = np.frombuffer(data, dtype=np.uint8)
-        if numbers.max() > 1:
+        if numbers.max(initial=0) > 1:
             raise MalformedBody(f"tensor '{name[:80]}' is BOOL, but has a byte other than 0 and 1")
         return numbers.view(np.bool_).reshape(shape)
     array = np.frombuffer(data, dtype=stored).reshape(shape)
@@ -59,15 +61,14 @@ def values_of(name: str, shape: Sequence[int]) -> int:
     """Count the values in a tensor of this shape.
 
     Raises:
-        MalformedBody: the shape has no dimension, or a dimension of length 0: the others could then claim any memory.
+        MalformedBody: the shape has no dimension, or beside one of length 0 others that are very long: without values,
+            they could claim any memory.
     """
     if not shape:
         raise MalformedBody(f"tensor '{name[:80]}' has no dimensions; its first dimension must be the rows")
     count = prod(shape)
-    if not count:
-        raise MalformedBody(
-            f"tensor '{name[:80]}' has no values: its shape is {list(shape)}; use at least 1 in each dimension"
-        )
+    if not count and prod(length or 1 for length in shape) > _MAX_WITHOUT_VALUES:
+        raise MalformedBody(f"tensor '{name[:80]}' has no values, but the shape {list(shape)}; use shorter dimensions")
     return count
 
 

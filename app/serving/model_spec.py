@@ -23,6 +23,7 @@ class ModelSpec:
         batching: whether the version is known to predict row by row.
         isolation: why the version runs in a worker process, as a clause; None where it does not.
         metadata: the metadata that was logged with the model.
+        hinted: whether `inputs` comes from a type hint, which validates the input where the model is.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelSpec:
     batching: BatchingContract = UNPROVEN
     isolation: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    hinted: bool = False
 
     @property
     def key(self) -> ModelVersion:

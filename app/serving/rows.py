@@ -27,23 +27,36 @@ class WrongRowCount(ValueError):
     """A model answered a batch with another number of items than it has rows, so they belong to no request."""
 
 
+class RowLabels(NamedTuple):
+    """Labels of a DataFrame's rows: tuples if the index has several levels. `names` has the name of each level."""
+
+    values: tuple[Any, ...]
+    names: tuple[str | None, ...] = (None,)
+
+
 class Layout(NamedTuple):
     """The properties that inputs must share to be predicted in one call.
 
     Attributes:
-        kind: what the model gets: a DataFrame (``columns``), one array (``tensor``) or a dict of arrays (``tensors``).
+        kind: what the model gets: a DataFrame (``columns``), one array (``tensor``), a dict of arrays (``tensors``) or
+            a list of Python values (``list``).
         names: labels of the columns, whole numbers if the model was trained on a DataFrame without column names; empty
-            for a tensor.
+            for a tensor or a list.
         dtypes: one numpy dtype string per name; a single one for a tensor.
         shapes: shape of one row of each, ``()`` for a column.
         params: canonical JSON of the parameters, empty for none.
+        alone: the input can be neither stacked nor cut: it has row labels, no rows, arrays of different lengths, or
+            arrays without dimensions.
+        labels: labels of a DataFrame's rows, None for 0, 1, and so on.
     """
 
-    kind: Literal["columns", "tensor", "tensors"]
+    kind: Literal["columns", "tensor", "tensors", "list"]
     names: tuple[str | int, ...]
     dtypes: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     params: str = ""
+    alone: bool = False
+    labels: RowLabels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +70,13 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Size of the values in bytes: exact for arrays, estimated for lists and objects (64 bytes per object)."""
-        row_bytes = _row_bytes(self.layout.dtypes, self.layout.shapes)
+        row_bytes = None if self.layout.alone else _row_bytes(self.layout.dtypes, self.layout.shapes)
         if row_bytes is not None:
             return row_bytes * self.count
-        total = 0
+        total = _objects_bytes(self.layout.labels.values) if self.layout.labels is not None else 0
         for values, dtype in zip(self.columns, self.layout.dtypes, strict=True):
-            if isinstance(values, np.ndarray) and not values.dtype.hasobject:
-                total += values.nbytes
+            if isinstance(values, np.ndarray):
+                total += _objects_bytes(values.flat) if values.dtype.hasobject else values.nbytes
             elif dtype == "object":
                 total += _objects_bytes(values)
             else:
@@ -73,6 +86,12 @@ class Rows:
     def cut(self, start: int, stop: int) -> Rows:
         """Return the rows from `start` up to, not including, `stop`. Arrays are not copied."""
         return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
+
+    def labeled(self, labels: RowLabels) -> Rows:
+        """Return the rows with these labels, which only a DataFrame has; arrays stay as they are."""
+        if self.layout.kind != "columns":
+            return self
+        return Rows(self.layout._replace(alone=True, labels=labels), self.columns, self.count)
 
 
 def _objects_bytes(values: Iterable[Any]) -> int:
@@ -125,7 +144,10 @@ def _from_block(layout: Layout, block: Array, count: int) -> Batch:
 
 
 def stack(parts: Sequence[Rows]) -> Batch:
-    """Stack inputs of one layout, in order. Each array is built once, for any number of parts."""
+    """Stack inputs of one layout, in order; one that is ``alone`` has no others beside it.
+
+    Each array is built once, for any number of parts.
+    """
     layout = parts[0].layout
     arrays = []
     for index, (dtype, shape) in enumerate(zip(layout.dtypes, layout.shapes, strict=True)):

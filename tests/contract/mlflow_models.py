@@ -7,10 +7,12 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
@@ -32,6 +34,43 @@ def seen(data: Any, params: dict[str, Any] | None) -> list[str]:
             kind = column.dtype.kind
             rows[index] += f"|{name!r} {'text' if kind == 'U' else column.dtype} {type(value).__name__} {value!r}"
     return rows
+
+
+class Message(pydantic.BaseModel):
+    """An item of a model with a type hint."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+
+    role: str = "user"
+    size: int
+
+
+def hinted(hint: Any) -> Callable[[], Any]:
+    """A model whose only signature is the type hint of its input."""
+
+    def log() -> Any:
+        def predict(self, model_input, params=None):  # type: ignore[no-untyped-def]
+            if isinstance(model_input, pd.DataFrame):
+                return seen(model_input, params)
+            return [repr(one) for one in model_input]
+
+        predict.__annotations__ = {"model_input": hint}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow hints at better type hints
+            model = type("Hinted", (mlflow.pyfunc.PythonModel,), {"predict": predict})
+        return mlflow.pyfunc.log_model(name="hinted", python_model=model(), pip_requirements=[])
+
+    return log
+
+
+def described(data: Any, params: dict[str, Any] | None) -> list[str]:
+    """Answer one text about the whole input, for inputs that have no rows in common."""
+    if isinstance(data, pd.DataFrame):
+        columns = [(repr(name), str(data[name].dtype), data[name].tolist()) for name in data.columns]
+        return [f"DataFrame {data.index.tolist()} {data.index.dtype} {[*data.index.names]} {columns}"]
+    if isinstance(data, dict):
+        return [f"{name!r}: {described(value, None)}" for name, value in data.items()]
+    return [f"{type(data).__name__} {getattr(data, 'dtype', '')} {np.shape(data)} {data!r}"]
 
 
 def totals(data: Any, params: dict[str, Any] | None) -> pd.DataFrame:
@@ -82,6 +121,19 @@ MODELS = {
     "params": python(seen, [ColSpec("double", "a")], [ParamSpec("top", "long", 3), ParamSpec("tag", "string", "x")]),
     "unnamed": python(seen, [ColSpec("double"), ColSpec("long")]),
     "untyped": python(seen, None),
+    "whole": python(described, MIXED),
+    "whole untyped": python(described, None),
+    "whole number": python(described, [ColSpec("double", "a")]),
+    "whole optional": python(described, [ColSpec("double", "a", required=False)]),
+    "whole tensors": python(
+        described, [TensorSpec(np.dtype("float64"), (-1,), "x"), TensorSpec(np.dtype("int64"), (-1,), "y")]
+    ),
+    "texts": hinted(list[str]),
+    "messages": hinted(list[Message]),
+    "maps": hinted(list[dict[str, float]]),
+    "moments": hinted(list[datetime]),
+    "blobs": hinted(list[bytes]),
+    "anything": hinted(list[Any]),
 }
 
 

@@ -18,8 +18,10 @@ with warnings.catch_warnings():
 from sqlalchemy.exc import SADeprecationWarning
 
 from app.adapters.mlflow.loaded_model import LoadedModel
+from app.adapters.mlflow.type_hints import input_hint
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
+from tests.contract.mlflow_input_vectors import INPUT_VECTORS
 from tests.contract.mlflow_models import JSON, MODELS, Vector
 from tests.contract.mlflow_vectors import VECTORS
 from tests.fakes import FakeModel, make_fakes
@@ -48,8 +50,9 @@ def ours(model: Any) -> Any:
     parts = model.metadata.signature.to_dict() if model.metadata.signature else {}
     parsed = {part: json.loads(text) for part, text in parts.items() if text}
     inputs, outputs, params = parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")
-    spec = ModelSpec("model", "1", "python_function", inputs, outputs, params, None, 0, 0.0)
-    fakes = make_fakes({"model": FakeModel(LoadedModel(spec, model).predict, inputs, outputs, params)})
+    hinted = input_hint(model) is not None
+    spec = ModelSpec("model", "1", "python_function", inputs, outputs, params, hinted=hinted)
+    fakes = make_fakes({"model": FakeModel(LoadedModel(spec, model).predict, inputs, outputs, params, hinted=hinted)})
     fakes.default_model = parse_ref("model")
     return fakes.app
 
@@ -69,7 +72,7 @@ async def answered(app: Any, vector: Vector) -> Any:
     return answer.status_code, body["error_code"]
 
 
-@pytest.mark.parametrize("vector", VECTORS, ids=str)
+@pytest.mark.parametrize("vector", [*VECTORS, *INPUT_VECTORS], ids=str)
 async def test_responses_equal_mlflows(vector: Vector, models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = models[vector.model]
     monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "true")  # as the server itself does, which leaves it so

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import mlflow
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.layout import size_of
-from app.adapters.mlflow import row_wise
+from app.adapters.mlflow import row_wise, type_hints
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
@@ -42,11 +43,13 @@ class LoadedModel:
         self.spec = spec
         self.problem = problem
         self._model = model
+        self._hint = type_hints.input_hint(model)
 
     def predict(self, batch: Batch) -> Output:
         """Predict one batch; blocks.
 
         Raises:
+            InvalidInput: the values do not fit the model's type hint.
             ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
                 under which the log has the cause.
         """
@@ -56,6 +59,9 @@ class LoadedModel:
         except ServingError:
             raise
         except Exception as error:
+            refused = type_hints.refusal(model_input(batch), self._hint) if self._hint is not None else None
+            if refused is not None:
+                raise refused from None
             failure = uuid.uuid4().hex[:12]
             log.exception("prediction failed: model=%s rows=%d failure=%s", self.spec.key, batch.count, failure)
             raise ModelFailed(
@@ -75,6 +81,8 @@ def read_model(version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alo
         ChangesProcess: the load or the prediction changes what other models share; the change is undone.
         ModelUnavailable: the version cannot be loaded; the message says why in one line.
     """
+    # As MLflow's server does: text in JSON may then stand for the times and bytes of a type hint.
+    _MLFLOW_IS_IN_SERVING_ENVIRONMENT.set(True)
     with nullcontext() if alone else unchanged():
         return _read(version, folder, growth)
 
@@ -102,6 +110,7 @@ def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedMo
         params=signature.get("params"),
         input_example=_serving_example(model, folder),
         metadata=_metadata(version, model),
+        hinted=type_hints.input_hint(model) is not None,
         nbytes=nbytes,
         batching=row_wise.examine(model, flavor, folder),
         load_ms=(time.perf_counter() - started) * 1000,

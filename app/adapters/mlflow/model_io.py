@@ -22,7 +22,7 @@ from app.serving.signatures.scalars import infer_array
 from app.serving.signatures.tensors import flatten
 from app.serving.signatures.validation_errors import Misfit
 
-ModelInput = pd.DataFrame | Array | dict[str, Array]
+ModelInput = pd.DataFrame | Array | dict[str, Array] | list[Any]
 
 _CELLS = {str, bool, int, float, bytes, type(None)}
 _DIMENSIONS = 32
@@ -31,12 +31,19 @@ _UNCHANGED = {Decimal, date, time, timedelta, UUID, bytearray}
 
 
 def model_input(batch: Batch) -> ModelInput:
-    """Return the input for ``pyfunc.predict``: a DataFrame, an array, or a dict of arrays.
+    """Return the input for ``pyfunc.predict``: a DataFrame, an array, a dict of arrays, or a list.
 
     The model may write into it: read-only arrays, as other processes send them, are copied.
     """
     if batch.layout.kind == "columns":
-        return _frame(batch)
+        frame = _frame(batch)
+        if batch.layout.labels is not None:
+            frame.index = pd.Index(list(batch.layout.labels.values))
+            frame.index.names = list(batch.layout.labels.names)
+        return frame
+    if batch.layout.kind == "list":
+        values: list[Any] = copy.deepcopy(batch.arrays[0].tolist())
+        return values
     arrays = [array if array.flags.writeable else array.copy() for array in batch.arrays]
     return arrays[0] if batch.layout.kind == "tensor" else dict(zip(map(str, batch.layout.names), arrays, strict=True))
 
@@ -71,6 +78,8 @@ def _frame(batch: Batch) -> pd.DataFrame:
     if batch.block is not None and batch.block.flags.writeable:
         return pd.DataFrame(batch.block.T, columns=_labels(batch.layout.names), copy=False)
     arrays = [_with_own_cells(array) for array in batch.arrays]
+    if not arrays:
+        return pd.DataFrame(index=pd.RangeIndex(batch.count))
     if len(set(batch.layout.dtypes)) == 1:
         return pd.DataFrame(np.stack(arrays).T, columns=_labels(batch.layout.names), copy=False)
     frame = pd.DataFrame(dict(enumerate(arrays)))

@@ -14,7 +14,7 @@ from app import errors
 from app.api.bodies import Body
 from app.api.http.errors import ErrorBody
 from app.errors import InvalidInput, MalformedBody, ServingError
-from app.serving.rows import Values
+from app.serving.rows import RowLabels, Values
 from app.serving.signatures.validation_errors import short
 
 
@@ -28,7 +28,8 @@ class SplitFrame(Body):
     """Names, in the order of the values; 0, 1, and so on by default."""
 
     index: list[Any] | None = None
-    """Labels of the rows, which the model does not get."""
+    """Labels of the rows: text, numbers, booleans or null. With labels other than 0, 1, and so on, the request is
+    predicted alone."""
 
     def labels(self) -> list[str | int]:
         """Return the column names. Raises `InvalidRequest`."""
@@ -45,11 +46,22 @@ class SplitFrame(Body):
             )
         return self.columns
 
+    def row_labels(self) -> RowLabels | None:
+        """Return the labels of the rows, None for 0, 1, and so on. Raises `MalformedBody`."""
+        if not self.index or ({*map(type, self.index)} == {int} and self.index == list(range(len(self.index)))):
+            return None
+        for label in self.index:
+            if isinstance(label, list | dict):
+                raise MalformedBody(
+                    f"'dataframe_split.index' has {short(label)}, expected text, a number, a boolean or null"
+                )
+        return RowLabels(tuple(self.index))
+
     def values(self, width: int) -> Sequence[Values]:
         """Return the values of each of `width` columns, without Python work per row.
 
         Raises:
-            MalformedBody: a row is not a list of `width` values, or the index has another length.
+            MalformedBody: a row is not a list of `width` values, there are no columns, or the index has another length.
         """
         if self.index is not None and len(self.index) != len(self.data):
             raise MalformedBody(
@@ -58,6 +70,8 @@ class SplitFrame(Body):
         if not self.data:
             return [[]] * width
         if {*map(type, self.data)} == {list} and {*map(len, self.data)} == {width}:
+            if not width:
+                raise MalformedBody("'dataframe_split' has rows but no columns")
             if {*map(type, chain.from_iterable(self.data))} == {float}:
                 return list(np.array(self.data, dtype=np.float64).T)
             return list(map(list, zip(*self.data, strict=True)))
@@ -82,7 +96,7 @@ class InvocationsRequest(Body):
     )
     """A DataFrame as a list of objects."""
 
-    instances: list[Any] | None = None
+    instances: Any = None
     """Rows in TensorFlow Serving's format: objects of columns, or nested lists for a tensor."""
 
     inputs: Any = None

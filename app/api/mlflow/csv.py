@@ -13,6 +13,7 @@ from app.api.mlflow.tables import TableLimits, brief, check_names, check_width, 
 from app.errors import MalformedBody, TooLarge
 from app.serving.rows import Values
 from app.serving.signatures.columns import Column
+from app.serving.signatures.nested import NESTED_NAMES
 from app.serving.signatures.signature import Signature
 
 NULLS = (
@@ -45,7 +46,7 @@ def csv_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[
     names, header_rows = _header(body)
     check_width(len(names), limits)
     table = _csv_table(body, len(names), header_rows)
-    typed = {column.name: column for column in signature.columns}
+    typed = _types(names, signature)
     found: dict[str, Values] = {}
     for index, name in enumerate(names):
         column = signature.tensor or typed.get(name)
@@ -54,6 +55,15 @@ def csv_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[
         text = table.column(index).combine_chunks()
         found[name] = _inferred(text) if column is None and not typed else _typed(text, column)
     return found
+
+
+def _types(names: list[str], signature: Signature) -> dict[str, Column]:
+    """Return the columns of the signature by the names in the file: by position where the signature has no names."""
+    if signature.hinted and signature.columns[0].type.partition("(")[0] in {*NESTED_NAMES, "any"}:
+        return {}
+    if signature.hinted or signature.is_positional:
+        return dict(zip(names, signature.columns, strict=False))
+    return {column.name: column for column in signature.columns}
 
 
 def _header(body: bytes) -> tuple[list[str], int]:
@@ -116,7 +126,7 @@ def _typed(text: Any, column: Column | None) -> Values:
 def _inferred(text: Any) -> Values:
     """Convert text to the type that pandas infers."""
     if text.null_count == len(text):
-        return np.full(len(text), np.nan)
+        return np.full(len(text), np.nan) if len(text) else []
     numbers = _numbers(text)
     if numbers is not None:
         return numbers

@@ -11,7 +11,7 @@ from app.api.http.routing import JSON, Route
 from app.api.mlflow.answers import mlflow_predictions
 from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
 from app.api.mlflow.csv import csv_columns
-from app.api.mlflow.parquet import parquet_columns
+from app.api.mlflow.parquet import parquet_table
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
 from app.serving.ports import ModelManager
@@ -100,8 +100,9 @@ class MlflowDialect:
 
         async def read(signature: Signature) -> Payload:
             limits = TableLimits(self._service.limits.columns, self._table_bytes)
-            columns = await asyncio.to_thread(csv_columns if kind == CSV else parquet_columns, body, signature, limits)
-            return Payload("columns", columns)
+            if kind == CSV:
+                return Payload("columns", await asyncio.to_thread(csv_columns, body, signature, limits))
+            return Payload("columns", *await asyncio.to_thread(parquet_table, body, signature, limits))
 
         return read
 
@@ -138,17 +139,20 @@ def _payload(body: InvocationsRequest) -> Payload | PayloadReader:
         return _split(body.dataframe_split)
     if body.dataframe_records is not None:
         return Payload("records", body.dataframe_records)
-    return Payload("inputs", body.inputs) if body.instances is None else Payload("instances", body.instances)
+    if isinstance(body.instances, list):
+        return Payload("instances", body.instances)
+    return Payload("inputs", body.inputs if body.instances is None else body.instances)
 
 
 def _split(frame: SplitFrame) -> PayloadReader:
-    labels = frame.labels()
-    values = frame.values(len(labels))
+    columns = frame.labels()
+    values = frame.values(len(columns))
+    row_labels = frame.row_labels()
 
     async def read(signature: Signature) -> Payload:
-        # A model without a signature gets the labels as they are, which may be numbers.
-        typed = signature.columns or signature.tensor
-        names = map(str, labels) if typed else labels
-        return Payload("columns", dict(zip(names, values, strict=True)))
+        # A model without names in its signature gets the labels as they are, which may be numbers.
+        typed = signature.tensor or (signature.columns and not (signature.is_positional or signature.hinted))
+        names = map(str, columns) if typed else columns
+        return Payload("columns", dict(zip(names, values, strict=True)), row_labels)
 
     return read

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.api.mlflow.tables import TableLimits, brief, check_names, check_width, values_of
 from app.errors import MalformedBody, TooLarge
-from app.serving.rows import Values
+from app.serving.rows import RowLabels, Values
 from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import short
 
@@ -18,8 +18,8 @@ _TEXT_ROWS, _NUMBER_ROWS = 64, 8192
 """Rows to decode between checks of the size: a long text may be stored once and repeated in every row."""
 
 
-def parquet_columns(body: bytes, signature: Signature, limits: TableLimits) -> dict[str, Values]:
-    """Read the columns of a Parquet file, except those of pandas' index.
+def parquet_table(body: bytes, signature: Signature, limits: TableLimits) -> tuple[dict[str, Values], RowLabels | None]:
+    """Read the columns of a Parquet file, and the labels of pandas' index; None for 0, 1, and so on.
 
     The signature says which columns may have missing times; the limits apply to the decoded file.
 
@@ -39,8 +39,9 @@ def parquet_columns(body: bytes, signature: Signature, limits: TableLimits) -> d
         names = [name for name in table.column_names if name not in index]
         check_names(names)
         required = signature.required_columns
-        return {name: _stored(table.column(name).combine_chunks(), name in required) for name in names}
-    except (pa.ArrowException, OSError, ValueError) as error:
+        columns = {name: _stored(table.column(name).combine_chunks(), name in required) for name in names}
+        return columns, _labels(table, index)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise MalformedBody(f"the body is not valid Parquet: {brief(error)}") from None
 
 
@@ -75,6 +76,26 @@ def _index_columns(pandas: Any) -> list[Any]:
     """Return the index columns in pandas' metadata; an index that only counts has none."""
     index = pandas.get("index_columns") if isinstance(pandas, dict) else None
     return index if isinstance(index, list) else []
+
+
+def _labels(table: Any, index: list[Any]) -> RowLabels | None:
+    """Read the labels as pandas does: what does not fit the table is left out."""
+    fields = (
+        {one.get("field_name"): one.get("name") for one in table.schema.pandas_metadata["columns"]} if index else {}
+    )
+    levels: list[tuple[str | None, list[Any]]] = []
+    for level in index:
+        if isinstance(level, dict) and level.get("kind") == "range":
+            count = range(level["start"], level["stop"], level["step"])
+            if len(count) == table.num_rows and count != range(table.num_rows):
+                levels.append((level.get("name"), list(count)))
+        elif level in table.column_names:
+            values = _stored(table.column(level).combine_chunks(), required=False)
+            levels.append((fields.get(level), list(values)))
+    if not levels or not table.num_rows:
+        return None
+    names, columns = zip(*levels, strict=True)
+    return RowLabels(tuple(columns[0] if len(columns) == 1 else zip(*columns, strict=True)), names)
 
 
 def _stored(column: Any, required: bool) -> Values:

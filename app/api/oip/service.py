@@ -169,6 +169,8 @@ def raw_input(data: Buffer) -> PayloadReader:
     """
 
     async def read(signature: Signature) -> Payload:
+        if not data:
+            raise MalformedBody("the body is empty; send the bytes of the model's only input, or JSON")
         inputs = input_metadata(signature)
         if len(inputs) != 1 or inputs[0].datatype == "BYTES":
             described = listed([f"{one.name} ({one.datatype})" for one in inputs]) or "unknown"

@@ -96,7 +96,7 @@ def _payload(body: ServeRequest) -> Payload:
         raise MalformedBody("'data' is missing; send one row as an object of columns, or a list of rows")
     if isinstance(body.data, dict):
         return Payload("records", [body.data])
-    return Payload("instances", body.data)
+    return Payload("records" if body.data and isinstance(body.data[0], dict) else "instances", body.data)
 
 
 def _features(body: ServeRequest) -> FeatureRequest:

@@ -71,7 +71,7 @@ class Enriched:
                 f"{self.query} does not hold the columns {names} that the model needs: give them as overrides",
                 {"columns": missing},
             )
-        wanted = [column.name for column in signature.columns] or stored
+        wanted = ([] if signature.hinted else [column.name for column in signature.columns]) or stored
         columns = {name: list(stored[name]) for name in wanted if name in stored}
         if columns.keys() - overrides.keys() and not all(self.rows.found):
             index = list(self.rows.found).index(False)

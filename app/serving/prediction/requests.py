@@ -8,15 +8,16 @@ from typing import Any, NamedTuple
 
 from app.serving.prediction.enrichment import Enriched, FeatureRequest
 from app.serving.references import ModelRef, ModelVersion
-from app.serving.rows import Output, Rows
+from app.serving.rows import Output, RowLabels, Rows
 from app.serving.signatures.signature import Form, Signature
 
 
 class Payload(NamedTuple):
-    """Rows in the form that the caller sent; `Signature.rows` describes the forms."""
+    """Rows in the form that the caller sent; `Signature.rows` describes the forms. `labels`: those of the rows."""
 
     form: Form
     value: Any
+    labels: RowLabels | None = None
 
 
 PayloadReader = Callable[[Signature], Awaitable[Payload]]

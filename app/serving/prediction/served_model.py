@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import cached_property, partial
 from typing import Any
 
-from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed
+from app.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed
 from app.serving.batching.batcher import AnsweredBatch, Batcher
 from app.serving.batching.chunking import pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
@@ -20,6 +20,7 @@ from app.serving.placement.load import Backlog
 from app.serving.ports import Directory
 from app.serving.rows import Output, Rows, WrongRowCount, join, stack
 from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import no_rows
 from app.settings import BatchSettings
 
 
@@ -44,7 +45,7 @@ class ServedModel:
         self.spec = spec
         self._contract = spec.batching
         self._is_contradicted = False
-        self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params)
+        self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params, hinted=spec.hinted)
         self._version = spec.key
         self._directory = directory
         self._batch = batch
@@ -71,21 +72,26 @@ class ServedModel:
 
         Raises:
             DeadlineExceeded: no answer before the deadline.
+            InvalidInput: the model's type hint refuses the values, or the model fails because there are no rows.
             ModelFailed, ModelUnavailable, ReplicaDied, Unavailable: from the pool.
         """
         batcher = self._shadow_batcher if shadow else self._batcher
-        row_wise = self._is_row_wise()
+        row_wise = not rows.layout.alone and self._is_row_wise()
         if row_wise and (rows.count > batcher.max_rows or nbytes > batcher.max_bytes):
             output = await self._predict_pieces(batcher, rows, nbytes, deadline)
             if output is not None:
                 return output
             row_wise = False
         group = rows.layout if row_wise else object()  # equal to no other request's: alone in its call
-        answer = batcher.submit(rows, group=group, rows=rows.count, nbytes=nbytes, deadline=deadline)
+        answer = batcher.submit(rows, group=group, rows=rows.count or 1, nbytes=nbytes, deadline=deadline)
         # A third of the cost of `until`.
         timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
         try:
             output = await answer
+        except ModelFailed:
+            if rows.count:
+                raise
+            raise no_rows() from None
         finally:
             timer.cancel()
         if row_wise and not output.has_rows(rows.count):
@@ -105,8 +111,11 @@ class ServedModel:
         if rows.count == 1 or batcher.max_rows == 1:
             return None
         cuts = pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
-        async with until(deadline):
-            answers = await submit_pieces(batcher, cuts, group=rows.layout, deadline=deadline)
+        try:
+            async with until(deadline):
+                answers = await submit_pieces(batcher, cuts, group=rows.layout, deadline=deadline)
+        except InvalidInput:
+            return None  # the row in the message is one of a piece
         if all(output.has_rows(count) for count, output in answers):
             try:
                 return join([output for _, output in answers])

@@ -136,6 +136,8 @@ class PredictionService:
         """Validate rows by the model's signature and by the limits. Raises `InvalidInput` or `TooLarge`."""
         params = request.params if model.signature.param_names or not request.lenient else None
         rows = model.signature.rows(payload.form, payload.value, params)
+        if payload.labels is not None:
+            rows = rows.labeled(payload.labels)
         self._check_rows(rows.count)
         if len(rows.columns) > self.limits.columns:
             raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self.limits.columns} are allowed")

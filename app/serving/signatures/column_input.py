@@ -22,7 +22,7 @@ from app.serving.signatures.validation_errors import (
     check_records,
     listed,
     no_dimensions,
-    no_rows,
+    no_names,
     refusal,
     short,
     wrong_names,
@@ -77,6 +77,8 @@ class ColumnInput:
         """Read rows as objects. An optional column that only some rows have is null in the others."""
         if self._rows_are_objects:
             return self._rows([records], len(records), params)
+        if not records and self._required:
+            raise no_names(self._names)
         try:
             complete = {*map(len, records)} == {self._width}
             columns = list(map(list, zip(*map(self._read, records), strict=True))) if complete else []
@@ -91,6 +93,9 @@ class ColumnInput:
 
     def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows:
         """Read values by column name: lists or arrays of one length, or one value each, which is one row."""
+        return self._named(columns, params)
+
+    def _named(self, columns: Mapping[str, Any], params: str) -> Rows:
         if not self._required <= columns.keys() <= self._allowed:
             raise wrong_names(columns, self._names, self._required)
         lists = as_lists(columns)
@@ -102,8 +107,12 @@ class ColumnInput:
         """Read rows as objects, as lists with one value per column in order, or as the values of a single column."""
         if any(isinstance(instance, dict) for instance in instances):
             return self.from_records(instances, params)
+        if not instances and (self._width > 1 or self._rows_are_lists):
+            if self._required or self._rows_are_lists:
+                raise no_names(self._names)
+            return self._rows([], 0, params, ())
         lists = [isinstance(instance, list) for instance in instances]
-        if self._rows_are_lists or (self._width == 1 and not all(lists)):
+        if self._rows_are_lists or (self._width == 1 and not (lists and all(lists))):
             return self._rows([instances], len(instances), params)
         for row, instance in enumerate(instances):
             if not lists[row] or len(instance) != self._width:
@@ -114,7 +123,7 @@ class ColumnInput:
                 )
         if {*map(type, chain.from_iterable(instances))} == {float}:
             matrix = np.array(instances, dtype=np.float64)
-            return self.from_columns(dict(zip(self._names, matrix.T, strict=True)), params)
+            return self._named(dict(zip(self._names, matrix.T, strict=True)), params)
         return self._rows(list(map(list, zip(*instances, strict=True))), len(instances), params)
 
     def from_inputs(self, inputs: Any, params: str) -> Rows:
@@ -138,7 +147,7 @@ class ColumnInput:
                 tensors = {column: only[:, index] for index, column in enumerate(self._names)}
         if not self._required <= tensors.keys() <= self._allowed:
             raise wrong_names(tensors, self._names, self._required)
-        return self.from_columns({name: self._tensor(name, array) for name, array in tensors.items()}, params)
+        return self._named({name: self._tensor(name, array) for name, array in tensors.items()}, params)
 
     def _tensor(self, name: str, array: Array) -> Array:
         kind, depth = self._by_name[name], self._depths[name]
@@ -153,11 +162,9 @@ class ColumnInput:
         # An array column takes a tensor with one more dimension or, like other nested types, one JSON text per row.
         return documents(name, array) if isinstance(kind, NESTED) and array.ndim == 1 else texts(name, array)
 
-    def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] = ()) -> Rows:
-        """Validate the columns with the indices `given`, in order; empty for all."""
-        if not count or not columns:
-            raise no_rows()
-        given = given or self._every
+    def _rows(self, columns: Sequence[Values], count: int, params: str, given: tuple[int, ...] | None = None) -> Rows:
+        """Validate the columns with the indices `given`, in order; None for all."""
+        given = self._every if given is None else given
         types = self._types if len(given) == self._width else [self._types[index] for index in given]
         converted: list[Values] = []
         try:
@@ -172,7 +179,8 @@ class ColumnInput:
                 for kind, values in zip(types, converted, strict=True)
                 if not kind.dtype and isinstance(values, np.ndarray)
             )
-        return Rows(self._layout(params, given, varying), tuple(converted), count)
+        layout = self._layout(params, given, varying)
+        return Rows(layout if count and given else layout._replace(alone=True), tuple(converted), count)
 
     def _make_layout(self, params: str, given: tuple[int, ...], varying: tuple[str, ...]) -> Layout:
         dtypes = iter(varying)

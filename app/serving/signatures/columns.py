@@ -60,13 +60,13 @@ class ColumnType:
         return converted
 
 
-def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
-    """Make lists or arrays of one length. If all columns are single values, they are one row.
+def as_lists(columns: Mapping[Any, Any], *, equal: bool = True) -> dict[Any, Values]:
+    """Make lists or arrays, of one length unless not `equal`. If all columns are single values, they are one row.
 
     Raises:
         InvalidInput: some columns are lists and others are not, or their lengths differ.
     """
-    lists: dict[str, Values] = {
+    lists: dict[Any, Values] = {
         name: list(values) if isinstance(values, tuple) else values
         for name, values in columns.items()
         if isinstance(values, list | tuple | np.ndarray)
@@ -79,7 +79,7 @@ def as_lists(columns: Mapping[str, Any]) -> dict[str, Values]:
                 f"column {short(name)} is {short(values)} where others are lists; send a list for every column",
                 {"column": name, "expected": "list"},
             )
-    if len({*map(len, lists.values())}) > 1:
+    if equal and len({*map(len, lists.values())}) > 1:
         raise unequal({name: len(values) for name, values in lists.items()})
     return lists
 

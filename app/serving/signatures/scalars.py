@@ -119,7 +119,7 @@ class BooleanType(StringType):
         converted = super().convert(values)
         if self.dtype:
             return converted
-        return as_array(converted, np.dtype(bool if {*map(type, converted)} == {bool} else object))
+        return as_array(converted, np.dtype(bool if {*map(type, converted)} <= {bool} else object))
 
 
 class BinaryType(ColumnType):
@@ -187,7 +187,7 @@ class AnyType(ColumnType):
     expected = "a value"
 
     def convert(self, values: list[Any]) -> Array:
-        return infer_array(values)
+        return infer_column(values)
 
     def cell(self, value: Any) -> Any:
         return value
@@ -201,13 +201,25 @@ def infer_array(values: list[Any]) -> Array:
     kinds = {*map(type, values)}
     if kinds == {bool}:
         return np.array(values, dtype=bool)
-    if kinds <= _FLOATS and kinds != {_NULL}:
+    if kinds <= _FLOATS and kinds != {_NULL} and _fit_64_bits(values, kinds):
         for dtype in ("int64", "uint64") if kinds == {int} else ("float64",):
             try:
                 return np.array(values, dtype=dtype)
             except OverflowError:
                 continue
     return as_array(values, np.dtype(object))
+
+
+def infer_column(values: list[Any]) -> Array:
+    """Make an array as `infer_array`; without values it holds objects, as in a DataFrame."""
+    return infer_array(values) if values else np.empty(0, dtype=object)
+
+
+def _fit_64_bits(values: list[Any], kinds: set[type]) -> bool:
+    """Whether the integers beside floats and nulls fit 64 bits. Those alone are tried."""
+    return (
+        int not in kinds or len(kinds) == 1 or all(-(2**63) <= value < 2**64 for value in values if type(value) is int)
+    )
 
 
 NUMBERS = {"float": "float32", "double": "float64", "integer": "int32", "long": "int64"}

@@ -43,20 +43,18 @@ class TensorInput:
 
     def from_columns(self, columns: Mapping[str, Any], params: str) -> Rows:
         """Read tensors by name. Without names, one is the tensor and several are its columns, in their order."""
-        if self._names and columns.keys() != set(self._names):
-            raise wrong_names(columns, self._names, self._names)
-        lists = as_lists(columns)
         if self._names:
-            return self._rows([lists[name] for name in self._names], params)
+            return self._named(columns, params)
+        lists = as_lists(columns)
         if len(lists) == 1:
             return self._rows(list(lists.values()), params)
         plain = [values.tolist() if isinstance(values, np.ndarray) else values for values in lists.values()]
         return self._rows([list(map(list, zip(*plain, strict=True)))], params)
 
     def from_inputs(self, inputs: Any, params: str) -> Rows:
-        """Read tensors by name, rows as objects, or the only tensor."""
+        """Read tensors by name, which may differ in length, rows as objects, or the only tensor."""
         if isinstance(inputs, dict):
-            return self.from_columns(inputs, params)
+            return self._named(inputs, params) if self._names else self.from_columns(inputs, params)
         if isinstance(inputs, list) and any(isinstance(item, dict) for item in inputs):
             return self.from_records(inputs, params)
         if len(self._tensors) > 1:
@@ -83,6 +81,12 @@ class TensorInput:
             for name, tensor in zip(names, self._tensors, strict=True)
         ]
         return self._rows(arrays, params)
+
+    def _named(self, columns: Mapping[str, Any], params: str) -> Rows:
+        if columns.keys() != set(self._names):
+            raise wrong_names(columns, self._names, self._names)
+        lists = as_lists(columns, equal=False)
+        return self._rows([lists[name] for name in self._names], params)
 
     def _rows(self, values: Sequence[Any], params: str) -> Rows:
         arrays = {tensor.name: tensor.convert(given) for tensor, given in zip(self._tensors, values, strict=True)}

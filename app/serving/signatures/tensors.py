@@ -9,12 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from app.errors import InvalidInput
-from app.serving.rows import Array, Layout, Rows, as_array
+from app.errors import InvalidInput, TooLarge
+from app.serving.rows import Array, Layout, Rows, Values, as_array
 from app.serving.signatures.casting import exact
 from app.serving.signatures.columns import ColumnType, dtype_name
-from app.serving.signatures.scalars import element_type, infer_array
-from app.serving.signatures.validation_errors import Misfit, no_dimensions, no_rows, refusal, unequal, wrong_shape
+from app.serving.signatures.scalars import element_type
+from app.serving.signatures.validation_errors import Misfit, no_dimensions, refusal, short, wrong_shape
+
+MAX_CHARACTERS = 2**26
+"""Limit on the characters of a text array, whose elements all take the space of the longest: 256 MiB."""
+
+MAX_BATCHED_TEXT = 2**16
+"""Bytes of a text element, four per character, above which a request is predicted alone: all others beside it would
+become as wide."""
 
 
 class TensorSpec:
@@ -78,40 +85,51 @@ class TensorSpec:
 
 
 def untyped_tensor(name: str, values: Any) -> Array:
-    """Make an array with the dtype of the values: int64, float64, bool, str, or object for a mixture.
+    """Make an array with the dtype that numpy gives the values: numbers beside text become text.
 
     Raises:
         InvalidInput: the lists are ragged.
     """
-    if isinstance(values, np.ndarray):
-        return values
+    if not isinstance(values, list):
+        return np.array(values)
     try:
         shape, flat = flatten(values)
     except Misfit as misfit:
         raise refusal(name, misfit) from None
-    array = np.array(flat, dtype=str) if {*map(type, flat)} == {str} else infer_array(flat)
-    return array.reshape(shape)
+    _check_text(name, flat)
+    return np.array(flat).reshape(shape)
 
 
-def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[str, Array], params: str) -> Rows:
+def _check_text(name: str, flat: Values) -> None:
+    """Raise `TooLarge` if an array of these values is far larger than they are, because one text is far longer."""
+    longest = max([len(value) for value in flat if isinstance(value, str | bytes)], default=0)
+    if longest * len(flat) > MAX_CHARACTERS:
+        raise TooLarge(
+            f"{'tensor ' + short(name) if name else 'the input'} has {len(flat)} values, each of which takes the "
+            f"{longest} characters of the longest; at most {MAX_CHARACTERS} together are allowed",
+            {"limit": MAX_CHARACTERS},
+        )
+
+
+def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[Any, Array], params: str) -> Rows:
     """Make the rows of a request from arrays with any dtypes and shapes; a ``tensor`` is the only one.
 
-    Raises:
-        InvalidInput: no rows, or arrays of different lengths.
+    Arrays of different lengths, and arrays without dimensions, are for named tensors.
     """
-    lengths = [len(array) for array in arrays.values()]
-    if len({*lengths}) > 1:
-        raise unequal(dict(zip(arrays, lengths, strict=True)))
-    if not any(lengths):
-        raise no_rows()
+    lengths = [len(array) if array.ndim else -1 for array in arrays.values()]
     layout = Layout(
         kind=kind,
         names=tuple(arrays) if kind != "tensor" else (),
         dtypes=tuple([dtype_name(array.dtype) for array in arrays.values()]),
         shapes=tuple([array.shape[1:] for array in arrays.values()]),
         params=params,
+        alone=len({*lengths}) != 1 or lengths[0] < 1 or any(map(_is_wide, arrays.values())),
     )
-    return Rows(layout, tuple(arrays.values()), lengths[0])
+    return Rows(layout, tuple(arrays.values()), abs(max(lengths, default=0)))
+
+
+def _is_wide(array: Array) -> bool:
+    return array.dtype.kind in "US" and array.dtype.itemsize > MAX_BATCHED_TEXT
 
 
 def flatten(values: Any, declared: Sequence[int] = (), deepest: int | None = None) -> tuple[tuple[int, ...], list[Any]]:
@@ -153,6 +171,8 @@ def build(elements: ColumnType, flat: list[Any], shape: Sequence[int], dtype: np
     except Misfit as misfit:
         misfit.locate(misfit.row, shape)
         raise
+    if dtype.kind in "US":
+        _check_text("", values)
     if dtype.kind == "M":  # converted values are nanoseconds, whatever the tensor's unit
         return as_array(values, np.dtype(elements.dtype)).astype(dtype).reshape(shape)
     return as_array(values, dtype).reshape(shape)

@@ -93,10 +93,18 @@ def wrong_names(
 
 
 def no_rows() -> InvalidInput:
-    """Make the error for an input without rows, or with none of its columns, all of them optional."""
+    """Make the error for an input without rows, on which the model fails."""
     return InvalidInput(
-        "the request has no rows, or none of the columns; send at least one row with at least one column",
-        {"expected": "at least one row of at least one column"},
+        "the request has no rows, and the model cannot predict none; send at least one row",
+        {"expected": "at least one row"},
+    )
+
+
+def no_names(names: Sequence[str]) -> InvalidInput:
+    """Make the error for a list without rows, which has none of the columns that the model needs."""
+    return InvalidInput(
+        f"the request has no rows; send at least one, with the columns {listed(names)}",
+        {"expected": list(names[:MOST_NAMES])},
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.adapters.mlflow.registry import MlflowRegistry, configure
-from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
+from app.errors import InvalidInput, ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
 from app.serving.references import ModelVersion
-from app.serving.rows import Batch, Layout
+from app.serving.rows import Batch, Layout, stack
+from app.serving.signatures.signature import Signature
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
 from tests.contract import test_model_parity as parity
+from tests.contract.mlflow_models import hinted
 from tests.server import Server
 
 with warnings.catch_warnings():
@@ -34,7 +37,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-FOREST, RAISING, BROKEN = (ModelVersion(name, "1") for name in ("forest", "raising", "broken"))
+FOREST, RAISING, BROKEN, MOMENTS = (ModelVersion(name, "1") for name in ("forest", "raising", "broken", "moments"))
 LAYOUT = Layout("columns", ("a", "b", "c"), ("float64",) * 3, ((),) * 3)
 
 
@@ -54,6 +57,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
         for name, log in {
             "forest": parity.log_forest,
             "raising": parity.log_python(raise_always, None),
+            "moments": hinted(list[datetime]),
             "broken": parity.log_lightgbm,
         }.items():
             with mlflow.start_run(experiment_id=experiment):
@@ -64,6 +68,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     yield settings
     mlflow.set_tracking_uri(before[0])
     mlflow.set_registry_uri(before[1])
+
+
+def test_a_type_hint_validates_and_reads_text_in_json(settings: Settings, tmp_path: Path) -> None:
+    model = loader(settings, tmp_path).load(MOMENTS)
+    signature = Signature.compile(model.spec.inputs, hinted=model.spec.hinted)
+    output = model.predict(stack([signature.rows("inputs", ["2024-01-01"])]))
+    assert output.arrays[0].tolist() == ["datetime.datetime(2024, 1, 1, 0, 0)"]
+    with pytest.raises(InvalidInput, match="item 1 is 'x'; the model takes list"):
+        model.predict(stack([signature.rows("inputs", ["2024-01-01", "x"])]))
 
 
 def loader(settings: Settings, cache: Path) -> ModelLoader:

@@ -10,12 +10,14 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from app.api.mlflow.parquet import parquet_columns
+from app.api.mlflow.parquet import parquet_table
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidRequest, MalformedBody, TooLarge
+from app.serving.rows import RowLabels
 from app.serving.signatures.signature import Signature
 
 UNTYPED = Signature.compile(None)
+LONG = b'{"columns": [], "index_columns": [{"kind": "range", "start": 0, "stop": 1e9, "step": 1}, "b", 3]}'
 LIMITS = TableLimits(columns=100, nbytes=1_000_000)
 
 
@@ -23,6 +25,10 @@ def written(columns: Any, **options: Any) -> bytes:
     file = io.BytesIO()
     parquet.write_table(pa.table(columns), file, **options)
     return file.getvalue()
+
+
+def columns_of(body: bytes) -> dict[str, Any]:
+    return parquet_table(body, UNTYPED, LIMITS)[0]
 
 
 @pytest.mark.parametrize(
@@ -39,19 +45,19 @@ def test_decompression_bombs_are_refused(columns: Any) -> None:
     body = written(columns)
     assert len(body) < 50_000
     with pytest.raises(TooLarge):
-        parquet_columns(body, UNTYPED, LIMITS)
+        parquet_table(body, UNTYPED, LIMITS)
 
 
 def test_dictionary_values_are_shared_between_rows() -> None:
     words = pa.DictionaryArray.from_arrays(pa.array([0] * 60, pa.int32()), pa.array(["x" * 500_000]))
-    (values,) = parquet_columns(written({"x": words}), UNTYPED, LIMITS).values()
+    (values,) = columns_of(written({"x": words})).values()
     assert len(values) == 60
     assert len({*map(id, values)}) == 1
 
 
 def test_structs_become_objects() -> None:
     things = [{"a": 1, "b": {"c": "x"}}, None, {"a": None, "b": {"c": None}}, {"a": 2, "b": None}]
-    assert parquet_columns(written({"x": pa.array(things)}), UNTYPED, LIMITS) == {"x": things}
+    assert columns_of(written({"x": pa.array(things)})) == {"x": things}
 
 
 @pytest.mark.parametrize(
@@ -65,34 +71,46 @@ def test_structs_become_objects() -> None:
 )
 def test_unsupported_columns_are_named(column: Any) -> None:
     with pytest.raises(MalformedBody, match=r"column 'x.* of the Parquet file holds lists, maps or wide binary values"):
-        parquet_columns(written({"x": column}), UNTYPED, LIMITS)
+        columns_of(written({"x": column}))
 
 
 def test_too_many_columns_are_refused() -> None:
     with pytest.raises(TooLarge, match="101 columns"):
-        parquet_columns(written({f"c{number}": [1] for number in range(101)}), UNTYPED, LIMITS)
+        columns_of(written({f"c{number}": [1] for number in range(101)}))
 
 
 def test_row_groups_are_joined_into_one_column() -> None:
     table = {"s": ["a", "b", "a", "c"], "n": [1, 2, 3, 4]}
-    found = parquet_columns(written(table, row_group_size=2), UNTYPED, LIMITS)
+    found = columns_of(written(table, row_group_size=2))
     assert {name: list(values) for name, values in found.items()} == table
 
 
-def test_pandas_index_is_dropped() -> None:
-    frame = pd.DataFrame({"a": [1.0, 2.0]}, index=pd.Index(["x", "y"], name="id"))
+@pytest.mark.parametrize(
+    ("index", "labels"),
+    [
+        (None, None),
+        (pd.RangeIndex(5, 9, 2), RowLabels((5, 7))),
+        (pd.Index(["x", "y"], name="id"), RowLabels(("x", "y"), ("id",))),
+        (
+            pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["a", None]),
+            RowLabels((("x", 1), ("y", 2)), ("a", None)),
+        ),
+    ],
+)
+def test_pandas_index_is_labels(index: Any, labels: RowLabels | None) -> None:
     file = io.BytesIO()
-    frame.to_parquet(file)
-    assert list(parquet_columns(file.getvalue(), UNTYPED, LIMITS)) == ["a"]
+    pd.DataFrame({"v": [1.0, 2.0]}, index=index).to_parquet(file)
+    columns, found = parquet_table(file.getvalue(), UNTYPED, LIMITS)
+    assert (list(columns), found) == (["v"], labels)
 
 
-@pytest.mark.parametrize("note", [b"{", b"[]", b'{"index_columns": 5}', b'{"index_columns": [{}]}', b"null"])
+@pytest.mark.parametrize("note", [b"{", b"[]", b'{"index_columns": 5}', b'{"index_columns": [{}]}', b"null", LONG])
 def test_malformed_pandas_metadata_is_ignored(note: bytes) -> None:
     table = pa.table({"a": [1]}).replace_schema_metadata({b"pandas": note})
     file = io.BytesIO()
     parquet.write_table(table, file)
     try:
-        found = parquet_columns(file.getvalue(), UNTYPED, LIMITS)
+        found = columns_of(file.getvalue())
     except MalformedBody:
         return
     assert list(found) == ["a"]
@@ -108,7 +126,7 @@ def test_broken_files_are_refused() -> None:
             for _ in range(rng.randint(1, 4)):
                 broken[rng.randrange(len(broken))] = rng.randrange(256)
             try:
-                parquet_columns(bytes(broken), UNTYPED, LIMITS)
+                columns_of(bytes(broken))
             except (InvalidRequest, TooLarge):
                 refused += 1
         assert refused > 100

@@ -34,6 +34,7 @@ def mirror(*inputs: dict[str, Any], **more: Any) -> FakeModel:
 
     def predict(batch: Batch) -> Output:
         kind = batch.layout.kind
+        assert kind != "list"
         return Output(kind, tuple(map(str, batch.layout.names)), batch.arrays, batch.count)
 
     return FakeModel(predict, inputs or None, **more)

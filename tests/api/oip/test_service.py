@@ -121,9 +121,10 @@ async def test_raw_body_is_the_only_input(signature: Signature, data: Array, exp
         (Signature.compile(columns(*map(str, range(500)))), 16, "and 480 more"),
         (tensors("float32", -1, -1), 16, "does not follow"),
         (tensors("float32", -1, 2), 12, "has 12 bytes, expected 8"),
-        (tensors("float32", -1, 2), 4, "no values"),
+        (tensors("float32", -1, 2), 4, "has 4 bytes, expected 0"),
+        (tensors("float32", -1, 2), 0, "the body is empty"),
         (tensors("float32", 3), 8, "has 8 bytes, expected 12"),
-        (tensors("float32", -1, 0), 8, "no values"),
+        (tensors("float32", -1, 0), 8, "has 8 bytes, expected 0"),
     ],
 )
 async def test_raw_body_that_fits_no_input_is_refused(signature: Signature, size: int, words: str) -> None:

@@ -80,11 +80,7 @@ def test_arrays_of_the_right_dtype_are_not_copied() -> None:
     assert stack([one("long").rows("columns", {"x": np.array([[1], [2]])})]).arrays[0].tolist() == [1, 2]
 
 
-def test_unnamed_columns_have_their_position_as_name() -> None:
-    signature = columns(column("double"), column("long"))
-    rows = signature.rows("records", [{"1": 2, "0": 1.5}])
-    assert rows.layout.names == (0, 1)
-    assert rows == signature.rows("instances", [[1.5, 2]])
+def test_numbered_columns_match_by_name() -> None:
     assert columns(column("double", 7), column("long", 3)).rows("instances", [[1.5, 2]]).layout.names == (7, 3)
 
 
@@ -110,7 +106,8 @@ def test_optional_columns_may_be_left_out() -> None:
     assert rows.layout.names == ("a", "c")
     assert rows.columns == ([2.0], [1])
     assert rows == signature.rows("columns", {"c": [1], "a": [2.0]})
-    assert refused(lambda: one("double", required=False).rows("records", [{}, {}])).message
+    none = one("double", required=False).rows("records", [{}, {}])
+    assert (none.layout.names, none.columns, none.count, none.layout.alone) == ((), (), 2, True)
     mixed = signature.rows("records", [{"c": 1, "a": 2.0}, {"c": 1, "a": 2.0, "b": "x"}])
     assert mixed.columns == ([2.0, 2.0], [None, "x"], [1, 1])
 
@@ -163,10 +160,29 @@ def test_messages_stay_short() -> None:
 
 @pytest.mark.parametrize(
     "payload",
-    [{"a": [1.0], "b": [1, 2], "c": ["x"]}, {"a": 1.0, "b": [1], "c": ["x"]}, {"a": [], "b": [], "c": []}, {}, []],
+    [{"a": [1.0], "b": [1, 2], "c": ["x"]}, {"a": 1.0, "b": [1], "c": ["x"]}, {}, []],
 )
-def test_uneven_or_empty_columns_are_refused(payload: Any) -> None:
+def test_uneven_or_missing_columns_are_refused(payload: Any) -> None:
     refused(lambda: ABC.rows("columns", payload))
+
+
+@pytest.mark.parametrize("kind", ["double", "long", "string", "boolean", "datetime", "binary", "any"])
+@pytest.mark.parametrize("required", [True, False])
+def test_a_table_without_rows_keeps_its_dtypes(kind: str, required: bool) -> None:
+    signature = one(kind, required=required)
+    rows = signature.rows("columns", {"x": []})
+    dtypes = {"double": "float64", "long": "int64", "boolean": "bool", "datetime": "datetime64[ns]"}
+    assert stack([rows]).arrays[0].dtype == np.dtype(dtypes.get(kind, "object"))
+    assert (rows.count, rows.layout.alone, rows.nbytes) == (0, True, 0)
+    if kind == "any":  # whether [] is no row, or one row that holds [], is open
+        refused(lambda: signature.rows("instances", []))
+    else:
+        assert signature.rows("instances", []).layout == rows.layout
+
+
+@pytest.mark.parametrize("form", ["records", "instances", "inputs"])
+def test_a_list_without_rows_lacks_the_columns(form: Any) -> None:
+    assert "no rows; send at least one, with the columns 'a', 'b', 'c'" in refused(lambda: ABC.rows(form, [])).message
 
 
 @pytest.mark.parametrize("payload", [[[1.0, 2]], [[1.0, 2, "x", 4]], [1.0], [ROW, [1.0, 2, "x"]], []])

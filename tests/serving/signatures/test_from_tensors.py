@@ -136,9 +136,9 @@ class TestColumns:
     def test_misfits_are_reported_with_column_and_row(self, tensors: dict[str, Array], words: str) -> None:
         assert words in refused(ABC, tensors).message
 
-    def test_no_rows_are_refused(self) -> None:
-        refused(compiled(column("double", "x")), {"x": np.ones(0)})
-        refused(compiled(column("double", "x", required=False)), {})
+    def test_tensors_without_rows_are_an_empty_table(self) -> None:
+        rows = compiled(column("double", "x")).rows("tensors", {"x": np.ones(0)})
+        assert rows.layout == Layout("columns", ("x",), ("float64",), ((),), alone=True)
 
 
 class TestTensors:
@@ -166,6 +166,11 @@ class TestTensors:
         assert values(rows) == r"[[b'\xff'], ['a']]"
         assert refused(both, {"raw": objects(b"a"), "text": objects(b"\xff")}).details["column"] == "text"
 
+    def test_named_tensors_may_differ_in_length(self) -> None:
+        rows = self.NAMED.rows("tensors", {"x": np.ones((1, 2)), "s": objects("a", "b", "c")})
+        assert (rows.count, rows.layout.alone, rows.nbytes) == (3, True, 16 + 3 * 4)
+        assert [array.shape for array in stack([rows]).arrays] == [(1, 2), (3,)]
+
     @pytest.mark.parametrize("shape", [(3, 64), (3, 8, 8, 1), (64,)])
     def test_a_tensor_of_the_wrong_rank_is_refused_by_name(self, shape: tuple[int, ...]) -> None:
         images = compiled(tensor("float64", -1, 8, 8, name="image"))
@@ -184,7 +189,6 @@ class TestTensors:
             (False, {"a": np.array([[True, False]])}, "true"),
             (True, {"x": np.ones((1, 2))}, "lacks 's'"),
             (True, {"x": np.ones((1, 2)), "s": objects("a"), "t": np.ones(1)}, "'t'"),
-            (True, {"x": np.ones((1, 2)), "s": objects("a", "b")}, "differ in length"),
             (True, {"x": np.ones((1, 2)), "s": np.ones(1)}, "'s', row 0 is 1.0"),
             (True, {"x": np.array(1.0), "s": objects("a")}, "'x' has no dimensions"),
         ],
@@ -205,6 +209,15 @@ class TestUntyped:
             ({"b": np.ones(2), "a": np.ones(2, "?")}, Layout("columns", ("b", "a"), ("float64", "bool"), ((), ()))),
             ({"b": np.ones((2, 1)), "a": np.ones(2)}, Layout("tensors", ("b", "a"), ("float64",) * 2, ((1,), ()))),
             ({"a": objects(b"x", "y")}, Layout("columns", ("a",), ("object",), ((),))),
+            ({"a": np.ones(0)}, Layout("columns", ("a",), ("float64",), ((),), alone=True)),
+            (
+                {"a": np.ones(1), "b": np.ones(2)},
+                Layout("tensors", ("a", "b"), ("float64",) * 2, ((), ()), alone=True),
+            ),
+            (
+                {"a": np.ones((1, 2)), "b": np.ones(2)},
+                Layout("tensors", ("a", "b"), ("float64",) * 2, ((2,), ()), alone=True),
+            ),
         ],
     )
     def test_arrays_keep_their_dtype(self, tensors: dict[str, Array], layout: Layout) -> None:
@@ -217,11 +230,7 @@ class TestUntyped:
     @pytest.mark.parametrize(
         ("tensors", "words"),
         [
-            ({}, "no rows"),
-            ({"a": np.ones(0)}, "no rows"),
             ({"a": np.array(1)}, "'a' has no dimensions"),
-            ({"a": np.ones(1), "b": np.ones(2)}, "differ in length"),
-            ({"a": np.ones((1, 2)), "b": np.ones(2)}, "differ in length"),
             ({"a": objects(b"\xff")}, "UTF-8"),
         ],
     )

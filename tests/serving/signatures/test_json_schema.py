@@ -132,7 +132,6 @@ REFUSED: list[tuple[str, ModelSpec, list[Any]]] = [
     ("second row wrong", SCALAR_SPEC, [WHOLE, {**WHOLE, "string": 1}]),
     ("a row that is text", SCALAR_SPEC, ["x"]),
     ("null in an optional long", OPTIONAL_SPEC, [{"long": None}]),
-    ("no column at all", OPTIONAL_SPEC, [{}]),
     ("null list", column(Array(DataType.double)), rows_of(None)),
     ("text in a list", column(Array(DataType.double)), rows_of([1, "x"])),
     ("null in a list", column(Array(DataType.long)), rows_of([1, None])),

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import ModelUnavailable
+from app.errors import ModelUnavailable, TooLarge
 from app.serving.rows import Layout, stack
 from app.serving.signatures.signature import Signature
 from tests.serving.signatures.specs import lists, refused, tensor
@@ -142,19 +142,35 @@ def test_wrong_shape_is_refused(values: Any) -> None:
     [
         {"x": [[1, 2]]},
         {"x": [[1, 2]], "s": ["a"], "t": [1]},
-        {"x": [[1, 2]], "s": ["a", "b"]},
+        {"x": [[1, 2]], "s": "a"},
         {"x": [], "s": []},
         [[1, 2]],
         [{"x": [1, 2]}],
         [{"x": [1, 2], "s": "a"}, [1]],
     ],
 )
-def test_named_tensors_must_be_complete_and_equally_long(payload: Any) -> None:
+def test_named_tensors_must_be_complete(payload: Any) -> None:
     signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
     refused(lambda: signature.rows("inputs", payload))
+
+
+def test_named_tensors_may_differ_in_length() -> None:
+    signature = Signature.compile([tensor("float64", -1, 2, name="x"), tensor("str", -1, name="s")])
+    rows = signature.rows("inputs", {"x": [[1, 2]], "s": ["a", "b"]})
+    assert (lists(rows), rows.count, rows.layout.alone) == ([[[1.0, 2.0]], ["a", "b"]], 2, True)
+    refused(lambda: signature.rows("columns", {"x": [[1, 2]], "s": "a"}))
 
 
 @pytest.mark.parametrize("spec", [tensor("complex128", -1), tensor("float64"), tensor("nonsense", -1)])
 def test_unsupported_tensors_make_the_model_unavailable(spec: dict[str, Any]) -> None:
     with pytest.raises(ModelUnavailable):
         Signature.compile([spec])
+
+
+@pytest.mark.parametrize("specs", [[tensor("str", -1)], [tensor("bytes", -1)], None])
+def test_one_long_text_does_not_widen_many(specs: list[dict[str, Any]] | None) -> None:
+    signature = Signature.compile(specs)
+    with pytest.raises(TooLarge, match=r"each of which takes the \d+ characters of the longest"):
+        signature.rows("inputs", ["x" * 100_000] + ["abcd"] * 1000)
+    assert signature.rows("inputs", ["x" * 100_000]).layout.alone, "nor those of other callers in a batch"
+    assert not signature.rows("inputs", ["x" * 1000]).layout.alone
