@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
@@ -72,6 +74,7 @@ class PoolMember:
             self._loader,
             budget_bytes=pool.model_bytes,
             predict_threads=pool.predict_threads,
+            stream_threads=pool.stream_threads,
             load_threads=pool.load_threads,
             meter=self._meter,
             load_timeout_s=settings.load_timeout_s,
@@ -119,18 +122,38 @@ class PoolMember:
         finally:
             self._rows -= batch.count
 
+    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+        """Answer one JSON body."""
+        self._rows += 1
+        try:
+            return await self._host.invoke(version, body)
+        finally:
+            self._rows -= 1
+
+    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        """Answer one JSON body event by event."""
+        self._rows += 1
+        try:
+            async with aclosing(self._host.stream(version, body)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._rows -= 1
+
     def held(self) -> list[ModelVersion]:
         return self._host.resident
 
     def scaling_stats(self) -> dict[str, float]:
         """Return the input of the scaling policy: rows queued or in prediction, busy share, oldest wait.
 
+        The busy share is that of the prediction threads or of the stream threads, the larger one.
+
         Always floats: Serve stops asking for good when it gets another type.
         """
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {
             ROWS: float(self._rows + self._waiting.rows),
-            BUSY: float(busy),
+            BUSY: float(max(busy, self._host.stream_load)),
             WAIT_MS: float(self._waiting.oldest_wait_s * 1000),
         }
 

@@ -22,6 +22,8 @@ class ModelSpec:
         load_ms: time to load it, in milliseconds.
         batching: whether the version is known to predict row by row.
         metadata: the metadata that was logged with the model.
+        takes_json: whether it takes the JSON object of one request, as chat models and agents do, instead of rows.
+        streams: whether it can answer a request event by event.
     """
 
     name: str
@@ -35,6 +37,8 @@ class ModelSpec:
     load_ms: float = 0.0
     batching: BatchingContract = UNPROVEN
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    takes_json: bool = False
+    streams: bool = False
 
     @property
     def key(self) -> ModelVersion:

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from app.adapters.artifacts.layout import size_of
 from app.adapters.mlflow import row_wise
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.identities import Identities
+from app.adapters.mlflow.invocations import Invocations
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
 from app.errors import ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
+from app.serving.batching_contract import ONE_OBJECT
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
@@ -39,13 +41,17 @@ class LoadedModel:
     """A model version in memory.
 
     `problem` is a sentence, or None. A version with a problem answers requests by its number, but should not replace
-    another version behind an alias.
+    another version behind an alias. `invocations` keeps the enforcement that `model` may lack.
     """
 
-    def __init__(self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None, invocations: Invocations | None = None
+    ) -> None:
         self.spec = spec
         self.problem = problem
         self._model = model
+        self._invocations = invocations or Invocations(model)
+        self.invoke, self.stream = self._invocations.invoke, self._invocations.stream
 
     def predict(self, batch: Batch) -> Output:
         """Predict one batch; blocks.
@@ -129,6 +135,7 @@ class ModelLoader:
             log.exception("failed to load %s", version)
             raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
         signature = _signature(version, model)
+        invocations = Invocations(model)
         flavor = next((name for name in model.metadata.flavors if name != "python_function"), "python_function")
         spec = ModelSpec(
             name=version.name,
@@ -140,12 +147,14 @@ class ModelLoader:
             input_example=_serving_example(model, folder),
             metadata=_metadata(version, model),
             nbytes=nbytes,
-            batching=row_wise.examine(model, flavor, folder),
+            batching=ONE_OBJECT if invocations.takes_json else row_wise.examine(model, flavor, folder),
+            takes_json=invocations.takes_json,
+            streams=invocations.streams,
             load_ms=(time.perf_counter() - started) * 1000,
         )
         skip_enforcement(model)
         log.info("loaded %s: flavor=%s ms=%.0f megabytes=%.1f", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
-        return LoadedModel(spec, model, problem)
+        return LoadedModel(spec, model, problem, invocations)
 
     def _artifacts(self, version: ModelVersion) -> CachedArtifacts:
         try:
