@@ -52,9 +52,7 @@ class ModelPool:
     async def invoke(self, version: ModelVersion, body: bytes, note: CallNote) -> bytes:
         return await self._member.invoke(version, body)
 
-    async def stream(
-        self, version: ModelVersion, body: bytes, note: CallNote
-    ) -> AsyncGenerator[str | ServingError]:
+    async def stream(self, version: ModelVersion, body: bytes, note: CallNote) -> AsyncGenerator[str | ServingError]:
         """Yield events. Our errors are yielded too, because Serve logs a traceback for each raised one."""
         async with aclosing(self._member.stream(version, body)) as events:
             try:

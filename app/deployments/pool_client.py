@@ -59,17 +59,19 @@ class PoolClient:
 
     async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
         note = CallNote(self._copies(version))
-        for again in (True, False):
-            try:
-                async with aclosing(self._stream(version, body, note)) as events:
-                    async for event in events:
-                        again = False  # the caller has a part of the answer
-                        yield raised(event)
-            except ReplicaDied:
-                if not again:
-                    raise
-            else:
-                return
+        try:
+            begun = False
+            async with aclosing(self._stream(version, body, note)) as events:
+                async for event in events:
+                    begun = True
+                    yield raised(event)
+            return
+        except ReplicaDied:
+            if begun:  # the caller has a part of the answer
+                raise
+        async with aclosing(self._stream(version, body, note)) as events:
+            async for event in events:
+                yield raised(event)
 
     @cached_property
     def _stream(self) -> Callable[[ModelVersion, bytes, CallNote], AsyncGenerator[str | ServingError]]:

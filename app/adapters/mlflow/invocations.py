@@ -100,7 +100,6 @@ class Invocations:
         message = f"the model raised {type(error).__name__} while predicting; the log has the cause"
         return ModelFailed(message, {"failure": failure})
 
-
     def _misfit(self, body: bytes) -> InvalidInput | None:
         """Return what our own reading of the signature says about a body: unlike MLflow, it always names the field."""
         given = json.loads(body)
