@@ -65,10 +65,11 @@ class PoolClient:
                 async for event in events:
                     begun = True
                     yield raised(event)
-            return
         except ReplicaDied:
             if begun:  # the caller has a part of the answer
                 raise
+        else:
+            return
         async with aclosing(self._stream(version, body, note)) as events:
             async for event in events:
                 yield raised(event)

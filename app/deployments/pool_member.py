@@ -20,6 +20,7 @@ from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.releases import Releases
 from app.deployments.rpc import Remote
 from app.errors import PoolUnavailable, ServingError
+from app.hosting.json_calls import JsonCalls
 from app.hosting.model_host import ModelHost
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter, BusySample, CallNote, Waiting
@@ -74,13 +75,13 @@ class PoolMember:
             self._loader,
             budget_bytes=pool.model_bytes,
             predict_threads=pool.predict_threads,
-            stream_threads=pool.stream_threads,
             load_threads=pool.load_threads,
             meter=self._meter,
             load_timeout_s=settings.load_timeout_s,
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
         )
+        self._json_calls = JsonCalls(self._host, pool.stream_threads)
         self._table = ReleaseTable()
         self._warm = asyncio.Event()
         self._resident: frozenset[ModelVersion] = frozenset()
@@ -103,6 +104,7 @@ class PoolMember:
                 await self._releases.call(Releases.left, self.member_id)
         except (TimeoutError, ServingError) as error:
             log.info("deregistration failed, releases will time this member out: %s", error)
+        self._json_calls.close()
         self._host.close()
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
@@ -126,7 +128,7 @@ class PoolMember:
         """Answer one JSON body."""
         self._rows += 1
         try:
-            return await self._host.invoke(version, body)
+            return await self._json_calls.invoke(version, body)
         finally:
             self._rows -= 1
 
@@ -134,7 +136,7 @@ class PoolMember:
         """Answer one JSON body event by event."""
         self._rows += 1
         try:
-            async with aclosing(self._host.stream(version, body)) as events:
+            async with aclosing(self._json_calls.stream(version, body)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -153,7 +155,7 @@ class PoolMember:
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {
             ROWS: float(self._rows + self._waiting.rows),
-            BUSY: float(max(busy, self._host.stream_load)),
+            BUSY: float(max(busy, self._json_calls.busy)),
             WAIT_MS: float(self._waiting.oldest_wait_s * 1000),
         }
 

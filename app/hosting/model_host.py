@@ -10,14 +10,13 @@ import copy
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
 
 from app.errors import ModelUnavailable, ServingError
-from app.hosting.stream_threads import StreamThreads
 from app.serving.batching.short_calls import ShortCalls
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
@@ -33,8 +32,7 @@ log = logging.getLogger(__name__)
 class Model(Protocol):
     """A loaded model version; its methods block. `problem` is a reason not to promote it, or None.
 
-    `invoke` answers the JSON body of one request with the JSON of the answer; `stream` answers it with the JSON of each
-    event.
+    `invoke` and `stream` answer the JSON body of one request: with JSON, and with the JSON of each event.
     """
 
     @property
@@ -78,7 +76,6 @@ class ModelHost:
         loader: loads versions.
         budget_bytes: memory of all resident versions together; beyond it the least recently used are evicted.
         predict_threads: concurrent predictions.
-        stream_threads: concurrent streams and calls with a JSON body.
         load_threads: concurrent loads.
         meter: measures the busy time of the prediction threads.
         load_timeout_s: seconds after which a load fails.
@@ -92,7 +89,6 @@ class ModelHost:
         *,
         budget_bytes: int,
         predict_threads: int,
-        stream_threads: int = 16,
         load_threads: int = 2,
         meter: BusyMeter | None = None,
         load_timeout_s: float = 300.0,
@@ -116,7 +112,6 @@ class ModelHost:
         self._crowded_out: set[ModelVersion] = set()
         self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
         self._in_threads: set[Future[Output]] = set()
-        self._streams = StreamThreads(stream_threads)
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._load_slots = asyncio.Semaphore(load_threads)
         self.evictions = 0
@@ -172,40 +167,19 @@ class ModelHost:
             work.add_done_callback(self._in_threads.discard)
             return await asyncio.wrap_future(work)
         finally:
-            self._in_use[version] -= 1
-            if not self._in_use[version]:
-                del self._in_use[version]
+            self._used(version)
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
-        """Answer a JSON body with JSON. Chat models and agents are slow: they do so in a stream thread.
-
-        Raises:
-            InvalidInput: the model does not take the body.
-            ServingError: as `predict`.
-        """
-        with self._using(version):
-            model = (await self._get(version)).model
-            if model.spec.takes_json or model.spec.streams:
-                return await self._streams.call(partial(model.invoke, body))
-            return await asyncio.wrap_future(self._predict_threads.submit(self._invoke, version, model, body))
-
-    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        """Answer a JSON body event by event. Closing the generator stops the model at its next event.
-
-        Raises:
-            Overloaded: all stream threads are busy.
-            ServingError: as `invoke`.
-        """
-        with self._using(version):
-            model = (await self._get(version)).model
-            async with aclosing(self._streams.iterate(partial(model.stream, body))) as events:
-                async for event in events:
-                    yield event
-
-    @property
-    def stream_load(self) -> float:
-        """Busy share of the stream threads."""
-        return self._streams.busy
+    @asynccontextmanager
+    async def using(self, version: ModelVersion) -> AsyncIterator[Model]:
+        """Load a version if needed and keep it from being evicted. Raises as `describe`."""
+        self._in_use[version] = self._in_use.get(version, 0) + 1
+        try:
+            resident = await self._get(version)
+            if version in self._residents:
+                self._residents.move_to_end(version)
+            yield resident.model
+        finally:
+            self._used(version)
 
     def contracts(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Contract]:
         """Return the contracts of those versions that are loaded."""
@@ -250,21 +224,12 @@ class ModelHost:
     def close(self) -> None:
         """End the threads after their current work."""
         self._load_threads.shutdown(cancel_futures=True)
-        self._streams.close()
         self._predict_threads.shutdown()
 
-    @contextmanager
-    def _using(self, version: ModelVersion) -> Iterator[None]:
-        """Keep a version from being evicted."""
-        self._in_use[version] = self._in_use.get(version, 0) + 1
-        if version in self._residents:
-            self._residents.move_to_end(version)
-        try:
-            yield
-        finally:
-            self._in_use[version] -= 1
-            if not self._in_use[version]:
-                del self._in_use[version]
+    def _used(self, version: ModelVersion) -> None:
+        self._in_use[version] -= 1
+        if not self._in_use[version]:
+            del self._in_use[version]
 
     def _run(self, version: ModelVersion, resident: _Resident, batch: Batch, *, on_loop: bool) -> Output:
         started = time.perf_counter()
@@ -273,10 +238,6 @@ class ModelHost:
                 return resident.model.predict(batch)
         finally:
             resident.short_calls.took(batch.count, time.perf_counter() - started, on_loop=on_loop)
-
-    def _invoke(self, version: ModelVersion, model: Model, body: bytes) -> bytes:
-        with self._meter.working(version):
-            return model.invoke(body)
 
     async def _try(self, version: ModelVersion) -> None:
         try:

@@ -49,7 +49,8 @@ def ours(model: Any) -> Any:
     parsed = {part: json.loads(text) for part, text in parts.items() if text}
     inputs, outputs, params = parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")
     spec = ModelSpec("model", "1", "python_function", inputs, outputs, params, None, 0, 0.0)
-    fakes = make_fakes({"model": FakeModel(LoadedModel(spec, model).predict, inputs, outputs, params)})
+    loaded = LoadedModel(spec, model)
+    fakes = make_fakes({"model": FakeModel(loaded.predict, inputs, outputs, params, invoke=loaded.invoke)})
     fakes.default_model = parse_ref("model")
     return fakes.app
 

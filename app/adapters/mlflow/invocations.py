@@ -12,7 +12,7 @@ import json
 import logging
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ class Invocations:
         except Exception as error:
             raise self._fault(error, body) from error
 
-    def stream(self, body: bytes) -> Iterator[str]:
+    def stream(self, body: bytes) -> Generator[str]:
         """Yield the JSON of each event that `predict_stream` yields; blocks. Raises as `invoke`."""
         try:
             given = json.loads(body)
@@ -94,24 +94,25 @@ class Invocations:
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         steps = {frame.f_code.co_name for frame in frames if frame.f_globals.get("__name__", "").startswith("mlflow.")}
         if steps & _INPUT_STEPS:
-            return self._misfit(body) or InvalidInput(f"the model does not take this body: {_reason(error)}")
+            field = self._wrong_field(body)
+            where = f"'{field}': " if field is not None else ""
+            details = {"field": field} if field is not None else {}
+            return InvalidInput(f"the model does not take this body: {where}{_reason(error)}", details)
         failure = uuid.uuid4().hex[:12]
         log.error("prediction failed: failure=%s", failure, exc_info=error)
         message = f"the model raised {type(error).__name__} while predicting; the log has the cause"
         return ModelFailed(message, {"failure": failure})
 
-    def _misfit(self, body: bytes) -> InvalidInput | None:
-        """Return what our own reading of the signature says about a body: unlike MLflow, it always names the field."""
+    def _wrong_field(self, body: bytes) -> str | None:
+        """Return the field that does not fit the signature: MLflow often says only what is wrong with it."""
         given = json.loads(body)
         if self._schema is None or not scoring_server.is_unified_llm_input(given):
             return None
         known = {name: given[name] for name in self._schema.input_names() if name in given}
         try:
             Signature.compile(self._schema.to_dict()).rows("records", [known])
-        except InvalidInput as misfit:
-            return misfit
-        except ServingError:  # a signature that only MLflow reads
-            pass
+        except ServingError as misfit:  # also for a signature that only MLflow reads
+            return f"{misfit.details['column']}{misfit.details.get('path', '')}" if "column" in misfit.details else None
         return None
 
 
