@@ -30,10 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
-    """A loaded model version; its methods block. `problem` is a reason not to promote it, or None.
-
-    `invoke` and `stream` answer the JSON body of one request: with JSON, and with the JSON of each event.
-    """
+    """A loaded model version; its methods block. `problem` is a reason not to promote it, or None."""
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -157,8 +154,6 @@ class ModelHost:
         self._in_use[version] = self._in_use.get(version, 0) + 1  # before the load, so that no eviction follows it
         try:
             resident = await self._get(version)
-            if version in self._residents:
-                self._residents.move_to_end(version)
             # Never beside a thread: a pool with one thread promises its models one call at a time.
             if not self._in_threads and resident.short_calls.is_short(batch.count):
                 return self._run(version, resident, batch, on_loop=True)
@@ -174,10 +169,7 @@ class ModelHost:
         """Load a version if needed and keep it from being evicted. Raises as `describe`."""
         self._in_use[version] = self._in_use.get(version, 0) + 1
         try:
-            resident = await self._get(version)
-            if version in self._residents:
-                self._residents.move_to_end(version)
-            yield resident.model
+            yield (await self._get(version)).model
         finally:
             self._used(version)
 
@@ -248,6 +240,7 @@ class ModelHost:
     async def _get(self, version: ModelVersion) -> _Resident:
         resident = self._residents.get(version)
         if resident is not None:
+            self._residents.move_to_end(version)
             return resident
         failure = self._failures.get(version)
         if failure is not None and time.monotonic() < failure.until:

@@ -50,8 +50,8 @@ class LoadedModel:
         self.spec = spec
         self.problem = problem
         self._model = model
-        self._invocations = invocations or Invocations(model)
-        self.invoke, self.stream = self._invocations.invoke, self._invocations.stream
+        self.invocations = invocations or Invocations(model)
+        self.invoke, self.stream = self.invocations.invoke, self.invocations.stream
 
     def predict(self, batch: Batch) -> Output:
         """Predict one batch; blocks.
