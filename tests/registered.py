@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.types import ColSpec, DataType
 
 from app.serving.batching_contract import ROW_WISE_TAG
+from tests.contract import chat_models
 from tests.contract import test_model_parity as parity
 
 SLOW_S = 0.5
@@ -87,7 +88,7 @@ def registry_uri(home: Path) -> str:
 
 
 def register(home: Path) -> None:
-    """Log and register every case's model in the embedded registry under `home`; break the artifacts of `broken`.
+    """Log and register every case's model in the embedded registry under `home`, and the chat models; break `broken`.
 
     Models without an input example are declared row-wise, but `short`, which is not: so requests of most models meet in
     batches.
@@ -97,6 +98,7 @@ def register(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     # Pickle the functions of these modules into the models, because a replica cannot import the tests.
     cloudpickle.register_pickle_by_value(parity)
+    cloudpickle.register_pickle_by_value(chat_models)
     cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))
     with tracking(home):
         with warnings.catch_warnings(record=True):
@@ -108,12 +110,17 @@ def register(home: Path) -> None:
                 mlflow.register_model(info.model_uri, name_of(case))
                 if case.name not in ("short", *PROVEN):
                     registry(home).set_registered_model_tag(name_of(case), ROW_WISE_TAG, "true")
+            for name, make in chat_models.MODELS.items():
+                with mlflow.start_run(experiment_id=experiment):
+                    info = mlflow.pyfunc.log_model(name="chat", python_model=make(), pip_requirements=[])
+                mlflow.register_model(info.model_uri, f"echo-{name}")
         client = registry(home)
         uri = client.get_model_version_download_uri("broken", "1")
         if uri.startswith("models:"):
             uri = mlflow.get_logged_model(uri.rpartition("/")[2]).artifact_location
         (Path(urlsplit(uri).path) / "python_model.pkl").write_bytes(b"no pickle")
     cloudpickle.unregister_pickle_by_value(parity)
+    cloudpickle.unregister_pickle_by_value(chat_models)
 
 
 def registry(home: Path) -> MlflowClient:

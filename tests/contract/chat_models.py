@@ -21,13 +21,14 @@ TICK_S = 0.02
 def words(text: str, custom: Mapping[str, Any] | None) -> Generator[str]:
     """Yield the words of a text.
 
-    ``fail`` raises, and ``forever`` never ends. `custom` may name files: no second word comes before `gate` exists, and
-    `closed` is written when the generator ends.
+    ``fail`` raises, and ``forever`` never ends. `custom` may name files: no word comes before `wait` exists, no second
+    one before `gate` exists, and `closed` is written when the generator ends.
     """
     custom = custom or {}
     try:
         for number, word in enumerate(text.split()):
-            while number and "gate" in custom and not Path(custom["gate"]).exists():
+            awaited = custom.get("gate" if number else "wait")
+            while awaited is not None and not Path(awaited).exists():
                 time.sleep(TICK_S)
             if word == "fail":
                 raise ValueError("fail, says /secret/path")

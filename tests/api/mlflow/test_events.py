@@ -37,9 +37,12 @@ class Gated:
             self.closed.set()
 
 
-def refused(body: bytes) -> Generator[str]:
+def _refuse() -> list[str]:
     raise Overloaded("all 16 stream threads are busy; try again in 1 s", {"retry_after_s": 1})
-    yield ""
+
+
+def refused(body: bytes) -> Generator[str]:
+    yield from _refuse()
 
 
 @pytest.fixture
