@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from mlflow.types import ColSpec, DataType
 from app.serving.batching_contract import ROW_WISE_TAG
 from tests.contract import chat_models
 from tests.contract import test_model_parity as parity
+from tests.platform import ROOT
 
 SLOW_S = 0.5
 
@@ -110,6 +112,8 @@ def register(home: Path) -> None:
                 mlflow.register_model(info.model_uri, name_of(case))
                 if case.name not in ("short", *PROVEN):
                     registry(home).set_registered_model_tag(name_of(case), ROW_WISE_TAG, "true")
+            with mlflow.start_run(experiment_id=experiment):
+                exec(shown_model(), {"__name__": "__main__"})  # the documentation's own example
             for name, make in chat_models.MODELS.items():
                 with mlflow.start_run(experiment_id=experiment):
                     info = mlflow.pyfunc.log_model(name="chat", python_model=make(), pip_requirements=[])
@@ -121,6 +125,12 @@ def register(home: Path) -> None:
         (Path(urlsplit(uri).path) / "python_model.pkl").write_bytes(b"no pickle")
     cloudpickle.unregister_pickle_by_value(parity)
     cloudpickle.unregister_pickle_by_value(chat_models)
+
+
+def shown_model() -> str:
+    """Return the code of the model in the page on streams."""
+    page = (ROOT / "docs" / "serve" / "streaming.md").read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
 
 
 def registry(home: Path) -> MlflowClient:

@@ -98,17 +98,20 @@ class EchoResponses(mlflow.pyfunc.ResponsesAgent):  # type: ignore[misc]
         yield ResponsesAgentStreamEvent(type="response.output_item.done", item=item)
 
 
-class EchoPython(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
-    """A plain Python model with a stream, whose events are dicts."""
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Return the input."""
-        return {"seen": str(model_input), "params": params}
+    class EchoPython(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
+        """A plain Python model with a stream, whose events are dicts."""
 
-    def predict_stream(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Yield the words of the prompt."""
-        for word in words(str(model_input["prompt"]), None):
-            yield {"word": word, "params": params}
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            """Return the input."""
+            return {"seen": str(model_input), "params": params}
+
+        def predict_stream(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            """Yield the words of the prompt."""
+            for word in words(str(model_input["prompt"]), None):
+                yield {"word": word, "params": params}
 
 
 MODELS: dict[str, Callable[[], Any]] = {
