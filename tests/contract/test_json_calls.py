@@ -39,10 +39,9 @@ SIGNATURES = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """Every model, saved and loaded by MLflow; traces of agents go to a database of the test's."""
+    """Every model, saved and loaded by MLflow. Agents write no traces, which would need a tracking server."""
     folder: Path = tmp_path_factory.mktemp("chat")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
+    mlflow.tracing.disable()
     loaded = {}
     for name, make in MODELS.items():
         with warnings.catch_warnings(record=True):
@@ -52,7 +51,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
             )
             loaded[name] = mlflow.pyfunc.load_model(str(folder / name))
     yield loaded
-    mlflow.set_tracking_uri(before)
+    mlflow.tracing.reset()
 
 
 def ours(model: Any) -> Fakes:
