@@ -26,7 +26,7 @@ from app.serving.rows import Batch, Layout
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
 from tests.contract import test_model_parity as parity
-from tests.contract.chat_models import EchoAgent, SilentChat
+from tests.contract.chat_models import MODELS
 from tests.server import Server
 
 with warnings.catch_warnings():
@@ -56,8 +56,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
             "forest": parity.log_forest,
             "raising": parity.log_python(raise_always, None),
             "broken": parity.log_lightgbm,
-            "agent": lambda: mlflow.pyfunc.log_model(name="m", python_model=EchoAgent(), pip_requirements=[]),
-            "silent": lambda: mlflow.pyfunc.log_model(name="m", python_model=SilentChat(), pip_requirements=[]),
+            "agent": lambda: mlflow.pyfunc.log_model(name="m", python_model=MODELS["agent"](), pip_requirements=[]),
+            "silent": lambda: mlflow.pyfunc.log_model(name="m", python_model=MODELS["silent"](), pip_requirements=[]),
         }.items():
             with mlflow.start_run(experiment_id=experiment):
                 info = log()
