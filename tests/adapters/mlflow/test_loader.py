@@ -52,13 +52,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     with environment_of_nobody(), warnings.catch_warnings(record=True):
         configure(settings)
         experiment = mlflow.create_experiment("loader", artifact_location=settings.artifact_root.as_uri())
-        for name, log in {
+        models: dict[str, Callable[[], Any]] = {
             "forest": parity.log_forest,
             "raising": parity.log_python(raise_always, None),
             "broken": parity.log_lightgbm,
             "agent": lambda: mlflow.pyfunc.log_model(name="m", python_model=MODELS["agent"](), pip_requirements=[]),
             "silent": lambda: mlflow.pyfunc.log_model(name="m", python_model=MODELS["silent"](), pip_requirements=[]),
-        }.items():
+        }
+        for name, log in models.items():
             with mlflow.start_run(experiment_id=experiment):
                 info = log()
             mlflow.register_model(info.model_uri, name)
