@@ -41,6 +41,10 @@ style: $(VENV)/.dev
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/build_site.py
 
+.PHONY: parity
+parity: $(VENV)/.dev ## Compare with MLflow over generated models, requests and answers; N=EXAMPLES and SEED=NUMBER choose them
+	PARITY_EXAMPLES=$(or $(N),5000) PARITY_SEED=$(or $(SEED),$(shell date +%s)) $(BIN)/pytest -s tests/parity tests/contract/test_mlflow_answers.py
+
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
 	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile --cov --cov-report=

@@ -13,7 +13,8 @@ Models are named by reference: ``"prices"`` is version 1, ``"prices/versions/2"`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ from app.api.http.hot_routes import HotRoutes
 from app.errors import (
     Conflict,
     FeatureSourceNotFound,
+    InvalidInput,
     ModelNotFound,
     ModelUnavailable,
     RegistryReadOnly,
@@ -55,6 +57,7 @@ DEFAULT_ALIAS = "champion"
 class FakeModel:
     """A model version: its predict function, and its signature as MLflow's JSON.
 
+    `invoke` and `stream` answer JSON bodies; without `stream` it cannot stream.
     Loading raises `error`, if set. `example` is the logged input example. `row_wise` is its proven batching contract.
     """
 
@@ -68,6 +71,9 @@ class FakeModel:
     nbytes: int = 1_000_000
     row_wise: bool = True
     hinted: bool = False
+    invoke: Callable[[bytes], bytes] | None = None
+    stream: Callable[[bytes], Generator[str]] | None = None
+    takes_json: bool = False
 
 
 def columns(*names: str, type: str = "double") -> list[dict[str, Any]]:
@@ -118,12 +124,29 @@ class FakeRunner:
             load_ms=1.0,
             batching=BatchingContract(model.row_wise, "proven" if model.row_wise else "disproved"),
             hinted=model.hinted,
+            takes_json=model.takes_json,
+            streams=model.stream is not None,
         )
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         self.batches.append((version, batch))
         await asyncio.sleep(self.delay_s)
         return self._models[version].predict(batch)
+
+    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+        await asyncio.sleep(self.delay_s)
+        answer = self._models[version].invoke
+        if answer is None:  # as MLflow's enforcement says it
+            raise InvalidInput("the model does not take this body")
+        return answer(body)
+
+    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        start = self._models[version].stream
+        assert start is not None
+        with closing(start(body)) as events:
+            for event in events:
+                await asyncio.sleep(self.delay_s)
+                yield event
 
 
 class FakeDirectory:
@@ -373,6 +396,8 @@ class FakeRecorder:
     blamed: list[tuple[ModelVersion | None, str]] = field(default_factory=list)
     """Failures, by version."""
     repetitions: list[tuple[ModelVersion, int]] = field(default_factory=list)
+    streams: list[tuple[ModelVersion, int | None]] = field(default_factory=list)
+    """Streams that started, without a number, and that ended, with the number of their events."""
     divisions: list[tuple[ModelVersion, float | None]] = field(default_factory=list)
     divided_failures: list[tuple[ModelVersion, str]] = field(default_factory=list)
     shadows: list[tuple[ShadowPair, ShadowResult]] = field(default_factory=list)
@@ -390,6 +415,12 @@ class FakeRecorder:
 
     def repeated(self, version: ModelVersion, requests: int) -> None:
         self.repetitions.append((version, requests))
+
+    def stream_started(self, version: ModelVersion) -> None:
+        self.streams.append((version, None))
+
+    def stream_ended(self, version: ModelVersion, events: int) -> None:
+        self.streams.append((version, events))
 
     def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
         self.divisions.append((version, prediction))

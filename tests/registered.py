@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from mlflow import MlflowClient
 from mlflow.types import ColSpec, DataType
 
 from app.serving.batching_contract import ROW_WISE_TAG
+from tests.clashing import ship
+from tests.contract import chat_models
 from tests.contract import test_model_parity as parity
+from tests.platform import ROOT
 
 SLOW_S = 0.5
 
@@ -87,7 +91,7 @@ def registry_uri(home: Path) -> str:
 
 
 def register(home: Path) -> None:
-    """Log and register every case's model in the embedded registry under `home`; break the artifacts of `broken`.
+    """Log and register every case's model in the embedded registry under `home`, and the chat models; break `broken`.
 
     Models without an input example are declared row-wise, but `short`, which is not: so requests of most models meet in
     batches.
@@ -97,6 +101,7 @@ def register(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     # Pickle the functions of these modules into the models, because a replica cannot import the tests.
     cloudpickle.register_pickle_by_value(parity)
+    cloudpickle.register_pickle_by_value(chat_models)
     cloudpickle.register_pickle_by_value(__import__(__name__, fromlist=["x"]))
     with tracking(home):
         with warnings.catch_warnings(record=True):
@@ -108,12 +113,29 @@ def register(home: Path) -> None:
                 mlflow.register_model(info.model_uri, name_of(case))
                 if case.name not in ("short", *PROVEN):
                     registry(home).set_registered_model_tag(name_of(case), ROW_WISE_TAG, "true")
+            with mlflow.start_run(experiment_id=experiment):
+                exec(shown_model(), {"__name__": "__main__"})  # the documentation's own example
+            for name, make in chat_models.MODELS.items():
+                with mlflow.start_run(experiment_id=experiment):
+                    info = mlflow.pyfunc.log_model(name="chat", python_model=make(), pip_requirements=[])
+                mlflow.register_model(info.model_uri, f"echo-{name}")
+            with mlflow.start_run(experiment_id=experiment):
+                agent, code = chat_models.MODELS["agent"](), [str(ship(home / "code", 1))]
+                info = mlflow.pyfunc.log_model(name="chat", python_model=agent, pip_requirements=[], code_paths=code)
+            mlflow.register_model(info.model_uri, "echo-isolated")  # with code of its own, so it runs in a worker
         client = registry(home)
         uri = client.get_model_version_download_uri("broken", "1")
         if uri.startswith("models:"):
             uri = mlflow.get_logged_model(uri.rpartition("/")[2]).artifact_location
         (Path(urlsplit(uri).path) / "python_model.pkl").write_bytes(b"no pickle")
     cloudpickle.unregister_pickle_by_value(parity)
+    cloudpickle.unregister_pickle_by_value(chat_models)
+
+
+def shown_model() -> str:
+    """Return the code of the model in the page on streams."""
+    page = (ROOT / "docs" / "serve" / "streaming.md").read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
 
 
 def registry(home: Path) -> MlflowClient:

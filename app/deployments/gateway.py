@@ -69,7 +69,13 @@ class Gateway:
         self._ledger = Ledger(self._follower.traffic)
         PredictionMetrics(self._ledger)
         self._service = PredictionService(
-            self._follower, store, self._ledger, limits=settings.limits, batch=settings.batch, shadow=settings.shadow
+            self._follower,
+            store,
+            self._ledger,
+            limits=settings.limits,
+            batch=settings.batch,
+            shadow=settings.shadow,
+            stream_idle_s=settings.stream_idle_s,
         )
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from ray import serve
@@ -10,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from app.deployments.affinity_router import HELD
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, enter_own_folder, prepare_for_requests
+from app.errors import ServingError
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
@@ -38,13 +42,25 @@ class ModelPool:
         await self._member.start()
         prepare_for_requests()
 
-    # `AffinityRouter` reads the first and the last argument of `describe` and `predict`.
+    # `AffinityRouter` reads the first and the last argument of the following methods.
 
     async def describe(self, version: ModelVersion, note: CallNote) -> ModelSpec:
         return await self._member.describe(version)
 
     async def predict(self, version: ModelVersion, batch: Batch, note: CallNote) -> Output:
         return await self._member.predict(version, batch, note)
+
+    async def invoke(self, version: ModelVersion, body: bytes, note: CallNote) -> bytes:
+        return await self._member.invoke(version, body)
+
+    async def stream(self, version: ModelVersion, body: bytes, note: CallNote) -> AsyncGenerator[str | ServingError]:
+        """Yield events. Our errors are yielded too, because Serve logs a traceback for each raised one."""
+        async with aclosing(self._member.stream(version, body)) as events:
+            try:
+                async for event in events:
+                    yield event
+            except ServingError as error:
+                yield copy.copy(error)  # without its traceback's frames
 
     async def usage(self) -> dict[str, Any]:
         return self._member.usage()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from functools import cached_property
 
 from ray.serve.handle import DeploymentHandle
 
 from app.deployments.pool_member import PoolMember
 from app.deployments.remotes import RemotePool
-from app.deployments.rpc import Remote
-from app.errors import ReplicaDied
+from app.deployments.rpc import Remote, raised
+from app.errors import ReplicaDied, ServingError
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog, CallNote
 from app.serving.references import ModelVersion
@@ -49,6 +50,36 @@ class PoolClient:
         # One retry on another replica. If that dies too, the batcher sends each request of the batch alone.
         return await predict(version, batch, note)
 
+    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+        note = CallNote(self._copies(version))
+        try:
+            return await self._pool.call(RemotePool.invoke, version, body, note)
+        except ReplicaDied:
+            return await self._pool.call(RemotePool.invoke, version, body, note)
+
+    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        note = CallNote(self._copies(version))
+        try:
+            begun = False
+            async with aclosing(self._stream(version, body, note)) as events:
+                async for event in events:
+                    begun = True
+                    yield raised(event)
+        except ReplicaDied:
+            if begun:  # the caller has a part of the answer
+                raise
+        else:
+            return
+        async with aclosing(self._stream(version, body, note)) as events:
+            async for event in events:
+                yield raised(event)
+
+    @cached_property
+    def _stream(self) -> Callable[[ModelVersion, bytes, CallNote], AsyncGenerator[str | ServingError]]:
+        return self._pool.bind_stream(
+            RemotePool.stream, request_serialization="pickle", response_serialization="pickle"
+        )
+
     @cached_property
     def _by_message(self) -> _Predict:
         # Batches are plain data: pickle packs them at a fraction of cloudpickle's cost.
@@ -78,3 +109,9 @@ class LocalPoolClient:
             if not again:
                 raise
         return await self._member.predict(version, batch)
+
+    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+        return await self._member.invoke(version, body)
+
+    def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        return self._member.stream(version, body)

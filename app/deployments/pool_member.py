@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +20,7 @@ from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.releases import Releases
 from app.deployments.rpc import Remote
 from app.errors import PoolUnavailable, ServingError
+from app.hosting.json_calls import JsonCalls
 from app.hosting.model_host import ModelHost
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter, BusySample, CallNote, Waiting
@@ -66,7 +69,7 @@ class PoolMember:
         self._waiting = Waiting(time.monotonic)
         self._meter = BusyMeter(time.monotonic)
         self._scaling_sample = BusySample(self._meter, time.monotonic)
-        self._workers = Workers(pool.predict_threads, settings.load_timeout_s, settings.log_level)
+        self._workers = Workers(pool.predict_threads + pool.stream_threads, settings.load_timeout_s, settings.log_level)
         self._loader = ModelLoader(
             MlflowRegistry(settings),
             settings.cache_folder,
@@ -86,6 +89,7 @@ class PoolMember:
             retry_after_s=settings.failed_load_retry_s,
             changed=self._changed.set,
         )
+        self._json_calls = JsonCalls(self._host, pool.stream_threads)
         self._table = ReleaseTable()
         self._warm = asyncio.Event()
         self._resident: frozenset[ModelVersion] = frozenset()
@@ -108,6 +112,7 @@ class PoolMember:
                 await self._releases.call(Releases.left, self.member_id)
         except (TimeoutError, ServingError) as error:
             log.info("deregistration failed, releases will time this member out: %s", error)
+        self._json_calls.close()
         self._host.close()
         self._workers.close()
 
@@ -128,18 +133,38 @@ class PoolMember:
         finally:
             self._rows -= batch.count
 
+    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+        """Answer one JSON body."""
+        self._rows += 1
+        try:
+            return await self._json_calls.invoke(version, body)
+        finally:
+            self._rows -= 1
+
+    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        """Answer one JSON body event by event."""
+        self._rows += 1
+        try:
+            async with aclosing(self._json_calls.stream(version, body)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._rows -= 1
+
     def held(self) -> list[ModelVersion]:
         return self._host.resident
 
     def scaling_stats(self) -> dict[str, float]:
         """Return the input of the scaling policy: rows queued or in prediction, busy share, oldest wait.
 
+        The busy share is that of the prediction threads or of the stream threads, the larger one.
+
         Always floats: Serve stops asking for good when it gets another type.
         """
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {
             ROWS: float(self._rows + self._waiting.rows),
-            BUSY: float(busy),
+            BUSY: float(max(busy, self._json_calls.busy)),
             WAIT_MS: float(self._waiting.oldest_wait_s * 1000),
         }
 

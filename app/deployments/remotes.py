@@ -5,11 +5,13 @@ They name and type calls for `app.deployments.rpc.Remote`, as the classes of oth
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
 from ray import serve
 
 from app.deployments.rpc import Remote
+from app.errors import ServingError
 from app.serving.comparison.statistics import Statistics
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import CallNote
@@ -31,6 +33,8 @@ class RemotePool(Protocol):
 
     async def describe(self, version: ModelVersion, note: CallNote) -> ModelSpec: ...
     async def predict(self, version: ModelVersion, batch: Batch, note: CallNote) -> Output: ...
+    async def invoke(self, version: ModelVersion, body: bytes, note: CallNote) -> bytes: ...
+    def stream(self, version: ModelVersion, body: bytes, note: CallNote) -> AsyncGenerator[str | ServingError]: ...
     async def usage(self) -> dict[str, Any]: ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -20,6 +20,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _BROADCAST_S = 5.0
+_END: Any = object()
 
 
 class Remote:
@@ -53,6 +54,25 @@ class Remote:
         async def call(*args: P.args, **kwargs: P.kwargs) -> T:
             found: T = await answer(bound.remote(*args, **kwargs), self._name)
             return found
+
+        return call
+
+    def bind_stream(
+        self, method: Callable[Concatenate[Any, P], AsyncGenerator[T]], **options: Any
+    ) -> Callable[P, AsyncGenerator[T]]:
+        """Prepare repeated calls of an asynchronous generator method, as `bind` does.
+
+        Closing a call's generator, or cancelling who waits for it, cancels the call on the replica.
+        """
+        bound = self._handle.options(method_name=method.__name__, stream=True, **options)
+
+        async def call(*args: P.args, **kwargs: P.kwargs) -> AsyncGenerator[T]:
+            response = bound.remote(*args, **kwargs)
+            try:
+                while (item := await answer(anext(response, _END), self._name)) is not _END:
+                    yield item
+            finally:
+                response.cancel()
 
         return call
 

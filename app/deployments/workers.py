@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ class ModelWorker:
         logging.basicConfig(level=log_level)
         enter_own_folder()
         self._models: dict[int, Any] = {}
+        self._streams: set[str] = set()
         self._growth = MemoryGrowth()
         prepare_for_models()
 
@@ -68,6 +70,31 @@ class ModelWorker:
         except ServingError as error:
             return error.with_traceback(None)
         return found
+
+    def invoke(self, number: int, body: bytes) -> bytes | ServingError:
+        try:
+            found: bytes = self._models[number].invoke(body)
+        except ServingError as error:
+            return error.with_traceback(None)
+        return found
+
+    def stream(self, number: int, call: str, body: bytes) -> Iterator[str | ServingError]:
+        """Yield the events of a stream until they end or `stop` is called with its name."""
+        self._streams.add(call)
+        events = self._models[number].stream(body)
+        try:
+            for event in events:
+                if call not in self._streams:
+                    return
+                yield event
+        except ServingError as error:
+            yield error.with_traceback(None)
+        finally:
+            events.close()
+            self._streams.discard(call)
+
+    def stop(self, call: str) -> None:
+        self._streams.discard(call)
 
     def unload(self, number: int) -> None:
         self._models.pop(number, None)
@@ -100,6 +127,29 @@ class WorkerModel:
         output: Output = found
         return output
 
+    def invoke(self, body: bytes) -> bytes:
+        """Answer a JSON body with JSON; blocks. Raises `InvalidInput`, `ModelFailed` and `ReplicaDied`."""
+        found = self._worker.get(self._worker.actor.invoke.remote(self._number, body))
+        if isinstance(found, Exception):
+            raise found
+        answer: bytes = found
+        return answer
+
+    def stream(self, body: bytes) -> Iterator[str]:
+        """Yield the JSON of each event; blocks. Raises as `invoke`."""
+        call = uuid.uuid4().hex
+        events = self._worker.actor.stream.options(num_returns="streaming").remote(self._number, call, body)
+        try:
+            for event in events:
+                found = self._worker.get(event)
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+        except RayActorError as error:
+            raise self._worker.death() from error
+        finally:
+            self._worker.actor.stop.remote(call)
+
 
 class _Worker:
     """One actor and the number of models in it."""
@@ -117,8 +167,12 @@ class _Worker:
         try:
             return ray.get(reference, timeout=timeout_s)
         except RayActorError as error:
-            self.is_dead = True
-            raise ReplicaDied("the worker process of the model died during the call; try again") from error
+            raise self.death() from error
+
+    def death(self) -> ReplicaDied:
+        """Note that the actor has died; return the error that says so."""
+        self.is_dead = True
+        return ReplicaDied("the worker process of the model died during the call; try again")
 
 
 class Workers:
@@ -196,7 +250,7 @@ class Workers:
             _actor_class()
             .options(
                 num_cpus=0,
-                max_concurrency=self._threads + 1,  # one more, so that loads do not wait for predictions
+                max_concurrency=self._threads + 2,  # loads and the end of streams do not wait for the others
                 runtime_env={"env_vars": {"PYTHONPATH": path}} if libraries else None,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )

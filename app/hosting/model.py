@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from app.serving.model_spec import ModelSpec
@@ -26,6 +27,10 @@ class Model(Protocol):
     def worker(self) -> str: ...
 
     def predict(self, batch: Batch) -> Output: ...
+
+    def invoke(self, body: bytes) -> bytes: ...
+
+    def stream(self, body: bytes) -> Iterator[str]: ...
 
 
 class Loader(Protocol):

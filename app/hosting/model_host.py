@@ -9,8 +9,9 @@ import asyncio
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -141,7 +142,6 @@ class ModelHost:
         """
         with self._residents.using(version):  # before the load, so that no eviction follows it
             resident = await self._get(version)
-            self._residents.touch(version)
             try:
                 # Never beside a thread: a pool with one thread promises its models one call at a time.
                 if not self._in_threads and resident.short_calls.is_short(batch.count):
@@ -150,6 +150,17 @@ class ModelHost:
                 self._in_threads.add(work)  # until it ends, even if its caller no longer waits
                 work.add_done_callback(self._in_threads.discard)
                 return await asyncio.wrap_future(work)
+            except ReplicaDied:
+                self._worker_died(version, resident)
+                raise
+
+    @asynccontextmanager
+    async def using(self, version: ModelVersion) -> AsyncIterator[Model]:
+        """Load a version if needed and keep it from being evicted. Raises as `describe`."""
+        with self._residents.using(version):
+            resident = await self._get(version)
+            try:
+                yield resident.model
             except ReplicaDied:
                 self._worker_died(version, resident)
                 raise
@@ -218,6 +229,7 @@ class ModelHost:
     async def _get(self, version: ModelVersion) -> Resident:
         resident = self._residents.get(version)
         if resident is not None:
+            self._residents.touch(version)
             return resident
         failure = self._failures.get(version)
         if failure is not None and time.monotonic() < failure.until:

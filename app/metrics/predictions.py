@@ -61,6 +61,8 @@ _OF_VERSION = (
     _Family("ml_serve_batch_requests", "histogram", "batch_requests", "Requests in one batch."),
     _Family("ml_serve_batch_wait_seconds", "histogram", "batch_waits", "Time that a batch's oldest rows waited."),
     _Family("ml_serve_repeated_requests", "counter", "repeated", "Requests predicted again, alone: not row-wise."),
+    _Family("ml_serve_streams", "gauge", "streams", "Streams in progress."),
+    _Family("ml_serve_stream_events", "counter", "stream_events", "Events of streams that have ended."),
     _Family("ml_serve_batches_in_flight_bound", "gauge", "in_flight_bound", "Most batches in flight at the same time."),
 )
 _OF_VARIANT = (

@@ -47,3 +47,4 @@ class BatchingContract:
 
 
 UNPROVEN = BatchingContract()
+ONE_OBJECT = BatchingContract(reason="it takes the JSON object of one request")

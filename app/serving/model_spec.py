@@ -24,6 +24,8 @@ class ModelSpec:
         isolation: why the version runs in a worker process, as a clause; None where it does not.
         metadata: the metadata that was logged with the model.
         hinted: whether `inputs` comes from a type hint, which validates the input where the model is.
+        takes_json: whether it takes the JSON object of one request, as chat models and agents do, instead of rows.
+        streams: whether it can answer a request event by event.
     """
 
     name: str
@@ -39,6 +41,8 @@ class ModelSpec:
     isolation: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hinted: bool = False
+    takes_json: bool = False
+    streams: bool = False
 
     @property
     def key(self) -> ModelVersion:

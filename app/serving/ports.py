@@ -6,7 +6,7 @@ memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Protocol
 
 from app.serving.batching.batcher import AnsweredBatch
@@ -71,6 +71,15 @@ class ModelRunner(Protocol):
         Args:
             backlog: further rows of the version that wait in this gateway replica; the pool scales on them.
             again: whether to send the batch once more if the replica dies.
+        """
+
+    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+        """Answer the JSON body of one request with JSON. Raises as `predict`, or `InvalidInput`."""
+
+    def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        """Answer the JSON body of one request with the JSON of each event. Close it to stop the model.
+
+        Raises as `invoke`, or `Overloaded`.
         """
 
 
@@ -185,6 +194,12 @@ class Recorder(Protocol):
 
     def repeated(self, version: ModelVersion, requests: int) -> None:
         """Count requests that are predicted again because an answer contradicts the version's batching contract."""
+
+    def stream_started(self, version: ModelVersion) -> None:
+        """Count a stream whose first event is there."""
+
+    def stream_ended(self, version: ModelVersion, events: int) -> None:
+        """Count a stream that ended and the events that it had."""
 
     # Only for models with traffic:
 

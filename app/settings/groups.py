@@ -89,6 +89,10 @@ class PoolSettings(Scaling):
     predict_threads: PositiveInt = 2
     """Predictions that one replica computes at the same time, each in a thread of its own."""
 
+    stream_threads: PositiveInt = 16
+    """Calls with a JSON body, of chat models and agents, and streams that one replica runs at the same time. Each has a
+    thread of its own and takes no prediction thread. Further streams are answered with 429; other calls wait."""
+
     load_threads: PositiveInt = 2
     """Models that one replica loads at the same time. Each load takes CPU time from running predictions."""
 

@@ -127,6 +127,9 @@ class Settings(BaseSettings):
     request_timeout_s: PositiveSeconds = 30
     """Deadline in seconds of requests without the header `x-request-timeout-seconds`."""
 
+    stream_idle_s: PositiveSeconds = 300
+    """Maximum seconds between two events of a stream. The deadline applies to the first event only."""
+
     load_timeout_s: PositiveSeconds = 300
     """Maximum seconds to load one model version, including the download."""
 

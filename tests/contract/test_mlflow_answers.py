@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse  # type: ignore[import-untyped]
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -35,6 +34,7 @@ from app.api.mlflow.answers import mlflow_predictions
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref
 from tests.fakes import FakeModel, columns, make_fakes
+from tests.parity.options import generated
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # those of pandas and of MLflow about how models answer
 
@@ -329,8 +329,7 @@ VALUES = st.recursive(
 )
 
 
-@given(VALUES)
-@settings(max_examples=300, deadline=None)
+@generated(VALUES)
 def test_any_nested_answer_is_what_mlflow_writes(value: Any) -> None:
     expected = io.StringIO()
     scoring_server.predictions_to_json(value, expected)

@@ -52,7 +52,9 @@ def ours(model: Any) -> Any:
     inputs, outputs, params = parsed.get("inputs"), parsed.get("outputs"), parsed.get("params")
     hinted = input_hint(model) is not None
     spec = ModelSpec("model", "1", "python_function", inputs, outputs, params, hinted=hinted)
-    fakes = make_fakes({"model": FakeModel(LoadedModel(spec, model).predict, inputs, outputs, params, hinted=hinted)})
+    loaded = LoadedModel(spec, model)
+    behind = FakeModel(loaded.predict, inputs, outputs, params, hinted=hinted, invoke=loaded.invoke)
+    fakes = make_fakes({"model": behind})
     fakes.default_model = parse_ref("model")
     return fakes.app
 

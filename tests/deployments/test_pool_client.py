@@ -15,7 +15,7 @@ with warnings.catch_warnings():
 
     from app.deployments.pool_client import PoolClient
 
-from app.errors import ReplicaDied
+from app.errors import ModelFailed, ReplicaDied
 from app.serving.placement.load import Backlog
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, Output
@@ -67,3 +67,78 @@ async def test_a_shadow_batch_is_not_retried_after_its_replica_died() -> None:
     with pytest.raises(ReplicaDied):
         await predict(pool, again=False)
     assert pool.calls == 1
+
+
+class DyingStreams:
+    """A pool's handle whose streams give these items in turn; the death of a replica is raised."""
+
+    def __init__(self, *streams: list[Any]) -> None:
+        self._streams = list(streams)
+        self.cancelled = 0
+        self.given: dict[str, Any] = {}
+
+    def options(self, **given: Any) -> DyingStreams:
+        self.given = given
+        return self
+
+    def remote(self, *_: Any) -> DyingStream:
+        return DyingStream(self, self._streams.pop(0))
+
+
+class DyingStream:
+    def __init__(self, pool: DyingStreams, items: list[Any]) -> None:
+        self._pool, self._items = pool, items
+
+    def __aiter__(self) -> DyingStream:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._items:
+            raise StopAsyncIteration
+        item = self._items.pop(0)
+        if isinstance(item, ActorDiedError):
+            raise item
+        return item
+
+    def cancel(self) -> None:
+        self._pool.cancelled += 1
+
+
+async def events(pool: DyingStreams) -> list[str]:
+    return [event async for event in PoolClient("default", pool, lambda _: 1).stream(VERSION, b"{}")]
+
+
+async def test_a_stream_is_called_as_one() -> None:
+    pool = DyingStreams(["a", "b"])
+    assert await events(pool) == ["a", "b"]
+    assert pool.given["stream"] is True
+    assert pool.given["method_name"] == "stream"
+
+
+async def test_a_stream_is_retried_before_its_first_event() -> None:
+    assert await events(DyingStreams([ActorDiedError()], ["a"])) == ["a"]
+    with pytest.raises(ReplicaDied):
+        await events(DyingStreams([ActorDiedError()], [ActorDiedError()], ["a"]))
+
+
+async def test_a_stream_is_not_retried_after_its_first_event() -> None:
+    stream = PoolClient("default", DyingStreams(["a", ActorDiedError()], ["a"]), lambda _: 1).stream(VERSION, b"{}")
+    assert await anext(stream) == "a"
+    with pytest.raises(ReplicaDied):
+        await anext(stream)
+
+
+async def test_an_error_that_the_replica_sent_is_raised() -> None:
+    stream = PoolClient("default", DyingStreams(["a", ModelFailed("it raised")]), lambda _: 1).stream(VERSION, b"{}")
+    assert await anext(stream) == "a"
+    with pytest.raises(ModelFailed, match="it raised"):
+        await anext(stream)
+
+
+async def test_closing_a_stream_cancels_the_call() -> None:
+    pool = DyingStreams(["a", "b"])
+    stream = PoolClient("default", pool, lambda _: 1).stream(VERSION, b"{}")
+    assert await anext(stream) == "a"
+    assert pool.cancelled == 0
+    await stream.aclose()
+    assert pool.cancelled == 1

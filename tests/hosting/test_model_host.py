@@ -2,6 +2,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -63,6 +64,12 @@ class AddVersion:
         if self._gate is not None:
             self._gate.wait(10)
         return Output("tensor", (), (given.arrays[0] + int(self.spec.version),), given.count)
+
+    def invoke(self, body: bytes) -> bytes:
+        raise NotImplementedError
+
+    def stream(self, body: bytes) -> Iterator[str]:
+        raise NotImplementedError
 
 
 class Loader:

@@ -42,6 +42,8 @@ FAMILIES = {
     "ml_serve_batch_wait_seconds": ("histogram", VERSION, SECONDS),
     "ml_serve_repeated_requests": ("counter", VERSION, ""),
     "ml_serve_batches_in_flight_bound": ("gauge", VERSION, ""),
+    "ml_serve_streams": ("gauge", VERSION, ""),
+    "ml_serve_stream_events": ("counter", VERSION, ""),
     "ml_serve_variant_seconds": ("summary", VERSION, ""),
     "ml_serve_variant_seconds_squared": ("counter", VERSION, ""),
     "ml_serve_variant_prediction": ("summary", VERSION, ""),
@@ -145,6 +147,9 @@ def test_requests_rows_and_batches_are_counted(registry: CollectorRegistry, ledg
     ledger.called(V2, AnsweredBatch(2, 7, 0.002, 0.005, 3))
     ledger.failed("prices", V2, "invalid_input")
     ledger.repeated(V2, 4)
+    for _ in range(3):
+        ledger.stream_started(V2)
+    ledger.stream_ended(V2, 5)
     assert samples(registry, "ml_serve_") == {
         "requests_total": 2,
         "rows_total": 7,
@@ -161,6 +166,8 @@ def test_requests_rows_and_batches_are_counted(registry: CollectorRegistry, ledg
         "batch_wait_seconds_sum": 0.002,
         "repeated_requests_total": 4,
         "batches_in_flight_bound": 3,
+        "streams": 2,
+        "stream_events_total": 5,
     }
 
 

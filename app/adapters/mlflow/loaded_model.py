@@ -19,10 +19,12 @@ from mlflow.pyfunc import PyFuncModel
 from app.adapters.artifacts.layout import size_of
 from app.adapters.mlflow import row_wise, type_hints
 from app.adapters.mlflow.enforcement import skip_enforcement
+from app.adapters.mlflow.invocations import Invocations
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.adapters.mlflow.process_state import unchanged
 from app.errors import ModelFailed, ModelUnavailable, ServingError
+from app.serving.batching_contract import ONE_OBJECT
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
@@ -35,14 +37,19 @@ class LoadedModel:
 
     `problem` is a sentence, or None. A version with a problem answers requests by its number, but should not replace
     another version behind an alias. `worker` is the key of the process that holds the model, empty for this one.
+    `invocations` keeps the enforcement that `model` may lack.
     """
 
     worker: ClassVar[str] = ""
 
-    def __init__(self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None) -> None:
+    def __init__(
+        self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None, invocations: Invocations | None = None
+    ) -> None:
         self.spec = spec
         self.problem = problem
         self._model = model
+        self.invocations = invocations or Invocations(model)
+        self.invoke, self.stream = self.invocations.invoke, self.invocations.stream
         self._hint = type_hints.input_hint(model)
 
     def predict(self, batch: Batch) -> Output:
@@ -100,6 +107,7 @@ def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedMo
         log.exception("failed to load %s", version)
         raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
     signature = _signature(version, model)
+    invocations = Invocations(model)
     flavor = next((name for name in model.metadata.flavors if name != "python_function"), "python_function")
     spec = ModelSpec(
         name=version.name,
@@ -112,12 +120,14 @@ def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedMo
         metadata=_metadata(version, model),
         hinted=type_hints.input_hint(model) is not None,
         nbytes=nbytes,
-        batching=row_wise.examine(model, flavor, folder),
+        batching=ONE_OBJECT if invocations.takes_json else row_wise.examine(model, flavor, folder),
+        takes_json=invocations.takes_json,
+        streams=invocations.streams,
         load_ms=(time.perf_counter() - started) * 1000,
     )
     skip_enforcement(model)
     log.info("loaded %s: flavor=%s ms=%.0f megabytes=%.1f", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
-    return LoadedModel(spec, model, problem)
+    return LoadedModel(spec, model, problem, invocations)
 
 
 def _signature(version: ModelVersion, model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:

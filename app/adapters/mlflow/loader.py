@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +48,10 @@ class IsolatedModel(Protocol):
     def worker(self) -> str: ...
 
     def predict(self, batch: Batch) -> Output: ...
+
+    def invoke(self, body: bytes) -> bytes: ...
+
+    def stream(self, body: bytes) -> Iterator[str]: ...
 
 
 class WorkerProcesses(Protocol):

@@ -12,7 +12,8 @@ import math
 import re
 import uuid
 from codecs import BOM_UTF8
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,22 +52,36 @@ class HttpLimits:
 
 
 class Reply(NamedTuple):
-    """A response: its body and the headers beside those that every response has."""
+    """A response: its body and the headers beside those that every response has.
+
+    `parts` yields a body that is sent part by part, at least one; `body` is empty then.
+    """
 
     body: bytes
     status: int = 200
     headers: tuple[tuple[bytes, bytes], ...] = ()
     content_type: bytes = b"application/json"
+    parts: AsyncGenerator[bytes] | None = None
 
 
 class Exchange:
     """A request in progress.
 
     `received` is event loop time in seconds; `headers` has the last value of each name; `body_read` and `disconnected`
-    say that the whole body has arrived and that the caller has gone.
+    say that the whole body has arrived and that the caller has gone, `started` that a part of the response was sent.
     """
 
-    __slots__ = ("_limits", "_receive", "_request_id", "body_read", "disconnected", "headers", "received", "scope")
+    __slots__ = (
+        "_limits",
+        "_receive",
+        "_request_id",
+        "body_read",
+        "disconnected",
+        "headers",
+        "received",
+        "scope",
+        "started",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits) -> None:
         self.scope = scope
@@ -74,6 +89,7 @@ class Exchange:
         self.received = asyncio.get_running_loop().time()
         self.body_read = scope["method"] in _WITHOUT_BODY
         self.disconnected = False
+        self.started = False
         self._receive = receive
         self._limits = limits
         self._request_id: str | None = None
@@ -167,9 +183,22 @@ class Exchange:
         return parse_json(text, self._limits.json_depth, constants=constants)
 
     async def wait_disconnected(self) -> None:
-        """Wait until the caller disconnects; only after `body_read`, and before the response is sent."""
+        """Wait until the caller disconnects; only after `body_read`, and before the whole response is sent."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
+
+    async def send_parts(self, reply: Reply, parts: AsyncGenerator[bytes], send: Send) -> None:
+        """Send a response part by part, each as soon as it is there, and close `parts`."""
+        async with aclosing(parts):
+            async for part in parts:
+                if not self.started:
+                    self.started = True
+                    headers = [(b"content-type", reply.content_type), *reply.headers]
+                    if self._limits.echo_request_id:
+                        headers.append((b"x-request-id", self.request_id.encode()))
+                    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
     async def reply(self, reply: Reply, send: Send) -> None:
         """Send the response, compressed if it is large and the caller accepts that."""

@@ -149,6 +149,8 @@ class Endpoint(APIRoute):
         task = self._watch.enter(exchange)
         try:
             reply = await self._route.handler(exchange)
+            if reply.parts is not None:
+                await exchange.send_parts(reply, reply.parts, send)
         except Exception as error:
             reply = error_reply(error, exchange, self._route.error)
         except asyncio.CancelledError:
@@ -159,7 +161,8 @@ class Endpoint(APIRoute):
             reply = error_reply(CallerGone("the caller disconnected"), exchange, self._route.error)
         finally:
             self._watch.leave(exchange)
-        await exchange.reply(reply, send)
+        if not exchange.started:
+            await exchange.reply(reply, send)
         if self.is_hot:
             self._count(reply.status, time.perf_counter() - started)
 

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
 
 from app import errors
 from app.api.bodies import Body
@@ -104,6 +104,23 @@ class InvocationsRequest(Body):
 
     params: Any = None
     """Inference parameters by name, if the model's signature has any."""
+
+    stream: StrictBool = False
+    """Answer with server-sent events, if the model has `predict_stream`."""
+
+
+JSON_CALL_KEYS = frozenset({"messages", "prompt", "input"})
+"""A body with one of these keys goes to the model whole; MLflow's ``SUPPORTED_LLM_FORMATS``."""
+
+JSON_CALL_SCHEMA = {
+    "title": "JsonCall",
+    "type": "object",
+    "description": "A body that the model gets whole, as chat models and agents do: it has `messages`, `prompt` or "
+    "`input`. With `stream` true the answer is server-sent events.",
+    "anyOf": [{"required": [key]} for key in sorted(JSON_CALL_KEYS)],
+    "properties": {"stream": {"type": "boolean", "default": False}},
+}
+"""OpenAPI schema of such a body."""
 
 
 class InvocationsResponse(BaseModel):

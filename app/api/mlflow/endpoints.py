@@ -9,8 +9,16 @@ from importlib.metadata import version
 from app.api.http.exchange import Exchange, Reply, versioned_reply
 from app.api.http.routing import JSON, Route
 from app.api.mlflow.answers import mlflow_predictions
-from app.api.mlflow.bodies import InvocationsError, InvocationsRequest, InvocationsResponse, SplitFrame
+from app.api.mlflow.bodies import (
+    JSON_CALL_KEYS,
+    JSON_CALL_SCHEMA,
+    InvocationsError,
+    InvocationsRequest,
+    InvocationsResponse,
+    SplitFrame,
+)
 from app.api.mlflow.csv import csv_columns
+from app.api.mlflow.events import EVENT_STREAM, event_stream_reply
 from app.api.mlflow.parquet import parquet_table
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
@@ -46,11 +54,16 @@ class MlflowDialect:
     def routes(self) -> list[Route]:
         route = partial(Route, tag="mlflow", error=InvocationsError)
         bodies = {
-            JSON: {"schema": InvocationsRequest.model_json_schema()},
+            JSON: {"schema": {"anyOf": [InvocationsRequest.model_json_schema(), JSON_CALL_SCHEMA]}},
             CSV: {"schema": {"type": "string", "description": "A header row and rows, in UTF-8."}},
             PARQUET: {"schema": {"type": "string", "format": "binary"}},
         }
-        hot = partial(route, body=bodies, answer=InvocationsResponse, hot=True)
+        whole = {"type": "object", "description": "The model's own answer to a body that it got whole."}
+        answers = {
+            JSON: {"schema": {"anyOf": [InvocationsResponse.model_json_schema(), whole]}},
+            EVENT_STREAM: {"schema": {"type": "string", "description": "One `data:` line for each event."}},
+        }
+        hot = partial(route, body=bodies, answer=answers, hot=True)
         text = {"text/plain": {"schema": {"type": "string"}}}
         return [
             hot("POST", "/invocations", self.invoke_default, statuses=(404,)),
@@ -87,12 +100,19 @@ class MlflowDialect:
         request = PredictionRequest(ref, exchange.deadline, session=exchange.session)
         kind = media_type(exchange.headers.get(b"content-type", b""))
         if kind == JSON:
-            body = InvocationsRequest.read(exchange.parse(await exchange.body(), constants=True))
-            request.payload = _payload(body)
-            request.params = body.params
+            request.body = await exchange.body()
+            given = exchange.parse(request.body, constants=True)
+            if not isinstance(given, dict) or JSON_CALL_KEYS.isdisjoint(given):
+                body = InvocationsRequest.read(given)
+                request.payload = _payload(body)
+                request.params = body.params
+            if isinstance(given, dict) and given.get("stream") is True:
+                return event_stream_reply(await self._service.stream(request), exchange.request_id)
         else:
             request.payload = self._table(kind, await exchange.body())
         prediction = await self._service.predict(request)
+        if prediction.text is not None:
+            return Reply(prediction.text, headers=((b"x-model-version", prediction.version.version.encode()),))
         return versioned_reply({"predictions": mlflow_predictions(prediction.output)}, prediction.version.version)
 
     def _table(self, kind: str, body: bytes) -> PayloadReader:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from app.api.bodies import ServeError
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import JSON, Route
+from app.api.mlflow.bodies import JSON_CALL_SCHEMA
 from app.api.system.examples import example_request, example_response
 from app.api.v1.predict import PREFIX
 from app.errors import ServingError
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 """The document leaves out a model that is not described by then."""
 _MAX_CONCURRENT = 16
+_WHOLE = "/invocations/"
+"""Where models are called that take a whole JSON object."""
 _MAX_PREFIX = 200
 # No empty segment: "//host" would be another server.
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
@@ -100,15 +103,19 @@ class OpenApi:
 def build(base: Mapping[str, Any], served: Sequence[DescribedModel]) -> dict[str, Any]:
     """Add an operation and a tag for each model to the schema of the routes."""
     paths = dict(base["paths"])
-    template = paths[PREFIX + "{ref}:predict"]["post"]
+    template, whole = paths[PREFIX + "{ref}:predict"]["post"], paths[_WHOLE + "{ref}"]["post"]
     tags = []
     for model, split in served:
         try:
-            operation = _operation(model, split, template)
+            name = quote(model.spec.name, safe="")
+            if model.takes_json:
+                path, operation = f"{_WHOLE}{name}", _whole_operation(model, split, whole)
+            else:
+                path, operation = f"{PREFIX}{name}:predict", _operation(model, split, template)
         except Exception:  # one model must not hide the others
             log.exception("cannot describe model, leaving it out of the OpenAPI document: model=%s", model.spec.name)
             continue
-        paths[f"{PREFIX}{quote(model.spec.name, safe='')}:predict"] = {"post": operation}
+        paths[path] = {"post": operation}
         text = f"Version {model.spec.version}, {model.spec.flavor}."
         tags.append({"name": model.spec.name, "description": f"{text} {split}" if split else text})
     return {**base, "paths": paths, "tags": tags}
@@ -139,7 +146,7 @@ def _split(status: ModelStatus) -> str | None:
 def _operation(model: ServedModel, split: str | None, template: Mapping[str, Any]) -> dict[str, Any]:
     """Narrow the operation of any model to one; headers and errors stay."""
     spec = model.spec
-    text = f"{split} This describes version {spec.version}." if split else f"Version {spec.version} answers."
+    text = _versions(model, split)
     request = {"schema": request_schema(spec), "example": example_request(model) or {"instances": []}}
     response = {"schema": response_schema(spec), "example": example_response(spec)}
     return {
@@ -152,3 +159,25 @@ def _operation(model: ServedModel, split: str | None, template: Mapping[str, Any
         "requestBody": {"required": True, "content": {JSON: request}},
         "responses": {**template["responses"], "200": {"description": "The predictions.", "content": {JSON: response}}},
     }
+
+
+def _whole_operation(model: ServedModel, split: str | None, template: Mapping[str, Any]) -> dict[str, Any]:
+    """Narrow the operation of MLflow's protocol to a model that takes a whole JSON object."""
+    spec = model.spec
+    request = {"schema": JSON_CALL_SCHEMA}
+    if isinstance(spec.input_example, Mapping):
+        request["example"] = dict(spec.input_example)
+    return {
+        **template,
+        "tags": [spec.name],
+        "summary": f"Call {spec.name}.",
+        "description": f"{_versions(model, split)} It takes a JSON object whole.",
+        "operationId": f"invoke_{quote(spec.name, safe='')}",
+        "parameters": [one for one in template["parameters"] if one["in"] != "path"],
+        "requestBody": {"required": True, "content": {JSON: request}},
+    }
+
+
+def _versions(model: ServedModel, split: str | None) -> str:
+    version = model.spec.version
+    return f"{split} This describes version {version}." if split else f"Version {version} answers."

@@ -109,6 +109,15 @@ class Ledger:
         totals = self.versions.get(version) or self._version(version)
         totals.repeated += requests
 
+    def stream_started(self, version: ModelVersion) -> None:
+        totals = self.versions.get(version) or self._version(version)
+        totals.streams += 1
+
+    def stream_ended(self, version: ModelVersion, events: int) -> None:
+        totals = self.versions.get(version) or self._version(version)
+        totals.streams = max(0, totals.streams - 1)  # the version's totals may be newer than the stream
+        totals.stream_events += events
+
     def divided(self, version: ModelVersion, traffic: Traffic, seconds: float, prediction: float | None) -> None:
         self._variant(version).add(seconds, prediction)
         epoch = self._epoch(version.name, traffic)

@@ -80,6 +80,8 @@ class VersionTotals:
     batch_waits: Distribution = field(default_factory=_seconds)
     in_flight_bound: int = 0
     repeated: int = 0
+    streams: int = 0
+    stream_events: int = 0
     variant: VariantTotals | None = None
 
 

@@ -26,8 +26,10 @@ PayloadReader = Callable[[Signature], Awaitable[Payload]]
 
 @dataclass(slots=True)
 class PredictionRequest:
-    """A request. Either `payload` or `features` is set; `deadline` is event loop time.
+    """A request. Either `payload` or `features` is set, or neither and `body`; `deadline` is event loop time.
 
+    `body` is the JSON object that the caller sent. Models that take it whole get it, and with neither `payload` nor
+    `features` every model does.
     `lenient`: drop `params` if the model takes none, because the protocol uses parameters of its own.
     `session` returns the caller's session id, which keeps it with one variant. It is called only if there are variants.
     """
@@ -37,6 +39,7 @@ class PredictionRequest:
     payload: Payload | PayloadReader | None = None
     features: FeatureRequest | None = None
     params: Mapping[str, Any] | None = None
+    body: bytes | None = None
     lenient: bool = False
     session: Callable[[], str | None] | None = None
 
@@ -46,7 +49,8 @@ class Prediction:
     """The answer, the version that gave it, and that version's signature.
 
     `rows` are the version's input. After a feature store read, `features` holds the model's columns, overrides
-    included, and `enriched` everything that was read.
+    included, and `enriched` everything that was read. `text` is the JSON of an answer to a body that the model took
+    whole; it has no output and no rows then.
     """
 
     version: ModelVersion
@@ -55,3 +59,4 @@ class Prediction:
     rows: Rows
     features: Mapping[str, Sequence[Any]] | None = None
     enriched: Enriched | None = None
+    text: bytes | None = None

@@ -43,6 +43,7 @@ class ServedModel:
         repeated: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.spec = spec
+        self.takes_json = spec.takes_json
         self._contract = spec.batching
         self._is_contradicted = False
         self.signature = Signature.compile(spec.inputs, spec.outputs, spec.params, hinted=spec.hinted)

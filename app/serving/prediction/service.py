@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import AsyncGenerator
 from functools import partial
 
-from app.errors import InvalidInput, ServingError, TooLarge
+from app.errors import InvalidInput, InvalidRequest, ServingError, TooLarge
 from app.serving.comparison.prediction_diff import mean_prediction
 from app.serving.comparison.statistics import ShadowPair
 from app.serving.ports import Directory, FeatureStore, Recorder
 from app.serving.prediction.admission import Admission
 from app.serving.prediction.enrichment import Enriched, Enrichment
+from app.serving.prediction.event_stream import EventStream
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
 from app.serving.prediction.served_model import ServedModel, until
 from app.serving.prediction.shadow import Shadowing, ShadowRequest
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
-from app.serving.rows import Output, Rows
+from app.serving.rows import Layout, Output, Rows
 from app.serving.single_flight import SingleFlight
 from app.settings import BatchSettings, Limits, ShadowSettings
 
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _MOST_VERSIONS = 4096
 """Versions that a replica remembers. Each rollout adds one; the oldest is described again when it is called."""
+_NO_ROWS = Rows(Layout("columns", (), (), ()), (), 1)
+_NO_OUTPUT = Output("tensor", (), (), 1)
 
 
 class PredictionService:
@@ -42,11 +46,13 @@ class PredictionService:
         limits: Limits,
         batch: BatchSettings,
         shadow: ShadowSettings,
+        stream_idle_s: float = 300.0,
     ) -> None:
         self._directory = directory
         self._recorder = recorder
         self.limits = limits
         self._batch = batch
+        self._stream_idle_s = stream_idle_s
         self.admission = Admission(limits)
         self.enrichment = Enrichment(features, max_entities=batch.max_rows)
         self._models: dict[ModelVersion, ServedModel] = {}
@@ -66,29 +72,50 @@ class PredictionService:
         try:
             self.admission.enter()
             try:
-                if ref.version is None and ref.alias is None:
-                    traffic = self._directory.traffic(ref.name)
-                if traffic is not None and traffic.variants:
-                    version = ModelVersion(ref.name, traffic.choose(ref.name, _sticky_key(request)))
-                else:
-                    version = self._directory.known(ref)
-                    if version is None:
-                        async with until(request.deadline):
-                            version = await self._directory.resolve(ref)
+                version, traffic = self._choose(request)
+                if version is None:
+                    async with until(request.deadline):
+                        version = await self._directory.resolve(ref)
                 prediction = await self._predict(request, version)
             finally:
                 self.admission.leave()
         except Exception as error:
-            code = error.code if isinstance(error, ServingError) else ServingError.code
-            self._recorder.failed(ref.name, version, code)
-            if traffic is not None and version is not None:
-                self._recorder.divided_failed(version, traffic, code)
+            self._failed(ref.name, version, traffic, error)
             raise
         seconds = time.perf_counter() - started
         self._recorder.predicted(version, prediction.output.count, seconds)
         if traffic is not None:
             self._follow_up(request, traffic, prediction, seconds)
         return prediction
+
+    async def stream(self, request: PredictionRequest) -> EventStream:
+        """Answer the JSON body of one request event by event. Returns when the first event is there.
+
+        The deadline and the limits of admission apply until then.
+
+        Raises:
+            InvalidRequest: the model cannot stream.
+            ServingError: as `predict`.
+        """
+        started = time.perf_counter()
+        ref = request.ref
+        version: ModelVersion | None = None
+        traffic: Traffic | None = None
+        try:
+            self.admission.enter()
+            try:
+                version, traffic = self._choose(request)
+                async with until(request.deadline):
+                    version = version or await self._directory.resolve(ref)
+                    events, first = await self._first_event(request, version)
+            finally:
+                self.admission.leave()
+        except Exception as error:
+            self._failed(ref.name, version, traffic, error)
+            raise
+        ended = partial(self._stream_ended, version, traffic, time.perf_counter() - started)
+        self._recorder.stream_started(version)
+        return EventStream(version, events, first, self._stream_idle_s, ended)
 
     async def model(self, ref: ModelRef) -> ServedModel:
         """Return the version behind a reference, loaded. Raises `ModelNotFound` or `Unavailable`."""
@@ -105,10 +132,14 @@ class PredictionService:
 
     async def _predict(self, request: PredictionRequest, version: ModelVersion) -> Prediction:
         model = self._models.get(version)
-        payload, enriched = request.payload, None
-        if model is None or type(payload) is not Payload:  # reading the rows has to wait for something
+        if model is None:
             async with until(request.deadline):
                 model = await self._open(version)
+        payload, enriched = request.payload, None
+        if model.takes_json or (payload is None and request.body is not None):
+            return await self._invoke(request, model)
+        if type(payload) is not Payload:  # reading the rows has to wait for something
+            async with until(request.deadline):
                 payload, enriched = await self._read(request, model)
         rows = self._rows(request, model, payload)
         count, nbytes = rows.count, rows.nbytes
@@ -119,6 +150,64 @@ class PredictionService:
             self.admission.release(version, count, nbytes)
         features = payload.value if enriched is not None else None
         return Prediction(version, output, model.signature, rows, features, enriched)
+
+    def _choose(self, request: PredictionRequest) -> tuple[ModelVersion | None, Traffic | None]:
+        """Return the version as far as it is known from memory, and the traffic that it is chosen by."""
+        ref = request.ref
+        traffic = self._directory.traffic(ref.name) if ref.version is None and ref.alias is None else None
+        if traffic is not None and traffic.variants:
+            return ModelVersion(ref.name, traffic.choose(ref.name, _sticky_key(request))), traffic
+        return self._directory.known(ref), traffic
+
+    def _failed(self, name: str, version: ModelVersion | None, traffic: Traffic | None, error: Exception) -> None:
+        code = error.code if isinstance(error, ServingError) else ServingError.code
+        self._recorder.failed(name, version, code)
+        if traffic is not None and version is not None:
+            self._recorder.divided_failed(version, traffic, code)
+
+    async def _invoke(self, request: PredictionRequest, model: ServedModel) -> Prediction:
+        """Predict the JSON body of a request whole and alone."""
+        version, body = model.spec.key, _body(request, model)
+        self.admission.admit(version, 1, len(body))
+        try:
+            async with until(request.deadline):
+                text = await self._directory.runner(version.name).invoke(version, body)
+        finally:
+            self.admission.release(version, 1, len(body))
+        return Prediction(version, _NO_OUTPUT, model.signature, _NO_ROWS, text=text)
+
+    async def _first_event(
+        self, request: PredictionRequest, version: ModelVersion
+    ) -> tuple[AsyncGenerator[str], str | None]:
+        """Begin a stream. Returns the further events and the first one, None if there is none."""
+        model = await self._open(version)
+        if not model.spec.streams:
+            raise InvalidRequest(
+                f"{version} cannot stream, because its model has no 'predict_stream'; leave out 'stream'",
+                {"field": "stream"},
+            )
+        body = _body(request, model)
+        self.admission.admit(version, 1, len(body))
+        events = self._directory.runner(version.name).stream(version, body)
+        try:
+            return events, await anext(events, None)
+        except BaseException:
+            await events.aclose()
+            raise
+        finally:
+            self.admission.release(version, 1, len(body))
+
+    def _stream_ended(
+        self, version: ModelVersion, traffic: Traffic | None, seconds: float, events: int, error: Exception | None
+    ) -> None:
+        """Count a stream; `seconds` is the time to its first event."""
+        self._recorder.stream_ended(version, events)
+        if error is not None:
+            self._failed(version.name, version, traffic, error)
+            return
+        self._recorder.predicted(version, 1, seconds)
+        if traffic is not None:
+            self._recorder.divided(version, traffic, seconds, None)
 
     async def _read(self, request: PredictionRequest, model: ServedModel) -> tuple[Payload, Enriched | None]:
         """Return the payload, and what was read from the feature store if the request asks for it."""
@@ -149,7 +238,7 @@ class PredictionService:
         try:
             self._recorder.divided(version, traffic, seconds, mean_prediction(output))
             shadow = traffic.shadow
-            if shadow is None or shadow.version == version.version:
+            if shadow is None or shadow.version == version.version or prediction.text is not None:
                 return
             enriched = prediction.enriched
             if enriched is not None:
@@ -190,6 +279,17 @@ class PredictionService:
         answered, repeated = partial(self._recorder.called, version), partial(self._recorder.repeated, version)
         model = self._models[version] = ServedModel(spec, self._directory, self._batch, answered, repeated)
         return model
+
+
+def _body(request: PredictionRequest, model: ServedModel) -> bytes:
+    if request.body is None:
+        name = model.spec.name
+        raise InvalidInput(
+            f"{model.spec.key} takes a JSON object, as chat models and agents do, instead of rows; "
+            f"POST the object to /invocations/{name}",
+            {"endpoint": f"/invocations/{name}"},
+        )
+    return request.body
 
 
 def _sticky_key(request: PredictionRequest) -> str | None:

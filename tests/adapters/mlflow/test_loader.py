@@ -21,12 +21,14 @@ from starlette.types import Receive, Scope, Send
 
 from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import InvalidInput, ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
+from app.serving.batching_contract import ONE_OBJECT
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, stack
 from app.serving.signatures.signature import Signature
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
 from tests.contract import test_model_parity as parity
+from tests.contract.chat_models import MODELS
 from tests.contract.mlflow_models import hinted
 from tests.server import Server
 
@@ -54,12 +56,15 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
     with environment_of_nobody(), warnings.catch_warnings(record=True):
         configure(settings)
         experiment = mlflow.create_experiment("loader", artifact_location=settings.artifact_root.as_uri())
-        for name, log in {
+        models: dict[str, Callable[[], Any]] = {
             "forest": parity.log_forest,
             "raising": parity.log_python(raise_always, None),
             "moments": hinted(list[datetime]),
             "broken": parity.log_lightgbm,
-        }.items():
+            "agent": lambda: mlflow.pyfunc.log_model(name="m", python_model=MODELS["agent"](), pip_requirements=[]),
+            "silent": lambda: mlflow.pyfunc.log_model(name="m", python_model=MODELS["silent"](), pip_requirements=[]),
+        }
+        for name, log in models.items():
             with mlflow.start_run(experiment_id=experiment):
                 info = log()
             mlflow.register_model(info.model_uri, name)
@@ -90,6 +95,16 @@ def test_a_loaded_version_has_a_full_spec(settings: Settings, tmp_path: Path) ->
     assert model.spec.nbytes > 0
     output = model.predict(Batch(LAYOUT, tuple(np.ones((3, 4))), 4))
     assert (output.count, output.arrays[0].shape) == (4, (4, 2))
+
+
+def test_a_chat_model_takes_json_and_is_not_batched(settings: Settings, tmp_path: Path) -> None:
+    agent, silent, forest = (
+        loader(settings, tmp_path).load(ModelVersion(name, "1")).spec for name in ("agent", "silent", "forest")
+    )
+    assert [spec.takes_json for spec in (agent, silent, forest)] == [True, True, False]
+    assert [spec.streams for spec in (agent, silent, forest)] == [True, False, False]
+    assert [spec.batching == ONE_OBJECT for spec in (agent, silent, forest)] == [True, True, False]
+    assert agent.input_example is not None
 
 
 def answer_with_two_params(data: Any, params: Any) -> Any:

@@ -74,6 +74,16 @@ def operations(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+async def test_a_chat_model_is_documented_where_it_is_called(connect: Connect) -> None:
+    chat = {"messages": [{"role": "user", "content": "Hello"}]}
+    model = replace(total("x"), takes_json=True, example=chat)
+    found = await document(connect, await load(make_fakes({"my chat": model})))
+    assert operations(found) == {}
+    operation = found["paths"]["/invocations/my%20chat"]["post"]
+    assert operation["requestBody"]["content"]["application/json"]["example"] == chat
+    assert set(operation["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
+
+
 async def test_each_loaded_model_has_its_own_operation(connect: Connect) -> None:
     found = await document(connect, await load(make_fakes(MODELS)))
     assert tags(found) == sorted(MODELS)
