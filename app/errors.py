@@ -19,7 +19,6 @@
     ├── Overloaded                   the queue is full
     ├── Unavailable                  a component that the request needs does not answer
     │   ├── ModelUnavailable         the version cannot be loaded
-    │   │   └── EnvironmentMissing   its environment has yet to be built
     │   ├── RegistryUnavailable      the model registry does not answer
     │   ├── FeatureStoreUnavailable  the feature store does not answer
     │   └── PoolUnavailable          no replica of the model's pool answers
@@ -160,10 +159,8 @@ class ModelUnavailable(Unavailable):
     code = "model_unavailable"
 
 
-class EnvironmentMissing(ModelUnavailable):
-    """The version needs an environment that has yet to be built. It never reaches a caller."""
-
-    code = "environment_missing"
+class EnvironmentMissing(Exception):
+    """A version can be loaded once its environment is built. No `ServingError`, because it never reaches a caller."""
 
 
 class RegistryUnavailable(Unavailable):

@@ -244,7 +244,7 @@ class ModelHost:
             try:
                 model = await self._read(version)
             except EnvironmentMissing as missing:
-                await self._build(version, missing.message)
+                await self._build(version, str(missing))
                 model = await self._read(version)
         except ServingError as error:
             self._failed(version, error)

@@ -18,7 +18,7 @@ def generated(strategy: Any, examples: int = EXAMPLES) -> Callable[[Callable[[An
     """Run a check on so many examples; the seed decides which."""
 
     def decorate(check: Callable[[Any], None]) -> Callable[[], None]:
-        limited = hypothesis.settings(max_examples=examples, database=None)(hypothesis.given(strategy)(check))
+        limited = hypothesis.settings(max_examples=examples, database=None)(hypothesis.given(strategy)(check))  # type: ignore[no-untyped-call]
         seeded: Callable[[], None] = hypothesis.seed(SEED)(limited)
         return seeded
 

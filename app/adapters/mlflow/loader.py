@@ -196,7 +196,7 @@ class ModelLoader:
         overlay = self._overlays.find(environment)
         if overlay is None:
             self._missing[version] = environment
-            raise EnvironmentMissing(f"building the environment: {environment.reason}", {"model": version.name})
+            raise EnvironmentMissing(f"building the environment: {environment.reason}")
         return overlay
 
     def _artifacts(self, version: ModelVersion) -> CachedArtifacts:

@@ -56,7 +56,8 @@ class V1Dialect:
         if body.entities is not None:
             request.features = _features(body)
         elif body.instances is not None:
-            request.payload = Payload("instances", body.instances)
+            are_objects = bool(body.instances) and isinstance(body.instances[0], dict)
+            request.payload = Payload("records" if are_objects else "instances", body.instances)
         else:
             request.payload = Payload("inputs", body.inputs)
         prediction = await self._service.predict(request)
