@@ -8,7 +8,7 @@ names another version may use for other code. Versions with equal environments s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
@@ -23,6 +23,9 @@ from app.adapters.artifacts.digests import file_digests
 from app.serving.references import ModelVersion
 
 Isolation = Literal["needed", "python", "all"]
+
+CONSTRAINT = "constraint: "
+"""Begin of a line that bounds a version without requiring the library."""
 
 _MLFLOW = {"mlflow", "mlflow-skinny", "mlflow-tracing"}
 """Libraries of which ours is used whatever a model pins: MLflow reads the models of its older versions."""
@@ -75,7 +78,7 @@ def environment_of(folder: Path, installed: Callable[[str], str | None] | None =
     Args:
         installed: returns the installed version of a library, None if it is missing. None asks this process.
     """
-    lines = _requirements(folder)
+    lines = tuple(sorted({*_requirements(folder / "requirements.txt")}))
     found = (_contradiction(line, installed or installed_version) for line in lines)
     contradictions = tuple(text for text in found if text is not None)
     return Environment(lines if contradictions else (), contradictions, _code(folder))
@@ -87,15 +90,27 @@ def is_python(folder: Path) -> bool:
     return not loader.startswith("mlflow.") or loader.startswith("mlflow.pyfunc")
 
 
-def _requirements(folder: Path) -> tuple[str, ...]:
-    """Return the lines of ``requirements.txt`` but MLflow's, with absolute paths, sorted."""
-    try:
-        text = (folder / "requirements.txt").read_text()
-    except FileNotFoundError:
-        return ()
-    lines = (line.partition(" #")[0].strip() for line in text.replace("\\\n", " ").splitlines())
-    found = {_absolute(line, folder) for line in lines if line and not line.startswith("#")}
-    return tuple(sorted(line for line in found if _name(line) not in _MLFLOW))
+def _requirements(file: Path) -> Iterator[str]:
+    """Yield the lines of a requirements file but MLflow's, with those of the files that it names.
+
+    A line of a constraints file begins with `CONSTRAINT`, one that names a file in the model ends with its digest.
+    """
+    if not file.is_file():
+        return
+    for raw in file.read_text().replace("\\\n", " ").splitlines():
+        line = raw.partition(" #")[0].partition(" --hash")[0].strip()
+        option, _, named = line.partition(" ")
+        if not line or line.startswith("#") or _name(line) in _MLFLOW:
+            continue
+        if option in ("-r", "--requirement"):
+            yield from _requirements(file.parent / named.strip())
+        elif option in ("-c", "--constraint"):
+            found = _requirements(file.parent / named.strip())
+            yield from (one if one.startswith((CONSTRAINT, "-")) else f"{CONSTRAINT}{one}" for one in found)
+        elif (wheel := file.parent / line).is_file():
+            yield f"{wheel} #{hashlib.sha256(wheel.read_bytes()).hexdigest()}"
+        else:
+            yield line
 
 
 def _name(line: str) -> str:
@@ -105,27 +120,20 @@ def _name(line: str) -> str:
         return ""
 
 
-def _absolute(line: str, folder: Path) -> str:
-    option, _, file = line.partition(" ")
-    if option in ("-c", "-r", "--constraint", "--requirement") and file.strip():
-        return f"{option} {folder / file.strip()}"
-    if line.endswith(".whl") and (folder / line).is_file():
-        return str(folder / line)
-    return line
-
-
 def _contradiction(line: str, installed: Callable[[str], str | None]) -> str | None:
     """Return what is not met, with what is installed; None if the requirement is met or no requirement."""
+    is_constraint = line.startswith(CONSTRAINT)
     try:
-        requirement = Requirement(line)
+        requirement = Requirement(line.removeprefix(CONSTRAINT))
     except InvalidRequirement:  # an option, a file or an address
-        return None if line.startswith("-") else f"{line.rpartition('/')[2]} (a file or an address)"
+        return None if line.startswith("-") else f"{line.partition(' #')[0].rpartition('/')[2]} (a file or an address)"
     if requirement.marker is not None and not requirement.marker.evaluate():
         return None
     if requirement.url is not None:
         return f"{requirement.name} (a file or an address)"
     found = installed(requirement.name)
-    if found is not None and requirement.specifier.contains(found, prereleases=True):
+    is_met = is_constraint if found is None else requirement.specifier.contains(found, prereleases=True)
+    if is_met:
         return None
     return f"{requirement.name}{requirement.specifier} ({f'{found} is' if found else 'not'} installed)"
 

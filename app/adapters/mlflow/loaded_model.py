@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +19,11 @@ from mlflow.pyfunc import PyFuncModel
 from app.adapters.artifacts.layout import size_of
 from app.adapters.mlflow import row_wise, type_hints
 from app.adapters.mlflow.enforcement import skip_enforcement
+from app.adapters.mlflow.environments import is_python
 from app.adapters.mlflow.invocations import Invocations
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
-from app.adapters.mlflow.process_state import unchanged
+from app.adapters.mlflow.process_state import watch
 from app.errors import ModelFailed, ModelUnavailable, ServingError
 from app.serving.batching_contract import ONE_OBJECT
 from app.serving.model_spec import ModelSpec
@@ -90,8 +91,9 @@ def read_model(version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alo
     """
     # As MLflow's server does: text in JSON may then stand for the times and bytes of a type hint.
     _MLFLOW_IS_IN_SERVING_ENVIRONMENT.set(True)
-    with nullcontext() if alone else unchanged():
-        return _read(version, folder, growth)
+    read = partial(_read, version, folder, growth)
+    # Libraries change nothing but what their imports need; Python code may do anything.
+    return read() if alone or not is_python(folder) else watch(read, folder / "code")
 
 
 def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedModel:

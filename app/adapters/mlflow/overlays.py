@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,14 +24,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from app.adapters.artifacts.locks import lock
-from app.adapters.mlflow.environments import Environment
+from app.adapters.artifacts.digests import sync_tree
+from app.adapters.artifacts.locks import try_lock
+from app.adapters.mlflow.environments import CONSTRAINT, Environment
 from app.errors import ModelUnavailable
 
 log = logging.getLogger(__name__)
 
-_IMPORTED = ("mlflow", "ray")
-"""What every worker imports, with all that they require."""
+_IMPORTED = ("mlflow", "ray", "pydantic-settings", "orjson", "psutil")
+"""What every worker imports; it needs all that they require at versions that they allow."""
 _OWN = ("ml-serve-gateway", "ml-serve-client")
 _SHOWN = 300
 """Most characters of uv's message in an error."""
@@ -72,8 +74,13 @@ class Overlays:
             raise ModelUnavailable(
                 f"it requires {needed}, and the setting environments.build forbids to build an environment for it"
             )
-        with lock(folder.with_name(f"{folder.name}.lock")):
+        held = try_lock(folder.with_name(f"{folder.name}.lock"), self._timeout_s)
+        if held is None:
+            raise ModelUnavailable(f"another process still builds its environment after {self._timeout_s:g} s")
+        with held:
             if not folder.is_dir():
+                for left in folder.parent.glob(f"{folder.name}.*/"):  # by a process that was killed
+                    shutil.rmtree(left, ignore_errors=True)
                 started = time.perf_counter()
                 log.info("building an environment: folder=%s requires=%s", folder, needed)
                 self._build(environment, folder)
@@ -85,8 +92,10 @@ class Overlays:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.") as name:
             place = Path(name)
             given, constraints, pins = place / "given.txt", place / "constraints.txt", place / "pins.txt"
-            given.write_text("\n".join(environment.requirements))
-            constraints.write_text("\n".join(self._constraints))
+            lines = environment.requirements
+            bounds = [line.removeprefix(CONSTRAINT) for line in lines if line.startswith(CONSTRAINT)]
+            given.write_text("\n".join(line for line in lines if not line.startswith(CONSTRAINT)))
+            constraints.write_text("\n".join([*bounds, *self._constraints]))
             pins.write_text("\n".join(self._installed))  # uv prefers what its output file holds
             resolve = ("compile", "--quiet", "--no-header", "--no-annotate", str(given), "--output-file", str(pins))
             self._uv(deadline, *resolve, "--constraint", str(constraints))
@@ -96,6 +105,7 @@ class Overlays:
             overlay.mkdir()
             self._uv(deadline, "install", "--quiet", "--no-deps", "--target", str(overlay), "--requirement", str(pins))
             shutil.move(pins, overlay / "requirements.txt")
+            sync_tree(overlay)
             overlay.rename(folder)  # the commit point: a folder under its final name is complete
 
     def _uv(self, deadline: float, command: str, *arguments: str) -> None:
@@ -114,8 +124,7 @@ class Overlays:
             raise ModelUnavailable(f"its environment was not built within {self._timeout_s:g} s") from None
         if done.returncode:
             log.error("failed to build an environment: %s", done.stderr)
-            said = " ".join(done.stderr.split())
-            raise ModelUnavailable(f"its environment cannot be built: {said[:_SHOWN]}")
+            raise ModelUnavailable(f"its environment cannot be built: {_why(done.stderr)}")
 
     def _place(self, environment: Environment) -> Path:
         parts = (sys.version, *self._installed, "", *environment.requirements)
@@ -155,6 +164,14 @@ def _required(name: str) -> Iterable[Requirement]:
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             yield requirement
+
+
+def _why(said: str) -> str:
+    """Return uv's reason in one sentence without paths and addresses, which only the log has."""
+    found = re.search(r"[Bb]ecause .*?\.(?:\s|$)", " ".join(said.split()))
+    if found is None:
+        return "the log has the cause"
+    return re.sub(r"\S*/\S*", "…", found[0].strip())[:_SHOWN]
 
 
 def _uv_binary() -> str:
