@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from functools import cached_property
+from functools import cached_property, partial
 
 from ray.serve.handle import DeploymentHandle
 
@@ -57,20 +57,11 @@ class PoolClient:
         except ReplicaDied:
             return await self._pool.call(RemotePool.invoke, version, body, note)
 
-    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        note = CallNote(self._copies(version))
-        try:
-            begun = False
-            async with aclosing(self._stream(version, body, note)) as events:
-                async for event in events:
-                    begun = True
-                    yield raised(event)
-        except ReplicaDied:
-            if begun:  # the caller has a part of the answer
-                raise
-        else:
-            return
-        async with aclosing(self._stream(version, body, note)) as events:
+    def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        return _once_more(partial(self._events, version, body))
+
+    async def _events(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+        async with aclosing(self._stream(version, body, CallNote(self._copies(version)))) as events:
             async for event in events:
                 yield raised(event)
 
@@ -111,7 +102,27 @@ class LocalPoolClient:
         return await self._member.predict(version, batch)
 
     async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
-        return await self._member.invoke(version, body)
+        try:
+            return await self._member.invoke(version, body)
+        except ReplicaDied:
+            return await self._member.invoke(version, body)
 
     def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        return self._member.stream(version, body)
+        return _once_more(partial(self._member.stream, version, body))
+
+
+async def _once_more(start: Callable[[], AsyncGenerator[str]]) -> AsyncGenerator[str]:
+    """Yield the events of a stream. Start it once more if its process dies before the first event."""
+    has_begun = False
+    try:
+        async with aclosing(start()) as events:
+            async for event in events:
+                has_begun = True
+                yield event
+            return
+    except ReplicaDied:
+        if has_begun:  # the caller has a part of the answer
+            raise
+    async with aclosing(start()) as events:
+        async for event in events:
+            yield event

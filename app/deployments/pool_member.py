@@ -69,7 +69,7 @@ class PoolMember:
         self._waiting = Waiting(time.monotonic)
         self._meter = BusyMeter(time.monotonic)
         self._scaling_sample = BusySample(self._meter, time.monotonic)
-        self._workers = Workers(pool.predict_threads + pool.stream_threads, settings.load_timeout_s, settings.log_level)
+        self._workers = Workers(pool.predict_threads + pool.stream_threads, settings)
         self._loader = ModelLoader(
             MlflowRegistry(settings),
             settings.cache_folder,
@@ -174,9 +174,9 @@ class PoolMember:
             "deployment": f"ModelPool:{self.name}",
             "rss_bytes": memory_bytes(),
             "models": len(self._host.states()),
-            "model_bytes": self._host.resident_bytes,
-            "workers": len(self._host.workers),
-            "evictions": self._host.evictions,
+            "model_bytes": self._host.residents.nbytes,
+            "workers": len(self._host.residents.workers),
+            "evictions": self._host.residents.evictions,
             "artifact_cache": asdict(self._loader.cache_counts),
         }
 

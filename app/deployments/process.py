@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import gc
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 
 import psutil
 import yaml
@@ -17,6 +18,7 @@ from app.settings import Settings
 
 _GC_THRESHOLDS = (50_000, 20, 20)
 """Instead of (700, 10, 10): one collection per thousand requests, not per ten."""
+_FOLDER = "ml-serve-"
 _HIDDEN = (ResourceWarning, ImportWarning, PendingDeprecationWarning, DeprecationWarning)
 
 
@@ -51,10 +53,15 @@ def prepare_for_models() -> None:
 
 
 def enter_own_folder() -> None:
-    """Make an empty folder the working directory, where models may write. It is removed when the process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="ml-serve-", ignore_cleanup_errors=True)
-    os.chdir(folder.name)
-    atexit.register(folder.cleanup)
+    """Make an empty folder the working directory, where models may write.
+
+    Remove the folders of processes that have ended: many are killed.
+    """
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*-*"):
+        pid = left.name.removeprefix(_FOLDER).partition("-")[0]
+        if pid.isdigit() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    os.chdir(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
 
 
 def memory_bytes() -> int:

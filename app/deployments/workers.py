@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
+import tempfile
 import threading
 import uuid
 import weakref
@@ -16,91 +18,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from app.adapters.mlflow.environments import Environment
 from app.adapters.mlflow.process_state import ChangesProcess
-from app.deployments.process import enter_own_folder, memory_bytes, prepare_for_models
+from app.deployments.model_worker import ModelWorker
 from app.errors import ModelUnavailable, ReplicaDied, ServingError
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
-from app.serving.rows import Batch, Output
+from app.serving.rows import Batch, Layout, Output
+from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
+_AHEAD = 16
+"""Events that a worker may be ahead of the reader of a stream."""
 
-class ModelWorker:
-    """The actor: loads versions and predicts them, in a working directory of its own.
-
-    Methods return our errors, because Ray adds its own text to raised ones.
-
-    Args:
-        log_level: of ``logging``.
-    """
-
-    def __init__(self, log_level: str) -> None:
-        from app.adapters.mlflow.memory import MemoryGrowth  # noqa: PLC0415 - MLflow, after the environment is set
-
-        logging.basicConfig(level=log_level)
-        enter_own_folder()
-        self._models: dict[int, Any] = {}
-        self._streams: set[str] = set()
-        self._growth = MemoryGrowth()
-        prepare_for_models()
-
-    def load(
-        self, number: int, version: ModelVersion, folder: Path, *, alone: bool
-    ) -> tuple[ModelSpec, str | None] | Exception:
-        """Load a version under a number; return its spec and problem. The first one's size is that of the process."""
-        from app.adapters.mlflow.loaded_model import read_model  # noqa: PLC0415 - MLflow
-
-        try:
-            model = read_model(version, folder, self._growth, alone=alone)
-        except (ServingError, ChangesProcess) as error:
-            return error.with_traceback(None)
-        spec = replace(model.spec, nbytes=model.spec.nbytes if self._models else memory_bytes())
-        self._models[number] = model
-        return spec, model.problem
-
-    def predict(self, number: int, batch: Batch) -> Output | ServingError:
-        try:
-            found: Output = self._models[number].predict(batch)
-        except ServingError as error:
-            return error.with_traceback(None)
-        return found
-
-    def invoke(self, number: int, body: bytes) -> bytes | ServingError:
-        try:
-            found: bytes = self._models[number].invoke(body)
-        except ServingError as error:
-            return error.with_traceback(None)
-        return found
-
-    def stream(self, number: int, call: str, body: bytes) -> Iterator[str | ServingError]:
-        """Yield the events of a stream until they end or `stop` is called with its name."""
-        self._streams.add(call)
-        events = self._models[number].stream(body)
-        try:
-            for event in events:
-                if call not in self._streams:
-                    return
-                yield event
-        except ServingError as error:
-            yield error.with_traceback(None)
-        finally:
-            events.close()
-            self._streams.discard(call)
-
-    def stop(self, call: str) -> None:
-        self._streams.discard(call)
-
-    def unload(self, number: int) -> None:
-        self._models.pop(number, None)
-
-    def pid(self) -> int:
-        return os.getpid()
+_PROBE = Batch(Layout("tensor", (), ("float64",), ((),)), (np.zeros(1),), 1)
 
 
 class WorkerModel:
@@ -138,14 +75,17 @@ class WorkerModel:
     def stream(self, body: bytes) -> Iterator[str]:
         """Yield the JSON of each event; blocks. Raises as `invoke`."""
         call = uuid.uuid4().hex
-        events = self._worker.actor.stream.options(num_returns="streaming").remote(self._number, call, body)
+        stream = self._worker.actor.stream.options(num_returns="streaming", _generator_backpressure_num_objects=_AHEAD)
+        events = stream.remote(self._number, call, body)
         try:
             for event in events:
                 found = self._worker.get(event)
                 if isinstance(found, Exception):
                     raise found
                 yield found
-        except RayActorError as error:
+        except RayTaskError:
+            raise
+        except RayError as error:
             raise self._worker.death() from error
         finally:
             self._worker.actor.stop.remote(call)
@@ -154,9 +94,10 @@ class WorkerModel:
 class _Worker:
     """One actor and the number of models in it."""
 
-    def __init__(self, key: str, actor: Any) -> None:
+    def __init__(self, key: str, actor: Any, folder: Path) -> None:
         self.key = key
         self.actor = actor
+        self.folder = folder
         self.is_dead = False
         self.loads = 0
         self.models = 0
@@ -166,7 +107,9 @@ class _Worker:
         """Return the result of a call. Raises `ReplicaDied` where the actor died."""
         try:
             return ray.get(reference, timeout=timeout_s)
-        except RayActorError as error:
+        except (RayTaskError, GetTimeoutError):
+            raise
+        except RayError as error:  # also where Ray killed it for want of memory
             raise self.death() from error
 
     def death(self) -> ReplicaDied:
@@ -179,14 +122,12 @@ class Workers:
     """The workers of one pool replica. Thread-safe.
 
     Args:
-        threads: predictions that one worker computes at the same time.
-        load_timeout_s: most seconds that a load may take, the start of the worker included.
+        threads: calls that one worker computes at the same time.
     """
 
-    def __init__(self, threads: int, load_timeout_s: float, log_level: str) -> None:
+    def __init__(self, threads: int, settings: Settings) -> None:
         self._threads = threads
-        self._load_timeout_s = load_timeout_s
-        self._log_level = log_level.upper()
+        self._settings = settings
         self._workers: dict[str, _Worker] = {}
         self._lock = threading.RLock()  # finalizers run at any time, also while this thread holds it
 
@@ -198,18 +139,27 @@ class Workers:
         overlay: Path | None,
         ended: Callable[[], None],
     ) -> WorkerModel:
-        """Load a version in the worker of its environment. Raises `ChangesProcess` and `ModelUnavailable`."""
-        with self._lock:
-            worker = self._workers.get(environment.key)
-            if worker is None or worker.is_dead:
-                worker = self._workers[environment.key] = _Worker(environment.key, self._start(overlay))
-                log.info("started a worker: model=%s reason=%s", version, environment.reason)
-            worker.loads += 1
-            worker.models += 1
-            number = worker.loads
+        """Load a version in the worker of its environment. Raises `ChangesProcess` and `ModelUnavailable`.
+
+        The load, with the start of the worker, takes at most the setting `load_timeout_s`.
+        """
         try:
-            load = worker.actor.load.remote(number, version, folder, alone=environment.version is not None)
-            found = worker.get(load, self._load_timeout_s)
+            return self._load(version, folder, environment, overlay, ended)
+        except ReplicaDied:  # perhaps while nobody called it
+            return self._load(version, folder, environment, overlay, ended)
+
+    def _load(
+        self,
+        version: ModelVersion,
+        folder: Path,
+        environment: Environment,
+        overlay: Path | None,
+        ended: Callable[[], None],
+    ) -> WorkerModel:
+        worker, number = self._reserve(version, environment, overlay)
+        try:
+            load = worker.actor.load.remote(number, version, folder, _PROBE, alone=environment.version is not None)
+            found = worker.get(load, self._settings.load_timeout_s)
             if isinstance(found, Exception):
                 raise found
         except (ServingError, ChangesProcess):
@@ -222,12 +172,25 @@ class Workers:
                 f"{version} cannot be loaded in a worker process: {type(error).__name__}; the log has the cause",
                 {"model": version.name},
             ) from error
-        spec, problem = found
+        spec, problem, _ = found
         with self._lock:
             worker.ended.append(ended)
         model = WorkerModel(worker, number, replace(spec, isolation=environment.reason), problem)
         weakref.finalize(model, self._drop, worker, number).atexit = False  # the workers end with the replica
         return model
+
+    def _reserve(self, version: ModelVersion, environment: Environment, overlay: Path | None) -> tuple[_Worker, int]:
+        """Return the worker of an environment with one more model, and the number of that model."""
+        with self._lock:
+            worker = self._workers.get(environment.key)
+            if worker is None or worker.is_dead:
+                folder = Path(tempfile.mkdtemp(dir=Path.cwd(), prefix="worker-"))
+                worker = _Worker(environment.key, self._start(overlay, folder), folder)
+                self._workers[environment.key] = worker
+                log.info("started a worker: model=%s reason=%s", version, environment.reason)
+            worker.models += 1
+            worker.loads += 1
+            return worker, worker.loads
 
     def close(self) -> None:
         """End all workers."""
@@ -242,7 +205,7 @@ class Workers:
         found: list[int] = ray.get([actor.pid.remote() for actor in actors])
         return found
 
-    def _start(self, overlay: Path | None) -> Any:
+    def _start(self, overlay: Path | None, folder: Path) -> Any:
         libraries = [str(overlay)] if overlay is not None else []
         path = os.pathsep.join([*libraries, *filter(None, [os.environ.get("PYTHONPATH")])])
         node = ray.get_runtime_context().get_node_id()
@@ -254,7 +217,7 @@ class Workers:
                 runtime_env={"env_vars": {"PYTHONPATH": path}} if libraries else None,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(self._log_level)
+            .remote(self._settings, folder)
         )
 
     def _drop(self, worker: _Worker, number: int) -> None:
@@ -270,6 +233,7 @@ class Workers:
             del self._workers[worker.key]
             log.info("ending a worker: key=%s", worker.key)
         ray.kill(worker.actor)
+        shutil.rmtree(worker.folder, ignore_errors=True)
         while worker.ended:
             worker.ended.pop()()
 

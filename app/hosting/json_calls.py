@@ -36,7 +36,9 @@ class JsonCalls:
             ModelUnavailable, ModelNotFound, RegistryUnavailable: from the loader, or the load timed out.
         """
         async with self._host.using(version) as model:
-            return await self._threads.call(partial(model.invoke, body))
+            call = partial(model.invoke, body)
+            # A model of rows is called as for rows: in as many threads as the pool promises.
+            return await (self._threads.call(call) if model.spec.takes_json else self._host.in_thread(call))
 
     async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
         """Answer a JSON body with the JSON of each event. Closing the generator stops the model at its next event.

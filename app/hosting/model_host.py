@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from app.errors import EnvironmentMissing, ModelUnavailable, ReplicaDied, ServingError
 from app.hosting.model import Loader, Model
@@ -28,6 +28,8 @@ from app.serving.rows import Batch, Output
 from app.serving.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class _Failure(NamedTuple):
@@ -71,14 +73,14 @@ class ModelHost:
         self._retry_after_s = retry_after_s
         self._changed = changed
         self._meter = meter or BusyMeter(time.monotonic)
-        self._residents = Residents(budget_bytes, max_workers)
+        self.residents = Residents(budget_bytes, max_workers)
         self._failures: dict[ModelVersion, _Failure] = {}
         self._loading: SingleFlight[ModelVersion, Resident] = SingleFlight()
         self._in_loading: set[ModelVersion] = set()
         self._released_while_loading: set[ModelVersion] = set()
         self._hot: frozenset[ModelVersion] = frozenset()
         self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
-        self._in_threads: set[Future[Output]] = set()
+        self._in_threads: set[Future[Any]] = set()
         self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
         self._load_slots = asyncio.Semaphore(load_threads)
         self._build_threads = ThreadPoolExecutor(1, thread_name_prefix="build")
@@ -87,33 +89,18 @@ class ModelHost:
     @property
     def resident(self) -> list[ModelVersion]:
         """The loaded versions."""
-        return list(self._residents)
-
-    @property
-    def resident_bytes(self) -> int:
-        """Memory of the resident versions, as measured when they were loaded."""
-        return self._residents.nbytes
-
-    @property
-    def workers(self) -> set[str]:
-        """The keys of the worker processes that hold resident versions."""
-        return self._residents.workers
-
-    @property
-    def evictions(self) -> int:
-        """Versions that made room for others."""
-        return self._residents.evictions
+        return list(self.residents)
 
     def states(self) -> dict[ModelVersion, VersionState]:
         """Return the state of every version that is loaded, loading or failed."""
         states = {version: VersionState("loading", doing=self._building.get(version)) for version in self._in_loading}
         for version, failure in self._failures.items():
             states[version] = VersionState("failed", failure.error.message)
-        for version in self._residents.crowded_out:
+        for version in self.residents.crowded_out:
             states[version] = VersionState(
                 "failed", "evicted: the pool's model_bytes or max_workers cannot hold all its versions"
             )
-        for version, (model, _) in self._residents.items():
+        for version, (model, _) in self.residents.items():
             states[version] = VersionState(
                 "ready",
                 None,
@@ -140,34 +127,44 @@ class ModelHost:
             ModelFailed: the model raised.
             ModelUnavailable, ModelNotFound, RegistryUnavailable: as `describe`.
         """
-        with self._residents.using(version):  # before the load, so that no eviction follows it
+        self.residents.hold(version)  # before the load, so that no eviction follows it
+        try:
             resident = await self._get(version)
             try:
                 # Never beside a thread: a pool with one thread promises its models one call at a time.
                 if not self._in_threads and resident.short_calls.is_short(batch.count):
                     return self._run(version, resident, batch, on_loop=True)
-                work = self._predict_threads.submit(self._run, version, resident, batch, on_loop=False)
-                self._in_threads.add(work)  # until it ends, even if its caller no longer waits
-                work.add_done_callback(self._in_threads.discard)
-                return await asyncio.wrap_future(work)
+                return await self.in_thread(partial(self._run, version, resident, batch, on_loop=False))
             except ReplicaDied:
                 self._worker_died(version, resident)
                 raise
+        finally:
+            self.residents.let_go(version)
+
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """Run a blocking call to a model in a prediction thread."""
+        work = self._predict_threads.submit(call)
+        self._in_threads.add(work)  # until it ends, even if its caller no longer waits
+        work.add_done_callback(self._in_threads.discard)
+        return await asyncio.wrap_future(work)
 
     @asynccontextmanager
     async def using(self, version: ModelVersion) -> AsyncIterator[Model]:
         """Load a version if needed and keep it from being evicted. Raises as `describe`."""
-        with self._residents.using(version):
+        self.residents.hold(version)
+        try:
             resident = await self._get(version)
             try:
                 yield resident.model
             except ReplicaDied:
                 self._worker_died(version, resident)
                 raise
+        finally:
+            self.residents.let_go(version)
 
     def contracts(self, versions: Iterable[ModelVersion]) -> dict[ModelVersion, Contract]:
         """Return the contracts of those versions that are loaded."""
-        found = {version: self._residents.get(version) for version in versions}
+        found = {version: self.residents.get(version) for version in versions}
         specs = {version: resident.model.spec for version, resident in found.items() if resident is not None}
         return {version: Contract(spec.inputs, spec.params) for version, spec in specs.items()}
 
@@ -180,10 +177,10 @@ class ModelHost:
         Args:
             hot: versions to load once, each time that they become hot; they are evicted like others.
         """
-        assigned = self._residents.assigned = frozenset(versions)
-        self._residents.crowded_out &= assigned
+        assigned = self.residents.assigned = frozenset(versions)
+        self.residents.crowded_out &= assigned
         before, self._hot = self._hot, frozenset(hot) - assigned
-        missing = (assigned - self._residents.crowded_out | self._hot - before) - {*self._residents}
+        missing = (assigned - self.residents.crowded_out | self._hot - before) - {*self.residents}
         await asyncio.gather(*(self._try(version) for version in missing))
 
     def release_model(self, name: str) -> None:
@@ -197,19 +194,19 @@ class ModelHost:
         if version in self._in_loading:
             self._released_while_loading.add(version)
         self.forgive(version)
-        if self._residents.remove(version):
+        if self.residents.remove(version):
             log.info("model unloaded: model=%s", version)
             self._changed()
 
     def forgive(self, version: ModelVersion) -> None:
         """Forget a failed load, so that the next call tries again."""
         self._failures.pop(version, None)
-        self._residents.crowded_out.discard(version)
+        self.residents.crowded_out.discard(version)
 
     def close(self) -> None:
         """End the threads after their current work."""
         self._load_threads.shutdown(cancel_futures=True)
-        self._build_threads.shutdown(cancel_futures=True)
+        self._build_threads.shutdown(wait=False, cancel_futures=True)
         self._predict_threads.shutdown()
 
     def _run(self, version: ModelVersion, resident: Resident, batch: Batch, *, on_loop: bool) -> Output:
@@ -227,9 +224,8 @@ class ModelHost:
             log.warning("load failed, trying again when called: model=%s error=%s", version, error.message)
 
     async def _get(self, version: ModelVersion) -> Resident:
-        resident = self._residents.get(version)
+        resident = self.residents.use(version)
         if resident is not None:
-            self._residents.touch(version)
             return resident
         failure = self._failures.get(version)
         if failure is not None and time.monotonic() < failure.until:
@@ -266,8 +262,8 @@ class ModelHost:
         if version in self._released_while_loading:
             self._released_while_loading.discard(version)
             # If the version is still assigned, its name means another model by now, which is loaded instead.
-            return await self._load(version) if version in self._residents.assigned else resident
-        self._residents.add(version, resident)
+            return await self._load(version) if version in self.residents.assigned else resident
+        self.residents.add(version, resident)
         self._changed()
         return resident
 
@@ -289,9 +285,9 @@ class ModelHost:
 
     def _worker_died(self, version: ModelVersion, resident: Resident) -> None:
         """Drop the versions of a worker that died, so that the next call of each loads it again."""
-        if self._residents.get(version) is not resident:  # loaded again meanwhile
+        if self.residents.get(version) is not resident:  # loaded again meanwhile
             return
-        for dead in self._residents.remove_worker(resident.model.worker):
+        for dead in self.residents.remove_worker(resident.model.worker):
             log.warning("the worker of a model died: model=%s", dead)
         self._changed()
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 from app.hosting.model import Model
@@ -36,7 +35,7 @@ class Residents:
         self._budget_bytes = budget_bytes
         self._max_workers = max_workers
         self._residents: OrderedDict[ModelVersion, Resident] = OrderedDict()
-        self._in_use: Counter[ModelVersion] = Counter()
+        self._in_use: dict[ModelVersion, int] = {}
         self.assigned: frozenset[ModelVersion] = frozenset()
         self.crowded_out: set[ModelVersion] = set()
         """Assigned versions that were evicted, because not all of them fit."""
@@ -51,21 +50,25 @@ class Residents:
     def get(self, version: ModelVersion) -> Resident | None:
         return self._residents.get(version)
 
-    def touch(self, version: ModelVersion) -> None:
-        """Mark a version as the most recently used one, if it is loaded."""
-        if version in self._residents:
+    def use(self, version: ModelVersion) -> Resident | None:
+        """Return a version as the most recently used one; None if it is not loaded."""
+        resident = self._residents.get(version)
+        if resident is not None:
             self._residents.move_to_end(version)
+        return resident
 
-    @contextmanager
-    def using(self, version: ModelVersion) -> Iterator[None]:
-        """Keep a version, loaded or not yet, from being evicted."""
-        self._in_use[version] += 1
-        try:
-            yield
-        finally:
-            self._in_use[version] -= 1
-            if not self._in_use[version]:
-                del self._in_use[version]
+    # Not a context manager: one costs more than the rest of a short call to a model.
+
+    def hold(self, version: ModelVersion) -> None:
+        """Keep a version, loaded or not yet, from being evicted until as many calls of `let_go`."""
+        self._in_use[version] = self._in_use.get(version, 0) + 1
+
+    def let_go(self, version: ModelVersion) -> None:
+        left = self._in_use[version] - 1
+        if left:
+            self._in_use[version] = left
+        else:
+            del self._in_use[version]
 
     def add(self, version: ModelVersion, resident: Resident) -> None:
         """Add a version, and evict others until the budgets hold."""

@@ -225,8 +225,8 @@ async def test_the_least_recently_used_versions_are_evicted() -> None:
     await answer(host, 1)
     await answer(host, 4)
     assert set(host.states()) == {version(1), version(3), version(4)}
-    assert host.resident_bytes == 300
-    assert host.evictions == 1
+    assert host.residents.nbytes == 300
+    assert host.residents.evictions == 1
 
 
 async def test_a_version_in_use_is_not_evicted() -> None:
@@ -443,7 +443,7 @@ async def test_a_dead_worker_takes_only_its_own_versions_with_it() -> None:
     loader.workers = {version(1): "one", version(2): "one", version(3): "other"}
     host = make(loader)
     assert [await answer(host, number) for number in (1, 2, 3, 4)] == [2, 3, 4, 5]
-    assert host.workers == {"one", "other"}
+    assert host.residents.workers == {"one", "other"}
     loader.loaded[version(1)].is_dead = True
     with pytest.raises(ReplicaDied):
         await answer(host, 1)
@@ -459,7 +459,7 @@ async def test_the_least_recently_used_worker_makes_room() -> None:
     for number in (1, 2, 3, 2, 4):
         await answer(host, number)
     assert host.resident == [version(1), version(2), version(4)]
-    assert host.workers == {"worker 2", "worker 4"}
+    assert host.residents.workers == {"worker 2", "worker 4"}
     host.close()
 
 

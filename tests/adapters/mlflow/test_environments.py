@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -39,6 +40,10 @@ def save(folder: Path, requirements: list[str], code: Path | None = None) -> Pat
         (["mlflow==1.0", "mlflow-skinny==1.0"], ()),
         (["numpy @ https://example.com/numpy.whl"], ("numpy (a file or an address)",)),
         (["# a comment", "--no-binary :all:", "numpy  # another"], ()),
+        (["numpy==2.0 --hash=sha256:00"], ()),
+        (["numpy", "-c bounds.txt"], ("numpy<2.0 (2.0 is installed)",)),
+        (["pandas", "--constraint further.txt"], ()),
+        (["-r more.txt"], ("absent (not installed)",)),
     ],
 )
 def test_requirements_are_compared_with_what_is_here(
@@ -46,11 +51,26 @@ def test_requirements_are_compared_with_what_is_here(
 ) -> None:
     save(tmp_path / "model", [])
     (tmp_path / "model" / "requirements.txt").write_text("\n".join(requirements))
+    (tmp_path / "model" / "bounds.txt").write_text("numpy<2.0\nabsent==1.0\n")
+    (tmp_path / "model" / "further.txt").write_text("absent==1.0\n")
+    (tmp_path / "model" / "more.txt").write_text("numpy\nabsent\n")
     environment = environment_of(tmp_path / "model", {"numpy": "2.0", "NumPy": "2.0", "pandas": "2.2"}.get)
     assert environment.contradictions == contradictions
     assert bool(environment.key) == bool(contradictions)
     assert bool(environment.requirements) == bool(contradictions)
     assert environment.with_installed() == Environment()
+
+
+def test_a_constraint_counts_by_its_text(tmp_path: Path) -> None:
+    keys: set[str] = set()
+    for bound in ("numpy<1", "numpy<1", "numpy<1.1"):
+        folder = tmp_path / str(len(keys)) / bound
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "requirements.txt").write_text("numpy\n-c constraints.txt\n")
+        (folder / "constraints.txt").write_text(bound)
+        (folder / "MLmodel").write_text("flavors:\n  python_function:\n    loader_module: mlflow.sklearn\n")
+        keys.add(environment_of(folder).key)
+    assert len(keys) == 2
 
 
 def test_what_mlflow_writes_down_is_installed_here(tmp_path: Path) -> None:
@@ -115,6 +135,13 @@ def needs(*requirements: str) -> Environment:
 
 def test_an_overlay_holds_only_what_differs(tmp_path: Path, wheels: Path) -> None:
     built = overlays(tmp_path)
+    left = built.build(needs("helping")).with_suffix(".killed")
+    left.mkdir()
+    built.build(needs("helping"))
+    assert left.exists()  # nothing is built
+    shutil.rmtree(left.with_suffix(""))
+    built.build(needs("helping"))
+    assert not left.exists()
     assert built.find(needs("echoing==1.0")) is None
     folder = built.build(needs("echoing==1.0"))
     assert (folder / "requirements.txt").read_text().split() == ["echoing==1.0", "helping==7.0"]
@@ -134,8 +161,9 @@ def test_an_overlay_that_cannot_be_built_says_why(tmp_path: Path, wheels: Path) 
         (needs("echoing==1.0", "echoing==2.0"), "echoing==2.0"),
         (needs("numpy==99.0"), "numpy"),  # MLflow cannot live with it
     ):
-        with pytest.raises(ModelUnavailable, match=f"cannot be built: .*{said}"):
+        with pytest.raises(ModelUnavailable, match=f"cannot be built: .*{said}") as raised:
             overlays(tmp_path).build(environment)
+        assert str(tmp_path) not in raised.value.message
         assert overlays(tmp_path).find(environment) is None
     assert not [path for path in (tmp_path / "environments").iterdir() if path.is_dir() and path.name != "uv"]
 
