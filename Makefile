@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 UV := $(BIN)/uv
-INSTALL := $(UV) pip install --quiet --python
+# Compiled once, because PYTHONDONTWRITEBYTECODE would make every process compile all that it imports.
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0

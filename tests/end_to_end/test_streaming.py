@@ -41,10 +41,10 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def gauges() -> set[str]:
-    """The streams in progress of the chat agent. Each scrape reaches one gateway replica; there may be two."""
+def gauges(name: str) -> set[str]:
+    """The streams in progress of a model. Each scrape reaches one gateway replica; there may be two."""
     shown = "".join(httpx.get(f"{URL}/metrics").text for _ in range(20))
-    return set(re.findall(r'ml_serve_streams{model="echo-agent",version="1"} (\S+)', shown))
+    return set(re.findall(rf'ml_serve_streams{{model="{name}",version="1"}} (\S+)', shown))
 
 
 def predict() -> None:
@@ -104,9 +104,9 @@ def test_a_disconnect_stops_the_generator(platform: Platform, name: str, files: 
     with httpx.stream("POST", f"{URL}/invocations/{name}", json=body, timeout=120) as answer:
         events = lines(answer)
         assert [word(next(events)) for _ in range(4)] == ["one", "forever", "forever", "forever"]
-        until(lambda: "1.0" in gauges())
+        until(lambda: "1.0" in gauges(name))
     until(Path(files["closed"]).exists)
-    until(lambda: gauges() == {"0.0"})
+    until(lambda: gauges(name) == {"0.0"})
 
 
 def test_the_deadline_stops_a_stream_before_its_first_event(platform: Platform, files: dict[str, str]) -> None:

@@ -23,6 +23,8 @@ from tests.registered import registry, tracking
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 OTHER_SKLEARN = "1.7.2"
+OLDER = ["numpy==1.26.4", "scikit-learn==1.6.1"]
+"""Arrays of numpy 2 and 1 are pickled under other names."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,7 @@ def client(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ("telling", {"python_model": telling_model()}),
         ("telling", {"python_model": telling_model(), "pip_requirements": [f"scikit-learn=={OTHER_SKLEARN}"]}),
         ("telling", {"python_model": telling_model(), "pip_requirements": ["no-library-of-this-name==1.0"]}),
+        ("older", {"python_model": telling_model(), "pip_requirements": OLDER}),
     ]
     api = registry(platform.home)
     with tracking(platform.home), warnings.catch_warnings(record=True):
@@ -106,6 +109,13 @@ def test_other_libraries_answer_beside_ours(client: Client, platform: Platform) 
     assert client.model("telling").versions["2"].isolation == (
         f"it requires scikit-learn=={OTHER_SKLEARN} ({sklearn.__version__} is installed)"
     )
+
+
+def test_a_worker_with_numpy_1_reads_our_arrays(client: Client) -> None:
+    assert predict("older")[0].split()[0] == "1.6.1"
+    reason = client.model("older").versions["1"].isolation
+    assert reason is not None
+    assert "numpy==1.26.4" in reason
 
 
 def test_requirements_that_nobody_has_refuse_the_promote(client: Client) -> None:

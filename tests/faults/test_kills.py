@@ -32,8 +32,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 NAME = "steady"
 DIVIDED = "divided"
 CLASHING = "clashing"
-FACTORS = {"1": 2.0, "2": 100.0}
-"""What each version's own package answers; both packages have the same name."""
+FACTORS = {"champion": 2.0, "challenger": 100.0}
+"""What the package of the version of each alias answers; both packages have the same name."""
 LOAD_S = 2.0
 """Least seconds that a version takes to load; a kill within them hits the promote."""
 PER_S = 50.0
@@ -120,7 +120,8 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
         faulty.register(NAME, *good)
         faulty.register(DIVIDED, *good[:2], broken)
         faulty.register(CLASHING, *with_code)
-        for name, alias, version in ((NAME, "champion", 1), (DIVIDED, "champion", 1), (DIVIDED, "challenger", 2)):
+        both = [(name, alias, version) for name in (DIVIDED, CLASHING) for version, alias in enumerate(FACTORS, 1)]
+        for name, alias, version in [(NAME, "champion", 1), *both]:
             faulty.mlflow.set_registered_model_alias(name, alias, str(version))
         faulty.platform.start()
         yield faulty
@@ -253,12 +254,13 @@ def answered_by() -> dict[str, str]:
 
 
 def factors() -> dict[str, float]:
-    """Return what each version with a package of its own answers to 1."""
+    """Return what the versions with packages of their own answer to 1, by alias."""
     found = {}
-    for version in FACTORS:
-        url = f"{URL}/v1/models/{CLASHING}/versions/{version}:predict"
-        response = httpx.post(url, json={"instances": [{"x": 1.0}]}, timeout=WITHIN_S).raise_for_status()
-        found[version] = response.json()["predictions"][0]
+    for alias in FACTORS:
+        url = f"{URL}/v1/models/{CLASHING}@{alias}:predict"
+        response = httpx.post(url, json={"instances": [{"x": 1.0}]}, timeout=WITHIN_S)
+        assert response.status_code == 200, response.text
+        found[alias] = response.json()["predictions"][0]
     return found
 
 

@@ -103,7 +103,17 @@ class Overlays:
             pins.write_text("\n".join(differing))
             overlay = place / "overlay"
             overlay.mkdir()
-            self._uv(deadline, "install", "--quiet", "--no-deps", "--target", str(overlay), "--requirement", str(pins))
+            self._uv(
+                deadline,
+                "install",
+                "--quiet",
+                "--no-deps",
+                "--compile-bytecode",
+                "--target",
+                str(overlay),
+                "--requirement",
+                str(pins),
+            )
             shutil.move(pins, overlay / "requirements.txt")
             sync_tree(overlay)
             overlay.rename(folder)  # the commit point: a folder under its final name is complete
