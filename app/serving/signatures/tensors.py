@@ -19,7 +19,7 @@ from app.serving.signatures.validation_errors import Misfit, no_dimensions, refu
 MAX_CHARACTERS = 2**26
 """Limit on the characters of text arrays, whose elements all take the space of the longest: 256 MiB."""
 
-MAX_BATCHED_TEXT = 2**16
+MAX_BATCHED_TEXT = 2**12
 """Bytes of a text element, four per character, above which a request is predicted alone: all others beside it would
 become as wide."""
 
