@@ -100,7 +100,7 @@ class Rows:
 
 
 def _objects_bytes(values: Collection[Any]) -> int:
-    """Estimate the bytes of objects, and of everything in them. Iterative: they may be nested as deep as JSON may be."""
+    """Estimate the bytes of objects and of everything in them. Iterative, because they may be nested deep."""
     total, pending = 0, [values]
     while pending:
         values = pending.pop()
