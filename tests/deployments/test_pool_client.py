@@ -18,7 +18,7 @@ with warnings.catch_warnings():
 from app.errors import ModelFailed, ReplicaDied
 from app.serving.placement.load import Backlog
 from app.serving.references import ModelVersion
-from app.serving.rows import Batch, Layout, Output
+from app.serving.rows import Batch, Layout, Output, Rows, stack
 
 VERSION = ModelVersion("prices", "2")
 ANSWER = Output("tensor", (), (np.array([1.0]),), 1)
@@ -67,6 +67,28 @@ async def test_a_shadow_batch_is_not_retried_after_its_replica_died() -> None:
     with pytest.raises(ReplicaDied):
         await predict(pool, again=False)
     assert pool.calls == 1
+
+
+class SeenPool(DyingPool):
+    """A pool's handle that keeps the options of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__(deaths=0)
+        self.given: list[dict[str, Any]] = []
+
+    def options(self, **given: Any) -> DyingPool:
+        self.given.append(given)
+        return self
+
+
+async def test_large_values_inside_objects_travel_by_reference() -> None:
+    pool = SeenPool()
+    client = PoolClient("default", pool, lambda _: 1)
+    for value in (["x"] * 10, ["x" * 100_000] * 30):
+        await client.predict(VERSION, stack([Rows(Layout("list", (), ("object",), ((),)), ([value],), 1)]), Backlog())
+    small, large = pool.given
+    assert "_by_reference" not in small
+    assert large["_by_reference"] is True
 
 
 class DyingStreams:

@@ -36,7 +36,7 @@ from app.serving.signatures.signature import Signature
 
 logging.getLogger(scoring_server.__name__).setLevel(logging.ERROR)  # it advises against `instances`
 
-_LIMITS = TableLimits(1000, 10**9)
+_LIMITS = TableLimits(1000, 10**9, 10**6)
 
 
 class Refused(Exception):

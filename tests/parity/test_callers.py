@@ -41,6 +41,8 @@ COLUMNS = ("a", "b")
 EXAMPLE = pd.DataFrame({"a": [1.0, -2.5, 30.0], "b": [3.0, 0.25, -7.0]})
 BATCH = BatchSettings(max_rows=7)
 """So small that larger requests are cut."""
+UNCUT = {"python: dicts of different keys"}
+"""Models whose answers to the pieces of a request may differ in form, after which they are no longer batched."""
 
 
 def _two_tensors(frame: pd.DataFrame) -> dict[str, Any]:
@@ -58,6 +60,9 @@ ROW_WISE: dict[str, Callable[[pd.DataFrame], Any]] = {
     ),
     "tensors": _two_tensors,
     "tuple": lambda frame: ([f"{value:g}" for value in frame["b"]], frame["a"].to_numpy()),
+    "dicts of different keys": lambda frame: [
+        {"large": value} if abs(value) > 1000 else {"small": value} for value in frame["a"]
+    ],
     "some None": lambda frame: [None if value < 0 else value for value in frame["a"]],
 }
 WHOLE: dict[str, Callable[[pd.DataFrame], Any]] = {
@@ -133,7 +138,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
         model = read_model(ModelVersion("model", "1"), folder, MemoryGrowth(), alone=True)
         spec = model.spec
         behind = FakeModel(model.predict, spec.inputs, spec.outputs, row_wise=spec.batching.row_wise)
-        fakes = make_fakes({"model": behind}, batch=BATCH)
+        fakes = make_fakes({"model": behind}, batch=BatchSettings() if name in UNCUT else BATCH)
         fakes.runner.delay_s = 0.001  # so that requests meet
         found[name] = Case(fakes, mlflow.pyfunc.load_model(str(folder)), spec.batching.row_wise)
     return found

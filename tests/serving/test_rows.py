@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import ModelFailed
-from app.serving.rows import Array, Batch, Layout, Output, Rows, Values, WrongRowCount, join, stack
+from app.serving.rows import Array, Batch, Layout, Output, RowLabels, Rows, Values, WrongRowCount, join, stack
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float64": st.floats(width=64),
@@ -110,7 +110,7 @@ def test_output_with_uneven_arrays_is_not_split() -> None:
 def test_nbytes_counts_by_size_or_by_item() -> None:
     layout = Layout("columns", ("a", "b", "c"), ("float64", "int32", "object"), ((), (), ()))
     rows = Rows(layout, (np.ones(2), [1, 2], ["four", None]), 2)
-    assert rows.nbytes == 16 + 8 + (64 + 4) + 64
+    assert rows.nbytes == 16 + 8 + (64 + 4) + 32
 
 
 @given(requests(), st.data())
@@ -206,3 +206,29 @@ def test_tensors_of_one_dtype_are_pickled_apart() -> None:
     layout = Layout("tensors", ("a", "b"), ("float64",) * 2, ((3,), (1,)))
     batch = Batch(layout, (np.ones((2, 3)), np.ones((2, 1))), 2)
     assert [array.shape for array in pickle.loads(pickle.dumps(batch)).arrays] == [(2, 3), (2, 1)]
+
+
+def test_the_size_of_objects_includes_what_is_in_them() -> None:
+    layout = Layout("list", (), ("object",), ((),))
+    nested: Any = "x"
+    for _ in range(5000):
+        nested = [nested]
+    values = [{"a": [[1.0] * 1000, "x" * 1000]}, (np.zeros(1000), as_objects(["y" * 1000])), nested]
+    sizes = [Rows(layout, ([value],), 1).nbytes for value in values]
+    assert 33_000 < sizes[0] < 34_000
+    assert 9_000 < sizes[1] < 10_000
+    assert sizes[2] > 5000 * 64
+    rows = Rows(layout, (values,), 3)
+    assert rows.nbytes == sum(sizes) == stack([rows, rows]).nbytes / 2
+    assert Rows(layout, ([1.5, "ab"],), 2).nbytes == 32 + 66
+
+
+def test_the_size_of_a_batch_includes_texts_and_labels() -> None:
+    texts = Rows(Layout("columns", ("t",), ("object",), ((),)), (["x" * 1000],), 1)
+    assert stack([texts, texts]).nbytes == 2 * texts.nbytes == 2 * 1064
+    labeled = texts.labeled(RowLabels(("y" * 1000,)))
+    assert stack([labeled]).nbytes == labeled.nbytes == 2 * 1064
+
+
+def as_objects(values: list[Any]) -> Array:
+    return np.array(values, dtype=object)

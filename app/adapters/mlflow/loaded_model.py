@@ -61,12 +61,14 @@ class LoadedModel:
             ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
                 under which the log has the cause.
         """
+        given, params = model_input(batch), model_params(batch)  # an error in these is not the model's
         try:
-            prediction = self._model.predict(model_input(batch), params=model_params(batch))
+            prediction = self._model.predict(given, params=params)
             return model_output(prediction)
         except ServingError:
             raise
         except Exception as error:
+            # The model may have written into what it was given.
             refused = type_hints.refusal(model_input(batch), self._hint) if self._hint is not None else None
             if refused is not None:
                 raise refused from None

@@ -119,7 +119,7 @@ class MlflowDialect:
         """Make a reader that gets the signature, because the text of a CSV has no types of its own."""
 
         async def read(signature: Signature) -> Payload:
-            limits = TableLimits(self._service.limits.columns, self._table_bytes)
+            limits = TableLimits(self._service.limits.columns, self._table_bytes, self._service.limits.rows)
             if kind == CSV:
                 return Payload("columns", await asyncio.to_thread(csv_columns, body, signature, limits))
             return Payload("columns", *await asyncio.to_thread(parquet_table, body, signature, limits))

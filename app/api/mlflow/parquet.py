@@ -14,6 +14,9 @@ from app.serving.signatures.validation_errors import short
 _DECIMAL_BYTES = 32
 """Size of the widest decimal."""
 
+_MOST_LEVELS = 32
+"""Limit on the levels of pandas' index."""
+
 _TEXT_ROWS, _NUMBER_ROWS = 64, 8192
 """Rows to decode between checks of the size: a long text may be stored once and repeated in every row."""
 
@@ -35,7 +38,7 @@ def parquet_table(body: bytes, signature: Signature, limits: TableLimits) -> tup
         file = parquet.ParquetFile(pa.BufferReader(body))
         table = pa.Table.from_batches(_batches(file, limits), file.schema_arrow)
         table.validate(full=True)
-        index = _index_columns(table.schema.pandas_metadata)
+        index = _index_levels(table.schema.pandas_metadata)
         names = [name for name in table.column_names if name not in index]
         check_names(names)
         required = signature.required_columns
@@ -61,8 +64,11 @@ def _batches(file: Any, limits: TableLimits) -> Iterator[Any]:
                 {"column": leaf.path[:80]},
             )
     has_text = any(leaf.physical_type == "BYTE_ARRAY" for leaf in leaves)
-    size = 0
+    size = rows = 0
     for batch in file.iter_batches(_TEXT_ROWS if has_text else _NUMBER_ROWS, use_threads=False):
+        rows += batch.num_rows  # of a table without columns, nothing else is counted
+        if rows > limits.rows:
+            raise TooLarge(f"the Parquet file has more than {limits.rows} rows; send fewer", {"limit": limits.rows})
         size += max(batch.nbytes, batch.num_rows * batch.num_columns)
         if size > limits.nbytes:
             raise TooLarge(
@@ -72,10 +78,20 @@ def _batches(file: Any, limits: TableLimits) -> Iterator[Any]:
         yield batch
 
 
-def _index_columns(pandas: Any) -> list[Any]:
+def _index_levels(pandas: Any) -> list[Any]:
     """Return the index columns in pandas' metadata; an index that only counts has none."""
     index = pandas.get("index_columns") if isinstance(pandas, dict) else None
-    return index if isinstance(index, list) else []
+    if not isinstance(index, list):
+        return []
+    if len(index) > _MOST_LEVELS:
+        raise MalformedBody(
+            f"the index of the Parquet file has {len(index)} levels; at most {_MOST_LEVELS} are allowed",
+            {"limit": _MOST_LEVELS},
+        )
+    twice = next((level for place, level in enumerate(index) if level in index[:place]), None)
+    if twice is not None:
+        raise MalformedBody(f"the index of the Parquet file has the level {short(twice)} twice")
+    return index
 
 
 def _labels(table: Any, index: list[Any]) -> RowLabels | None:
@@ -83,19 +99,26 @@ def _labels(table: Any, index: list[Any]) -> RowLabels | None:
     fields = (
         {one.get("field_name"): one.get("name") for one in table.schema.pandas_metadata["columns"]} if index else {}
     )
+    stored = set(table.column_names)
     levels: list[tuple[str | None, list[Any]]] = []
     for level in index:
         if isinstance(level, dict) and level.get("kind") == "range":
             count = range(level["start"], level["stop"], level["step"])
             if len(count) == table.num_rows and count != range(table.num_rows):
-                levels.append((level.get("name"), list(count)))
-        elif level in table.column_names:
+                levels.append((_level_name(level.get("name")), list(count)))
+        elif isinstance(level, str) and level in stored:
             values = _stored(table.column(level).combine_chunks(), required=False)
-            levels.append((fields.get(level), list(values)))
+            levels.append((_level_name(fields.get(level)), list(values)))
     if not levels or not table.num_rows:
         return None
     names, columns = zip(*levels, strict=True)
     return RowLabels(tuple(columns[0] if len(columns) == 1 else zip(*columns, strict=True)), names)
+
+
+def _level_name(name: Any) -> str | None:
+    if not isinstance(name, str | None):
+        raise MalformedBody(f"the index of the Parquet file has a level called {short(name)}, expected a text or null")
+    return name
 
 
 def _stored(column: Any, required: bool) -> Values:

@@ -20,10 +20,11 @@ _MAX_REASON = 200
 
 @dataclass(frozen=True, slots=True)
 class TableLimits:
-    """Limits on the columns of a table, and on the bytes and the number of values of a decoded Parquet file."""
+    """Limits on the columns of a table, and on the rows, and the bytes and number of values, of a Parquet file."""
 
     columns: int
     nbytes: int
+    rows: int
 
 
 def check_width(width: int, limits: TableLimits) -> None:

@@ -55,9 +55,15 @@ def _named(output: Output, *, by_key: bool) -> dict[str, Array]:
     value = cells[0] if output.kind == "value" and cells else None
     if isinstance(value, dict) and value:
         return {name: _entry(entry) for name, entry in value.items()}
-    if by_key and output.kind == "tensor" and cells and all(isinstance(cell, dict) for cell in cells):
+    are_dicts = output.kind == "tensor" and bool(cells) and all(isinstance(cell, dict) for cell in cells)
+    if are_dicts and (by_key or _have_equal_keys(cells)):
         return {name: _entry([cell.get(name) for cell in cells]) for name in dict.fromkeys(chain.from_iterable(cells))}
     return {UNNAMED: _entry(value) if isinstance(value, list) else array}
+
+
+def _have_equal_keys(cells: Sequence[dict[str, Any]]) -> bool:
+    """Return whether these dicts are columns: a model's rows may differ in keys, and this request's may not."""
+    return bool(cells[0]) and all(cell.keys() == cells[0].keys() for cell in cells)
 
 
 def _entry(value: Any) -> Array:

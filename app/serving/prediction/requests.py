@@ -29,7 +29,7 @@ class PredictionRequest:
     """A request. Either `payload` or `features` is set, or neither and `body`; `deadline` is event loop time.
 
     `body` is the JSON object that the caller sent. Models that take it whole get it, and with neither `payload` nor
-    `features` every model does.
+    `features` every model does. It is dropped when the rows of `payload` are predicted instead.
     `lenient`: drop `params` if the model takes none, because the protocol uses parameters of its own.
     `session` returns the caller's session id, which keeps it with one variant. It is called only if there are variants.
     """

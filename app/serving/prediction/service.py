@@ -138,6 +138,7 @@ class PredictionService:
         payload, enriched = request.payload, None
         if model.takes_json or (payload is None and request.body is not None):
             return await self._invoke(request, model)
+        request.body = None  # as large as the rows, and not counted: neither the batch nor the shadow needs it
         if type(payload) is not Payload:  # reading the rows has to wait for something
             async with until(request.deadline):
                 payload, enriched = await self._read(request, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from math import prod
 from typing import Any, Literal
@@ -17,9 +17,9 @@ from app.serving.signatures.scalars import element_type
 from app.serving.signatures.validation_errors import Misfit, no_dimensions, refusal, short, wrong_shape
 
 MAX_CHARACTERS = 2**26
-"""Limit on the characters of a text array, whose elements all take the space of the longest: 256 MiB."""
+"""Limit on the characters of text arrays, whose elements all take the space of the longest: 256 MiB."""
 
-MAX_BATCHED_TEXT = 2**16
+MAX_BATCHED_TEXT = 2**12
 """Bytes of a text element, four per character, above which a request is predicted alone: all others beside it would
 become as wide."""
 
@@ -84,31 +84,45 @@ class TensorSpec:
         return array
 
 
-def untyped_tensor(name: str, values: Any) -> Array:
-    """Make an array with the dtype that numpy gives the values: numbers beside text become text.
+def untyped_tensors(tensors: Iterable[tuple[str, Any]]) -> Iterator[Array]:
+    """Make arrays with the dtypes that numpy gives the values: numbers beside text become text.
+
+    Args:
+        tensors: names and values of one request.
 
     Raises:
         InvalidInput: the lists are ragged.
+        TooLarge: together, the arrays would be far larger than their values.
     """
-    if not isinstance(values, list):
-        return np.array(values)
-    try:
-        shape, flat = flatten(values)
-    except Misfit as misfit:
-        raise refusal(name, misfit) from None
-    _check_text(name, flat)
-    return np.array(flat).reshape(shape)
+    characters = 0
+    for name, values in tensors:
+        if not isinstance(values, list):
+            yield np.array(values)
+            continue
+        try:
+            shape, flat = flatten(values)
+        except Misfit as misfit:
+            raise refusal(name, misfit) from None
+        characters = _check_text(name, flat, characters)
+        yield np.array(flat).reshape(shape)
 
 
-def _check_text(name: str, flat: Values) -> None:
-    """Raise `TooLarge` if an array of these values is far larger than they are, because one text is far longer."""
+def _check_text(name: str, flat: Values, before: int = 0) -> int:
+    """Return the characters that a text array of these values takes, and the tensors `before` it.
+
+    Raises:
+        TooLarge: they are too many, because one text is far longer than the others.
+    """
     longest = max([len(value) for value in flat if isinstance(value, str | bytes)], default=0)
-    if longest * len(flat) > MAX_CHARACTERS:
+    characters = before + longest * len(flat)
+    if characters > MAX_CHARACTERS:
+        others = f", beside {before} characters of other tensors" if before else ""
         raise TooLarge(
             f"{'tensor ' + short(name) if name else 'the input'} has {len(flat)} values, each of which takes the "
-            f"{longest} characters of the longest; at most {MAX_CHARACTERS} together are allowed",
+            f"{longest} characters of the longest{others}; at most {MAX_CHARACTERS} together are allowed",
             {"limit": MAX_CHARACTERS},
         )
+    return characters
 
 
 def tensor_rows(kind: Literal["columns", "tensor", "tensors"], arrays: Mapping[Any, Array], params: str) -> Rows:

@@ -7,15 +7,23 @@ would get from MLflow's server: a DataFrame for tables, arrays or dicts of array
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from app.errors import TooLarge
 from app.serving.rows import Array, Layout, Rows, Values
 from app.serving.signatures.casting import texts
 from app.serving.signatures.columns import Column, as_lists, by_name
 from app.serving.signatures.scalars import infer_column
-from app.serving.signatures.tensors import flatten, tensor_rows, untyped_tensor
+from app.serving.signatures.tensors import flatten, tensor_rows, untyped_tensors
 from app.serving.signatures.validation_errors import Misfit, check_records, no_dimensions, refusal
+
+MAX_NAMES = 2**16
+"""Limit on the different names in the rows of a table."""
+
+MAX_MISSING = 2**20
+"""Limit on the values that the rows of a table lack: a row lacks every name that only other rows have."""
 
 
 class UntypedInput:
@@ -50,11 +58,11 @@ class UntypedInput:
     def from_inputs(self, inputs: Any, params: str) -> Rows:
         """Read arrays by name, of any lengths, a list of objects, whose values become arrays, or one array."""
         if isinstance(inputs, dict):
-            return tensor_rows("tensors", {name: untyped_tensor(name, one) for name, one in inputs.items()}, params)
+            return tensor_rows("tensors", dict(zip(inputs, untyped_tensors(inputs.items()), strict=True)), params)
         if isinstance(inputs, list) and all(isinstance(one, dict) for one in inputs):
-            cells = [{name: untyped_tensor(name, value) for name, value in one.items()} for one in inputs]
-            return list_rows(cells, params)
-        return tensor_rows("tensor", {"": untyped_tensor("", inputs)}, params)
+            arrays = untyped_tensors(pair for one in inputs for pair in one.items())
+            return list_rows([{name: next(arrays) for name in one} for one in inputs], params)
+        return tensor_rows("tensor", {"": next(untyped_tensors([("", inputs)]))}, params)
 
     def from_tensors(self, tensors: Mapping[str, Array], params: str) -> Rows:
         """Read arrays: one as it is; several as columns if all are flat and of one length, else as a dict of arrays."""
@@ -78,7 +86,8 @@ def _columns_of(records: list[Any]) -> dict[Any, list[Any]]:
     kinds = {*map(type, records)}
     if dict in kinds:
         check_records(records, (), ()) if kinds != {dict} else None
-        names = dict.fromkeys(name for record in records for name in record)
+        names = dict.fromkeys(chain.from_iterable(records))
+        _check_size(names, records)
         return {name: [record.get(name, math.nan) for record in records] for name in names}
     if list not in kinds:
         return {0: records} if records else {}
@@ -87,6 +96,21 @@ def _columns_of(records: list[Any]) -> dict[Any, list[Any]]:
     except Misfit as misfit:
         raise refusal("", misfit) from None
     return {index: list(values) for index, values in enumerate(zip(*records, strict=True))}
+
+
+def _check_size(names: Collection[Any], records: Sequence[Mapping[Any, Any]]) -> None:
+    """Raise `TooLarge` if the table is far larger than its rows, because each row has names of its own."""
+    if len(names) > MAX_NAMES:
+        raise TooLarge(
+            f"the rows have {len(names)} different names; at most {MAX_NAMES} are allowed", {"limit": MAX_NAMES}
+        )
+    missing = len(names) * len(records) - sum(map(len, records))
+    if missing > MAX_MISSING:
+        raise TooLarge(
+            f"the {len(records)} rows have {len(names)} different names, and lack {missing} values together; at most "
+            f"{MAX_MISSING} may be missing: send rows with the same names",
+            {"limit": MAX_MISSING},
+        )
 
 
 def _column(values: Values) -> Array:

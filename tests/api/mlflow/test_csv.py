@@ -12,7 +12,7 @@ from app.errors import TooLarge
 from app.serving.signatures.signature import Signature
 
 UNTYPED = Signature.compile(None)
-LIMITS = TableLimits(columns=100, nbytes=1_000_000)
+LIMITS = TableLimits(columns=100, nbytes=1_000_000, rows=10_000_000)
 
 
 def typed(**types: str) -> Signature:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from typing import Any
 
@@ -18,7 +19,7 @@ from app.serving.signatures.signature import Signature
 
 UNTYPED = Signature.compile(None)
 LONG = b'{"columns": [], "index_columns": [{"kind": "range", "start": 0, "stop": 1e9, "step": 1}, "b", 3]}'
-LIMITS = TableLimits(columns=100, nbytes=1_000_000)
+LIMITS = TableLimits(columns=100, nbytes=1_000_000, rows=10_000_000)
 
 
 def written(columns: Any, **options: Any) -> bytes:
@@ -114,6 +115,39 @@ def test_malformed_pandas_metadata_is_ignored(note: bytes) -> None:
     except MalformedBody:
         return
     assert list(found) == ["a"]
+
+
+def noted(note: dict[str, Any], rows: int = 2) -> bytes:
+    """Write a file with this metadata of pandas."""
+    table = pa.table({"a": [1] * rows, "b": [2] * rows})
+    file = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({b"pandas": json.dumps({"columns": [], **note}).encode()}), file)
+    return file.getvalue()
+
+
+RANGE = {"kind": "range", "start": 1, "stop": 3, "step": 1}
+
+
+@pytest.mark.parametrize(
+    ("note", "message"),
+    [
+        ({"index_columns": [{**RANGE, "name": str(level)} for level in range(33)]}, "has 33 levels; at most 32"),
+        ({"index_columns": [RANGE, RANGE]}, "has the level .* twice"),
+        ({"index_columns": ["a", "a"]}, "has the level 'a' twice"),
+        ({"index_columns": [{**RANGE, "name": [1]}]}, r"a level called \[1\], expected a text or null"),
+        ({"index_columns": ["a"], "columns": [{"field_name": "a", "name": [1]}]}, r"a level called \[1\], expected"),
+        ({"index_columns": ["a"], "columns": [{"field_name": "a", "name": 1}]}, "a level called 1, expected"),
+    ],
+)
+def test_crafted_index_is_refused(note: dict[str, Any], message: str) -> None:
+    with pytest.raises(MalformedBody, match=message):
+        parquet_table(noted(note), UNTYPED, LIMITS)
+
+
+def test_too_many_rows_are_refused_before_their_labels() -> None:
+    body = noted({"index_columns": [{**RANGE, "stop": 102}]}, rows=101)
+    with pytest.raises(TooLarge, match="more than 100 rows"):
+        parquet_table(body, UNTYPED, TableLimits(columns=100, nbytes=1_000_000, rows=100))
 
 
 def test_broken_files_are_refused() -> None:

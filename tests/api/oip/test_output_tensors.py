@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.adapters.mlflow.model_io import model_output
 from app.api.oip.metadata import output_names
 from app.api.oip.output_tensors import output_tensors
 from app.api.oip.tensor_values import OutputTensor
@@ -111,6 +112,17 @@ def test_columns_and_entries_keep_their_names_and_order() -> None:
             ("b", "INT64", [1]),
             ("a", "BYTES", ["x"]),
         ]
+
+
+def test_dicts_of_a_part_of_a_batch_are_columns() -> None:
+    whole = model_output([{"label": "x", "size": 1}, {"label": "y", "size": 2}, {"score": 0.5}])
+    alone = model_output([{"label": "x", "size": 1}, {"label": "y", "size": 2}])
+    part, other = whole.split([2, 1])
+    assert [one[:2] for one in output_tensors(other, signature())] == [("score", "FP64")]
+    for found, expected in zip(output_tensors(part, signature()), output_tensors(alone, signature()), strict=True):
+        assert found[:2] == expected[:2]
+        assert found.array.tolist() == expected.array.tolist()
+    assert [one.name for one in output_tensors(whole, signature())] == ["output"]
 
 
 @pytest.mark.parametrize(

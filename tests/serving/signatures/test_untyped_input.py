@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from app.errors import TooLarge
 from app.serving.rows import Layout
+from app.serving.signatures import tensors
 from app.serving.signatures.signature import Signature
 from tests.serving.signatures.specs import refused
 
@@ -106,3 +108,31 @@ class TestUntyped:
 
     def test_columns_that_differ_in_length_are_refused(self) -> None:
         refused(lambda: self.SIGNATURE.rows("columns", {"a": [1], "b": [1, 2]}))
+
+
+class TestBounds:
+    SIGNATURE = Signature.compile(None)
+
+    def test_rows_with_names_of_their_own_are_refused(self) -> None:
+        with pytest.raises(TooLarge, match="rows with the same names"):
+            self.SIGNATURE.rows("records", [{f"k{row}": 1} for row in range(1100)])
+
+    def test_too_many_names_are_refused(self) -> None:
+        with pytest.raises(TooLarge, match="65537 different names; at most 65536 are allowed"):
+            self.SIGNATURE.rows("records", [dict.fromkeys(map(str, range(2**16 + 1)), 1)])
+
+    def test_wide_tables_without_gaps_are_read(self) -> None:
+        rows = self.SIGNATURE.rows("records", [dict.fromkeys(map(str, range(1100)), 1)] * 1100)
+        assert (len(rows.columns), rows.count) == (1100, 1100)
+
+    @pytest.mark.parametrize("as_list", [False, True])
+    def test_text_tensors_of_a_request_are_bounded_together(
+        self, as_list: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(tensors, "MAX_CHARACTERS", 1000)
+        named = {f"t{index}": ["x" * 20, *[""] * 19] for index in range(3)}
+        message = "tensor 't2' has 20 values, each of which takes the 20 characters of the longest, beside 800 char"
+        with pytest.raises(TooLarge, match=message):
+            self.SIGNATURE.rows("inputs", [{name: one} for name, one in named.items()] if as_list else named)
+        del named["t2"]
+        assert self.SIGNATURE.rows("inputs", [named] if as_list else named).nbytes
