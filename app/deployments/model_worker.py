@@ -103,9 +103,6 @@ class ModelWorker:
         if self._models.pop(number, None) is None:
             self._dropped.add(number)
 
-    def pid(self) -> int:
-        return os.getpid()
-
 
 def _read_newer_arrays() -> None:
     """Let numpy 1 unpickle the arrays of numpy 2, which names one more module than numpy 1 prepared for."""

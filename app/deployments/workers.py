@@ -198,13 +198,6 @@ class Workers:
             for worker in [*self._workers.values()]:
                 self._end(worker)
 
-    def pids(self) -> list[int]:
-        """Return the process ids of the running workers; blocks."""
-        with self._lock:
-            actors = [worker.actor for worker in self._workers.values() if not worker.is_dead]
-        found: list[int] = ray.get([actor.pid.remote() for actor in actors])
-        return found
-
     def _start(self, overlay: Path | None, folder: Path) -> Any:
         libraries = [str(overlay)] if overlay is not None else []
         path = os.pathsep.join([*libraries, *filter(None, [os.environ.get("PYTHONPATH")])])
