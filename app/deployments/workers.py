@@ -109,7 +109,7 @@ class _Worker:
             return ray.get(reference, timeout=timeout_s)
         except (RayTaskError, GetTimeoutError):
             raise
-        except RayError as error:  # also where Ray killed it for want of memory
+        except RayError as error:  # also where Ray killed it because memory ran out
             raise self.death() from error
 
     def death(self) -> ReplicaDied:

@@ -23,6 +23,10 @@ def drop_variable() -> None:
     del os.environ["HOME"]
 
 
+def drop_path() -> None:
+    del sys.path[-1]
+
+
 def set_option() -> None:
     pd.set_option("display.precision", 3)
 
@@ -40,7 +44,7 @@ def set_locale() -> None:
         (set_locale, "the locale", lambda: locale.setlocale(locale.LC_ALL)),
         (lambda: os.chdir("/"), "the working directory", os.getcwd),
         (lambda: sys.path.insert(0, "/nowhere"), "the import path", lambda: [*sys.path]),
-        (sys.path.pop, "the import path", lambda: [*sys.path]),
+        (drop_path, "the import path", lambda: [*sys.path]),
     ],
 )
 def test_a_change_is_named_and_undone(
