@@ -16,12 +16,13 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from app.errors import EnvironmentMissing, ModelUnavailable, ReplicaDied, ServingError
-from app.hosting.model import Loader, Model
+from app.hosting.model import Loader
 from app.hosting.residents import Resident, Residents
 from app.serving.batching.short_calls import ShortCalls
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
 from app.serving.placement.states import VersionState
+from app.serving.ports import Model
 from app.serving.references import ModelVersion
 from app.serving.releases.observed import Contract
 from app.serving.rows import Batch, Output

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from app.hosting.model import Model
 from app.serving.batching.short_calls import ShortCalls
+from app.serving.ports import Model
 from app.serving.references import ModelVersion
 
 log = logging.getLogger(__name__)

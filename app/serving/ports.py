@@ -6,7 +6,7 @@ memory.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from app.serving.batching.batcher import AnsweredBatch
@@ -81,6 +81,29 @@ class ModelRunner(Protocol):
 
         Raises as `invoke`, or `Overloaded`.
         """
+
+
+class Model(Protocol):
+    """A loaded model version; its methods block.
+
+    `problem` is a reason not to promote it, or None. `worker` is the key of the process that holds the model, empty for
+    this one.
+    """
+
+    @property
+    def spec(self) -> ModelSpec: ...
+
+    @property
+    def problem(self) -> str | None: ...
+
+    @property
+    def worker(self) -> str: ...
+
+    def predict(self, batch: Batch) -> Output: ...
+
+    def invoke(self, body: bytes) -> bytes: ...
+
+    def stream(self, body: bytes) -> Iterator[str]: ...
 
 
 class FeatureStore(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -23,9 +23,8 @@ from app.adapters.mlflow.overlays import Overlays
 from app.adapters.mlflow.process_state import ChangesProcess
 from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
 from app.errors import EnvironmentMissing, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
-from app.serving.model_spec import ModelSpec
+from app.serving.ports import Model
 from app.serving.references import ModelVersion
-from app.serving.rows import Batch, Output
 from app.settings import EnvironmentSettings
 
 log = logging.getLogger(__name__)
@@ -33,25 +32,6 @@ log = logging.getLogger(__name__)
 
 ENVIRONMENTS = "environments"
 """Folder of the overlays in the artifact cache; no model's folder has a name without a version below it."""
-
-
-class IsolatedModel(Protocol):
-    """A model version in the memory of a worker."""
-
-    @property
-    def spec(self) -> ModelSpec: ...
-
-    @property
-    def problem(self) -> str | None: ...
-
-    @property
-    def worker(self) -> str: ...
-
-    def predict(self, batch: Batch) -> Output: ...
-
-    def invoke(self, body: bytes) -> bytes: ...
-
-    def stream(self, body: bytes) -> Iterator[str]: ...
 
 
 class WorkerProcesses(Protocol):
@@ -64,7 +44,7 @@ class WorkerProcesses(Protocol):
         environment: Environment,
         overlay: Path | None,
         ended: Callable[[], None],
-    ) -> IsolatedModel:
+    ) -> Model:
         """Load a version in the worker of its environment, which is started if it does not run; blocks.
 
         Args:
@@ -130,7 +110,7 @@ class ModelLoader:
         except ServingError as error:
             log.info("not known whether %s still exists: %s", version, error.message)
 
-    def load(self, version: ModelVersion) -> LoadedModel | IsolatedModel:
+    def load(self, version: ModelVersion) -> LoadedModel | Model:
         """Load a version and let it predict its logged input example once.
 
         Raises:
@@ -179,9 +159,7 @@ class ModelLoader:
             return environment.only_for(version, self._alone[version])
         return environment
 
-    def _read(
-        self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment
-    ) -> LoadedModel | IsolatedModel:
+    def _read(self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment) -> LoadedModel | Model:
         if environment.key and self._workers is not None:
             overlay = self._overlay(version, environment)
             return self._workers.load(version, artifacts.folder, environment, overlay, artifacts.release)

@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import InvalidInput, ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
 from app.serving.batching_contract import ONE_OBJECT
+from app.serving.ports import Model
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, stack
 from app.serving.signatures.signature import Signature
@@ -34,8 +35,7 @@ from tests.server import Server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
-    from app.adapters.mlflow.loaded_model import LoadedModel
-    from app.adapters.mlflow.loader import IsolatedModel, ModelLoader
+    from app.adapters.mlflow.loader import ModelLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -229,7 +229,7 @@ def test_a_cached_copy_older_than_its_model_does_not_load(settings: Settings, tm
 
 
 def test_artifacts_are_not_evicted_while_their_model_is_loaded(settings: Settings, tmp_path: Path) -> None:
-    model: LoadedModel | IsolatedModel | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
+    model: Model | None = ModelLoader(MlflowRegistry(settings), tmp_path, 1).load(FOREST)
     other = ModelLoader(MlflowRegistry(settings), tmp_path, 1)
     other.load(RAISING)
     assert (tmp_path / "forest" / "1" / "artifacts" / "MLmodel").exists()
@@ -303,7 +303,7 @@ def test_a_deleted_version_leaves_the_cache(settings: Settings, tmp_path: Path) 
 
     version = registered("doomed", parity.log_forest)
     models = loader(settings, tmp_path)
-    model: LoadedModel | IsolatedModel | None = models.load(version)
+    model: Model | None = models.load(version)
     (folder,) = tmp_path.glob("doomed/1")
     model = None
     gc.collect()
