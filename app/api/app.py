@@ -1,16 +1,16 @@
 """The ASGI application of a gateway replica, with the routes of every dialect.
 
-FastAPI documents all routes and answers most of them. `HotRoutes` stands in front of it and sends predictions straight
-to their endpoints.
+FastAPI documents all routes and its router finds most of them. `HotRoutes` stands in front of it and sends predictions
+straight to their endpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
@@ -22,7 +22,7 @@ from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, HttpLimits
 from app.api.http.hot_routes import HotRoutes
-from app.api.http.routing import APP_NAME, JSON, Endpoint, Route
+from app.api.http.routing import APP_NAME, JSON, Endpoint
 from app.api.mlflow.bodies import InvocationsError
 from app.api.mlflow.endpoints import MlflowDialect
 from app.api.oip.endpoints import OipDialect
@@ -63,6 +63,12 @@ def create_app(
         group_unhandled_paths=True,
         filter_unhandled_paths=False,
     )
+
+    @cache
+    def openapi() -> dict[str, Any]:
+        documented = [*(route.described() for route in routes if route.documented), *app.routes]
+        return get_openapi(title=app.title, version=app.version, summary=app.summary, routes=documented)
+
     dialects = (
         ServeDialect(service, manager),
         V1Dialect(service, manager),
@@ -71,13 +77,13 @@ def create_app(
         OipDialect(InferenceService(service, manager)),
         MlflowDialect(service, manager, limits.body_bytes, default_model),
         SystemEndpoints(manager),
-        OpenApi(service, manager, app.openapi),
+        OpenApi(service, manager, openapi),
         DocsPages(),
     )
     routes = [route for dialect in dialects for route in dialect.routes()]
     routes.sort(key=lambda route: route.path.endswith("}"))  # a parameter at the end matches any longer path
     watch = DisconnectWatch()
-    endpoints = [Endpoint(one, limits, watch, exporter) for route in routes for one in _with_head(route)]
+    endpoints = [Endpoint(route, limits, watch, exporter) for route in routes]
     app.router.routes += endpoints
     app.add_api_route(
         "/metrics",
@@ -88,14 +94,7 @@ def create_app(
         response_model=None,
     )
     app.add_exception_handler(HTTPException, partial(_router_error, limits))
-    return HotRoutes(exporter, app, [endpoint for endpoint in endpoints if endpoint.is_hot])
-
-
-def _with_head(route: Route) -> Iterator[Route]:
-    """Yield a route and, for GET, that of HEAD: the server sends its headers without the body."""
-    yield route
-    if route.method == "GET":
-        yield replace(route, method="HEAD", documented=False)
+    return HotRoutes(exporter, openapi, [endpoint for endpoint in endpoints if endpoint.is_hot])
 
 
 async def metrics() -> Response:
@@ -129,6 +128,6 @@ def _fault(request: Request, error: HTTPException) -> ServingError:
         verbs = "':predict', ':load', ':unload', ':promote' or ':rollback'"
         return NotFound(f"no such endpoint: {path[:120]}; a POST to a model ends in {verbs}")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
         return InvalidRequest(f"method {request.method} is not allowed for {path[:120]}; allowed: {allowed}")
     return InvalidRequest(str(error.detail))

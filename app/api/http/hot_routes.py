@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.http.routing import Endpoint
 
 
 class HotRoutes:
-    """ASGI application: hot endpoints, and `app` for every other request. `openapi` is that of `documented`."""
+    """ASGI application: hot endpoints, and `app` for every other request. `openapi` describes all routes."""
 
-    def __init__(self, app: ASGIApp, documented: FastAPI, hot: Sequence[Endpoint]) -> None:
+    def __init__(self, app: ASGIApp, openapi: Callable[[], dict[str, Any]], hot: Sequence[Endpoint]) -> None:
         self._app = app
         self._exact = {endpoint.path: endpoint.app for endpoint in hot if not endpoint.param_convertors}
         self._patterns = [(endpoint.path_regex, endpoint.app) for endpoint in hot if endpoint.param_convertors]
-        self.openapi = documented.openapi
+        self.openapi = openapi
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":

@@ -1,4 +1,4 @@
-"""Routes as dialects declare them, and the FastAPI routes that `app.api.app` makes of them.
+"""Routes as dialects declare them, and the endpoints that `app.api.app` makes of them.
 
 A dialect is a class with handlers of an `Exchange` and a method ``routes``.
 """
@@ -14,7 +14,8 @@ from typing import Any
 
 from fastapi.routing import APIRoute
 from prometheus_client import Counter, Histogram
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware
 
@@ -59,8 +60,8 @@ class Route:
     Args:
         path: FastAPI's template; ``{ref:path}`` holds a model reference, which may contain slashes.
         error: encodes and documents errors in the form of the dialect.
-        body: request body: a model of the JSON, or OpenAPI's media types.
-        answer: body of status 200: a model of the JSON, a union of models, or OpenAPI's media types.
+        body: request body: a model of the JSON, or OpenAPI's media types, with types in place of schemas.
+        answer: body of status 200: a model of the JSON, a union of models, or OpenAPI's media types, as for `body`.
         hot: answered ahead of FastAPI's router.
         parameters: OpenAPI parameters beside the reference and the headers of every request with a body.
         statuses: error statuses beside those of every request with a body or a reference.
@@ -80,8 +81,26 @@ class Route:
     body_required: bool = True
     documented: bool = True
 
-    def responses(self) -> dict[int | str, dict[str, Any]]:
-        """Describe the responses for FastAPI."""
+    def described(self) -> APIRoute:
+        """Return FastAPI's route for the OpenAPI document. It answers nothing, and is slow to build."""
+        return APIRoute(
+            self.path,
+            lambda: None,  # FastAPI would document the parameters of a handler; `_request` does that
+            methods=[self.method],
+            tags=[self.tag],
+            name=self.name,
+            summary=(self.handler.__doc__ or "").split("\n")[0],
+            response_model=None,
+            responses=self._responses(),
+            openapi_extra=self._request(),
+        )
+
+    @property
+    def name(self) -> str:
+        """Name of the operation."""
+        return f"{self.tag}_{getattr(self.handler, '__name__', 'endpoint')}"
+
+    def _responses(self) -> dict[int | str, dict[str, Any]]:
         of_body = _STATUSES_OF_BODY if self.body else ()
         of_reference = _STATUSES_OF_REFERENCE if "{" in self.path else ()
         errors = sorted({*of_body, *of_reference, *self.statuses})
@@ -92,18 +111,20 @@ class Route:
             responses[200] = {"model": self.answer}
         return responses
 
-    def request(self) -> dict[str, Any]:
+    def _request(self) -> dict[str, Any]:
         """Describe parameters and body, which FastAPI cannot read from a handler of an `Exchange`."""
         parameters = [*([_REFERENCE] if "{ref" in self.path else []), *self.parameters]
         if self.body is None:
             return {"parameters": parameters} if parameters else {}
-        content = self.body if isinstance(self.body, Mapping) else {JSON: {"schema": self.body.model_json_schema()}}
+        content = self.body if isinstance(self.body, Mapping) else {JSON: {"schema": self.body}}
         body = {"required": self.body_required, "content": _inlined(content)}
         return {"parameters": [*parameters, *_HEADERS, *([_SESSION] if self.hot else [])], "requestBody": body}
 
 
 def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any:
-    """Replace references to ``$defs`` by their targets: inside an OpenAPI document they would point nowhere."""
+    """Replace types by their schemas, and references to ``$defs``, which would point nowhere, by their targets."""
+    if isinstance(value, type):
+        value = TypeAdapter(value).json_schema()
     if isinstance(value, list):
         return [_inlined(item, parts) for item in value]
     if not isinstance(value, Mapping):
@@ -113,28 +134,17 @@ def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any
     return {**_inlined(parts[value["$ref"].rpartition("/")[2]], parts), **rest} if "$ref" in value else rest
 
 
-class Endpoint(APIRoute):
-    """FastAPI's route for a `Route`. It replies to every request, also if the handler raises or the caller disconnects.
+class Endpoint(StarletteRoute):
+    """Starlette's route for a `Route`, for HEAD too if it is for GET: the server sends its headers without the body.
 
-    Hot endpoints do not pass through `exporter`, so they count their requests in its metrics themselves.
+    It replies to every request, also if the handler raises or the caller disconnects. Hot endpoints do not pass through
+    `exporter`, so they count their requests in its metrics themselves.
     """
 
     def __init__(
         self, route: Route, limits: HttpLimits, watch: DisconnectWatch, exporter: PrometheusMiddleware
     ) -> None:
-        name = getattr(route.handler, "__name__", "endpoint")
-        super().__init__(
-            route.path,
-            lambda: None,  # FastAPI would document its parameters; `route` does that
-            methods=[route.method],
-            tags=[route.tag],
-            name=f"{route.tag}_{name}",
-            summary=(route.handler.__doc__ or "").split("\n")[0],
-            response_model=None,
-            responses=route.responses(),
-            openapi_extra=route.request(),
-            include_in_schema=route.documented,
-        )
+        super().__init__(route.path, route.handler, methods=[route.method], name=route.name)
         self.app = self._answer
         self.is_hot = route.hot
         self._route = route

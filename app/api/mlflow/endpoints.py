@@ -54,13 +54,13 @@ class MlflowDialect:
     def routes(self) -> list[Route]:
         route = partial(Route, tag="mlflow", error=InvocationsError)
         bodies = {
-            JSON: {"schema": {"anyOf": [InvocationsRequest.model_json_schema(), JSON_CALL_SCHEMA]}},
+            JSON: {"schema": {"anyOf": [InvocationsRequest, JSON_CALL_SCHEMA]}},
             CSV: {"schema": {"type": "string", "description": "A header row and rows, in UTF-8."}},
             PARQUET: {"schema": {"type": "string", "format": "binary"}},
         }
         whole = {"type": "object", "description": "The model's own answer to a body that it got whole."}
         answers = {
-            JSON: {"schema": {"anyOf": [InvocationsResponse.model_json_schema(), whole]}},
+            JSON: {"schema": {"anyOf": [InvocationsResponse, whole]}},
             EVENT_STREAM: {"schema": {"type": "string", "description": "One `data:` line for each event."}},
         }
         hot = partial(route, body=bodies, answer=answers, hot=True)

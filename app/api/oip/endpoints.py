@@ -5,8 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from app import __version__
 from app.api.bodies import V1Error
 from app.api.http.exchange import Exchange, Reply, dump
@@ -33,10 +31,10 @@ class OipDialect:
         """List the endpoints. Longer paths come first, because a reference may contain slashes."""
         route = partial(Route, tag="v2", error=V1Error)
         ref, resident = "/v2/models/{ref:path}", "/v2/repository/models/{ref:path}"
-        asked = {JSON: {"schema": bodies.InferRequestBody.model_json_schema()}, _BINARY: _described(_REQUEST)}
-        answered = {JSON: {"schema": bodies.InferResponseBody.model_json_schema()}, _BINARY: _described(_RESPONSE)}
+        asked = {JSON: {"schema": bodies.InferRequestBody}, _BINARY: _described(_REQUEST)}
+        answered = {JSON: {"schema": bodies.InferResponseBody}, _BINARY: _described(_RESPONSE)}
         repository = partial(route, body=bodies.RepositoryBody, body_required=False)
-        index_answer = {JSON: {"schema": TypeAdapter(list[bodies.IndexEntry]).json_schema()}}
+        index_answer = {JSON: {"schema": {"type": "array", "items": bodies.IndexEntry}}}
         return [
             route("GET", "/v2", self.server, answer=bodies.ServerMetadataBody),
             route("GET", "/v2/health/live", self.live),
