@@ -12,10 +12,10 @@ from app.control.auto_rollback import LAST_TAG, AutoRollback
 from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelVersion
 from app.settings import Settings
-from tests.deployments.test_releases import V1, V2, Releases, promoted, ready, registry, settings, until
+from tests.deployments.test_releases import V1, V2, Releases, promoted, ready, registered, registry, settings, until
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-__all__ = ["settings"]
+__all__ = ["registered", "settings"]
 
 RULE = '{"error_rate": 0.05, "window_s": 60, "min_requests": 50}'
 

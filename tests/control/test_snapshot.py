@@ -31,7 +31,7 @@ def test_an_invalid_snapshot_is_logged_and_ignored(
 
 def test_a_missing_snapshot_is_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert Snapshot(tmp_path / "releases.json").content == {}
-    assert not caplog.records
+    assert "snapshot" not in caplog.text
 
 
 async def test_a_failed_write_is_tried_again_and_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -40,7 +40,7 @@ async def test_a_failed_write_is_tried_again_and_logged_once(tmp_path: Path, cap
     folder.write_text("a file is in the way")
     for _ in range(3):
         await snapshot.write({"live": {}})
-    assert len(caplog.records) == 1
+    assert caplog.text.count("failed to write the snapshot") == 1
     folder.unlink()
     await snapshot.write({"live": {}})
     assert json.loads((folder / "releases.json").read_text()) == {"live": {}}

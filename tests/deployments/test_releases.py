@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import warnings
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -51,15 +52,25 @@ READY = VersionState("ready", None, 100, 5.0)
 V1, V2, V3 = (ModelVersion("prices", number) for number in "123")
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    settings = Settings(home=tmp_path, registry_poll_s=0.2, load_timeout_s=30)
+@pytest.fixture(scope="session")
+def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Registry of a model with two versions, to be copied: MLflow creates an empty one in more than a second."""
+    home = tmp_path_factory.mktemp("registered")
+    settings = Settings(home=home)
     configure(settings)
     client = registry(settings)
     client.create_registered_model("prices")
     for _ in range(2):
-        client.create_model_version("prices", f"{tmp_path}/artifacts")
+        client.create_model_version("prices", f"{home}/artifacts")
     client.set_registered_model_alias("prices", "champion", "1")
+    return home / "mlflow.db"
+
+
+@pytest.fixture
+def settings(registered: Path, tmp_path: Path) -> Settings:
+    settings = Settings(home=tmp_path, registry_poll_s=0.2, load_timeout_s=30)
+    shutil.copy(registered, tmp_path)
+    configure(settings)
     return settings
 
 
