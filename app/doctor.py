@@ -24,7 +24,7 @@ from app.settings.model import PREFIX
 REGISTRY = "registry"
 """Name of the check of the model registry."""
 
-_CHECK_S = 30.0
+_CHECK_S = 60.0
 """Time limit of a check: the import of MLflow and Feast alone takes several seconds on a busy machine."""
 _MAX_COMMAND = 80
 _PYTHONS = ((3, 11), (3, 14))  # from, and before
