@@ -66,7 +66,8 @@ def build_features(folder: Path) -> None:
         StartupError: `folder` contains a file that is not the demo's.
     """
     import pandas as pd
-    from feast import FeatureStore
+
+    from app.adapters.feast import FeatureStore
 
     if has_features(folder):
         return

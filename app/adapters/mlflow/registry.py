@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.adapters.mlflow.connection import RegistryConnection, error_code
+from app.adapters.mlflow.header_providers import leave_out_feast
 from app.errors import (
     InvalidReference,
     InvalidRequest,
@@ -57,6 +58,7 @@ def configure(settings: Settings) -> None:
     os.environ.update(settings.storage_environment())
     import mlflow
 
+    leave_out_feast()
     exported = {variable: os.environ.get(variable) for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(settings.tracking_uri)
     mlflow.set_registry_uri(settings.registry_uri)

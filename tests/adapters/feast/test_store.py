@@ -319,6 +319,16 @@ def test_the_reader_does_not_load_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_feast_is_imported_without_its_type_checks() -> None:
+    code = (
+        "import typeguard; before = typeguard.typechecked\n"
+        "import app.adapters.feast; from feast import FeatureView\n"
+        "assert typeguard.typechecked is before\n"
+        "assert 'typeguard' not in FeatureView.__init__.__code__.co_names"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
 def _until(holds: Any) -> None:
     deadline = time.monotonic() + 30
     while not holds():

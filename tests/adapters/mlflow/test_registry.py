@@ -466,6 +466,20 @@ def test_importing_the_adapter_does_not_load_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_process_that_calls_a_server_does_not_load_feast(on_server: Settings) -> None:
+    code = (
+        "import sys; from app.settings import Settings\n"
+        "from app.adapters.mlflow.registry import MlflowRegistry, configure\n"
+        f"settings = Settings(home={str(on_server.home)!r}, mlflow_tracking_uri={on_server.tracking_uri!r})\n"
+        "configure(settings)\n"
+        "assert MlflowRegistry(settings).models()\n"
+        "assert 'feast' not in sys.modules\n"
+        "from mlflow.utils.plugins import get_entry_points\n"
+        "assert [one.name for one in get_entry_points('mlflow.request_header_provider')] == ['feast']"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
 class OneAnswer:
     """Server that gives one answer to every request, as a proxy in front of a dead registry does."""
 
