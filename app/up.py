@@ -60,6 +60,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
             runtime.start()
             _interrupt_on_signals()  # Ray has replaced the handlers
             _write_run(settings.home, run_folder, runtime.session())
+            runtime.start_serve()
             for line in prepared.result():
                 console.print(line)
         runtime.deploy(build(settings))

@@ -82,17 +82,20 @@ class Runtime:
             where = f"at {settings.ray_address}" if settings.ray_address else "on this machine"
             raise StartupError(f"failed to start or reach Ray {where}: {_first_line(error)}") from error
 
-    def deploy(self, application: Any) -> None:
-        """Start Serve, deploy, and return when every deployment has its first replicas.
-
-        Raises:
-            StartupError: a deployment does not start.
-        """
+    def start_serve(self) -> None:
+        """Start Serve's controller and the load balancer, which as yet has nothing behind it."""
         self._progress("starting Ray Serve")
         serve.start(
             http_options={"host": "0.0.0.0", "port": self._settings.http_port},  # noqa: S104 - HAProxy mode has no other
             grpc_options={"port": self._settings.grpc_port, "grpc_servicer_functions": [GRPC_SERVICER]},
         )
+
+    def deploy(self, application: Any) -> None:
+        """Deploy, and return when every deployment has its first replicas.
+
+        Raises:
+            StartupError: a deployment does not start.
+        """
         self._progress("starting the deployments")
         try:
             serve.run(application, name=APPLICATION, route_prefix="/")
