@@ -42,8 +42,8 @@ def until(condition: Callable[[], bool], within_s: float = 60) -> None:
         time.sleep(0.1)
 
 
-async def post_all(path: str, bodies: list[Any], **headers: str) -> list[httpx.Response]:
-    limits = httpx.Limits(max_connections=64)
+async def post_all(path: str, bodies: list[Any]) -> list[httpx.Response]:
+    limits, headers = httpx.Limits(max_connections=64), {"x-request-timeout-seconds": "110"}  # the first one loads
     async with httpx.AsyncClient(base_url=URL, limits=limits, timeout=120, headers=headers) as client:
         return await asyncio.gather(
             *(
@@ -179,12 +179,12 @@ async def test_a_caller_that_leaves_fails_nobody_in_its_batch(platform: Platform
     # Two calls occupy the version's slots, so that the 64 that follow queue and leave as one batch.
     busy = [asyncio.create_task(_raw(request)) for _ in range(2)]
     await asyncio.sleep(SLOW_S / 5)
-    first = asyncio.create_task(_raw(request))
+    _, first = await asyncio.open_connection("127.0.0.1", 8000)
+    first.write(request)
     rest = [asyncio.create_task(_raw(request)) for _ in range(63)]
     await asyncio.sleep(SLOW_S * 1.5)
-    first.cancel()  # closes its connection
+    first.close()
     answers = await asyncio.gather(*busy, *rest)
-    assert first.cancelled()
     assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 65
 
 
@@ -342,7 +342,7 @@ async def test_large_inputs_and_answers_pass_between_the_deployments(platform: P
 
 
 def test_the_gateway_stays_small(platform: Platform) -> None:
-    replicas: tuple[ReplicaUsage, ...] = ()
+    replicas: list[ReplicaUsage] = []
 
     def are_there() -> bool:  # a replica that was silent for a while is left out
         nonlocal replicas

@@ -16,7 +16,7 @@ import pytest
 import sklearn
 
 from ml_serve_client import Client
-from tests.clashing import environmental_model, factor_model, ship, telling_model
+from tests.clashing import PATIENCE, environmental_model, factor_model, ship, telling_model
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking
 
@@ -25,8 +25,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 OTHER_SKLEARN = "1.7.2"
 OLDER = ["numpy==1.26.4", "scikit-learn==1.6.1"]
 """Arrays of numpy 2 and 1 are pickled under other names."""
-PATIENCE = {"x-request-timeout-seconds": "300"}
-"""A first call installs libraries and starts a process."""
 
 
 @pytest.fixture(scope="module")
