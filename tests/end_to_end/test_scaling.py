@@ -17,7 +17,7 @@ import pytest
 
 from tests.end_to_end.second_application import NAME
 from tests.platform import ROOT, URL, Platform
-from tests.registered import registry, tracking
+from tests.registered import registry, registry_uri, tracking
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -56,7 +56,8 @@ def second(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
             mlflow.set_registered_model_alias(name, "champion", "1")
     folder = tmp_path_factory.mktemp("second")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment |= {"ML_SERVE_HOME": str(platform.home), "ML_SERVE_MODEL_CACHE": str(folder), **SETTINGS}
+    # In a home of its own it has no feature store, so one process less starts.
+    environment |= {"ML_SERVE_HOME": str(folder), "MLFLOW_TRACKING_URI": registry_uri(platform.home), **SETTINGS}
     with (folder / "log").open("wb") as log:
         program = subprocess.Popen(
             [sys.executable, "-m", "tests.end_to_end.second_application"],

@@ -87,8 +87,8 @@ def test_the_shadow_gets_copies_and_differences_are_reported(model: Any, http: h
     # The second version answers a step more than the first.
     assert shadow.difference.value == pytest.approx(numbered.STEP, abs=1)
     assert (shadow.errors, shadow.mismatch_rate is not None) == ({}, True)
-    metrics = "".join(http.get("/metrics").text for _ in range(20))  # each scrape reaches one gateway replica
-    assert 'ml_serve_shadow_requests_total{model="divided",outcome="compared"' in metrics
+    name = 'ml_serve_shadow_requests_total{model="divided",outcome="compared"'
+    until(lambda: name in http.get("/metrics").text)  # each scrape reaches one gateway replica
 
 
 def test_sessions_stay_with_one_version_over_http_and_grpc(model: Any, http: httpx.Client) -> None:

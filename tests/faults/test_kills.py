@@ -9,6 +9,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,16 +244,18 @@ async def test_killing_the_registry_in_a_promote_costs_no_request(faulty: Faulty
 
 def answered_by() -> dict[str, str]:
     """Return per session the version that answers its calls of the bare name."""
-    found = {}
-    with httpx.Client(base_url=URL, timeout=WITHIN_S) as http:
-        for session in SESSIONS:
+    with httpx.Client(base_url=URL, timeout=WITHIN_S) as http, ThreadPoolExecutor(8) as threads:
+
+        def ask(session: str) -> str:
             body = {"instances": [{"x": 0.0, "sent": time.time()}]}
             response = http.post(f"/v1/models/{DIVIDED}:predict", json=body, headers={"x-session-id": session})
             assert response.status_code == 200, response.text
-            found[session] = response.headers["x-model-version"]
+            version: str = response.headers["x-model-version"]
             said = numbered.decode(response.json()["predictions"][0], 0.0)
-            assert said == numbered.Said(found[session], unwarmed=False, awaited=False)
-    return found
+            assert said == numbered.Said(version, unwarmed=False, awaited=False)
+            return version
+
+        return dict(zip(SESSIONS, threads.map(ask, SESSIONS), strict=True))
 
 
 def factors() -> dict[str, float]:
