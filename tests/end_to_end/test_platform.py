@@ -353,8 +353,12 @@ def test_the_gateway_stays_small(platform: Platform) -> None:
 def test_health_names_every_part_and_metrics_count(platform: Platform) -> None:
     parts = {"gateway", "pools", "registry", "feature_store", "models"}
     until(lambda: httpx.get(f"{URL}/health", timeout=60).json()["parts"].keys() == parts)  # without those that are late
-    for name in (f'ml_serve_requests_total{{model="{DEMO}",version="1"}}', "http_requests_total"):
-        until(lambda name=name: name in httpx.get(f"{URL}/metrics", timeout=60).text)  # of one gateway replica
+
+    def are_counted() -> bool:
+        metrics = httpx.get(f"{URL}/metrics", timeout=60).text  # of one gateway replica
+        return f'ml_serve_requests_total{{model="{DEMO}",version="1"}}' in metrics and "http_requests_total" in metrics
+
+    until(are_counted)
 
 
 async def test_the_death_of_a_pool_replica_loses_no_prediction(platform: Platform) -> None:
