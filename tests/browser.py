@@ -28,7 +28,7 @@ CHROMIUM, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 SCREENSHOT = "TESTS_SCREENSHOT"
 """Variable that names the file to which the executed "Try it out" is saved. The platform refuses `ML_SERVE_*` here."""
 
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1280,1750")
 _HOP_BY_HOP = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
 

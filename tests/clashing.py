@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "clashing_factors"
+PATIENCE = {"x-request-timeout-seconds": "300"}
+"""Headers of calls that may be the first of such a version: it installs libraries and starts a process."""
 
 
 def ship(folder: Path, factor: int) -> Path:

@@ -59,7 +59,8 @@ def label(data: Any, params: Any) -> Any:
 
 
 def burst(data: Any, params: Any) -> Any:
-    """Return one item too many for each 13."""
+    """Return one item too many for each 13, and late, so that further requests meet: after a second where one is -1."""
+    time.sleep(1.0 if (data["x"] == -1).any() else 0.01)
     return [value for value in data["x"] for _ in range(2 if value == 13 else 1)]
 
 

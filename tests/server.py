@@ -10,7 +10,7 @@ from typing import Self
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_START_S = 10.0
+_START_S = 60.0
 
 
 class Server:

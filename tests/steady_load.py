@@ -1,6 +1,7 @@
 """Predictions of `tests.numbered` at a steady rate in every dialect, and the outcome of each.
 
-Callers do not wait for each other, keep their connections, and never retry, so every failure shows.
+Callers do not wait for each other unless all connections are in use, keep these, and never retry, so every failure
+shows.
 """
 
 from __future__ import annotations
@@ -81,7 +82,6 @@ class SteadyLoad:
         self._refs = refs
         self._loads = loads
         self._pause_s = 1 / per_s
-        self._slots = asyncio.Semaphore(_CONNECTIONS)
         self._under_way: set[asyncio.Task[None]] = set()
         self._answered = asyncio.Condition()
         self._lately = {ref: _Streak() for ref in refs}
@@ -135,15 +135,18 @@ class SteadyLoad:
 
     async def _call(self) -> None:
         number = 0
-        began = time.monotonic()
+        due = time.monotonic()
         while True:
+            while len(self._under_way) >= _CONNECTIONS:
+                await asyncio.wait([*self._under_way], return_when=asyncio.FIRST_COMPLETED)
             dialect, call = self._dialects[number % len(self._dialects)]
             ref = self._refs[number // len(self._dialects) % len(self._refs)]
             task = asyncio.create_task(self._one(ref, dialect, call, float(number % STEP)))
             self._under_way.add(task)
             task.add_done_callback(self._under_way.discard)
             number += 1
-            await asyncio.sleep(began + number * self._pause_s - time.monotonic())
+            due = max(due + self._pause_s, time.monotonic())  # what a stall has missed is not sent all at once
+            await asyncio.sleep(due - time.monotonic())
 
     async def _release_loads(self, folder: Path) -> None:
         async def release(mark: str) -> None:
@@ -162,7 +165,7 @@ class SteadyLoad:
     ) -> None:
         sent = time.monotonic()
         try:
-            async with asyncio.timeout(_PATIENCE_S), self._slots:  # a body has the time when it gets a connection
+            async with asyncio.timeout(_PATIENCE_S):
                 version, answer = await call(ref, x)
             outcome = Outcome(ref, dialect, sent, time.monotonic(), version, decode(answer, x))
         except (httpx.HTTPError, grpc.aio.AioRpcError, AssertionError, TimeoutError) as error:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,14 @@ from tests.platform import PORTS, ROOT, URL, Platform, leftovers, listening
 pytestmark = pytest.mark.ray
 
 CLI = str(Path(sys.executable).parent / "ml-serve")
+
+
+def remaining() -> list[str]:
+    """Return the processes that are still there after a while. Some of Ray's take long to end, HAProxy never does."""
+    deadline = time.monotonic() + 60
+    while (left := leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
 
 
 def up(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -32,11 +41,11 @@ def up(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_ctrl_c_leaves_nothing_and_it_starts_again_at_once(platform: Platform) -> None:
     platform.stop(signal.SIGINT)
-    assert leftovers() == []
+    assert remaining() == []
     assert [port for port in PORTS if listening(port)] == []
     assert "Traceback" not in platform.output()
     platform.start()
-    assert httpx.get(f"{URL}/readyz").status_code == 200
+    assert httpx.get(f"{URL}/readyz", timeout=60).status_code == 200
 
 
 def test_the_next_start_ends_the_processes_of_an_unclean_run(platform: Platform) -> None:
@@ -44,7 +53,7 @@ def test_the_next_start_ends_the_processes_of_an_unclean_run(platform: Platform)
     assert (before := leftovers()) != []
     platform.start()
     assert set(before) & set(leftovers()) == set()
-    assert httpx.get(f"{URL}/readyz").status_code == 200
+    assert httpx.get(f"{URL}/readyz", timeout=60).status_code == 200
 
 
 def test_a_port_that_is_taken_is_named_with_its_holder(platform: Platform, tmp_path: Path) -> None:
@@ -58,13 +67,15 @@ def test_a_port_that_is_taken_is_named_with_its_holder(platform: Platform, tmp_p
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:1"}, "registry"),
-        ({"ML_SERVE_FEAST_REPO": "/nowhere"}, "feature_store.yaml"),
-        ({"ML_SERVE_HTP_PORT": "1"}, "did you mean ML_SERVE_HTTP_PORT"),
+        (
+            {"MLFLOW_TRACKING_URI": "http://127.0.0.1:1", "ML_SERVE_FEAST_REPO": "/nowhere"},
+            ["registry", "feature_store.yaml"],
+        ),
+        ({"ML_SERVE_HTP_PORT": "1"}, ["did you mean ML_SERVE_HTTP_PORT"]),
     ],
 )
 def test_a_failed_check_is_one_line_and_not_a_traceback(
-    environment: dict[str, str], words: str, tmp_path: Path, platform: Platform
+    environment: dict[str, str], words: list[str], tmp_path: Path, platform: Platform
 ) -> None:
     ports = {
         "ML_SERVE_HTTP_PORT": "18000",
@@ -74,12 +85,13 @@ def test_a_failed_check_is_one_line_and_not_a_traceback(
     }
     done = up(tmp_path, **ports, **environment)
     assert done.returncode == 1
-    assert words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == len(words)
+    assert all(word in line for word, line in zip(words, lines, strict=True)), lines
     assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_sigterm_stops_it_too(platform: Platform) -> None:
     """The last one of these tests, since it does not start the platform again."""
     platform.stop(signal.SIGTERM)
-    assert leftovers() == []
+    assert remaining() == []

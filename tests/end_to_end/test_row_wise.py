@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import httpx
 import pytest
 
-from ml_serve_client import Batching, Client
+from ml_serve_client import Batching, Client, Model
 from tests.platform import URL, Platform
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 CALLERS, CALLS = 16, 10
+T = TypeVar("T")
 
 
 async def answers(name: str, requests: list[list[float]]) -> list[Any]:
@@ -34,11 +37,18 @@ async def answers(name: str, requests: list[list[float]]) -> list[Any]:
     return [found[index] for index in range(len(requests))]
 
 
-def batching(name: str) -> Batching:
+def reported(name: str, part: Callable[[Model], T | None]) -> T:
+    """Return a part of a model's status as soon as it is there: pools and gateways report after they have answered."""
+    deadline = time.monotonic() + 60
     with Client(URL) as client:
-        found = client.model(name).versions["1"].batching
-    assert found is not None
+        while not (found := part(client.model(name))):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
     return found
+
+
+def batching(name: str) -> Batching:
+    return reported(name, lambda model: model.versions["1"].batching)
 
 
 async def test_running_sums_are_those_of_one_request(platform: Platform) -> None:
@@ -67,12 +77,15 @@ async def test_a_contradiction_gives_no_caller_a_wrong_answer(platform: Platform
     assert await answers("bursting", [[1.0]]) == [[1.0]]
     assert batching("bursting") == Batching(row_wise=True, basis="proven")
     requests = [[float(number % 20)] for number in range(CALLERS * CALLS)]
+    # Two calls occupy the version's slots, so that the first 13 waits with others and leaves in their batch.
+    busy = [asyncio.create_task(answers("bursting", [[-1.0]])) for _ in range(2)]
+    await asyncio.sleep(0.2)
     assert await answers("bursting", requests) == [rows * (2 if rows == [13.0] else 1) for rows in requests]
-    with Client(URL) as client:
-        (problem,) = client.model("bursting").problems
+    assert await asyncio.gather(*busy) == [[[-1.0]]] * 2
+    (problem,) = reported("bursting", lambda model: model.problems)
     assert problem.startswith("version 1 is not row-wise, so it is not batched:")
     assert batching("bursting").basis == "contradicted"
-    async with httpx.AsyncClient(base_url=URL) as http:
+    async with httpx.AsyncClient(base_url=URL, timeout=60) as http:
         # Each scrape reaches one gateway replica, and the platform may have two.
         shown = "".join([(await http.get("/metrics")).text for _ in range(20)])
     counts = re.findall(r'ml_serve_repeated_requests_total{model="bursting",version="1"} (\S+)', shown)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.clashing import PATIENCE
 from tests.platform import URL, Platform
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -43,7 +44,8 @@ def until(condition: Callable[[], bool]) -> None:
 
 def gauges(name: str) -> set[str]:
     """The streams in progress of a model. Each scrape reaches one gateway replica; there may be two."""
-    shown = "".join(httpx.get(f"{URL}/metrics").text for _ in range(20))
+    with httpx.Client(base_url=URL, timeout=60) as client:
+        shown = "".join(client.get("/metrics").text for _ in range(20))
     return set(re.findall(rf'ml_serve_streams{{model="{name}",version="1"}} (\S+)', shown))
 
 
@@ -69,7 +71,7 @@ def files(tmp_path: Path) -> dict[str, str]:
     ],
 )
 def test_chat_models_and_agents_answer_and_stream(platform: Platform, name: str, body: Any, words: str) -> None:
-    answer = httpx.post(f"{URL}/invocations/{name}", json=body, timeout=120)
+    answer = httpx.post(f"{URL}/invocations/{name}", json=body, headers=PATIENCE, timeout=330)
     assert answer.status_code == 200, answer.text
     assert words in answer.text
     assert "predictions" not in answer.json()
@@ -111,7 +113,7 @@ def test_a_disconnect_stops_the_generator(platform: Platform, name: str, files: 
 
 def test_the_deadline_stops_a_stream_before_its_first_event(platform: Platform, files: dict[str, str]) -> None:
     body = {**messages("forever"), "custom_inputs": {"closed": files["closed"], "wait": files["gate"]}, "stream": True}
-    headers = {"x-request-timeout-seconds": "0.5"}
+    headers = {"x-request-timeout-seconds": "3"}  # enough for the generator to start
     answer = httpx.post(f"{URL}/invocations/echo-agent", json=body, headers=headers, timeout=120)
     assert (answer.status_code, answer.json()["error_code"]) == (504, "DEADLINE_EXCEEDED")
     Path(files["gate"]).touch()  # its thread goes on to the first event

@@ -26,7 +26,7 @@ NAME = "divided"
 SESSIONS = [f"session-{n}" for n in range(40)]
 # The same weights as the platform has, to look up each session here.
 SPLIT = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
-WITHIN_S = 60.0
+WITHIN_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,9 @@ def model(platform: Platform) -> Iterator[Any]:
         warnings.simplefilter("always")
         with mlflow.start_run(experiment_id=client.get_experiment_by_name("tests").experiment_id):
             models = [numbered.log(number) for number in (1, 2)]
-        for model_id in models:
-            client.create_model_version(NAME, f"models:/{model_id}", model_id=model_id)
-    client.set_registered_model_alias(NAME, "champion", "1")
-    client.set_registered_model_alias(NAME, "challenger", "2")
+        for model_id, alias in zip(models, ("champion", "challenger"), strict=True):
+            version = str(client.create_model_version(NAME, f"models:/{model_id}", model_id=model_id).version)
+            client.set_registered_model_alias(NAME, alias, version)  # at once, or version 2 may answer the bare name
     client.set_registered_model_tag(NAME, "serving.shadow", "challenger")
     yield client
     client.delete_registered_model(NAME)
@@ -78,19 +77,18 @@ def test_the_shadow_gets_copies_and_differences_are_reported(model: Any, http: h
         with Client(URL) as client:
             return client.compare(NAME, "champion", "challenger")
 
-    def copied() -> bool:
-        assert ask(http) == "1"
+    shadow = None
+    deadline = time.monotonic() + WITHIN_S
+    while shadow is None or shadow.requests < 40:
+        assert time.monotonic() < deadline, shadow
+        assert {ask(http) for _ in range(10)} == {"1"}
         shadow = found().shadow
-        return shadow is not None and shadow.requests >= 40
-
-    until(copied)
-    shadow = found().shadow
-    assert shadow is not None
     assert shadow.difference is not None
     # The second version answers a step more than the first.
     assert shadow.difference.value == pytest.approx(numbered.STEP, abs=1)
     assert (shadow.errors, shadow.mismatch_rate is not None) == ({}, True)
-    assert 'ml_serve_shadow_requests_total{model="divided",outcome="compared"' in http.get("/metrics").text
+    name = 'ml_serve_shadow_requests_total{model="divided",outcome="compared"'
+    until(lambda: name in http.get("/metrics").text)  # each scrape reaches one gateway replica
 
 
 def test_sessions_stay_with_one_version_over_http_and_grpc(model: Any, http: httpx.Client) -> None:
@@ -117,11 +115,15 @@ def test_sessions_stay_with_one_version_over_http_and_grpc(model: Any, http: htt
 def test_split_calls_are_compared_over_all_replicas(model: Any, http: httpx.Client) -> None:
     for _ in range(200):
         ask(http)
+    deadline = time.monotonic() + WITHIN_S
     with Client(URL) as client:
         found = client.compare(NAME, "champion", 2)
+        while found.base.requests + found.other.requests < 200:  # a gateway that was silent for a while is left out
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+            found = client.compare(NAME, "champion", 2)
     assert found.counted == "divided"
     assert found.base.since is not None
-    assert found.base.requests + found.other.requests >= 200
     assert (found.base.faults, found.other.faults) == (0, 0)
     assert found.prediction is not None
     assert found.prediction.verdict == "higher"

@@ -16,7 +16,7 @@ import pytest
 import sklearn
 
 from ml_serve_client import Client
-from tests.clashing import environmental_model, factor_model, ship, telling_model
+from tests.clashing import PATIENCE, environmental_model, factor_model, ship, telling_model
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking
 
@@ -50,18 +50,29 @@ def client(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
         with mlflow.start_run(experiment_id=api.get_experiment_by_name("tests").experiment_id):
             for name, arguments in logged:
                 info = mlflow.pyfunc.log_model(name="model", **{"pip_requirements": [], **arguments})
-                mlflow.register_model(info.model_uri, name)
-    for name in ("factor", "environment"):
-        api.set_registered_model_alias(name, "champion", "1")
-        api.set_registered_model_alias(name, "challenger", "2")
+                version = str(mlflow.register_model(info.model_uri, name).version)
+                if name in ("factor", "environment"):  # at once, or version 2 may answer the bare name first
+                    api.set_registered_model_alias(name, {"1": "champion", "2": "challenger"}[version], version)
     with Client(URL, timeout=120) as client:
         yield client
+    for name in {name for name, _ in logged}:  # else each later start of the platform would start their workers
+        api.delete_registered_model(name)
 
 
 def predict(ref: str, x: float = 1.0) -> tuple[Any, str]:
     """Return the prediction of one row, and the version that gave it."""
-    answer = httpx.post(f"{URL}/v1/models/{ref}:predict", json={"instances": [{"x": x}]}, timeout=120)
+    url, body = f"{URL}/v1/models/{ref}:predict", {"instances": [{"x": x}]}
+    answer = httpx.post(url, json=body, headers=PATIENCE, timeout=330)
     return answer.raise_for_status().json()["predictions"][0], answer.headers["x-model-version"]
+
+
+def isolation(client: Client, name: str, version: str) -> str:
+    """Return why a version runs in a process of its own. The pool reports it a moment after the first answer."""
+    deadline = time.monotonic() + 60
+    while (found := client.model(name).versions.get(version)) is None or found.isolation is None:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return found.isolation
 
 
 def test_code_of_the_same_name_answers_by_its_own_version(client: Client) -> None:
@@ -76,19 +87,19 @@ def test_code_of_the_same_name_answers_by_its_own_version(client: Client) -> Non
         client.unload(ref)
     assert predict("factor@challenger") == (100, "2")
     assert predict("factor") == (2, "1")
-    assert client.model("factor").versions["1"].isolation == "it ships code of its own"
+    assert isolation(client, "factor", "1") == "it ships code of its own"
 
 
 def test_a_shadow_of_clashing_code_answers_by_its_own(client: Client) -> None:
     client.set_traffic("factor", {}, shadow="challenger")
     try:
-        for x in (1.0, 2.0, 3.0):
-            assert predict("factor", x) == (2 * x, "1")
-        deadline = time.monotonic() + 60
-        while (found := client.compare("factor", "champion", "challenger").shadow) is None or found.requests < 3:
-            assert time.monotonic() < deadline
+        found, deadline = None, time.monotonic() + 120
+        while found is None or found.requests < 3 or found.largest != 3 * 98:  # no copies before it is loaded
+            assert time.monotonic() < deadline, found
+            for x in (1.0, 2.0, 3.0):
+                assert predict("factor", x) == (2 * x, "1")
             time.sleep(0.2)
-        assert found.largest == 3 * 98
+            found = client.compare("factor", "champion", "challenger").shadow
     finally:
         client.set_traffic("factor", {})
 
@@ -96,8 +107,8 @@ def test_a_shadow_of_clashing_code_answers_by_its_own(client: Client) -> None:
 def test_what_a_load_changes_reaches_no_other_model(client: Client) -> None:
     for ref, right in (("environment/versions/1", 3), ("environment/versions/2", 5)) * 2:
         assert predict(ref)[0] == right
-    found = client.model("environment").versions
-    assert {found["1"].isolation, found["2"].isolation} == {"it changes environment variables when it is loaded"}
+    found = {isolation(client, "environment", version) for version in "12"}
+    assert found == {"it changes environment variables when it is loaded"}
 
 
 def test_other_libraries_answer_beside_ours(client: Client, platform: Platform) -> None:
@@ -106,20 +117,17 @@ def test_other_libraries_answer_beside_ours(client: Client, platform: Platform) 
     )
     assert (ours, other) == (sklearn.__version__, OTHER_SKLEARN)
     assert len({our_folder, other_folder, str(Path.cwd()), str(platform.home)}) == 4
-    assert client.model("telling").versions["2"].isolation == (
-        f"it requires scikit-learn=={OTHER_SKLEARN} ({sklearn.__version__} is installed)"
-    )
+    reason = f"it requires scikit-learn=={OTHER_SKLEARN} ({sklearn.__version__} is installed)"
+    assert isolation(client, "telling", "2") == reason
 
 
 def test_a_worker_with_numpy_1_reads_our_arrays(client: Client) -> None:
     assert predict("older")[0].split()[0] == "1.6.1"
-    reason = client.model("older").versions["1"].isolation
-    assert reason is not None
-    assert "numpy==1.26.4" in reason
+    assert "numpy==1.26.4" in isolation(client, "older", "1")
 
 
 def test_requirements_that_nobody_has_refuse_the_promote(client: Client) -> None:
-    answer = httpx.post(f"{URL}/v1/models/telling:promote", json={"version": "3"}, timeout=120)
+    answer = httpx.post(f"{URL}/v1/models/telling:promote", json={"version": "3"}, timeout=330)
     assert (answer.status_code, answer.json()["code"]) == (503, "model_unavailable")
     assert "no-library-of-this-name" in answer.json()["error"]
 
@@ -129,21 +137,27 @@ async def test_a_killed_worker_costs_only_a_retry(client: Client) -> None:
     others = int(predict("telling/versions/1")[0].split()[2])
     failed: list[str] = []
     pids: dict[str, set[int]] = {"1": set(), "2": set()}
+    answered, ended = asyncio.Condition(), asyncio.Event()
 
-    async def call(http: httpx.AsyncClient, version: str, until: float) -> None:
-        while time.monotonic() < until:
+    async def call(http: httpx.AsyncClient, version: str) -> None:
+        while not ended.is_set():
             body = {"instances": [{"x": 1.0}]}
             answer = await http.post(f"/v1/models/telling/versions/{version}:predict", json=body)
             if answer.status_code != 200:
                 failed.append(answer.text)
             else:
                 pids[version].add(int(answer.json()["predictions"][0].split()[2]))
+            async with answered:
+                answered.notify_all()
 
-    async with httpx.AsyncClient(base_url=URL, timeout=60) as http:
-        until = time.monotonic() + 6
-        calls = [asyncio.create_task(call(http, version, until)) for version in "1122"]
-        await asyncio.sleep(1)
-        os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(300), httpx.AsyncClient(base_url=URL, headers=PATIENCE, timeout=330) as http:
+        calls = [asyncio.create_task(call(http, version)) for version in "1122"]
+        async with answered:
+            await answered.wait_for(lambda: bool(failed) or (bool(pids["1"]) and pid in pids["2"]))
+            os.kill(pid, signal.SIGKILL)
+            await answered.wait_for(lambda: bool(failed) or len(pids["2"]) > 1)
+        await asyncio.sleep(1)  # the calls that follow
+        ended.set()
         await asyncio.gather(*calls)
     assert failed == []
     assert pids["1"] == {others}

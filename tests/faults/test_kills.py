@@ -9,6 +9,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from app.serving.releases.traffic import Traffic, Variant
 from tests import numbered
-from tests.clashing import factor_model, ship
+from tests.clashing import PATIENCE, factor_model, ship
 from tests.conftest import environment_of_nobody
 from tests.faults.registry_server import RegistryServer
 from tests.numbered import Said
@@ -39,8 +41,9 @@ LOAD_S = 2.0
 PER_S = 50.0
 PREDICT_S = 0.06
 """At so many requests a second some are on each replica at any time."""
-WITHIN_S = 90
-SESSIONS = 60
+WITHIN_S = 180
+SESSIONS = [str(number) for number in range(60)]
+SPLIT = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
 REPLICAS = {"Gateway": 2, "ModelPool": 2, "Releases": 1}
 
 
@@ -69,7 +72,7 @@ class Faulty:
 
     def _is_warm(self) -> bool:
         response = httpx.get(f"{URL}/v1/models/{NAME}", timeout=WITHIN_S)
-        if response.status_code == 503:  # where `Releases` have just been started again
+        if response.status_code != 200:  # where `Releases` have just been started again, or no gateway is there
             return False
         model = response.json()["model"]
         return bool(model["versions"][model["default"]]["replicas"] == REPLICAS["ModelPool"])
@@ -241,16 +244,18 @@ async def test_killing_the_registry_in_a_promote_costs_no_request(faulty: Faulty
 
 def answered_by() -> dict[str, str]:
     """Return per session the version that answers its calls of the bare name."""
-    found = {}
-    with httpx.Client(base_url=URL, timeout=WITHIN_S) as http:
-        for session in map(str, range(SESSIONS)):
+    with httpx.Client(base_url=URL, timeout=WITHIN_S) as http, ThreadPoolExecutor(8) as threads:
+
+        def ask(session: str) -> str:
             body = {"instances": [{"x": 0.0, "sent": time.time()}]}
             response = http.post(f"/v1/models/{DIVIDED}:predict", json=body, headers={"x-session-id": session})
             assert response.status_code == 200, response.text
-            found[session] = response.headers["x-model-version"]
+            version: str = response.headers["x-model-version"]
             said = numbered.decode(response.json()["predictions"][0], 0.0)
-            assert said == numbered.Said(found[session], unwarmed=False, awaited=False)
-    return found
+            assert said == numbered.Said(version, unwarmed=False, awaited=False)
+            return version
+
+        return dict(zip(SESSIONS, threads.map(ask, SESSIONS), strict=True))
 
 
 def factors() -> dict[str, float]:
@@ -258,15 +263,15 @@ def factors() -> dict[str, float]:
     found = {}
     for alias in FACTORS:
         url = f"{URL}/v1/models/{CLASHING}@{alias}:predict"
-        response = httpx.post(url, json={"instances": [{"x": 1.0}]}, timeout=WITHIN_S)
+        response = httpx.post(url, json={"instances": [{"x": 1.0}]}, headers=PATIENCE, timeout=330)
         assert response.status_code == 200, response.text
         found[alias] = response.json()["predictions"][0]
     return found
 
 
 def part(name: str) -> dict[str, Any]:
-    """Return one part of `/health`."""
-    found: dict[str, Any] = httpx.get(f"{URL}/health", timeout=WITHIN_S).json()["parts"][name]
+    """Return one part of `/health`; empty where it does not answer in time."""
+    found: dict[str, Any] = httpx.get(f"{URL}/health", timeout=WITHIN_S).json()["parts"].get(name, {})
     return found
 
 
@@ -276,8 +281,9 @@ def test_a_restart_of_everything_without_a_registry_serves_on(faulty: Faulty) ->
     httpx.put(f"{URL}/v1/models/{DIVIDED}/traffic", json=shares, timeout=WITHIN_S).raise_for_status()
     faulty.mlflow.set_registered_model_alias(DIVIDED, "champion", "3")
     until(lambda: any(text.startswith(f"{DIVIDED}@champion stays") for text in part("models").get("blocked", ())))
-    before = answered_by()
+    before = {session: SPLIT.choose(DIVIDED, session) for session in SESSIONS}
     assert set(before.values()) == {"1", "2"}
+    until(lambda: answered_by() == before)  # on every replica
     assert factors() == FACTORS
 
     faulty.server.kill()
