@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 UV := $(BIN)/uv
-# Compiled once, because PYTHONDONTWRITEBYTECODE would make every process compile all that it imports.
+# Compiled once, here and below, because PYTHONDONTWRITEBYTECODE would make every process compile all that it imports.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 export MLFLOW_DISABLE_TELEMETRY := true
@@ -97,11 +97,13 @@ reset: ## Remove the embedded state in .ml-serve: registry, models, feature stor
 $(VENV)/.runtime: requirements/runtime.txt pyproject.toml clients/python/pyproject.toml | $(UV)
 	$(INSTALL) $(BIN)/python --require-hashes --requirement requirements/runtime.txt
 	$(INSTALL) $(BIN)/python --no-deps --no-build-isolation --editable clients/python --editable .
+	$(BIN)/python -m compileall -q app clients/python/src
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml clients/python/pyproject.toml | $(UV)
 	$(INSTALL) $(BIN)/python --require-hashes --requirement requirements/dev.txt
 	$(INSTALL) $(BIN)/python --no-deps --no-build-isolation --editable clients/python --editable .
+	$(BIN)/python -m compileall -q app clients/python/src
 	@touch $@ $(VENV)/.runtime
 
 $(CLIENTS)/.done: requirements/clients.txt | $(UV)

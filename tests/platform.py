@@ -124,6 +124,14 @@ def leftovers() -> list[str]:
     return found
 
 
+def remaining() -> list[str]:
+    """Return the processes that are still there after a while. Some of Ray's take long to end, HAProxy never does."""
+    deadline = time.monotonic() + 60
+    while (left := leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return left
+
+
 def listening(port: int) -> bool:
     """Whether some process of this machine listens on the port."""
     return any(

@@ -6,25 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.platform import PORTS, ROOT, URL, Platform, leftovers, listening
+from tests.platform import PORTS, ROOT, URL, Platform, leftovers, listening, remaining
 
 pytestmark = pytest.mark.ray
 
 CLI = str(Path(sys.executable).parent / "ml-serve")
-
-
-def remaining() -> list[str]:
-    """Return the processes that are still there after a while. Some of Ray's take long to end, HAProxy never does."""
-    deadline = time.monotonic() + 60
-    while (left := leftovers()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return left
 
 
 def up(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,15 +28,6 @@ def up(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
-
-
-def test_ctrl_c_leaves_nothing_and_it_starts_again_at_once(platform: Platform) -> None:
-    platform.stop(signal.SIGINT)
-    assert remaining() == []
-    assert [port for port in PORTS if listening(port)] == []
-    assert "Traceback" not in platform.output()
-    platform.start()
-    assert httpx.get(f"{URL}/readyz", timeout=60).status_code == 200
 
 
 def test_the_next_start_ends_the_processes_of_an_unclean_run(platform: Platform) -> None:
@@ -91,7 +73,9 @@ def test_a_failed_check_is_one_line_and_not_a_traceback(
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_sigterm_stops_it_too(platform: Platform) -> None:
-    """The last one of these tests, since it does not start the platform again."""
-    platform.stop(signal.SIGTERM)
+def test_ctrl_c_leaves_nothing(platform: Platform) -> None:
+    """The last one of these tests, since it does not start the platform again. `tests.faults` starts one at once."""
+    platform.stop(signal.SIGINT)
     assert remaining() == []
+    assert [port for port in PORTS if listening(port)] == []
+    assert "Traceback" not in platform.output()

@@ -6,6 +6,7 @@ A platform of its own: two replicas of gateway and pool, and an MLflow server as
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from tests.clashing import PATIENCE, factor_model, ship
 from tests.conftest import environment_of_nobody
 from tests.faults.registry_server import RegistryServer
 from tests.numbered import Said
-from tests.platform import URL, Platform
+from tests.platform import URL, Platform, remaining
 from tests.steady_load import Outcome, SteadyLoad, told
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
@@ -308,3 +309,9 @@ def test_a_restart_of_everything_without_a_registry_serves_on(faulty: Faulty) ->
     print(  # noqa: T201 - shown by `pytest -s`
         f"\nready after {ready_s:.1f} s without the registry; it is read again {back_s:.1f} s after it is back"
     )
+
+
+def test_sigterm_leaves_nothing(faulty: Faulty) -> None:
+    faulty.platform.stop(signal.SIGTERM)
+    assert remaining() == []
+    assert "Traceback" not in faulty.platform.output()
