@@ -8,6 +8,8 @@ CLIENTS := .venv-clients
 UV := $(BIN)/uv
 # Compiled once, here and below, because PYTHONDONTWRITEBYTECODE would make every process compile all that it imports.
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python
+# In the order of their paths: sorted by number of tests, the few long ones would come last, in one process.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 export UV_DEFAULT_INDEX ?= $(PIP_INDEX_URL)
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
@@ -28,7 +30,7 @@ test: check clients ## Everything that CI runs: the checks, then the tests that 
 .PHONY: check
 check: $(VENV)/.dev ## Format, lint, types, layers, generated files, documentation and the quick tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync types style
-	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/pytest -m "not ray" $(PARALLEL) $(ARGS)
 
 .PHONY: types
 types: $(VENV)/.dev
@@ -48,7 +50,7 @@ parity: $(VENV)/.dev ## Compare with MLflow over generated models, requests and 
 
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
-	$(BIN)/pytest -m "not ray" -n 2 --dist loadfile --cov --cov-report=
+	$(BIN)/pytest -m "not ray" $(PARALLEL) --cov --cov-report=
 	$(BIN)/pytest -m "ray" --cov --cov-append --cov-report=
 	$(BIN)/coverage report --include "app/serving/*,app/api/*" --fail-under 98
 	$(BIN)/coverage report --fail-under 96
