@@ -71,7 +71,7 @@ class VersionLoads:
         return version
 
     async def wait(self, version: ModelVersion) -> None:
-        """Return once a resident version is loaded. Raises `ModelUnavailable` with the cause."""
+        """Return once a resident version is loaded and its contract known. Raises `ModelUnavailable` with the cause."""
         pool = self._pool_of(version)
         if self._loop.state.members.is_asleep(pool):
             await self._wake(pool, version)
@@ -79,7 +79,10 @@ class VersionLoads:
         def is_over(state: ReleaseState) -> bool:
             unloaded = version in state.observed.requests.unloaded
             known = self._loop.clock().monotonic >= state.reunion_until
-            return unloaded or (known and state.members.state(version) in ("ready", "failed"))
+            loaded = state.members.state(version)
+            return unloaded or (
+                known and (loaded == "failed" or (loaded == "ready" and version in state.observed.contracts))
+            )
 
         try:
             await self._loop.until(is_over, self._load_timeout_s + _SLACK_S)

@@ -298,6 +298,18 @@ async def test_an_incompatible_version_is_promoted_by_force_only(settings: Setti
     assert releases._loop.state.table.releases["prices"].default == "1"
 
 
+async def test_what_a_call_has_loaded_is_compared_before_a_promote(settings: Settings) -> None:
+    releases = Releases(settings)
+    table = await until(releases, lambda table: "prices" in table.releases)
+    await releases.report("r1", "default", {V1: READY, V2: READY}, {V1: INPUTS}, term=table.term)
+    promotion = asyncio.create_task(releases.promote(V2, None, False))
+    await until(releases, lambda table: V2 in table.resident["default"])
+    await ready(releases, V1, V2, inputs=Contract([*(INPUTS.inputs or ()), {"name": "gas", "type": "double"}]))
+    with pytest.raises(Conflict, match="'gas'"):
+        await promotion
+    assert str(registry(settings).get_registered_model("prices").aliases["champion"]) == "1"
+
+
 async def test_a_version_that_cannot_be_loaded_is_not_promoted(settings: Settings) -> None:
     releases = Releases(settings)
     await until(releases, lambda table: "prices" in table.releases)

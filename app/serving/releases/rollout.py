@@ -64,7 +64,7 @@ def _judge(
     if loaded == "failed":
         return False, ("broken", load_error(state.members, after))
     complete = now.monotonic >= state.reunion_until  # every member that is alive has reported, as far as can be known
-    if loaded != "ready" or not complete or (compare and _must_load_to_compare(before, state)):
+    if loaded != "ready" or not complete or (compare and not _is_comparable(before, after, state)):
         return False, None
     objection = objection_to(after, before, state) if compare else None
     return objection is None, ("incompatible", objection) if objection is not None else None
@@ -99,10 +99,14 @@ def _compare(old: Contract, new: Contract) -> list[str]:
     return [] if old is new else incompatibilities(old.inputs, new.inputs, (old.params, new.params))
 
 
-def _must_load_to_compare(live: ModelVersion, state: ReleaseState) -> bool:
+def _is_comparable(live: ModelVersion, after: ModelVersion, state: ReleaseState) -> bool:
+    """Return whether all is known of two versions, the new one loaded, that can be known of them."""
+    contracts = state.observed.contracts
+    if after not in contracts:  # a call has loaded it; a member reports the contract of what it has to hold
+        return False
     # A comparison does not load again what a caller has unloaded.
     can_load = live not in state.observed.requests.unloaded and state.members.state(live) != "failed"
-    return live not in state.observed.contracts and can_load
+    return live in contracts or not can_load
 
 
 def _settled(before: AliasState, wanted: ModelVersion, state: ReleaseState, intent: Intent | None) -> AliasState:

@@ -108,6 +108,18 @@ def test_a_tag_forces_one_incompatible_version(world: World) -> None:
     assert not world.blocked
 
 
+@pytest.mark.parametrize("inputs", [SAME, OTHER])
+def test_a_version_that_a_call_has_loaded_is_compared_too(world: World, inputs: Sequence[Any]) -> None:
+    """A member reports the contract of what it has to hold, and holds this one already when the alias moves."""
+    world.report("r1", {V1: READY, V2: READY}, {})
+    world.reads(champion="2")
+    assert world.answers() == "1"
+    assert V2 in world.resident
+    assert not world.blocked
+    world.pool({V1: READY, V2: READY}, v2=inputs)
+    assert (world.answers(), set(world.blocked)) == (("2", set()) if inputs is SAME else ("1", {"champion"}))
+
+
 def test_versions_that_take_the_same_share_one_contract() -> None:
     reported = {version: Contract([dict(spec) for spec in (OTHER if version is V3 else SAME)]) for version in (V1, V2)}
     contracts = with_contracts(with_contracts({}, reported), {V3: Contract([dict(spec) for spec in OTHER])})
