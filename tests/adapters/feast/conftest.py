@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import app.adapters.feast  # noqa: F401 - before the tests import Feast, which takes four times as long without it
+
 DATA_ENDS = datetime(2026, 1, 1, tzinfo=UTC)
 
 FEATURE_STORE = """\
