@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import tempfile
@@ -20,6 +21,8 @@ _PROXY_BUFFER_BYTES = 64 * 1024
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
 """glibc's own limits after a block of 32 MiB was freed, from the start. Buffers of batches are reused; otherwise the
 kernel clears each page again, in ten times the time to fill it. See `docs/adr/0014-memory-and-warnings.md`."""
+_PORTS = range(20_000, 30_000)
+"""Between the ports of Ray's workers and those of Serve's replicas; Linux gives ports above to outgoing connections."""
 _TERMINATE_S = 5.0
 _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SERVE_HAPROXY_RETRIES": "1"}
 """HAProxy retries a request once if its gateway replica died without sending a byte. Off if
@@ -116,6 +119,9 @@ def _belongs_to(process: psutil.Process, marks: list[str]) -> bool:
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, and that no outgoing connection is given before Serve listens there."""
+    while True:
+        port = random.choice(_PORTS)  # noqa: S311 - no secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port

@@ -27,6 +27,14 @@ def test_haproxy_retries_only_if_no_model_can_kill_a_gateway() -> None:
     assert not any("RETR" in name for name in ray_environment(inside, Path("/tmp/run")))
 
 
+def test_no_outgoing_connection_can_take_the_ports_of_serve() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(20):
+        variables = ray_environment(Settings(), Path("/tmp/run"))
+        ports = [int(variables[f"RAY_SERVE_FALLBACK_PROXY_{kind}_PORT"]) for kind in ("HTTP", "GRPC")]
+        assert max(ports) < lowest
+
+
 def test_telemetry_of_libraries_is_off() -> None:
     assert quiet_environment() == {
         "RAY_USAGE_STATS_ENABLED": "0",
