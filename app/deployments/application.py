@@ -25,6 +25,8 @@ _BEHIND_ONGOING = 4096
 # Interval at which routers learn what replicas hold. For this long, calls may miss a version's new copy.
 _HELD_PERIOD_S = 1.0
 _MEASURES_PER_LOOK_BACK = 5
+_GOODBYE_S = 2.0
+"""Seconds beyond the drain in which a replica leaves its pool."""
 
 
 def compose(settings: Settings) -> Any:
@@ -109,7 +111,7 @@ def _scaled(settings: Settings, scaling: Scaling, **autoscaling: Any) -> dict[st
         "max_ongoing_requests": _BEHIND_ONGOING,
         "ray_actor_options": _reserved(scaling),
         "logging_config": _logging(settings),
-        "graceful_shutdown_timeout_s": max(settings.drain_s, 1.0) if not settings.is_cluster else 30.0,
+        "graceful_shutdown_timeout_s": settings.replica_drain_s + _GOODBYE_S,
     }
 
 

@@ -64,7 +64,9 @@ class Gateway:
         ]
         own = {member.name: LocalPoolClient(member) for member in self._members}
         self._metrics = ReleaseMetrics()
-        self._follower = ReleaseFollower(releases, pools, features, own, self._followed)
+        self._follower = ReleaseFollower(
+            releases, pools, features, own, self._followed, lanes=settings.transport == "lanes"
+        )
         store = FeatureClient(features) if features is not None else None
         self._ledger = Ledger(self._follower.traffic)
         PredictionMetrics(self._ledger)

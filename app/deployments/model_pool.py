@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -14,6 +16,7 @@ from app.deployments.affinity_router import HELD
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, enter_own_folder, prepare_for_requests
 from app.errors import ServingError
+from app.lanes.server import LaneAddress, LaneServer
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
@@ -39,6 +42,12 @@ class ModelPool:
         enter_own_folder()
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._member = PoolMember(name, settings, releases, replica_id)
+        self._lanes = LaneServer(self._member.predict, self._member.held)
+        self._lane_address: LaneAddress | None = None
+        self._drain_s = settings.replica_drain_s
+        if settings.transport == "lanes" and os.environ.get("RAY_USE_TLS") != "1":  # lanes are not encrypted
+            self._member.watch(self._lanes.changed)
+            self._lane_address = await self._lanes.start(replica_id, ray.util.get_node_ip_address())
         await self._member.start()
         prepare_for_requests()
 
@@ -62,6 +71,10 @@ class ModelPool:
             except ServingError as error:
                 yield copy.copy(error)  # without its traceback's frames
 
+    async def lane_address(self) -> LaneAddress | None:
+        """Return where this replica takes lanes; None if it takes none."""
+        return self._lane_address
+
     async def usage(self) -> dict[str, Any]:
         return self._member.usage()
 
@@ -79,4 +92,5 @@ class ModelPool:
 
     async def __del__(self) -> None:
         if hasattr(self, "_member"):
+            await self._lanes.stop(self._drain_s)
             await self._member.stop()

@@ -20,6 +20,7 @@ from app.adapters.mlflow.process_state import ChangesProcess
 from app.adapters.mlflow.registry import configure
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.errors import ServingError
+from app.lanes.blocking import WorkerAddress, answer_lanes
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
@@ -33,9 +34,10 @@ class ModelWorker:
 
     Args:
         folder: its working directory.
+        address: where it takes batches; Ray carries the other calls.
     """
 
-    def __init__(self, settings: Settings, folder: Path) -> None:
+    def __init__(self, settings: Settings, folder: Path, address: WorkerAddress) -> None:
         logging.basicConfig(level=settings.log_level.upper())
         os.chdir(folder)
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
@@ -46,6 +48,7 @@ class ModelWorker:
         self._streams: set[str] = set()
         self._growth = MemoryGrowth()
         prepare_for_models()
+        answer_lanes(address, lambda call: self._predict(*call))
 
     def load(
         self, number: int, version: ModelVersion, folder: Path, probe: Batch, *, alone: bool
@@ -66,13 +69,6 @@ class ModelWorker:
         else:
             self._models[number] = model
         return spec, model.problem, probe
-
-    def predict(self, number: int, batch: Batch) -> Output | ServingError:
-        try:
-            found: Output = self._models[number].predict(batch)
-        except ServingError as error:
-            return error.with_traceback(None)
-        return found
 
     def invoke(self, number: int, body: bytes) -> bytes | ServingError:
         try:
@@ -102,6 +98,13 @@ class ModelWorker:
     def unload(self, number: int) -> None:
         if self._models.pop(number, None) is None:
             self._dropped.add(number)
+
+    def _predict(self, number: int, batch: Batch) -> Output | ServingError:
+        try:
+            found: Output = self._models[number].predict(batch)
+        except ServingError as error:
+            return error.with_traceback(None)
+        return found
 
 
 def _read_newer_arrays() -> None:

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 
 from ray.serve.handle import DeploymentHandle
 
+from app.deployments.pool_lanes import PoolLanes
 from app.deployments.pool_member import PoolMember
 from app.deployments.remotes import RemotePool
 from app.deployments.rpc import Remote, raised
@@ -29,9 +30,17 @@ class PoolClient:
 
     Args:
         copies: returns how many replicas share the calls for a version.
+        lanes: carry the batches, except where no lane leads to a replica that holds the version.
     """
 
-    def __init__(self, name: str, handle: DeploymentHandle, copies: Callable[[ModelVersion], int]) -> None:
+    def __init__(
+        self,
+        name: str,
+        handle: DeploymentHandle,
+        copies: Callable[[ModelVersion], int],
+        lanes: PoolLanes | None = None,
+    ) -> None:
+        self._lanes = lanes
         self._pool = Remote(handle, f"pool '{name}'")
         self._copies = copies
         self._sender = uuid.uuid4().hex
@@ -41,14 +50,19 @@ class PoolClient:
 
     async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
         note = CallNote(self._copies(version), self._sender, backlog)
-        predict = self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
         try:
-            return await predict(version, batch, note)
+            return await self._carrier(version, batch, note)(version, batch, note)
         except ReplicaDied:
             if not again:
                 raise
         # One retry on another replica. If that dies too, the batcher sends each request of the batch alone.
-        return await predict(version, batch, note)
+        return await self._carrier(version, batch, note)(version, batch, note)
+
+    def _carrier(self, version: ModelVersion, batch: Batch, note: CallNote) -> _Predict:
+        lane = self._lanes.choose(version, note.copies) if self._lanes is not None else None
+        if lane is not None:
+            return lane.predict
+        return self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
 
     async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
         note = CallNote(self._copies(version))

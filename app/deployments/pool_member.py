@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
@@ -64,6 +64,7 @@ class PoolMember:
         self.member_id = member_id
         self._releases = Remote(releases, "releases")
         self._changed = asyncio.Event()
+        self._watchers: list[Callable[[], None]] = []
         self._threads = pool.predict_threads
         self._rows = 0
         self._waiting = Waiting(time.monotonic)
@@ -87,7 +88,7 @@ class PoolMember:
             meter=self._meter,
             load_timeout_s=settings.load_timeout_s,
             retry_after_s=settings.failed_load_retry_s,
-            changed=self._changed.set,
+            changed=self._host_changed,
         )
         self._json_calls = JsonCalls(self._host, pool.stream_threads)
         self._table = ReleaseTable()
@@ -96,6 +97,10 @@ class PoolMember:
         self._described: set[ModelVersion] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._checks: set[asyncio.Future[None]] = set()
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called on the event loop after every load, failure or eviction."""
+        self._watchers.append(changed)
 
     async def start(self) -> None:
         """Follow the release table. Returns when the assigned versions are loaded or `Releases` does not answer."""
@@ -211,6 +216,11 @@ class PoolMember:
                 self._changed.set()  # the next `Releases` replica starts without reports
                 self._warm.set()  # the assignment is unknown: models load on demand
                 await asyncio.sleep(_RETRY_S)
+
+    def _host_changed(self) -> None:
+        self._changed.set()
+        for changed in self._watchers:
+            changed()
 
     def _apply(self, table: ReleaseTable, before: ReleaseTable) -> None:
         for name in table.renewed(before):

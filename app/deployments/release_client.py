@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.deployments.features import Features
 from app.deployments.pool_client import PoolClient
+from app.deployments.pool_lanes import PoolLanes
 from app.deployments.releases import Releases
 from app.deployments.remotes import RemotePool, gateways, statistics
 from app.deployments.rpc import P, Remote, T, raised
@@ -39,6 +40,7 @@ class ReleaseFollower:
     Args:
         own: runners of the pools inside this process.
         followed: called with the last table and each new one.
+        lanes: whether batches travel over lanes.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class ReleaseFollower:
         features: DeploymentHandle | None,
         own: Mapping[str, ModelRunner],
         followed: Callable[[ReleaseTable, ReleaseTable], None],
+        *,
+        lanes: bool = True,
     ) -> None:
         self._releases = Remote(releases, "the release table")
         self._followed = followed
@@ -57,7 +61,9 @@ class ReleaseFollower:
         def copies(version: ModelVersion) -> int:
             return self._table.copies_of(version)
 
-        self._runners = {**{name: PoolClient(name, handle, copies) for name, handle in pools.items()}, **own}
+        self._lanes = {name: PoolLanes(name, handle) for name, handle in pools.items()} if lanes else {}
+        clients = {name: PoolClient(name, handle, copies, self._lanes.get(name)) for name, handle in pools.items()}
+        self._runners: dict[str, ModelRunner] = {**clients, **own}
         self._features = Remote(features, "the feature store") if features is not None else None
         self._table = ReleaseTable()
         self._was_ready = False
@@ -74,6 +80,8 @@ class ReleaseFollower:
         for task in (self._task, *self._telling):
             if task is not None:
                 task.cancel()
+        for lanes in self._lanes.values():
+            lanes.close()
         with suppress(Exception):
             async with asyncio.timeout(_GOODBYE_S):
                 await self._releases.call(Releases.gateway_left, self._gateway_id)
@@ -198,6 +206,8 @@ class ReleaseFollower:
                 self._table = table
                 for version in [one for one in self._pinned if one.name in renewed or _unloaded(one, known, table)]:
                     del self._pinned[version]  # it may be deleted: the next call asks
+                for name, lanes in self._lanes.items():
+                    lanes.follow(table.members.get(name, ()))
                 self._followed(known, table)
             except ServingError as error:
                 log.warning("failed to get the release table, keeping the last one: %s", error.message)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from app.adapters.mlflow.environments import Environment
 from app.adapters.mlflow.process_state import ChangesProcess
 from app.deployments.model_worker import ModelWorker
 from app.errors import ModelUnavailable, ReplicaDied, ServingError
+from app.lanes.blocking import BlockingLane, WorkerAddress
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, Output
@@ -49,7 +51,6 @@ class WorkerModel:
         self.worker = worker.key
         self._worker = worker
         self._number = number
-        self._predict = worker.actor.predict
 
     def predict(self, batch: Batch) -> Output:
         """Predict one batch; blocks.
@@ -58,11 +59,10 @@ class WorkerModel:
             ModelFailed: the model raised.
             ReplicaDied: the worker died.
         """
-        found = self._worker.get(self._predict.remote(self._number, batch))
+        found = self._worker.predict(self._number, batch)
         if isinstance(found, Exception):
             raise found
-        output: Output = found
-        return output
+        return found
 
     def invoke(self, body: bytes) -> bytes:
         """Answer a JSON body with JSON; blocks. Raises `InvalidInput`, `ModelFailed` and `ReplicaDied`."""
@@ -92,16 +92,42 @@ class WorkerModel:
 
 
 class _Worker:
-    """One actor and the number of models in it."""
+    """One actor, the idle lanes to it, and the number of models in it."""
 
-    def __init__(self, key: str, actor: Any, folder: Path) -> None:
+    def __init__(self, key: str, actor: Any, folder: Path, address: WorkerAddress) -> None:
         self.key = key
         self.actor = actor
         self.folder = folder
+        self._address = address
+        self._lanes: list[BlockingLane] = []
         self.is_dead = False
         self.loads = 0
         self.models = 0
         self.ended: list[Callable[[], None]] = []
+
+    def predict(self, number: int, batch: Batch) -> Output | ServingError:
+        """Predict a batch; blocks. Raises `ReplicaDied` where the actor died."""
+        try:
+            lane = self._lane()
+            try:
+                found: Output | ServingError = lane.call((number, batch))
+            except BaseException:
+                lane.close()
+                raise
+        except OSError as error:
+            raise self.death() from error
+        self._lanes.append(lane)
+        return found
+
+    def close_lanes(self) -> None:
+        while self._lanes:
+            self._lanes.pop().close()
+
+    def _lane(self) -> BlockingLane:
+        try:
+            return self._lanes.pop()
+        except IndexError:  # other threads use them all
+            return BlockingLane(self._address)
 
     def get(self, reference: Any, timeout_s: float | None = None) -> Any:
         """Return the result of a call. Raises `ReplicaDied` where the actor died."""
@@ -185,7 +211,8 @@ class Workers:
             worker = self._workers.get(environment.key)
             if worker is None or worker.is_dead:
                 folder = Path(tempfile.mkdtemp(dir=Path.cwd(), prefix="worker-"))
-                worker = _Worker(environment.key, self._start(overlay, folder), folder)
+                address = WorkerAddress(f"ml-serve-{uuid.uuid4().hex}", secrets.token_bytes(32))
+                worker = _Worker(environment.key, self._start(overlay, folder, address), folder, address)
                 self._workers[environment.key] = worker
                 log.info("started a worker: model=%s reason=%s", version, environment.reason)
             worker.models += 1
@@ -198,7 +225,7 @@ class Workers:
             for worker in [*self._workers.values()]:
                 self._end(worker)
 
-    def _start(self, overlay: Path | None, folder: Path) -> Any:
+    def _start(self, overlay: Path | None, folder: Path, address: WorkerAddress) -> Any:
         libraries = [str(overlay)] if overlay is not None else []
         path = os.pathsep.join([*libraries, *filter(None, [os.environ.get("PYTHONPATH")])])
         node = ray.get_runtime_context().get_node_id()
@@ -210,7 +237,7 @@ class Workers:
                 runtime_env={"env_vars": {"PYTHONPATH": path}} if libraries else None,
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(self._settings, folder)
+            .remote(self._settings, folder, address)
         )
 
     def _drop(self, worker: _Worker, number: int) -> None:
@@ -225,6 +252,7 @@ class Workers:
         if self._workers.get(worker.key) is worker:
             del self._workers[worker.key]
             log.info("ending a worker: key=%s", worker.key)
+        worker.close_lanes()
         ray.kill(worker.actor)
         shutil.rmtree(worker.folder, ignore_errors=True)
         while worker.ended:

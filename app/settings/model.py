@@ -152,6 +152,10 @@ class Settings(BaseSettings):
     pools: dict[str, PoolSettings] = Field(default_factory=lambda: {"default": PoolSettings()})
     """Model pools by name. A model runs in the pool that its tag `serving.pool` names, else in `default`."""
 
+    transport: Literal["lanes", "handle"] = "lanes"
+    """How batches travel from gateways to pools. `lanes`: over connections of their own, and over Ray Serve's handle
+    where there is none, such as in a Ray with TLS. `handle`: over Ray Serve's handle only, at several times the cost."""
+
     environments: EnvironmentSettings = EnvironmentSettings()
     """Processes and libraries of model versions."""
 
@@ -251,6 +255,11 @@ class Settings(BaseSettings):
     def gateway_pools(self) -> dict[str, PoolSettings]:
         """Pools whose models run inside the gateway replicas."""
         return {name: pool for name, pool in self.pools.items() if pool.placement == "gateway"}
+
+    @property
+    def replica_drain_s(self) -> float:
+        """Seconds that a stopping replica behind the gateway has to finish its calls."""
+        return 30.0 if self.is_cluster else max(self.drain_s, 1.0)
 
     @property
     def longest_load_s(self) -> float:

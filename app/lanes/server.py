@@ -1,0 +1,132 @@
+"""The pool's end of lanes: calls from gateway replicas become calls of `predict` on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple
+
+from app.errors import Overloaded, ServingError, Unavailable
+from app.lanes.frames import FrameProtocol, Kind
+from app.serving.placement.load import CallNote
+from app.serving.references import ModelVersion
+from app.serving.rows import Batch, Output
+
+log = logging.getLogger(__name__)
+
+Predict = Callable[[ModelVersion, Batch, CallNote], Awaitable[Output]]
+
+_MOST_CALLS = 4096
+"""Calls of one lane in progress. Gateways bound their batches far below."""
+
+
+class LaneAddress(NamedTuple):
+    """Where the pool member with an id takes lanes, and the secret that a lane has to say first."""
+
+    member: str
+    host: str
+    port: int
+    secret: bytes
+
+
+class LaneServer:
+    """Answers the lanes of one pool replica. Create and use it on one event loop.
+
+    Args:
+        predict: answers one call.
+        held: returns the versions that are loaded.
+    """
+
+    def __init__(self, predict: Predict, held: Callable[[], Iterable[ModelVersion]]) -> None:
+        self._predict = predict
+        self._held = held
+        self._told: frozenset[ModelVersion] | None = None
+        self._telling: asyncio.Handle | None = None
+        self._secret = secrets.token_bytes(32)
+        self.lanes: set[_ServedLane] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self, member: str, host: str) -> LaneAddress:
+        """Take lanes from now on, at a free port of a local address."""
+        self._server = await asyncio.get_running_loop().create_server(self._lane, host)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return LaneAddress(member, host, port, self._secret)
+
+    def changed(self) -> None:
+        """Tell all gateways the loaded versions, in the next turn of the loop."""
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().call_soon(self._tell)
+
+    async def stop(self, timeout_s: float) -> None:
+        """Ask for no further calls, finish those in progress, and close the lanes."""
+        if self._server is not None:
+            self._server.close()
+        for lane in self.lanes:
+            lane.send(Kind.BYE, 0, None)
+        calls = [call for lane in self.lanes for call in lane.calls.values()]
+        if calls:
+            await asyncio.wait(calls, timeout=timeout_s)
+        for lane in [*self.lanes]:
+            lane.close()
+
+    def _lane(self) -> _ServedLane:
+        return _ServedLane(self._secret, self._predict, self._opened, self.lanes.discard)
+
+    def _opened(self, lane: _ServedLane) -> None:
+        self.lanes.add(lane)
+        lane.send(Kind.HELD, 0, frozenset(self._held()))
+
+    def _tell(self) -> None:
+        self._telling = None
+        held = frozenset(self._held())
+        if held == self._told:
+            return
+        self._told = held
+        for lane in self.lanes:
+            lane.send(Kind.HELD, 0, held)
+
+
+class _ServedLane(FrameProtocol):
+    """One lane, from one gateway replica."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        predict: Predict,
+        opened: Callable[[_ServedLane], None],
+        closed: Callable[[_ServedLane], None],
+    ) -> None:
+        super().__init__(secret)
+        self._predict = predict
+        self._opened, self._closed = opened, closed
+        self.calls: dict[int, asyncio.Task[None]] = {}
+
+    def accepted(self) -> None:
+        self._opened(self)
+
+    def received(self, kind: int, number: int, value: Any) -> None:
+        if kind == Kind.CALL and len(self.calls) >= _MOST_CALLS:
+            self.send(Kind.ERROR, number, Overloaded("the pool refuses more calls; try again", {"retry_after_s": 1}))
+        elif kind == Kind.CALL:
+            self.calls[number] = asyncio.get_running_loop().create_task(self._answer(number, *value))
+        elif kind == Kind.CANCEL and number in self.calls:
+            self.calls[number].cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closed(self)
+        for call in self.calls.values():  # nobody reads the answers
+            call.cancel()
+
+    async def _answer(self, number: int, version: ModelVersion, batch: Batch, note: CallNote) -> None:
+        try:
+            self.send(Kind.ANSWER, number, await self._predict(version, batch, note))
+        except ServingError as error:
+            self.send(Kind.ERROR, number, copy.copy(error))  # without its traceback's frames
+        except Exception:
+            log.exception("call failed: model=%s", version)
+            self.send(Kind.ERROR, number, Unavailable("the pool failed; the log has the cause"))
+        finally:
+            del self.calls[number]
