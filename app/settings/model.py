@@ -154,7 +154,7 @@ class Settings(BaseSettings):
 
     transport: Literal["lanes", "handle"] = "lanes"
     """How batches travel from gateways to pools. `lanes`: over connections of their own, and over Ray Serve's handle
-    where there is none, such as in a Ray with TLS. `handle`: over Ray Serve's handle only, at several times the cost."""
+    where there is none, as in a Ray with TLS. `handle`: over Ray Serve's handle only, at several times the cost."""
 
     environments: EnvironmentSettings = EnvironmentSettings()
     """Processes and libraries of model versions."""

@@ -94,7 +94,7 @@ async def test_large_batches_and_small_ones_share_a_lane() -> None:
         lane.close()
 
 
-async def test_a_slow_call_holds_up_no_other_one() -> None:
+async def test_a_slow_call_delays_no_other_one() -> None:
     async def predict(version: ModelVersion, batch: Batch, note: CallNote) -> Output:
         await asyncio.sleep(0 if batch.arrays[0][0] else 60)
         return output(batch.arrays[0])
