@@ -1,9 +1,12 @@
-"""The versions in memory, and which of them are evicted for others."""
+"""The versions in memory, and which of them are evicted for others.
+
+A version is worth its recent uses times the cost of loading it again, per byte. Figures: ``docs/adr/0027-reloads.md``.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +15,17 @@ from app.serving.ports import Model
 from app.serving.references import ModelVersion
 
 log = logging.getLogger(__name__)
+
+
+_HALF_LIFE = 1000
+"""Uses of any version after which one use counts half."""
+
+_MOST_COUNTED = 4096
+"""Versions whose uses are counted, whether they are in memory or not."""
+
+_LOAD_S, _READ_BYTES_PER_S, _WORKER_S = 0.01, 500e6, 5.0
+"""Estimate of a reload: fixed cost, bytes read and unpickled per second, start of a worker process. The first load
+says little about the next one, because it imports libraries and proves the batching contract."""
 
 
 class Resident(NamedTuple):
@@ -24,7 +38,7 @@ class Resident(NamedTuple):
 class Residents:
     """The loaded versions of one process and of its workers, within their budgets.
 
-    The least recently used versions are evicted first, assigned ones last, and versions in use never.
+    The versions of the least worth are evicted first, assigned ones last, and versions in use never.
 
     Args:
         budget_bytes: memory of all versions together.
@@ -34,7 +48,9 @@ class Residents:
     def __init__(self, budget_bytes: int, max_workers: int) -> None:
         self._budget_bytes = budget_bytes
         self._max_workers = max_workers
-        self._residents: OrderedDict[ModelVersion, Resident] = OrderedDict()
+        self._residents: dict[ModelVersion, Resident] = {}
+        self._uses: dict[ModelVersion, tuple[float, int]] = {}
+        self._clock = 0
         self._in_use: dict[ModelVersion, int] = {}
         self.assigned: frozenset[ModelVersion] = frozenset()
         self.crowded_out: set[ModelVersion] = set()
@@ -51,11 +67,13 @@ class Residents:
         return self._residents.get(version)
 
     def use(self, version: ModelVersion) -> Resident | None:
-        """Return a version as the most recently used one; None if it is not loaded."""
-        resident = self._residents.get(version)
-        if resident is not None:
-            self._residents.move_to_end(version)
-        return resident
+        """Return a version and count the use; None if it is not loaded."""
+        self._clock += 1
+        self._uses[version] = (self._recent_uses(version) + 1, self._clock)
+        if len(self._uses) > _MOST_COUNTED:
+            for other in sorted(self._uses, key=self._recent_uses)[: _MOST_COUNTED // 2]:
+                del self._uses[other]
+        return self._residents.get(version)
 
     # Not a context manager: one costs more than the rest of a short call to a model.
 
@@ -74,7 +92,9 @@ class Residents:
         """Add a version, and evict others until the budgets hold."""
         self._residents[version] = resident
         self.crowded_out.discard(version)
-        for other in sorted(self._residents, key=self.assigned.__contains__):  # stable: keeps the order of use
+        if self._fits():
+            return
+        for other in sorted(self._residents, key=self._worth):
             is_full = self.nbytes > self._budget_bytes
             if not is_full and len(self.workers) <= self._max_workers:
                 return
@@ -104,11 +124,30 @@ class Residents:
         """The keys of the worker processes."""
         return {resident.model.worker for resident in self._residents.values()} - {""}
 
+    def _fits(self) -> bool:
+        return self.nbytes <= self._budget_bytes and len(self.workers) <= self._max_workers
+
+    def _recent_uses(self, version: ModelVersion) -> float:
+        uses, at = self._uses.get(version, (0.0, 0))
+        return uses * math.exp2((at - self._clock) / _HALF_LIFE)
+
+    def _worth(self, version: ModelVersion) -> tuple[bool, float]:
+        model = self._residents[version].model
+        nbytes = max(model.spec.nbytes, 1)
+        reload_s = _LOAD_S + nbytes / _READ_BYTES_PER_S + (_WORKER_S if model.worker else 0)
+        return version in self.assigned, self._recent_uses(version) * reload_s / nbytes
+
     def _evict(self, version: ModelVersion) -> None:
         self.evictions += 1
         del self._residents[version]
+        level = logging.DEBUG  # a pool with more models than room evicts many times per second
         if version in self.assigned:
             self.crowded_out.add(version)
-        log.warning(
-            "model evicted: model=%s budget_bytes=%d max_workers=%d", version, self._budget_bytes, self._max_workers
+            level = logging.WARNING
+        log.log(
+            level,
+            "model evicted: model=%s budget_bytes=%d max_workers=%d",
+            version,
+            self._budget_bytes,
+            self._max_workers,
         )

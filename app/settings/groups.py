@@ -84,7 +84,7 @@ class PoolSettings(Scaling):
     """Minimum number of replicas that hold a resident version. Different versions may be on different replicas."""
 
     model_bytes: PositiveInt = 4 * 1024**3
-    """Maximum bytes of the resident models of one replica. The replica evicts the least recently used model first."""
+    """Maximum bytes of the resident models of one replica. The replica evicts rarely called models first."""
 
     predict_threads: PositiveInt = 2
     """Predictions that one replica computes at the same time, each in a thread of its own."""
@@ -139,7 +139,7 @@ class EnvironmentSettings(_Group):
     of its own. `all`: each version in a process of its own."""
 
     max_workers: PositiveInt = 8
-    """Maximum worker processes of one pool replica. The replica evicts the least recently used models first."""
+    """Maximum worker processes of one pool replica. The replica evicts rarely called models first."""
 
 
 class Limits(_Group):

@@ -8,14 +8,15 @@ names another version may use for other code. Versions with equal environments s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from mlflow.models import Model
+import yaml
+from mlflow.models.model import MLMODEL_FILE_NAME
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -86,8 +87,19 @@ def environment_of(folder: Path, installed: Callable[[str], str | None] | None =
 
 def is_python(folder: Path) -> bool:
     """Return whether the version is Python code of its author, which a library does not bound."""
-    loader = Model.load(str(folder)).flavors.get("python_function", {}).get("loader_module", "")
+    loader = _python_function(folder).get("loader_module", "")
     return not loader.startswith("mlflow.") or loader.startswith("mlflow.pyfunc")
+
+
+def _python_function(folder: Path) -> Mapping[str, Any]:
+    """Return how MLflow loads the version."""
+    return _python_function_in((folder / MLMODEL_FILE_NAME).read_text())
+
+
+@lru_cache(maxsize=1024)  # an evicted version is read again and again
+def _python_function_in(text: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = (yaml.safe_load(text).get("flavors") or {}).get("python_function") or {}
+    return found
 
 
 def _requirements(file: Path) -> Iterator[str]:
@@ -149,7 +161,7 @@ def installed_version(name: str) -> str | None:
 
 def _code(folder: Path) -> str:
     """Return a digest of the code that the version ships; empty if it ships none."""
-    code = Model.load(str(folder)).flavors.get("python_function", {}).get("code")
+    code = _python_function(folder).get("code")
     if not code or not (folder / code).is_dir():
         return ""
     files = {path: found for path, found in file_digests(folder / code).items() if "__pycache__" not in path}

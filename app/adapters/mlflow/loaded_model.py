@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import mlflow
 from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.layout import size_of
@@ -25,6 +30,7 @@ from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.adapters.mlflow.process_state import watch
 from app.errors import ModelFailed, ModelUnavailable, ServingError
+from app.serving.batching.short_calls import COMPUTING
 from app.serving.batching_contract import ONE_OBJECT
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
@@ -51,6 +57,7 @@ class LoadedModel:
         self._model = model
         self.invocations = invocations or Invocations(model)
         self.invoke, self.stream = self.invocations.invoke, self.invocations.stream
+        self.metadata: Model = model.metadata
         self._hint = type_hints.input_hint(model)
 
     def predict(self, batch: Batch) -> Output:
@@ -80,12 +87,40 @@ class LoadedModel:
             ) from error
 
 
-def read_model(version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alone: bool = False) -> LoadedModel:
+_READING = threading.Lock()
+"""One at a time: reading a model again takes milliseconds with the GIL held, and two at once take three times that."""
+
+
+class Findings(NamedTuple):
+    """What the first load of a version found out, and what is true of every load of the same artifacts."""
+
+    spec: ModelSpec
+    problem: str | None
+    metadata: Model
+
+    @classmethod
+    def of(cls, model: LoadedModel) -> Findings:
+        return cls(model.spec, model.problem, model.metadata)
+
+
+def is_read_again(model: LoadedModel, folder: Path) -> bool:
+    """Return whether a version, once loaded, can be loaded again by reading it and nothing else.
+
+    A model that only computes needs no second warm-up and no second proof of its contract.
+    """
+    how = model.metadata.flavors["python_function"]
+    return model.spec.flavor in COMPUTING and not is_python(folder) and not how.get("config")
+
+
+def read_model(
+    version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alone: bool = False, known: Findings | None = None
+) -> LoadedModel:
     """Load a version into this process and let it predict its logged input example once.
 
     Args:
         folder: its artifacts.
         alone: whether no other model shares the process, so that this one may change its state.
+        known: from an earlier load of these artifacts into this process, if `is_read_again`.
 
     Raises:
         ChangesProcess: the load or the prediction changes what other models share; the change is undone.
@@ -93,23 +128,56 @@ def read_model(version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alo
     """
     # As MLflow's server does: text in JSON may then stand for the times and bytes of a type hint.
     _MLFLOW_IS_IN_SERVING_ENVIRONMENT.set(True)
+    if known is not None:
+        return _read_again(version, folder, known)
     read = partial(_read, version, folder, growth)
     # Libraries change nothing but what their imports need; Python code may do anything.
     return read() if alone or not is_python(folder) else watch(read, folder / "code")
+
+
+def _read_again(version: ModelVersion, folder: Path, known: Findings) -> LoadedModel:
+    """Do what ``mlflow.pyfunc.load_model`` does, without reading and checking the model's description once more."""
+    started = time.perf_counter()
+    how = known.metadata.flavors["python_function"]
+    with _failures(version), _READING:
+        implementation = import_module(how["loader_module"])._load_pyfunc(str(folder / how.get("data", "")))
+        model = PyFuncModel(
+            model_meta=known.metadata,
+            model_impl=implementation,
+            predict_fn=how.get("predict_fn", "predict"),
+            model_id=known.metadata.model_id,
+        )
+    invocations = Invocations(model)
+    skip_enforcement(model)
+    spec = replace(known.spec, load_ms=(time.perf_counter() - started) * 1000)
+    log.debug("loaded %s again: ms=%.0f", version, spec.load_ms)
+    return LoadedModel(spec, model, known.problem, invocations)
+
+
+@contextmanager
+def _failures(version: ModelVersion) -> Iterator[None]:
+    """Raise `ModelUnavailable` for every error of a load."""
+    try:
+        yield
+    except Exception as error:
+        log.exception("failed to load %s", version)
+        raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
+
+
+def _load(folder: Path) -> PyFuncModel:
+    # MLflow would compare the requirements with what is installed, for a third of the time; `environments` has done so.
+    return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True)
 
 
 def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedModel:
     started = time.perf_counter()
 
     def load() -> tuple[PyFuncModel, str | None]:
-        model = mlflow.pyfunc.load_model(str(folder))
+        model = _load(folder)
         return model, _warm_up(version, model, folder)
 
-    try:
+    with _failures(version):
         (model, problem), nbytes = growth.measure(load, size_of(folder))
-    except Exception as error:
-        log.exception("failed to load %s", version)
-        raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
     signature = _signature(version, model)
     invocations = Invocations(model)
     flavor = next((name for name in model.metadata.flavors if name != "python_function"), "python_function")

@@ -12,12 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from cachetools import LRUCache
 from mlflow.exceptions import MlflowException
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
 from app.adapters.mlflow.environments import Environment, environment_of, is_python
 from app.adapters.mlflow.identities import Identities
-from app.adapters.mlflow.loaded_model import LoadedModel, read_model
+from app.adapters.mlflow.loaded_model import Findings, LoadedModel, is_read_again, read_model
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.overlays import Overlays
 from app.adapters.mlflow.process_state import ChangesProcess
@@ -29,6 +30,9 @@ from app.settings import EnvironmentSettings
 
 log = logging.getLogger(__name__)
 
+
+_MOST_KNOWN = 1024
+"""Versions whose findings a process remembers, for the time after an eviction."""
 
 ENVIRONMENTS = "environments"
 """Folder of the overlays in the artifact cache; no model's folder has a name without a version below it."""
@@ -90,6 +94,7 @@ class ModelLoader:
         )
         self._missing: dict[ModelVersion, Environment] = {}
         self._alone: dict[ModelVersion, str] = {}
+        self._known: LRUCache[tuple[ModelVersion, str], Findings] = LRUCache(_MOST_KNOWN)
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
 
     def expect(self, created: Mapping[str, int]) -> None:
@@ -163,7 +168,11 @@ class ModelLoader:
         if environment.key and self._workers is not None:
             overlay = self._overlay(version, environment)
             return self._workers.load(version, artifacts.folder, environment, overlay, artifacts.release)
-        model = read_model(version, artifacts.folder, self._growth, alone=self._workers is None)
+        key = (version, artifacts.identity)
+        known = self._known.get(key)
+        model = read_model(version, artifacts.folder, self._growth, alone=self._workers is None, known=known)
+        if known is None and is_read_again(model, artifacts.folder):
+            self._known[key] = Findings.of(model)
         # Some models read their files while they predict, so the files stay as long as the model does.
         weakref.finalize(model, artifacts.release)
         return model

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from mlflow.types import ColSpec, ParamSpec
+from sklearn.linear_model import LinearRegression
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.adapters.mlflow.registry import MlflowRegistry, configure
 from app.errors import InvalidInput, ModelFailed, ModelNotFound, ModelUnavailable, RegistryUnavailable
-from app.serving.batching_contract import ONE_OBJECT
+from app.serving.batching_contract import ONE_OBJECT, BatchingContract
 from app.serving.ports import Model
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, stack
@@ -35,6 +37,7 @@ from tests.server import Server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
+    from app.adapters.mlflow import row_wise
     from app.adapters.mlflow.loader import ModelLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -95,6 +98,47 @@ def test_a_loaded_version_has_a_full_spec(settings: Settings, tmp_path: Path) ->
     assert model.spec.nbytes > 0
     output = model.predict(Batch(LAYOUT, tuple(np.ones((3, 4))), 4))
     assert (output.count, output.arrays[0].shape) == (4, (4, 2))
+
+
+def test_a_model_that_only_computes_is_proven_once(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proofs: list[str] = []
+    examine = row_wise.examine
+
+    def examined(model: Any, flavor: str, folder: Path) -> BatchingContract:
+        proofs.append(flavor)
+        return examine(model, flavor, folder)
+
+    monkeypatch.setattr(row_wise, "examine", examined)
+    once = ModelLoader(MlflowRegistry(settings), tmp_path)
+    batch = Batch(LAYOUT, tuple(np.random.default_rng(1).random((3, 40))), 40)
+    for version, expected in ((FOREST, ["sklearn"]), (RAISING, ["python_function"] * 3)):
+        models = [once.load(version) for _ in range(3)]
+        assert proofs == expected
+        proofs.clear()
+        assert len({id(model) for model in models}) == 3
+        first, *again = [replace(model.spec, load_ms=0.0) for model in models]
+        assert again == [first, first]
+        assert [model.problem for model in models] == [models[0].problem] * 3
+    first, *again = [once.load(FOREST).predict(batch).arrays[0].tolist() for _ in range(3)]
+    assert again == [first, first]
+
+
+def test_another_model_of_the_same_name_is_proven_again(settings: Settings, tmp_path: Path) -> None:
+    import mlflow
+
+    once = ModelLoader(MlflowRegistry(settings), tmp_path)
+    version = registered("renewed", parity.log_forest)
+    assert once.load(version).spec.batching.basis == "flavor"
+    mlflow.MlflowClient().delete_registered_model("renewed")
+    once.forget("renewed")
+    line = LinearRegression().fit(pd.DataFrame({"x": [1.0, 2.0]}), [1.0, 2.0])
+    example = pd.DataFrame({"x": [1.0, 2.0]})
+    registered("renewed", lambda: mlflow.sklearn.log_model(line, name="m", input_example=example))
+    model = once.load(version)
+    assert model.spec.batching.basis == "proven"
+    assert model.predict(Batch(Layout("columns", ("x",), ("float64",), ((),)), (np.array([2.0]),), 1)).count == 1
 
 
 def test_a_chat_model_takes_json_and_is_not_batched(settings: Settings, tmp_path: Path) -> None:
