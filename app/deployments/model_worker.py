@@ -43,6 +43,7 @@ class ModelWorker:
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
         _read_newer_arrays()
         configure(settings)
+        self._settings = settings
         self._dropped: set[int] = set()
         self._models: dict[int, LoadedModel] = {}
         self._streams: set[str] = set()
@@ -60,7 +61,9 @@ class ModelWorker:
             alone: whether no other version will be loaded.
         """
         try:
-            model = read_model(version, folder, self._growth, alone=alone)
+            model = read_model(
+                version, folder, self._growth, alone=alone, accelerate=self._settings.accelerates(version.name)
+            )
         except (ServingError, ChangesProcess) as error:
             return error.with_traceback(None)
         spec = replace(model.spec, nbytes=model.spec.nbytes if self._models else memory_bytes())

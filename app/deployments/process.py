@@ -39,13 +39,14 @@ def prepare_for_models() -> None:
     - MLflow parses a model's description three times with PyYAML's Python parser, which holds the GIL for 17 of the
       19 ms that a small model takes to load. The C parser returns the same.
     - Imported objects leave the garbage collector's rounds, which stop all threads: 84 ms per round before, 0 after.
-    - Only Python's own warning filters stay, unless the operator has set some. Libraries add 14 on import, and
+    - Only Python's own warning filters and one stay, unless the operator has set some. Libraries add 14 on import, and
       scikit-learn installs all of them for each tree of a forest, on each call.
     """
     if not sys.warnoptions:
         warnings.resetwarnings()
         for category in _HIDDEN:
             warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)  # of accelerated models
     if hasattr(yaml, "CSafeLoader"):
         yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]
     gc.collect()

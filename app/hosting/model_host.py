@@ -110,6 +110,7 @@ class ModelHost:
                 model.spec.batching,
                 model.problem,
                 isolation=model.spec.isolation,
+                accelerator=model.spec.accelerator,
             )
         return states
 

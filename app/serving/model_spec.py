@@ -21,6 +21,7 @@ class ModelSpec:
         nbytes: memory that the loaded model takes, in bytes.
         load_ms: time to load it, in milliseconds.
         batching: whether the version is known to predict row by row.
+        accelerator: the faster way in which the model is called, None without one.
         isolation: why the version runs in a worker process, as a clause; None where it does not.
         metadata: the metadata that was logged with the model.
         hinted: whether `inputs` comes from a type hint, which validates the input where the model is.
@@ -39,6 +40,7 @@ class ModelSpec:
     load_ms: float = 0.0
     batching: BatchingContract = UNPROVEN
     isolation: str | None = None
+    accelerator: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hinted: bool = False
     takes_json: bool = False

@@ -156,6 +156,10 @@ class Settings(BaseSettings):
     """How batches travel from gateways to pools. `lanes`: over connections of their own, and over Ray Serve's handle
     where there is none, as in a Ray with TLS. `handle`: over Ray Serve's handle only, at several times the cost."""
 
+    not_accelerated: Annotated[tuple[str, ...], NoDecode] = ()
+    """Names of models that are called exactly as MLflow calls them; `*` is every model. Others are called in a faster
+    way where it is proven to give equal answers."""
+
     environments: EnvironmentSettings = EnvironmentSettings()
     """Processes and libraries of model versions."""
 
@@ -174,7 +178,7 @@ class Settings(BaseSettings):
     access_log: bool = False
     """Log every request and every call between deployments."""
 
-    @field_validator("preload", "cors_origins", mode="before")
+    @field_validator("preload", "cors_origins", "not_accelerated", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -203,6 +207,10 @@ class Settings(BaseSettings):
         assert isinstance(init_settings, InitSettingsSource)
         options = init_settings.init_kwargs.pop(OVERRIDES, {})
         return (InitSettingsSource(settings_cls, options), env_settings, init_settings)
+
+    def accelerates(self, name: str) -> bool:
+        """Return whether a model may be called in a faster way than MLflow's."""
+        return not {name, "*"} & {*self.not_accelerated}
 
     @property
     def is_cluster(self) -> bool:

@@ -24,7 +24,7 @@ def filters(*options: str) -> tuple[int, str]:
 def test_warning_filters_of_libraries_are_removed() -> None:
     before, after = filters()
     assert before > 8
-    hidden = ["DeprecationWarning", "PendingDeprecationWarning", "ImportWarning", "ResourceWarning"]
+    hidden = ["UserWarning", "DeprecationWarning", "PendingDeprecationWarning", "ImportWarning", "ResourceWarning"]
     assert after == str([("ignore", name) for name in hidden])
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel, scoring_server
 from mlflow.pyfunc.loaders.chat_agent import _ChatAgentPyfuncWrapper
 from mlflow.pyfunc.loaders.chat_model import _ChatModelPyfuncWrapper
@@ -57,6 +58,11 @@ class Invocations:
         implementation = model._model_impl
         self.takes_json = isinstance(implementation, _JSON_MODELS)
         self.streams = model._predict_stream_fn is not None and _has_stream(implementation)
+
+    @property
+    def metadata(self) -> Model:
+        """The description of the model, with its whole signature."""
+        return self._model.metadata
 
     def invoke(self, body: bytes) -> bytes:
         """Answer a JSON object with the JSON that the scoring server answers; blocks.

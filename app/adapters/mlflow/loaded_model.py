@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import threading
@@ -22,7 +23,8 @@ from mlflow.models import Model
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.layout import size_of
-from app.adapters.mlflow import row_wise, type_hints
+from app.adapters.mlflow import accelerators, row_wise, type_hints
+from app.adapters.mlflow.accelerators import Accelerator
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.environments import is_python
 from app.adapters.mlflow.invocations import Invocations
@@ -50,14 +52,19 @@ class LoadedModel:
     worker: ClassVar[str] = ""
 
     def __init__(
-        self, spec: ModelSpec, model: PyFuncModel, problem: str | None = None, invocations: Invocations | None = None
+        self,
+        spec: ModelSpec,
+        model: PyFuncModel,
+        problem: str | None = None,
+        invocations: Invocations | None = None,
+        accelerator: Accelerator | None = None,
     ) -> None:
         self.spec = spec
         self.problem = problem
         self._model = model
         self.invocations = invocations or Invocations(model)
         self.invoke, self.stream = self.invocations.invoke, self.invocations.stream
-        self.metadata: Model = model.metadata
+        self.accelerator = accelerator
         self._hint = type_hints.input_hint(model)
 
     def predict(self, batch: Batch) -> Output:
@@ -68,6 +75,11 @@ class LoadedModel:
             ModelFailed: the model raised, or its answer cannot be converted; ``details["failure"]`` is the number
                 under which the log has the cause.
         """
+        if self.accelerator is not None and self.accelerator.takes(batch):
+            try:
+                return self.accelerator.predict(batch)
+            except Exception:  # noqa: S110 - the usual way raises what MLflow raises, or answers
+                pass
         given, params = model_input(batch), model_params(batch)  # an error in these is not the model's
         try:
             prediction = self._model.predict(given, params=params)
@@ -97,10 +109,12 @@ class Findings(NamedTuple):
     spec: ModelSpec
     problem: str | None
     metadata: Model
+    accelerator: Accelerator | None
 
     @classmethod
     def of(cls, model: LoadedModel) -> Findings:
-        return cls(model.spec, model.problem, model.metadata)
+        # The metadata of JSON calls are whole, those of `predict` lack what `skip_enforcement` removes.
+        return cls(model.spec, model.problem, model.invocations.metadata, model.accelerator)
 
 
 def is_read_again(model: LoadedModel, folder: Path) -> bool:
@@ -108,12 +122,23 @@ def is_read_again(model: LoadedModel, folder: Path) -> bool:
 
     A model that only computes needs no second warm-up and no second proof of its contract.
     """
-    how = model.metadata.flavors["python_function"]
-    return model.spec.flavor in COMPUTING and not is_python(folder) and not how.get("config")
+    how = model.invocations.metadata.flavors["python_function"]
+    return is_computing(model.spec, folder) and not how.get("config")
+
+
+def is_computing(spec: ModelSpec, folder: Path) -> bool:
+    """Return whether the version is a model of a library, without code of its author."""
+    return spec.flavor in COMPUTING and not is_python(folder)
 
 
 def read_model(
-    version: ModelVersion, folder: Path, growth: MemoryGrowth, *, alone: bool = False, known: Findings | None = None
+    version: ModelVersion,
+    folder: Path,
+    growth: MemoryGrowth,
+    *,
+    alone: bool = False,
+    known: Findings | None = None,
+    accelerate: bool = True,
 ) -> LoadedModel:
     """Load a version into this process and let it predict its logged input example once.
 
@@ -121,6 +146,7 @@ def read_model(
         folder: its artifacts.
         alone: whether no other model shares the process, so that this one may change its state.
         known: from an earlier load of these artifacts into this process, if `is_read_again`.
+        accelerate: whether to look for an accelerator.
 
     Raises:
         ChangesProcess: the load or the prediction changes what other models share; the change is undone.
@@ -130,7 +156,7 @@ def read_model(
     _MLFLOW_IS_IN_SERVING_ENVIRONMENT.set(True)
     if known is not None:
         return _read_again(version, folder, known)
-    read = partial(_read, version, folder, growth)
+    read = partial(_read, version, folder, growth, accelerate=accelerate)
     # Libraries change nothing but what their imports need; Python code may do anything.
     return read() if alone or not is_python(folder) else watch(read, folder / "code")
 
@@ -142,7 +168,7 @@ def _read_again(version: ModelVersion, folder: Path, known: Findings) -> LoadedM
     with _failures(version), _READING:
         implementation = import_module(how["loader_module"])._load_pyfunc(str(folder / how.get("data", "")))
         model = PyFuncModel(
-            model_meta=known.metadata,
+            model_meta=copy.copy(known.metadata),
             model_impl=implementation,
             predict_fn=how.get("predict_fn", "predict"),
             model_id=known.metadata.model_id,
@@ -151,7 +177,8 @@ def _read_again(version: ModelVersion, folder: Path, known: Findings) -> LoadedM
     skip_enforcement(model)
     spec = replace(known.spec, load_ms=(time.perf_counter() - started) * 1000)
     log.debug("loaded %s again: ms=%.0f", version, spec.load_ms)
-    return LoadedModel(spec, model, known.problem, invocations)
+    accelerator = known.accelerator and accelerators.named(known.accelerator.name, model, known.accelerator.layout)
+    return LoadedModel(spec, model, known.problem, invocations, accelerator)
 
 
 @contextmanager
@@ -169,7 +196,7 @@ def _load(folder: Path) -> PyFuncModel:
     return mlflow.pyfunc.load_model(str(folder), suppress_warnings=True)
 
 
-def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedModel:
+def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth, *, accelerate: bool) -> LoadedModel:
     started = time.perf_counter()
 
     def load() -> tuple[PyFuncModel, str | None]:
@@ -198,8 +225,11 @@ def _read(version: ModelVersion, folder: Path, growth: MemoryGrowth) -> LoadedMo
         load_ms=(time.perf_counter() - started) * 1000,
     )
     skip_enforcement(model)
+    accelerator = accelerators.find(model, spec.inputs) if accelerate and is_computing(spec, folder) else None
+    if accelerator is not None:
+        spec = replace(spec, accelerator=accelerator.name)
     log.info("loaded %s: flavor=%s ms=%.0f megabytes=%.1f", version, spec.flavor, spec.load_ms, spec.nbytes / 1e6)
-    return LoadedModel(spec, model, problem, invocations)
+    return LoadedModel(spec, model, problem, invocations, accelerator)
 
 
 def _signature(version: ModelVersion, model: PyFuncModel) -> Mapping[str, Sequence[Mapping[str, Any]]]:

@@ -67,6 +67,7 @@ class ModelLoader:
 
     Args:
         workers: None reads every version into this process.
+        accelerates: returns whether a model may get an accelerator.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ModelLoader:
         *,
         workers: WorkerProcesses | None = None,
         environments: EnvironmentSettings | None = None,
+        accelerates: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
         self.cache_counts = self._cache.counts
@@ -92,6 +94,7 @@ class ModelLoader:
             index_url=self._environments.index_url,
             timeout_s=self._environments.build_timeout_s,
         )
+        self._accelerates = accelerates
         self._missing: dict[ModelVersion, Environment] = {}
         self._alone: dict[ModelVersion, str] = {}
         self._known: LRUCache[tuple[ModelVersion, str], Findings] = LRUCache(_MOST_KNOWN)
@@ -170,7 +173,14 @@ class ModelLoader:
             return self._workers.load(version, artifacts.folder, environment, overlay, artifacts.release)
         key = (version, artifacts.identity)
         known = self._known.get(key)
-        model = read_model(version, artifacts.folder, self._growth, alone=self._workers is None, known=known)
+        model = read_model(
+            version,
+            artifacts.folder,
+            self._growth,
+            alone=self._workers is None,
+            known=known,
+            accelerate=self._accelerates(version.name),
+        )
         if known is None and is_read_again(model, artifacts.folder):
             self._known[key] = Findings.of(model)
         # Some models read their files while they predict, so the files stay as long as the model does.

@@ -25,3 +25,5 @@ class VersionState:
     """What a load that takes long is doing, such as building the environment; None for an ordinary load."""
     isolation: str | None = None
     """Why the version runs in a worker process; None where it does not."""
+    accelerator: str | None = None
+    """The faster way in which the version is called; None for MLflow's own."""

@@ -83,6 +83,7 @@ def _version(state: ReleaseState, version: ModelVersion) -> dict[str, Any]:
         "error": state.members.error(version),
         "doing": next((one.doing for one in states if one.doing is not None), None),
         "isolation": next((one.isolation for one in states if one.isolation is not None), None),
+        "accelerator": next((one.accelerator for one in states if one.accelerator is not None), None),
     }
 
 

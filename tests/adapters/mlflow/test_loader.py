@@ -121,8 +121,18 @@ def test_a_model_that_only_computes_is_proven_once(
         first, *again = [replace(model.spec, load_ms=0.0) for model in models]
         assert again == [first, first]
         assert [model.problem for model in models] == [models[0].problem] * 3
+        bodies = [b'{"inputs": {"a": [1.0], "b": [2.0], "c": [3.0]}}', b'{"inputs": {"a": ["x"]}}']
+        first_answers, *further = [[answered(model, body) for body in bodies] for model in models]
+        assert further == [first_answers, first_answers]
     first, *again = [once.load(FOREST).predict(batch).arrays[0].tolist() for _ in range(3)]
     assert again == [first, first]
+
+
+def answered(model: Any, body: bytes) -> Any:
+    try:
+        return model.invoke(body)
+    except (InvalidInput, ModelFailed) as error:
+        return type(error), error.message
 
 
 def test_another_model_of_the_same_name_is_proven_again(settings: Settings, tmp_path: Path) -> None:
