@@ -18,6 +18,7 @@ from app.api.app import create_app
 from app.api.oip.grpc import CODES, InferenceServicer
 from app.cli import cli
 from app.errors import ServingError, StartupError
+from app.metrics.lanes import LaneMetrics
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
 from app.oip import inference_pb2 as pb
@@ -66,6 +67,7 @@ def test_every_metric_is_documented_with_its_type_and_exists() -> None:
     registry = CollectorRegistry()
     PredictionMetrics(Ledger(), registry)
     ReleaseMetrics(registry)
+    LaneMetrics(registry)
     InferenceServicer(cast(Any, None), 1.0, registry)
     kinds = {
         f"{family.name}_total" if family.type == "counter" else family.name: family.type

@@ -21,6 +21,7 @@ from app.deployments.process import configure_logging, enter_own_folder, memory_
 from app.deployments.release_client import ReleaseFollower
 from app.deployments.remotes import GATEWAY
 from app.errors import InvalidReference, StartupError
+from app.metrics.lanes import LaneMetrics
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
 from app.serving.comparison.ledger import Ledger
@@ -64,9 +65,8 @@ class Gateway:
         ]
         own = {member.name: LocalPoolClient(member) for member in self._members}
         self._metrics = ReleaseMetrics()
-        self._follower = ReleaseFollower(
-            releases, pools, features, own, self._followed, lanes=settings.transport == "lanes"
-        )
+        lanes = LaneMetrics() if settings.transport == "lanes" else None
+        self._follower = ReleaseFollower(releases, pools, features, own, self._followed, lanes=lanes)
         store = FeatureClient(features) if features is not None else None
         self._ledger = Ledger(self._follower.traffic)
         PredictionMetrics(self._ledger)

@@ -14,6 +14,7 @@ from app.deployments.remotes import RemotePool
 from app.deployments.rpc import Remote
 from app.lanes.client import Lane
 from app.lanes.server import LaneAddress
+from app.metrics.lanes import LaneMetrics
 from app.serving.placement.rendezvous import ranked
 from app.serving.references import ModelVersion
 
@@ -31,11 +32,13 @@ class PoolLanes:
     holders of its version.
 
     Args:
-        name: the pool's name in the settings.
+        pool: the pool's name in the settings.
     """
 
-    def __init__(self, name: str, handle: DeploymentHandle) -> None:
-        self._name = f"pool '{name}'"
+    def __init__(self, pool: str, handle: DeploymentHandle, metrics: LaneMetrics) -> None:
+        self._pool_name = pool
+        self._metrics = metrics
+        self._name = f"pool '{pool}'"
         self._pool = Remote(handle, self._name)
         self._members: frozenset[str] = frozenset()
         self._lanes: dict[str, Lane] = {}
@@ -43,15 +46,18 @@ class PoolLanes:
         self._connecting: asyncio.Task[None] | None = None
 
     def choose(self, version: ModelVersion, copies: int) -> Lane | None:
-        """Return the lane for a batch of a version; None if no member with a lane holds the version.
+        """Return the lane for a batch of a version; None, counted, if no member with a lane holds the version.
 
         Args:
             copies: how many members share the calls for the version.
         """
         order = [self._lanes[member] for member in ranked(self._usable, version)]
         holders = [lane for lane in order if lane.takes_calls and version in lane.held][:copies]
-        if len(holders) < 2:
-            return holders[0] if holders else None
+        if not holders:
+            self._metrics.by_handle(self._pool_name)
+            return None
+        if len(holders) == 1:
+            return holders[0]
         return min(random.sample(holders, len(holders)), key=_calls)
 
     def follow(self, members: Iterable[str]) -> None:
@@ -118,6 +124,7 @@ class PoolLanes:
 
     def _changed(self) -> None:
         self._usable = self._members.intersection(self._lanes)
+        self._metrics.opened(self._pool_name, len(self._lanes))
 
 
 def _calls(lane: Lane) -> int:

@@ -20,6 +20,7 @@ from app.deployments.releases import Releases
 from app.deployments.remotes import RemotePool, gateways, statistics
 from app.deployments.rpc import P, Remote, T, raised
 from app.errors import ModelUnavailable, PoolUnavailable, ReplicaDied, ServingError, Unavailable
+from app.metrics.lanes import LaneMetrics
 from app.serving.batching.limits import NO_OVERRIDES, BatchOverrides
 from app.serving.comparison.statistics import Statistics
 from app.serving.ports import ModelRunner
@@ -40,7 +41,7 @@ class ReleaseFollower:
     Args:
         own: runners of the pools inside this process.
         followed: called with the last table and each new one.
-        lanes: whether batches travel over lanes.
+        lanes: the metrics of lanes; None where batches travel over Serve's handle only.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class ReleaseFollower:
         own: Mapping[str, ModelRunner],
         followed: Callable[[ReleaseTable, ReleaseTable], None],
         *,
-        lanes: bool = True,
+        lanes: LaneMetrics | None = None,
     ) -> None:
         self._releases = Remote(releases, "the release table")
         self._followed = followed
@@ -61,7 +62,7 @@ class ReleaseFollower:
         def copies(version: ModelVersion) -> int:
             return self._table.copies_of(version)
 
-        self._lanes = {name: PoolLanes(name, handle) for name, handle in pools.items()} if lanes else {}
+        self._lanes = {name: PoolLanes(name, handle, lanes) for name, handle in pools.items()} if lanes else {}
         clients = {name: PoolClient(name, handle, copies, self._lanes.get(name)) for name, handle in pools.items()}
         self._runners: dict[str, ModelRunner] = {**clients, **own}
         self._features = Remote(features, "the feature store") if features is not None else None

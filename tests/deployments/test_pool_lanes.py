@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray's own use of pydantic
@@ -19,6 +20,7 @@ with warnings.catch_warnings():
 
 from app.errors import ReplicaDied
 from app.lanes.server import LaneAddress, LaneServer
+from app.metrics.lanes import LaneMetrics
 from app.serving.placement.load import Backlog, CallNote
 from app.serving.placement.rendezvous import ranked
 from app.serving.references import ModelVersion
@@ -77,9 +79,13 @@ class Pool:
     def __init__(self, members: list[Member], copies: int) -> None:
         self.members = {member.name: member for member in members}
         self.handle = Handle(members)
-        self.lanes = PoolLanes("default", self.handle)
+        self.registry = CollectorRegistry()
+        self.lanes = PoolLanes("default", self.handle, LaneMetrics(self.registry))
         self.copies = copies
         self.client = PoolClient("default", self.handle, lambda _: self.copies, self.lanes)
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(name, {"pool": "default"})
 
     @property
     def order(self) -> list[Member]:
@@ -121,9 +127,15 @@ async def connected(pool: Pool) -> None:
 async def test_a_batch_takes_the_lane_once_there_is_one() -> None:
     async with pool() as found:
         assert await found.predict() == "-1"
+        assert found.metric("ml_serve_handle_batches_total") == 1
         await connected(found)
+        assert found.metric("ml_serve_lanes") == 1
+        before = found.metric("ml_serve_handle_batches_total")
         assert await found.predict() == "1"
         assert found.handle.batches == 1
+        assert found.metric("ml_serve_handle_batches_total") == before
+        await found.members["1"].server.stop(0)
+        await until(lambda: found.metric("ml_serve_lanes") == 0)
 
 
 async def test_a_member_without_lanes_is_called_by_the_handle() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -14,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from ml_serve_client import Client, ReplicaUsage
 from tests.contract.test_model_parity import CASES, Case, as_json, exact
@@ -359,6 +362,20 @@ def test_health_names_every_part_and_metrics_count(platform: Platform) -> None:
         return f'ml_serve_requests_total{{model="{DEMO}",version="1"}}' in metrics and "http_requests_total" in metrics
 
     until(are_counted)
+
+
+def test_batches_travel_over_lanes(platform: Platform) -> None:
+    def are_on_lanes() -> bool:
+        for _ in range(20):
+            assert httpx.post(f"{URL}/serve", json={"model_name": DEMO, "data": ROW}, timeout=60).status_code == 200
+        found: Counter[str] = Counter()  # of one gateway replica
+        for family in text_string_to_metric_families(httpx.get(f"{URL}/metrics", timeout=60).text):
+            for sample in family.samples:
+                found[sample.name] += int(sample.value) if math.isfinite(sample.value) else 0
+        batches = found["ml_serve_batch_seconds_count"]
+        return found["ml_serve_lanes"] > 0 and batches > 0 and found["ml_serve_handle_batches_total"] < batches / 2
+
+    until(are_on_lanes)
 
 
 async def test_the_death_of_a_pool_replica_loses_no_prediction(platform: Platform) -> None:

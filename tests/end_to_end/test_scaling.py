@@ -116,8 +116,21 @@ def test_gateway_and_pool_scale_up_under_load_and_down_after_it(second: None) ->
             await asyncio.gather(*callers)
         return statuses
 
+    async def trickle() -> list[int]:
+        """Call while replicas drain."""
+        statuses: list[int] = []
+        async with httpx.AsyncClient(timeout=60) as client:
+            is_small = asyncio.create_task(
+                asyncio.to_thread(until, lambda: replicas()["Gateway"] == replicas()["ModelPool-default"] == 1)
+            )
+            while not is_small.done():
+                statuses.append((await client.post(f"{SECOND}/serve", json=SLOW)).status_code)
+                await asyncio.sleep(0.3)
+            await is_small
+        return statuses
+
     assert set(asyncio.run(load())) == {200}
-    until(lambda: replicas()["Gateway"] == replicas()["ModelPool-default"] == 1)
+    assert set(asyncio.run(trickle())) == {200}
     assert serve(**SLOW)["status"] == "success"
 
 
