@@ -46,13 +46,17 @@ class PoolLanes:
         self._connecting: asyncio.Task[None] | None = None
 
     def choose(self, version: ModelVersion, copies: int) -> Lane | None:
-        """Return the lane for a batch of a version; None, counted, if no member with a lane holds the version.
+        """Return the lane for a batch of a version; None, counted, where it has to take the handle.
+
+        If no member holds the version, the first one by rank loads it, unless a member has no lane and may hold it.
 
         Args:
             copies: how many members share the calls for the version.
         """
         order = [self._lanes[member] for member in ranked(self._usable, version)]
         holders = [lane for lane in order if lane.takes_calls and version in lane.held][:copies]
+        if not holders and len(order) == len(self._members):
+            holders = [lane for lane in order if lane.takes_calls][:1]
         if not holders:
             self._metrics.by_handle(self._pool_name)
             return None

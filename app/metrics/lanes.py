@@ -12,7 +12,7 @@ class LaneMetrics:
         self._lanes = Gauge("ml_serve_lanes", "Open lanes to the replicas of a pool.", ("pool",), registry=registry)
         self._handle_batches = Counter(
             "ml_serve_handle_batches",
-            "Batches that took Ray Serve's handle, because no lane led to a replica that holds the version.",
+            "Batches that took Ray Serve's handle, because no lane led to the replica that should predict them.",
             ("pool",),
             registry=registry,
         )

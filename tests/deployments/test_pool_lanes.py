@@ -154,12 +154,25 @@ async def test_a_member_that_cannot_be_reached_is_called_by_the_handle() -> None
         assert await found.predict() == "-1"
 
 
-async def test_a_version_that_no_member_holds_goes_by_the_handle() -> None:
-    async with pool() as found:
+async def test_a_version_held_by_none_goes_to_the_first_by_rank() -> None:
+    async with pool(3) as found:
         await connected(found)
-        found.members["1"].held = set()
-        found.members["1"].server.changed()
-        await until(lambda: found.lanes.choose(VERSION, 1) is None)
+        for member in found.order:
+            member.held = set()
+            member.server.changed()
+        await until(lambda: not any(lane.held for lane in found.lanes._lanes.values()))
+        assert {await found.predict() for _ in range(5)} == {found.order[0].name}
+        assert found.handle.batches == 0
+
+
+async def test_a_member_without_a_lane_may_hold_the_version() -> None:
+    async with pool(2) as found:
+        with_lane, without = found.order
+        with_lane.held = set()
+        without.address = None
+        found.lanes.follow(found.members)
+        await until(lambda: len(with_lane.server.lanes) == 1)
+        await until(lambda: found.metric("ml_serve_lanes") == 1)
         assert await found.predict() == "-1"
 
 

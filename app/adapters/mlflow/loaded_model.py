@@ -166,7 +166,10 @@ def _read_again(version: ModelVersion, folder: Path, known: Findings) -> LoadedM
     started = time.perf_counter()
     how = known.metadata.flavors["python_function"]
     with _failures(version), _READING:
-        implementation = import_module(how["loader_module"])._load_pyfunc(str(folder / how.get("data", "")))
+        data = how.get("data", "")
+        if how["loader_module"] == "mlflow.sklearn":  # given the file, it parses the description once less
+            data = data or how.get("model_path", "")
+        implementation = import_module(how["loader_module"])._load_pyfunc(str(folder / data))
         model = PyFuncModel(
             model_meta=copy.copy(known.metadata),
             model_impl=implementation,
