@@ -47,7 +47,9 @@ class ModelPool:
         self._drain_s = settings.replica_drain_s
         if settings.transport == "lanes" and os.environ.get("RAY_USE_TLS") != "1":  # lanes are not encrypted
             self._member.watch(self._lanes.changed)
-            self._lane_address = await self._lanes.start(replica_id, ray.util.get_node_ip_address())
+            # A cluster that `up` starts is one node.
+            host = "127.0.0.1" if settings.ray_address is None else ray.util.get_node_ip_address()
+            self._lane_address = await self._lanes.start(replica_id, host)
         await self._member.start()
         prepare_for_requests()
 

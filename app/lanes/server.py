@@ -23,6 +23,10 @@ _MOST_CALLS = 4096
 """Calls of one lane in progress. Gateways bound their batches far below."""
 
 
+_HELLO_S = 5.0
+"""Seconds that a connection has to say the secret."""
+
+
 class LaneAddress(NamedTuple):
     """Where the pool member with an id takes lanes, and the secret that a lane has to say first."""
 
@@ -90,7 +94,7 @@ class LaneServer:
 
 
 class _ServedLane(FrameProtocol):
-    """One lane, from one gateway replica."""
+    """One lane, from one gateway replica. A connection that does not say the secret in time is closed."""
 
     def __init__(
         self,
@@ -104,7 +108,12 @@ class _ServedLane(FrameProtocol):
         self._opened, self._closed = opened, closed
         self.calls: dict[int, asyncio.Task[None]] = {}
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._late = asyncio.get_running_loop().call_later(_HELLO_S, transport.abort)  # type: ignore[attr-defined]
+
     def accepted(self) -> None:
+        self._late.cancel()
         self._opened(self)
 
     def received(self, kind: int, number: int, value: Any) -> None:
@@ -116,6 +125,7 @@ class _ServedLane(FrameProtocol):
             self.calls[number].cancel()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._late.cancel()
         self._closed(self)
         for call in self.calls.values():  # nobody reads the answers
             call.cancel()

@@ -225,6 +225,18 @@ async def test_a_lane_without_the_secret_is_refused() -> None:
             await Lane.connect(address._replace(secret=bytes(32)), POOL)
 
 
+async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_server, "_HELLO_S", 0.05)
+    async with serving() as (_, address, _):
+        lane = await Lane.connect(address, POOL)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(reader.readexactly(1), 10)
+        writer.close()
+        assert (await lane.predict(VERSION, batch(1), NOTE)).count == 1
+        lane.close()
+
+
 async def test_calls_beyond_the_most_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes_server, "_MOST_CALLS", 2)
     async with serving() as (_, address, replica):

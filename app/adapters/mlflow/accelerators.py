@@ -88,10 +88,11 @@ def _layout(inputs: Sequence[Mapping[str, Any]] | None) -> Layout | None:
 
 
 def _array(batch: Batch) -> Array:
-    """Return the rows as they lie in the DataFrame that the model would get."""
-    own = batch.block is not None and batch.block.flags.writeable  # the model may write into it
-    block: Array = batch.block if own and batch.block is not None else np.stack(batch.arrays)
-    return block.T
+    """Return a copy of the rows as they lie in the DataFrame that the model would get.
+
+    The model may write into it and raise then; the batch is predicted the usual way after that.
+    """
+    return np.stack(batch.arrays).T
 
 
 # ---- The accelerators. Each returns a call for a model of its kind, or None.

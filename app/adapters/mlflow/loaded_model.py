@@ -99,6 +99,7 @@ class LoadedModel:
             ) from error
 
 
+_LARGE_EXAMPLE = 64 * 1024
 _READING = threading.Lock()
 """One at a time: reading a model again takes milliseconds with the GIL held, and two at once take three times that."""
 
@@ -120,10 +121,13 @@ class Findings(NamedTuple):
 def is_read_again(model: LoadedModel, folder: Path) -> bool:
     """Return whether a version, once loaded, can be loaded again by reading it and nothing else.
 
-    A model that only computes needs no second warm-up and no second proof of its contract.
+    A model that only computes needs no second warm-up and no second proof of its contract. One with a large input
+    example is not remembered, because the specification holds it.
     """
     how = model.invocations.metadata.flavors["python_function"]
-    return is_computing(model.spec, folder) and not how.get("config")
+    example = folder / "serving_input_example.json"
+    is_small = not example.is_file() or example.stat().st_size <= _LARGE_EXAMPLE
+    return is_small and is_computing(model.spec, folder) and not how.get("config")
 
 
 def is_computing(spec: ModelSpec, folder: Path) -> bool:

@@ -261,6 +261,28 @@ def test_a_batch_of_another_layout_goes_the_usual_way(tmp_path: Path, monkeypatc
     assert len(calls) == 1
 
 
+class Spoiling(LinearRegression):  # type: ignore[misc]
+    """Writes into its input, and refuses an array of more than 150 rows afterwards."""
+
+    def predict(self, x: Any) -> np.ndarray:
+        answer = np.asarray(super().predict(x))
+        if isinstance(x, np.ndarray):
+            x[:] = 0
+            if len(x) > 150:
+                raise ValueError("too many")
+        return answer
+
+
+def test_an_error_after_writing_into_the_input_spoils_nothing(tmp_path: Path) -> None:
+    path = logged(tmp_path, Spoiling(), NUMBERS)
+    found = load(path)
+    assert found.spec.accelerator == "array"
+    block = np.ascontiguousarray(FRAME.to_numpy()[:200].T)
+    sent = Batch(LAYOUT, tuple(block), 200, block)
+    expected = mlflow.pyfunc.load_model(str(path)).predict(FRAME[:200])
+    assert found.predict(sent).arrays[0].tolist() == expected.tolist()
+
+
 def test_the_batch_of_a_caller_stays_as_it_is(tmp_path: Path) -> None:
     found = load(logged(tmp_path, make_pipeline(StandardScaler(copy=False), LinearRegression()), NUMBERS))
     given = batch(FRAME.to_numpy()[:4])

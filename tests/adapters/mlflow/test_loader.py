@@ -37,7 +37,7 @@ from tests.server import Server
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
-    from app.adapters.mlflow import row_wise
+    from app.adapters.mlflow import loaded_model, row_wise
     from app.adapters.mlflow.loader import ModelLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -126,6 +126,21 @@ def test_a_model_that_only_computes_is_proven_once(
         assert further == [first_answers, first_answers]
     first, *again = [once.load(FOREST).predict(batch).arrays[0].tolist() for _ in range(3)]
     assert again == [first, first]
+
+
+def test_a_version_with_a_large_example_is_not_remembered(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    monkeypatch.setattr(loaded_model, "_LARGE_EXAMPLE", 10)
+    frame = pd.DataFrame({"x": [1.0, 2.0]})
+    line = LinearRegression().fit(frame, [1.0, 2.0])
+    version = registered("exemplary", lambda: mlflow.sklearn.log_model(line, name="m", input_example=frame))
+    once = ModelLoader(MlflowRegistry(settings), tmp_path)
+    first, again = once.load(version), once.load(version)
+    assert not once._known
+    assert (first.spec.input_example, first.spec.batching) == (again.spec.input_example, again.spec.batching)
 
 
 def answered(model: Any, body: bytes) -> Any:

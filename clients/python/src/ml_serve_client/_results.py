@@ -25,8 +25,8 @@ class ModelVersion:
 
     `replicas` is how many replicas have loaded it, `nbytes` its memory in each of them, `load_ms` how long a load took,
     `batching` whether its requests are predicted together, None while it is not loaded. `doing` is what a long load is
-    doing, `isolation` why the version runs in a worker process, `accelerator` the faster way in which it is called; None
-    where there is nothing to say.
+    doing, `isolation` why the version runs in a worker process, `accelerator` the faster way in which it is called;
+    None where there is nothing to say.
     """
 
     state: str
