@@ -115,6 +115,8 @@ class PoolLanes:
                 "lane not opened, using the handle: pool=%r member=%s error=%s", self._name, address.member, error
             )
             return
+        if lane.is_closed:  # at once, and nobody is told a second time
+            return
         self._lanes[address.member] = lane
         self._changed()
         log.info("lane opened: pool=%r member=%s", self._name, address.member)
