@@ -105,6 +105,7 @@ def test_models_are_json_for_scripts(run: Shell) -> None:
     assert found["sum"]["versions"]["2"] == {
         "state": "cold", "replicas": 0, "nbytes": 0, "load_ms": 0.0, "error": None, "batching": None,
         "doing": None, "isolation": None,
+        "accelerator": None,
     }  # fmt: skip
 
 
