@@ -99,6 +99,8 @@ def tables(draw: st.DrawFn) -> tuple[Pair, bytes, str]:
         order = [place for place in order if specs[place].required] or order
     if not any(spec.required for spec in specs):  # MLflow drops what has no name, and nothing is left
         allowed = tuple(form for form in allowed if form != "list")
+    if not named and any(spec.type == DataType.boolean for spec in specs):  # objects there become a column of objects
+        allowed = tuple(form for form in allowed if form != "list")
     shown = [names[place] for place in order]
     data = [[row[place] for place in order] for row in rows]
     return Pair(specs), *draw(forms(shown, data, allowed))
