@@ -64,7 +64,7 @@ class PoolMember:
         self.member_id = member_id
         self._releases = Remote(releases, "releases")
         self._changed = asyncio.Event()
-        self._watchers: list[Callable[[], None]] = []
+        self._watcher: Callable[[], None] = lambda: None
         self._threads = pool.predict_threads
         self._rows = 0
         self._waiting = Waiting(time.monotonic)
@@ -101,7 +101,7 @@ class PoolMember:
 
     def watch(self, changed: Callable[[], None]) -> None:
         """Have `changed` called on the event loop after every load, failure or eviction."""
-        self._watchers.append(changed)
+        self._watcher = changed
 
     async def start(self) -> None:
         """Follow the release table. Returns when the assigned versions are loaded or `Releases` does not answer."""
@@ -220,8 +220,7 @@ class PoolMember:
 
     def _host_changed(self) -> None:
         self._changed.set()
-        for changed in self._watchers:
-            changed()
+        self._watcher()
 
     def _apply(self, table: ReleaseTable, before: ReleaseTable) -> None:
         for name in table.renewed(before):

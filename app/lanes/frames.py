@@ -19,6 +19,7 @@ import hmac
 import logging
 import pickle
 import struct
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def decode(body: memoryview, arrays: int) -> Any:
     return pickle.loads(text, buffers=buffers)  # noqa: S301 - as above
 
 
-class FrameProtocol(asyncio.BufferedProtocol):
+class FrameProtocol(asyncio.BufferedProtocol, ABC):
     """One end of a lane: reads frames and passes each to `received`.
 
     Args:
@@ -112,9 +113,9 @@ class FrameProtocol(asyncio.BufferedProtocol):
         self._head = (0, 0, 0, 0)
         self._transport: asyncio.Transport | None = None
 
+    @abstractmethod
     def received(self, kind: int, number: int, value: Any) -> None:
         """Take a frame."""
-        raise NotImplementedError
 
     def accepted(self) -> None:
         """Take note that the other end has said its secret."""
