@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import logging
-import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +13,11 @@ import psutil
 from rich.console import Console
 from rich.panel import Panel
 
-from app.demo import COLUMNS, EXAMPLE, MODEL, seed
+from app.demo import COLUMNS, EXAMPLE, MODEL
 from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
-from app.doctor import REGISTRY, Check, examine_machine, examine_servers, without_password
+from app.doctor import examine_machine, without_password
 from app.errors import StartupError
+from app.preparation import preparation, require
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,7 +28,6 @@ _ALIVE_EVERY_S = 5.0
 _SILENT_CHECKS = 6
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_FILE = "run.json"
-_IGNORE_CTRL_C = (signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; only this process acts on it
 
 
 def run(settings: Settings, *, demo: bool, console: Console) -> int:
@@ -46,13 +41,12 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)
     end_abandoned_run(settings.home)
-    _require(examine_machine(settings))
+    require(examine_machine(settings))
     run_folder = begin_run()
     apply(ray_environment(settings, run_folder))
     _write_run(settings.home, run_folder, None)
 
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - imports Ray, which reads the environment set above
-    from app.main import build  # noqa: PLC0415
 
     runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
     try:
@@ -63,6 +57,8 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
             runtime.start_serve()
             for line in prepared.result():
                 console.print(line)
+        from app.main import build  # noqa: PLC0415 - imports Serve
+
         runtime.deploy(build(settings))
         runtime.wait_ready(settings.longest_load_s + _READY_MARGIN_S)
         console.print(panel(settings, runtime, time.monotonic() - started))
@@ -83,48 +79,6 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
 def _interrupt_on_signals() -> None:
     for number in _STOP_SIGNALS:
         signal.signal(number, signal.default_int_handler)
-
-
-@contextmanager
-def preparation(settings: Settings, *, demo: bool) -> Iterator[Future[list[str]]]:
-    """Check the servers and seed the demo while Ray starts, in a process of its own.
-
-    MLflow and Feast take seconds to import, and memory that this process then needs no longer. The future's result is
-    lines to print; its exception is a `StartupError` with one line per failed check.
-    """
-    with ProcessPoolExecutor(
-        1, mp_context=multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=_IGNORE_CTRL_C
-    ) as process:
-        yield process.submit(_prepare, settings, demo)
-
-
-def _require(checks: list[Check]) -> None:
-    failed = [check.message for check in checks if not check.ok]
-    if failed:
-        raise StartupError("\n".join(failed))
-
-
-def _prepare(settings: Settings, demo: bool) -> list[str]:
-    logging.disable()  # of MLflow and Feast; the checks' messages say what matters
-    lines: list[str] = []
-    checks = examine_servers(settings)
-    down = next((check for check in checks if check.name == REGISTRY and not check.ok), None)
-    if down is not None and _was_serving(settings):
-        lines.append(f"{down.message}; serving the last known state from {settings.cache_folder}")
-        checks.remove(down)
-        demo = False
-    _require(checks)
-    if demo:
-        seed(settings, lines.append)
-    return lines
-
-
-def _was_serving(settings: Settings) -> bool:
-    """Return whether an earlier run left a snapshot of served models."""
-    try:
-        return bool(json.loads(settings.snapshot_file.read_bytes())["models"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _wait(runtime: Runtime, console: Console) -> int:

@@ -70,6 +70,14 @@ def contents(home: Path) -> dict[Path, bytes]:
     return {path.relative_to(home): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
+def test_it_is_seeded_only_if_model_and_features_exist(copied: Settings, tmp_path: Path) -> None:
+    assert demo.is_seeded(copied)
+    assert not demo.is_seeded(copied.model_copy(update={"feast_repo": tmp_path}))
+    (copied.demo_feast_repo / "feature_store.yaml").unlink()
+    assert not demo.is_seeded(copied)
+    assert not demo.is_seeded(Settings(home=tmp_path / "empty"))
+
+
 def test_two_versions_have_aliases_descriptions_and_tags(seeded: Settings) -> None:
     client = client_of(seeded)
     model = client.get_registered_model("commodity_price_predictor")

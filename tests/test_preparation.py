@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import StartupError
+from app.preparation import preparation
 from app.settings import Settings
-from app.up import preparation
+from tests.conftest import environment_of_nobody
 
 
 @pytest.fixture
@@ -32,4 +33,35 @@ def test_without_a_snapshot_a_dead_registry_stops_the_start(settings: Settings, 
         settings.cache_folder.mkdir(parents=True)
         settings.snapshot_file.write_text(snapshot)
     with pytest.raises(StartupError, match="does not answer"), preparation(settings, demo=False) as prepared:
+        prepared.result()
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A home after its first start."""
+    settings = Settings(home=tmp_path_factory.mktemp("embedded"))
+    with environment_of_nobody(), preparation(settings, demo=True) as prepared:
+        prepared.result()
+    return settings
+
+
+def test_the_next_start_has_nothing_to_do(embedded: Settings) -> None:
+    for demo in (True, False):
+        with preparation(embedded, demo=demo) as prepared:
+            assert prepared.done()
+
+
+def test_what_another_version_has_checked_is_checked_again(embedded: Settings) -> None:
+    checked = embedded.home / "checked.json"
+    before = json.loads(checked.read_bytes())
+    checked.write_text(json.dumps({**before, "mlflow": "0"}))
+    with preparation(embedded, demo=True) as prepared:
+        assert not prepared.done()
+        assert prepared.result() == []
+    assert json.loads(checked.read_bytes()) == before
+
+
+def test_a_broken_registry_is_checked_again(embedded: Settings) -> None:
+    (embedded.home / "mlflow.db").write_bytes(b"no database")
+    with pytest.raises(StartupError, match="registry"), preparation(embedded, demo=False) as prepared:
         prepared.result()

@@ -4,6 +4,6 @@ The command line calls `seed`. All data is synthetic, drawn from a fixed seed, a
 """
 
 from app.demo.data import COLUMNS, COMMODITIES, EXAMPLE, MODEL, SERVICE
-from app.demo.seeding import seed
+from app.demo.seeding import is_seeded, seed
 
-__all__ = ["COLUMNS", "COMMODITIES", "EXAMPLE", "MODEL", "SERVICE", "seed"]
+__all__ = ["COLUMNS", "COMMODITIES", "EXAMPLE", "MODEL", "SERVICE", "is_seeded", "seed"]

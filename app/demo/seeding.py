@@ -15,6 +15,11 @@ from app.demo.model import has_model, register
 from app.settings import Settings
 
 
+def is_seeded(settings: Settings) -> bool:
+    """Return whether nothing is left for `seed` to do or to say. Return False if in doubt."""
+    return _has_own_features(settings) and has_model(settings.registry_uri) and has_features(settings.demo_feast_repo)
+
+
 def seed(settings: Settings, progress: Callable[[str], None]) -> bool:
     """Register the demo model and build its feature store, unless they exist. Return False if both existed.
 
@@ -27,7 +32,7 @@ def seed(settings: Settings, progress: Callable[[str], None]) -> bool:
         RegistryUnavailable: the registry does not respond.
         StartupError: a file or a model of the user's is in the way; the message says which.
     """
-    own_features = settings.feast_repo is None or settings.feast_folder == settings.demo_feast_repo
+    own_features = _has_own_features(settings)
     changed = False
     if not has_model(settings.registry_uri):
         progress(f"preparing the demo model {MODEL} (synthetic data)")
@@ -41,6 +46,10 @@ def seed(settings: Settings, progress: Callable[[str], None]) -> bool:
             build_features(settings.demo_feast_repo)
         changed = True
     return changed
+
+
+def _has_own_features(settings: Settings) -> bool:
+    return settings.feast_repo is None or settings.feast_folder == settings.demo_feast_repo
 
 
 @contextmanager

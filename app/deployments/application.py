@@ -17,8 +17,6 @@ from app.deployments.pools import pool_deployment
 from app.deployments.releases import Releases
 from app.settings import PoolSettings, RequestScaling, Scaling, Settings
 
-APPLICATION = "ml-serve"
-
 # The gateway does admission control itself, in the caller's dialect; Serve's limits are a backstop far above it.
 _GATEWAY_ONGOING = 16_384
 _BEHIND_ONGOING = 4096
@@ -49,7 +47,7 @@ def compose(settings: Settings) -> Any:
     }
     folder = settings.feast_folder
     features = (
-        serve.deployment(Features, **_by_requests(settings, settings.features)).bind(settings, folder)
+        serve.deployment(Features, **_by_requests(settings, settings.features)).bind(settings, folder, releases)
         if folder
         else None
     )

@@ -15,6 +15,11 @@ import psutil
 from app.api.http.serve_middleware import IMPORT_PATH as FRONT
 from app.settings import Settings
 
+PRELOAD = "app.deployments.preload"
+"""The module that Ray's processes import first."""
+WITHOUT_SERVE = "APP_WITHOUT_SERVE"
+"""Set in processes that do not need Serve, and whose libraries may be others than ours."""
+
 # Of messages between deployments. Batches are limited to far fewer bytes.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
 _PROXY_BUFFER_BYTES = 64 * 1024
@@ -45,6 +50,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # Ray runs its workers at nice 15, behind everything else on the machine.
         "RAY_worker_niceness": "0",
+        "RAY_preload_python_modules": PRELOAD,
         # The gateway watches disconnects and deadlines itself, at a fraction of the cost.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": FRONT,
         # Few lines are logged, none per request: write each at once.

@@ -92,11 +92,13 @@ class PoolLanes:
         return self._members.difference(self._lanes)
 
     async def _connect(self) -> None:
-        """Open the missing lanes; wait longer after each try that leaves one."""
+        """Open the missing lanes; wait longer after each try that leaves one, unless Serve knows no replica yet."""
         pause = _RETRY_S
         while True:
+            addresses: list[LaneAddress | None] = []
             try:
-                for address in await self._pool.broadcast(RemotePool.lane_address):
+                addresses = await self._pool.broadcast(RemotePool.lane_address)
+                for address in addresses:
                     if address is not None and address.member in self._missing():
                         await self._open(address)
             except Exception:
@@ -104,7 +106,8 @@ class PoolLanes:
             if not self._missing():
                 return
             await asyncio.sleep(pause)
-            pause = min(2 * pause, _MOST_RETRY_S)
+            if addresses:
+                pause = min(2 * pause, _MOST_RETRY_S)
 
     async def _open(self, address: LaneAddress) -> None:
         try:

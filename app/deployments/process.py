@@ -70,8 +70,13 @@ def memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def make_collections_rare() -> None:
+    """Make garbage collection rare: objects of imports and requests form no cycles, but count towards the next one."""
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
 def prepare_for_requests() -> None:
-    """Make garbage collection rare. The objects of a request form no cycles but count towards the next collection."""
+    """Keep what exists now out of garbage collections, and make them rare."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    make_collections_rare()

@@ -28,6 +28,7 @@ from app.deployments.process import configure_logging, memory_bytes
 from app.deployments.remotes import RemotePool, statistics
 from app.deployments.rpc import Remote, returns_errors
 from app.errors import RegistryUnavailable, ServingError, Unavailable
+from app.imports import without
 from app.serving.placement.load import CallNote
 from app.serving.placement.states import VersionState
 from app.serving.references import ModelRef, ModelVersion
@@ -54,7 +55,8 @@ class Releases:
         from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415 - heavy: only here and in pools
 
         configure_logging(settings)
-        configure(settings)
+        with without("pandas"):  # 49 MB, and MLflow's registry does not use it
+            configure(settings)
         self._settings = settings
         self._began = time.monotonic()
         self._loop = ControlLoop(

@@ -85,7 +85,7 @@ class Remote:
                 timeout_s=_BROADCAST_S, return_exceptions=True
             )
         except Exception as error:  # no replica, or none that answers
-            log.warning("broadcast failed, leaving the deployment out: deployment=%r error=%s", self._name, error)
+            log.info("broadcast failed, leaving the deployment out: deployment=%r error=%s", self._name, error)
             return []
         return [result for result in found if not isinstance(result, BaseException)]
 

@@ -1,7 +1,8 @@
 """Ray and Serve under `ml-serve up`: start or join, deploy, stop without leftovers.
 
-Import this only after `app.deployments.environment.apply`.
+Import this only after `app.deployments.environment.apply`. It imports Serve while Ray starts.
 """
+# ruff: noqa: PLC0415 - for this reason
 
 from __future__ import annotations
 
@@ -10,15 +11,17 @@ import io
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import httpx
 import ray
-from ray import serve
+from ray.exceptions import RayError
 
-from app.deployments.application import APPLICATION
-from app.deployments.environment import end_run
+from app.deployments import APPLICATION
+from app.deployments.environment import PRELOAD, end_run
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -29,6 +32,7 @@ GRPC_SERVICER = "app.oip.grpc_service.add_to_server"
 
 _OBJECT_STORE_BYTES = 1024**3
 _POLL_S = 0.25
+_LOOK_S = 2.0
 
 
 class Runtime:
@@ -43,6 +47,7 @@ class Runtime:
         self._settings = settings
         self._run_folder = run_folder
         self._progress = progress
+        self._serve: Future[None]
 
     log_folder = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own path
     """Folder of the replicas' logs."""
@@ -62,8 +67,14 @@ class Runtime:
         Raises:
             StartupError: Ray cannot be started or reached.
         """
-        settings = self._settings
+        with ThreadPoolExecutor(1) as importer:
+            imported = importer.submit(_import_serve)
+            self._start_ray()
+        imported.result()
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
+
+    def _start_ray(self) -> None:
+        settings = self._settings
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         try:
             if settings.ray_address is not None:
@@ -83,41 +94,50 @@ class Runtime:
             raise StartupError(f"failed to start or reach Ray {where}: {_first_line(error)}") from error
 
     def start_serve(self) -> None:
-        """Start Serve's controller and the load balancer, which as yet has nothing behind it."""
+        """Start Serve's controller and the load balancer, which as yet has nothing behind it.
+
+        Returns when the controller runs: the deployments can start beside the load balancer.
+
+        Raises:
+            StartupError: Serve does not start.
+        """
+        from ray import serve
+
         self._progress("starting Ray Serve")
-        serve.start(
+        self._serve = ThreadPoolExecutor(1).submit(
+            serve.start,
             http_options={"host": "0.0.0.0", "port": self._settings.http_port},  # noqa: S104 - HAProxy mode has no other
             grpc_options={"port": self._settings.grpc_port, "grpc_servicer_functions": [GRPC_SERVICER]},
         )
+        while not serve.status().proxies:
+            self._require_serve()
+            time.sleep(_POLL_S)
 
     def deploy(self, application: Any) -> None:
-        """Deploy, and return when every deployment has its first replicas.
+        """Deploy; `wait_ready` waits for the replicas."""
+        from ray import serve
 
-        Raises:
-            StartupError: a deployment does not start.
-        """
-        self._progress("starting the deployments")
-        try:
-            serve.run(application, name=APPLICATION, route_prefix="/")
-        except RuntimeError as error:
-            log.debug("deployment failed", exc_info=True)
-            raise StartupError(f"failed to deploy the application: {_cause(error)}; logs: {self.log_folder}") from None
+        self._progress("starting the deployments and loading models")
+        target = serve.RunTarget(application, name=APPLICATION, route_prefix="/")
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
     def wait_ready(self, timeout_s: float) -> None:
         """Return when `/readyz` answers 200 through the load balancer.
 
         Raises:
-            StartupError: it does not within `timeout_s` seconds.
+            StartupError: it does not within `timeout_s` seconds, or something does not start.
         """
-        self._progress("loading models")
         deadline = time.monotonic() + timeout_s
+        look_again = 0.0
         with httpx.Client(base_url=self.url, timeout=5) as client:
             while time.monotonic() < deadline:
-                try:
+                with contextlib.suppress(httpx.HTTPError):
                     if client.get("/readyz").status_code == 200:
                         return
-                except httpx.HTTPError:
-                    pass
+                if time.monotonic() > look_again:  # costs more than the request above
+                    self._require_serve()
+                    self._require_deployed()
+                    look_again = time.monotonic() + _LOOK_S
                 time.sleep(_POLL_S)
             try:
                 reason = client.get("/health").text
@@ -125,8 +145,28 @@ class Runtime:
                 reason = str(error)
         raise StartupError(f"not ready within {timeout_s:g} s: {reason}; logs: {self.log_folder}")
 
+    def _require_serve(self) -> None:
+        """Raise `StartupError` if the start of Serve has failed."""
+        if not self._serve.done():
+            return
+        try:
+            self._serve.result()
+        except (RuntimeError, TimeoutError, RayError) as error:
+            raise StartupError(f"failed to start Ray Serve: {_cause(str(error))}; logs: {self.log_folder}") from error
+
+    def _require_deployed(self) -> None:
+        """Raise `StartupError` if a deployment does not start."""
+        from ray import serve
+        from ray.serve.schema import DeploymentStatus
+
+        for name, deployment in serve.status().applications[APPLICATION].deployments.items():
+            if deployment.status == DeploymentStatus.DEPLOY_FAILED:
+                raise StartupError(f"failed to start {name}: {_cause(deployment.message)}; logs: {self.log_folder}")
+
     def alive(self) -> bool:
         """Return whether Ray and the application still run."""
+        from ray import serve
+
         try:
             return APPLICATION in serve.status().applications
         except Exception:
@@ -137,6 +177,8 @@ class Runtime:
         if not ray.is_initialized():
             end_run(self._run_folder, None)
             return
+        from ray import serve
+
         self._progress("draining and stopping")
         # Ray prints an error about the controller's last call, which ends the controller.
         with contextlib.redirect_stdout(io.StringIO()):
@@ -151,12 +193,18 @@ class Runtime:
                 end_run(self._run_folder, session)
 
 
+def _import_serve() -> None:
+    import_module(PRELOAD)
+    import_module("app.deployments.application")
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _cause(error: Exception) -> str:
+def _cause(message: str) -> str:
     # The last line of a remote traceback names the error that the constructor raised.
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line.split(":")[0]]
-    return errors[-1] if errors else lines[0]
+    last = errors[-1] if errors else lines[0]
+    return last.partition(": ")[2] if last.startswith("app.errors.") else last  # ours need no name

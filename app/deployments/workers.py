@@ -26,6 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from app.adapters.mlflow.environments import Environment
 from app.adapters.mlflow.process_state import ChangesProcess
+from app.deployments.environment import WITHOUT_SERVE
 from app.deployments.model_worker import ModelWorker
 from app.errors import ModelUnavailable, ReplicaDied, ServingError
 from app.lanes.blocking import BlockingLane, WorkerAddress
@@ -234,7 +235,7 @@ class Workers:
             .options(
                 num_cpus=0,
                 max_concurrency=self._threads + 2,  # loads and the end of streams do not wait for the others
-                runtime_env={"env_vars": {"PYTHONPATH": path}} if libraries else None,
+                runtime_env={"env_vars": {WITHOUT_SERVE: "1", **({"PYTHONPATH": path} if libraries else {})}},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
             .remote(self._settings, folder, address)

@@ -299,6 +299,27 @@ async def test_a_member_that_the_table_does_not_name_gets_no_batches() -> None:
         assert await found.predict() == "1"  # over the same lane
 
 
+@pytest.mark.parametrize(("known", "pauses"), [(0, [1, 1, 1, 1]), (1, [1, 2, 4, 8])])
+async def test_a_pool_that_starts_is_asked_each_second(
+    known: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == len(pauses):
+            raise asyncio.CancelledError
+
+    async with pool() as found:
+        monkeypatch.setattr("asyncio.sleep", sleep)
+        found.handle.members = found.handle.members[:known]
+        found.lanes.follow(["not started"])
+        connecting = found.lanes._connecting
+        assert connecting is not None
+        await asyncio.wait([connecting])
+        assert waited == pauses
+
+
 async def test_a_handle_that_fails_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_lanes, "_RETRY_S", 0.01)
     async with pool() as found:

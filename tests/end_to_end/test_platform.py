@@ -55,6 +55,23 @@ def pool_replicas() -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [""])[0].startswith(title)]
 
 
+def test_only_processes_that_need_pandas_import_it(platform: Platform) -> None:
+    imported = {}
+    for process in psutil.process_iter(["cmdline"]):
+        title = (process.info["cmdline"] or [""])[0]
+        if title.startswith("ray::") and "Agent" not in title:
+            imported[title.partition(".")[0]] = any("/pandas/" in file.path for file in process.memory_maps())
+    expected = {
+        "ray::ServeController": False,
+        "ray::HAProxyManager": False,
+        "ray::ProxyActor": False,
+        "ray::ServeReplica:ml-serve:Gateway": False,
+        "ray::ServeReplica:ml-serve:Releases": False,
+        "ray::ServeReplica:ml-serve:ModelPool-default": True,
+    }
+    assert expected.items() <= imported.items(), imported
+
+
 def test_the_documented_bodies_are_answered(platform: Platform) -> None:
     answer = serve(model_name=DEMO, data=ROW).json()
     assert [round(value, 1) for value in answer["prediction"]] == [78.3]

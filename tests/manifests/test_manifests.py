@@ -92,7 +92,7 @@ def test_every_object_has_one_name_and_an_existing_namespace() -> None:
 _INSPECT = """
 import importlib, inspect, json, sys
 from ray.serve.schema import ServeDeploySchema
-from app.deployments.application import APPLICATION
+from app.deployments import APPLICATION
 from app.deployments.runtime import GRPC_SERVICER
 from app.main import build
 config = ServeDeploySchema.model_validate(json.load(sys.stdin))
