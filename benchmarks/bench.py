@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import chart, environments, load, markdown, models, systems, workloads
-from benchmarks.paths import BEFORE_HOMES, MANY_HOME, ROOT, SINGLE_HOME
+from benchmarks.paths import BEFORE_HOMES, GROWN_HOME, MANY_HOME, ROOT, SINGLE_HOME
 from benchmarks.processes import Failed
 from benchmarks.record import Recorder, Results, read
 from benchmarks.report import show
@@ -57,7 +57,8 @@ def main(  # noqa: PLR0917 - typer reads them
     found = choose(compared.split(",") if compared else [], before)
     recorder = Recorder(names, [one.name for one in found], rounds, seconds)
     if loads:
-        load.find_wrk()
+        for program in ("wrk", "h2load"):
+            load.find(program)
         _prepare(found, recorder)
     if workloads.ENCODINGS in names:
         with _locked(lock):
@@ -94,7 +95,7 @@ def make_homes(*, for_before: bool) -> None:
     if not models.are_made():
         _progress("making the models")
         subprocess.run([sys.executable, "-m", "benchmarks.models"], cwd=ROOT, check=True, capture_output=True)
-    for home in (SINGLE_HOME, MANY_HOME) if for_before else ():
+    for home in (SINGLE_HOME, MANY_HOME, GROWN_HOME) if for_before else ():
         copy = BEFORE_HOMES / home.name
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir(parents=True)

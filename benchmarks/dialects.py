@@ -56,6 +56,10 @@ def _serve(model: str, columns: Sequence[str], rows: Array) -> Request:
     return Request("/serve", orjson.dumps({"model_name": model, "data": _record(columns, row)}))
 
 
+def _v1(model: str, columns: Sequence[str], rows: Array) -> Request:
+    return Request(f"/v1/models/{model}:predict", orjson.dumps({"instances": rows.tolist()}))
+
+
 def _entity(model: str, columns: Sequence[str], rows: Array) -> Request:
     """Name the entity that has this row in the demo's feature store."""
     (row,) = rows
@@ -154,6 +158,7 @@ def _read_records(body: bytes, headers: Mapping[str, str]) -> Array:
 SERVE = Dialect("/serve", _serve, _under("prediction"))
 ENTITY = Dialect("/serve, by entity", _entity, _under("prediction"))
 OBJECT = Dialect("JSON object", _object, _under("prediction"))
+V1 = Dialect("/v1", _v1, _under("predictions"))
 ROWS = Dialect("JSON rows", _rows, lambda body, headers: _numbers(json.loads(body)))
 ROW = Dialect("JSON row", _row, _under("prediction"))
 MLFLOW = Dialect("dataframe_split", _split("/invocations"), _read_records)

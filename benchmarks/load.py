@@ -1,4 +1,4 @@
-"""Send load and measure it: wrk for one row, an asyncio client for tables and for fixed rates."""
+"""Send load and measure it: wrk and h2load for one row, an asyncio client for tables and for fixed rates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -45,11 +46,15 @@ class Figures:
     errors: int
 
 
-def find_wrk() -> str:
-    """Return the path of wrk. Raises `FileNotFoundError`."""
-    found = shutil.which("wrk")
+_PACKAGES = {"wrk": "wrk", "h2load": "nghttp2-client"}
+_GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
+
+
+def find(program: str) -> str:
+    """Return the path of a load generator. Raises `FileNotFoundError`."""
+    found = shutil.which(program)
     if found is None:
-        raise FileNotFoundError("wrk is not installed; on Debian, run apt-get install wrk")
+        raise FileNotFoundError(f"{program} is not installed; on Debian, run apt-get install {_PACKAGES[program]}")
     return found
 
 
@@ -60,7 +65,7 @@ def wrk(url: str, requests: Sequence[Request], connections: int, seconds: float)
             file.write(request.path.encode() + b"\t" + request.body + b"\n")
         file.flush()
         headers = [part for name, value in requests[0].headers.items() for part in ("-H", f"{name}: {value}")]
-        command = [find_wrk(), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", f"{_TIMEOUT_S}s", *headers]
+        command = [find("wrk"), "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", f"{_TIMEOUT_S}s", *headers]
         command += ["-s", str(HERE / "load.lua"), url, "--", file.name]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 2 * _TIMEOUT_S)
     if done.returncode:
@@ -79,6 +84,28 @@ def wrk(url: str, requests: Sequence[Request], connections: int, seconds: float)
         max_ms=found["max_us"] / 1e3,
         errors=found["status"] + found["connect"] + found["read"] + found["write"] + found["timeout"],
     )
+
+
+def h2load(port: int, request: Request, connections: int, seconds: float) -> Figures:
+    """Run a closed loop over gRPC, which repeats one request: each connection sends it again after its answer.
+
+    A call that fails has status 200 in HTTP, so failures are only counted where no answer comes.
+    """
+    frame = b"\0" + len(request.body).to_bytes(4, "big") + request.body
+    headers = [part for name, value in _GRPC_HEADERS.items() for part in ("-H", f"{name}: {value}")]
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "body", Path(folder) / "log"
+        body.write_bytes(frame)
+        command = [find("h2load"), "-t1", f"-c{connections}", "-m1", f"-D{seconds:g}", f"-d{body}", f"--log-file={log}"]
+        command += [*headers, f"http://127.0.0.1:{port}{request.path}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 2 * _TIMEOUT_S)
+        if done.returncode:
+            raise RuntimeError(f"h2load failed: {done.stderr.strip() or done.stdout.strip()}")
+        lines = [line.split("\t") for line in log.read_text().splitlines()]
+    samples = [Sample(0, int(at) / 1e6, int(took) / 1e6, status == "200") for at, status, took, *_ in lines]
+    if not samples:
+        raise RuntimeError(f"h2load got no answer: {done.stdout.strip()[-300:]}")
+    return summarize(samples)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from benchmarks.paths import HERE
 from benchmarks.record import Results
 from benchmarks.report import HEADINGS, TEXTS, cells, encoding_cells
-from benchmarks.summary import rows
+from benchmarks.summary import best, rows
 from benchmarks.systems import ALL, OURS
 from benchmarks.targets import MEGABYTE, judge
 from benchmarks.workloads import ALL_WORKLOADS
@@ -40,9 +40,14 @@ def _lines(results: Results) -> Iterator[str]:
     )
     yield "![Requests per second of each system](results.png)\n"
     yield "## Targets\n"
-    marks = {True: "met", False: "**not met**", None: "–"}
+    yield "A target that is met by less than 5 % says by how much.\n"
     yield from _table(
-        ("target", "result", ""), [(one.target, one.found, marks[one.met]) for one in judge(results)], texts=3
+        ("target", "result", ""),
+        [
+            (one.target, one.found.text if one.found else "–", f"**{one.words}**" if one.met is False else one.words)
+            for one in judge(results)
+        ],
+        texts=3,
     )
     yield "## Systems\n"
     known = [one for one in ALL if one.name in results.systems]
@@ -57,11 +62,13 @@ def _lines(results: Results) -> Iterator[str]:
             yield f"## {workload.title}\n"
             yield from _table(HEADINGS, found, TEXTS)
     yield from _many(results)
+    yield from _grown(results)
     yield "## Memory and start\n"
     yield (
-        "`MB` is the resident memory of all processes of a system after `linear-64`; shared pages count once per "
-        "process. `start s` is the time from the start of the program to the first correct answer. Peers load their "
-        "model from disk; `ml-serve up` also starts Ray and reads the registry.\n"
+        "`MB` is the memory of all processes of a system after `linear-64`: the sum of their proportional set sizes, "
+        "in which a page that processes share counts once. `start s` is the time from the start of the program to the "
+        "first correct answer. Peers load their model from disk; `ml-serve up` also starts Ray and reads the "
+        "registry.\n"
     )
     measured = sorted(rows(results, "linear-64"), key=lambda row: row.memory().median)
     yield from _table(
@@ -105,6 +112,20 @@ def _many(results: Results) -> Iterator[str]:
             f"{hit}. The pool evicted {last['evictions']} models, and its replica used at most "
             f"{last['most_rss_bytes'] / MEGABYTE:,.0f} MB of memory.\n"
         )
+
+
+def _grown(results: Results) -> Iterator[str]:
+    """Yield the cost of a request by how many models the requests go to."""
+    lines = []
+    for workload in ALL_WORKLOADS:
+        row = best(results, workload.name, OURS) if workload.kind == "grown" else None
+        if row is not None:
+            cost = 1e6 * row.cores.median / row.rate.median
+            lines.append((f"{workload.models:,}", f"{row.rate.median:,.0f}", f"{cost:,.0f}"))
+    if lines:
+        yield "## Cost of a request as models grow\n"
+        yield "A thousand models are registered; the requests go to some of them in turn, which are all in memory.\n"
+        yield from _table(("models called", "req/s", "CPU µs per request"), lines, texts=0)
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]], texts: int) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.paths import DATA, DEMO_HOME, MANY_HOME, SINGLE_HOME, STATE
+from benchmarks.paths import DATA, DEMO_HOME, GROWN_HOME, MANY_HOME, SINGLE_HOME, STATE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +35,12 @@ TABLE_ROWS, TABLES = 1000, 9
 """Rows in one table, and number of tables; the last table is for the checks."""
 
 MANY = 100
+GROWN = 1000
 INLINE = "-inline"
 """Suffix of a model's second name, whose tag places it in the gateway."""
 
 _MADE = STATE / "made"
-_VERSION = "6"  # raise it to make all models again
+_VERSION = "7"  # raise it to make all models again
 _REQUIREMENTS = ["mlflow", "numpy", "pandas", "scikit-learn"]
 _LEAVES_FROM = 20_000
 """Training rows of each of the hundred trees: artifacts of about 3 MB that predict within microseconds."""
@@ -78,6 +79,16 @@ def many_names() -> list[str]:
     return [f"tree-{index:03d}" for index in range(MANY)]
 
 
+def grown_names() -> list[str]:
+    """Return the names of the thousand models that share the artifacts of the linear model."""
+    return [f"copy-{index:03d}" for index in range(GROWN)]
+
+
+def data_of(session: str) -> str:
+    """Return the name of the data set of a session."""
+    return {"many": many_names()[0], "pool-2": "linear", "pool-4": "linear"}.get(session, session)
+
+
 def are_made() -> bool:
     """Return whether all models exist."""
     return _MADE.exists() and _MADE.read_text() == _VERSION
@@ -92,7 +103,7 @@ def make() -> None:
     from sklearn.linear_model import LinearRegression  # noqa: PLC0415
     from sklearn.tree import DecisionTreeRegressor  # noqa: PLC0415
 
-    for folder in (SINGLE_HOME, MANY_HOME, DEMO_HOME, DATA):
+    for folder in (SINGLE_HOME, MANY_HOME, GROWN_HOME, DEMO_HOME, DATA):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     _make_demo()
@@ -113,6 +124,7 @@ def make() -> None:
         tree, target = DecisionTreeRegressor(), _price(grown, random)
         _make(registry, name, tree, columns=COLUMNS, rows=grown, target=target, inputs=inputs)
     _store_features()
+    _make_grown(inputs)
     _MADE.write_text(_VERSION)
 
 
@@ -172,10 +184,22 @@ def _make(
     for registered, tags in ((name, {}), (name + INLINE, {"serving.pool": "inline"})):
         if home == MANY_HOME and tags:
             continue
-        registry.create_registered_model(registered, tags=tags)
-        registry.create_model_version(registered, folder.as_uri())
-        registry.set_registered_model_alias(registered, "champion", "1")
+        _register(registry, registered, folder, tags)
     _store(name, name, folder, columns, inputs)
+
+
+def _register(registry: MlflowClient, name: str, folder: Path, tags: dict[str, str]) -> None:
+    registry.create_registered_model(name, tags=tags)
+    registry.create_model_version(name, folder.as_uri())
+    registry.set_registered_model_alias(name, "champion", "1")
+
+
+def _make_grown(inputs: Array) -> None:
+    folder = SINGLE_HOME / "artifacts" / "linear"
+    registry = _registry(GROWN_HOME)
+    for name in grown_names():
+        _register(registry, name, folder, {})
+    _store("grown", grown_names()[0], folder, COLUMNS, inputs)
 
 
 def _store(name: str, model: str, folder: Path, columns: tuple[str, ...], inputs: Array) -> None:

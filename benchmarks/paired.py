@@ -29,8 +29,8 @@ from benchmarks.session import first_answer
 from benchmarks.systems import System
 from benchmarks.workloads import ALL_WORKLOADS, Workload
 
-PAIRABLE = {one.name: one for one in ALL_WORKLOADS if one.kind in ("row", "one") and one.rate is None}
-"""Workloads that wrk sends in a closed loop."""
+PAIRABLE = {one.name: one for one in ALL_WORKLOADS if one.kind in ("row", "one") and one.rate is None and not one.asked}
+"""Workloads that wrk sends in a closed loop, in one dialect."""
 _DEFAULT = "linear-1,linear-8,linear-64,many-one"
 console = Console()
 
@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Compare this tree with another checkout, in turns."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # unwinds, which stops the systems
-    load.find_wrk()
+    load.find("wrk")
     unknown = [name for name in chosen.split(",") if name not in PAIRABLE]
     if unknown:
         raise typer.BadParameter(f"'{unknown[0]}' cannot be compared; choose from: {', '.join(PAIRABLE)}")
@@ -67,7 +67,7 @@ def main(
     make_homes(for_before=True)
     checkouts = (systems.BY_NAME[systems.OURS], systems.before(before.resolve()))
     for session in dict.fromkeys(one.session for one in workloads):
-        data = models.read(models.many_names()[0] if session == "many" else session)
+        data = models.read(models.data_of(session))
         with ExitStack() as stack:
             running = [stack.enter_context(_started(one, session, data)) for one in checkouts]
             for workload in (one for one in workloads if one.session == session):

@@ -16,6 +16,9 @@ SINGLE_HOME = STATE / "single"
 MANY_HOME = STATE / "many"
 """Registry of the hundred models that share one pool."""
 
+GROWN_HOME = STATE / "grown"
+"""Registry of a thousand models that share the artifacts of the linear model."""
+
 DEMO_HOME = STATE / "demo"
 """Home in which the demo is seeded once, for its predictions and its feature store."""
 

@@ -19,7 +19,7 @@ _STOP_S = 60.0
 _REPLICA = re.compile(r"ray::ServeReplica:[\w-]+:([\w-]+)")
 _LOG_TAIL = 1500
 Memory = dict[str, list[int]]
-"""Resident bytes of a system's processes, by kind."""
+"""Proportional set sizes of a system's processes in bytes, by kind. Pages that processes share count once in all."""
 
 
 class Failed(Exception):
@@ -71,11 +71,11 @@ class Running:
         raise Failed(f"no correct answer within {timeout_s:g} s: {self.tail()}")
 
     def memory(self) -> Memory:
-        """Return the resident bytes of each process: Ray Serve replicas by deployment, others by program."""
+        """Return the memory of each process: Ray Serve replicas by deployment, others by program."""
         found: Memory = defaultdict(list)
         for process in self._tree():
             with contextlib.suppress(psutil.Error):
-                found[_kind(process)].append(process.memory_info().rss)
+                found[_kind(process)].append(process.memory_full_info().pss)
         return dict(found)
 
     def cpu_seconds(self) -> float:

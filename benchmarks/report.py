@@ -63,10 +63,11 @@ def show(results: Results, console: Console) -> None:
             table.add_row(*line)
         console.print(table)
     for verdict in judge(results):
-        if verdict.met is not None:
+        if verdict.found is not None:
             color = "green" if verdict.met else "red"
             console.print(
-                f"[{color}]{'✓' if verdict.met else '✗'}[/] {verdict.target}: {verdict.found}", highlight=False
+                f"[{color}]{'✓' if verdict.met else '✗'}[/] {verdict.target}: {verdict.found.text}, {verdict.words}",
+                highlight=False,
             )
     for text in results.failures:
         console.print(f"failed: {text[:600]}", style="red", markup=False)

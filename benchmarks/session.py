@@ -55,7 +55,7 @@ class Session:
         Raises:
             Failed: the system does not start, or answers wrongly.
         """
-        system, data = self.system, models.read(models.many_names()[0] if self.name == "many" else self.name)
+        system, data = self.system, models.read(models.data_of(self.name))
         if self.name == "start":
             shutil.rmtree(system.home(self.name), ignore_errors=True)
         running = Running(
@@ -85,10 +85,10 @@ class Session:
         record = Record(self.system.name, workload.name, endpoint.dialect.name, self.turn, start_s)
         if workload.kind == "start":
             return replace(record, memory=running.memory())
-        send, questions = _many(workload, endpoint) if workload.kind == "many" else _one(workload, endpoint)
+        send, questions = {"many": _many, "grown": _grown}.get(workload.kind, _one)(workload, endpoint)
         with Asker() as asker:
             before = Checks()
-            for question in questions[:_SURE]:
+            for question in questions if workload.kind == "grown" else questions[:_SURE]:
                 check(asker, question, before)
             if before.first:
                 raise Failed(f"{workload.name}: wrong answer before the load: {before.first}")
@@ -114,6 +114,8 @@ def _one(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
     def send(seconds: float) -> tuple[Figures, dict[str, Any]]:
         if rate is not None:
             return load.summarize(load.at_rate(port, requests, connections, seconds, rate)), {}
+        if workload.kind == "row" and endpoint.dialect.grpc:
+            return load.h2load(port, requests[0], connections, seconds), {}
         if workload.kind == "row":
             return load.wrk(endpoint.url, requests, connections, seconds), {}
         samples = load.closed(port, requests, connections, seconds, over_grpc=endpoint.dialect.grpc)
@@ -139,6 +141,18 @@ def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]
 
     chosen = many.choices(len(names), models.CHECKED)
     return send, [(endpoints[model], models.LOADED + turn) for turn, model in enumerate(chosen)]
+
+
+def _grown(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
+    """Return the load on some models in turn, and a question to each, which loads it."""
+    endpoints = [replace(endpoint, name=name) for name in models.grown_names()[: workload.models]]
+    turns = range(max(len(endpoints), models.LOADED))
+    requests = [endpoints[turn % len(endpoints)].request(turn % models.LOADED) for turn in turns]
+
+    def send(seconds: float) -> tuple[Figures, dict[str, Any]]:
+        return load.wrk(endpoint.url, requests, workload.connections, seconds), {}
+
+    return send, [(one, models.LOADED + turn % models.CHECKED) for turn, one in enumerate(endpoints)]
 
 
 def first_answer(running: Running, endpoint: Endpoint) -> float:

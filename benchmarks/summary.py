@@ -61,7 +61,7 @@ class Row:
         return Spread.of(getattr(record.figures, name) for record in self.records if record.figures)
 
     def memory(self, kind: str | None = None) -> Spread:
-        """Return the resident bytes of the largest process of a kind, or of all processes together."""
+        """Return the bytes of the largest process of a kind, or of all processes together."""
         if kind is None:
             return Spread.of(sum(sum(found) for found in record.memory.values()) for record in self.records)
         return Spread.of(max(record.memory.get(kind, [0])) for record in self.records)

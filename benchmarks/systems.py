@@ -11,7 +11,17 @@ from pathlib import Path
 
 from benchmarks import dialects as d
 from benchmarks.models import INLINE, ModelData
-from benchmarks.paths import BEFORE_HOMES, DEMO_HOME, ENVIRONMENTS, FRESH_HOME, MANY_HOME, PEERS, ROOT, SINGLE_HOME
+from benchmarks.paths import (
+    BEFORE_HOMES,
+    DEMO_HOME,
+    ENVIRONMENTS,
+    FRESH_HOME,
+    GROWN_HOME,
+    MANY_HOME,
+    PEERS,
+    ROOT,
+    SINGLE_HOME,
+)
 
 OURS, INLINED, BEFORE = "ml-serve", "ml-serve-gateway", "before"
 
@@ -69,7 +79,7 @@ class System:
 
         `before` has homes of its own: an older checkout need not understand the files that a newer one has written.
         """
-        home = {"many": MANY_HOME, "start": FRESH_HOME}.get(session, SINGLE_HOME)
+        home = {"many": MANY_HOME, "grown": GROWN_HOME, "start": FRESH_HOME}.get(session, SINGLE_HOME)
         return BEFORE_HOMES / home.name if self.name == BEFORE else home
 
     def environment_variables(self, session: str, data: ModelData) -> dict[str, str]:
@@ -247,9 +257,18 @@ BY_NAME = {system.name: system for system in ALL}
 MANY_BYTES = 90_000_000
 """Model bytes of the pool that a hundred models share: room for about thirty."""
 
+
+def _replicas(count: int) -> dict[str, str]:
+    """Return the settings of a pool of this many replicas, each of which holds every model."""
+    settings = {"min_replicas": count, "max_replicas": count, "num_cpus": 0.1, "copies": count}
+    return {f"ML_SERVE_POOLS__DEFAULT__{name.upper()}": str(value) for name, value in settings.items()}
+
+
 SETTINGS = {
     "features": {"ML_SERVE_FEAST_REPO": str(DEMO_HOME / "feast")},
     "many": {"ML_SERVE_POOLS__DEFAULT__MODEL_BYTES": str(MANY_BYTES)},
+    "pool-2": _replicas(2),
+    "pool-4": _replicas(4),
     "start": {"ML_SERVE_PRELOAD": "*"},
 }
 """Settings of the project that differ in a session of that name."""
