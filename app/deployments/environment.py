@@ -53,7 +53,7 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_preload_python_modules": PRELOAD,
         # The gateway watches disconnects and deadlines itself, at a fraction of the cost.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": FRONT,
-        # HAProxy writes a line per request to a Python process, which counts it: 80 µs of CPU for what replicas count too.
+        # HAProxy would send a line per request to a Python process: 80 µs of CPU to count what replicas count too.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         # Few lines are logged, none per request: write each at once.
         "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",

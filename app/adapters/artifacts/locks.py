@@ -38,12 +38,19 @@ def try_lock(path: Path, timeout_s: float = 0.0) -> IO[bytes] | None:
 
 
 def _lock(path: Path, operation: int) -> IO[bytes] | None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileNotFoundError), ExitStack() as closing:
-        # Read and write: NFS needs the one for a shared lock and the other for an exclusive one.
-        file = closing.enter_context(path.open("a+b"))
+        file = closing.enter_context(_open(path))
         fcntl.flock(file, operation)
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
             closing.pop_all()
             return file
     return None  # the file or its folder was deleted meanwhile
+
+
+def _open(path: Path) -> IO[bytes]:
+    # Read and write: NFS needs the one for a shared lock and the other for an exclusive one.
+    try:
+        return path.open("a+b")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+b")

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import mlflow
 from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
+from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PyFuncModel
 
 from app.adapters.artifacts.layout import size_of
@@ -110,12 +110,15 @@ class Findings(NamedTuple):
     spec: ModelSpec
     problem: str | None
     metadata: Model
+    """Whole, as JSON calls need them."""
+    enforced: ModelSignature | None
+    """The part of the signature that `skip_enforcement` has left."""
     accelerator: Accelerator | None
 
     @classmethod
     def of(cls, model: LoadedModel) -> Findings:
-        # The metadata of JSON calls are whole, those of `predict` lack what `skip_enforcement` removes.
-        return cls(model.spec, model.problem, model.invocations.metadata, model.accelerator)
+        enforced = model._model.metadata.signature
+        return cls(model.spec, model.problem, model.invocations.metadata, enforced, model.accelerator)
 
 
 def is_read_again(model: LoadedModel, folder: Path) -> bool:
@@ -170,22 +173,31 @@ def _read_again(version: ModelVersion, folder: Path, known: Findings) -> LoadedM
     started = time.perf_counter()
     how = known.metadata.flavors["python_function"]
     with _failures(version), _READING:
-        data = how.get("data", "")
-        if how["loader_module"] == "mlflow.sklearn":  # given the file, it parses the description once less
-            data = data or how.get("model_path", "")
-        implementation = import_module(how["loader_module"])._load_pyfunc(str(folder / data))
         model = PyFuncModel(
             model_meta=copy.copy(known.metadata),
-            model_impl=implementation,
+            model_impl=_implementation(folder, known.metadata),
             predict_fn=how.get("predict_fn", "predict"),
             model_id=known.metadata.model_id,
         )
     invocations = Invocations(model)
-    skip_enforcement(model)
+    model.metadata.signature = known.enforced
     spec = replace(known.spec, load_ms=(time.perf_counter() - started) * 1000)
     log.debug("loaded %s again: ms=%.0f", version, spec.load_ms)
     accelerator = known.accelerator and accelerators.named(known.accelerator.name, model, known.accelerator.layout)
     return LoadedModel(spec, model, known.problem, invocations, accelerator)
+
+
+def _implementation(folder: Path, metadata: Model) -> Any:
+    how = metadata.flavors["python_function"]
+    loader = import_module(how["loader_module"])
+    own = metadata.flavors.get("sklearn", {})
+    if how["loader_module"] == "mlflow.sklearn" and "model_path" in how:
+        # What its `_load_pyfunc` does after it has parsed the description, which takes a third of the time.
+        trusted, kind = own.get("skops_trusted_types"), own.get("serialization_format", "pickle")
+        return loader._SklearnModelWrapper(
+            loader._load_model_from_local_file(str(folder / how["model_path"]), kind, trusted)
+        )
+    return loader._load_pyfunc(str(folder / how.get("data", "")))
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class ModelLoader:
         except ServingError as error:
             log.info("not known whether %s still exists: %s", version, error.message)
 
-    def load(self, version: ModelVersion) -> LoadedModel | Model:
+    def load(self, version: ModelVersion) -> Model:
         """Load a version and let it predict its logged input example once.
 
         Raises:
@@ -129,6 +129,8 @@ class ModelLoader:
         """
         artifacts = self._artifacts(version)
         try:
+            if (known := self._known.get((version, artifacts.identity))) is not None:  # needs no process of its own
+                return self._read_here(version, artifacts, known)
             environment = self._environment(version, artifacts.folder)
             while True:
                 try:
@@ -167,12 +169,16 @@ class ModelLoader:
             return environment.only_for(version, self._alone[version])
         return environment
 
-    def _read(self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment) -> LoadedModel | Model:
+    def _read(self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment) -> Model:
         if environment.key and self._workers is not None:
             overlay = self._overlay(version, environment)
             return self._workers.load(version, artifacts.folder, environment, overlay, artifacts.release)
-        key = (version, artifacts.identity)
-        known = self._known.get(key)
+        model = self._read_here(version, artifacts, None)
+        if is_read_again(model, artifacts.folder):
+            self._known[version, artifacts.identity] = Findings.of(model)
+        return model
+
+    def _read_here(self, version: ModelVersion, artifacts: CachedArtifacts, known: Findings | None) -> LoadedModel:
         model = read_model(
             version,
             artifacts.folder,
@@ -181,8 +187,6 @@ class ModelLoader:
             known=known,
             accelerate=self._accelerates(version.name),
         )
-        if known is None and is_read_again(model, artifacts.folder):
-            self._known[key] = Findings.of(model)
         # Some models read their files while they predict, so the files stay as long as the model does.
         weakref.finalize(model, artifacts.release)
         return model

@@ -143,6 +143,24 @@ def test_a_version_with_a_large_example_is_not_remembered(
     assert (first.spec.input_example, first.spec.batching) == (again.spec.input_example, again.spec.batching)
 
 
+@pytest.mark.parametrize("kind", ["pickle", "cloudpickle", "skops"])
+def test_a_model_of_scikit_learn_is_read_again_in_every_format(kind: str, settings: Settings, tmp_path: Path) -> None:
+    import mlflow
+
+    frame = pd.DataFrame({"x": [1.0, 2.0]})
+    line = LinearRegression().fit(frame, [1.0, 3.0])
+
+    def log() -> Any:
+        return mlflow.sklearn.log_model(line, name="m", input_example=frame, serialization_format=kind)
+
+    once = ModelLoader(MlflowRegistry(settings), tmp_path)
+    version = registered(f"as-{kind}", log)
+    batch = Batch(Layout("columns", ("x",), ("float64",), ((),)), (np.array([1.5, 4.0]),), 2)
+    answers = [once.load(version).predict(batch).arrays[0].tolist() for _ in range(2)]
+    assert once._known
+    assert answers[0] == answers[1] == line.predict(pd.DataFrame({"x": [1.5, 4.0]})).tolist()
+
+
 def answered(model: Any, body: bytes) -> Any:
     try:
         return model.invoke(body)
