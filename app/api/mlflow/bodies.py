@@ -17,6 +17,8 @@ from app.errors import InvalidInput, MalformedBody, ServingError
 from app.serving.rows import RowLabels, Values
 from app.serving.signatures.validation_errors import short
 
+_LABELS = frozenset((str, int))
+
 
 class SplitFrame(Body):
     """A DataFrame as ``to_dict(orient="split")`` writes it."""
@@ -35,11 +37,11 @@ class SplitFrame(Body):
         """Return the column names. Raises `InvalidRequest`."""
         if self.columns is None:
             return list(range(len(self.data[0]) if self.data and isinstance(self.data[0], list) else 0))
-        for label in self.columns:
-            if not isinstance(label, str | int) or isinstance(label, bool):
-                raise MalformedBody(f"'dataframe_split.columns' has {short(label)}, expected text or a whole number")
-        name, times = Counter(map(str, self.columns)).most_common(1)[0] if self.columns else ("", 0)
-        if times > 1:
+        if not _LABELS.issuperset(map(type, self.columns)):
+            wrong = next(label for label in self.columns if type(label) not in _LABELS)
+            raise MalformedBody(f"'dataframe_split.columns' has {short(wrong)}, expected text or a whole number")
+        if len({*map(str, self.columns)}) < len(self.columns):
+            name, times = Counter(map(str, self.columns)).most_common(1)[0]
             raise InvalidInput(
                 f"'dataframe_split.columns' has {short(name)} {times} times; give each column its own name",
                 {"column": name},
