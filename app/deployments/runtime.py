@@ -109,9 +109,9 @@ class Runtime:
             http_options={"host": "0.0.0.0", "port": self._settings.http_port},  # noqa: S104 - HAProxy mode has no other
             grpc_options={"port": self._settings.grpc_port, "grpc_servicer_functions": [GRPC_SERVICER]},
         )
-        while not serve.status().proxies:
-            self._require_serve()
+        while not (self._serve.done() or serve.status().proxies):
             time.sleep(_POLL_S)
+        self._require_serve()
 
     def deploy(self, application: Any) -> None:
         """Deploy; `wait_ready` waits for the replicas."""
@@ -204,7 +204,7 @@ def _first_line(error: Exception) -> str:
 
 def _cause(message: str) -> str:
     # The last line of a remote traceback names the error that the constructor raised.
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["no reason was given"]
     errors = [line for line in lines if "Error" in line.split(":")[0]]
     last = errors[-1] if errors else lines[0]
     return last.partition(": ")[2] if last.startswith("app.errors.") else last  # ours need no name
