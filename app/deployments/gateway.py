@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from app.api.app import create_app
 from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
+from app.api.http.serve_middleware import with_hidden_headers
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
 from app.deployments.feature_client import FeatureClient
@@ -92,7 +93,7 @@ class Gateway:
             HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
             default_model=default_model(self._settings),
         )
-        return with_cors(app, self._settings.cors_origins)
+        return with_hidden_headers(with_cors(app, self._settings.cors_origins))
 
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)

@@ -21,13 +21,14 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.compression import accepted_encoding, body_too_large, compress, decompress
-from app.api.http.serve_middleware import TIMEOUT_HEADER, TIMEOUT_KEY
+from app.api.http.serve_middleware import HIDDEN_KEY
 from app.errors import CallerGone, DeadlineExceeded, InvalidRequest, MalformedBody
 from app.serving.json_depth import is_deeper, may_be_deeper
 
 T = TypeVar("T")
 
 SESSION_HEADER = b"x-session-id"
+TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
@@ -117,13 +118,12 @@ class Exchange:
         Raises:
             InvalidRequest: `x-request-timeout-seconds` is not a positive number.
         """
-        hidden: bytes | None = self.scope.get(TIMEOUT_KEY)
-        if hidden is not None:
-            return self.received + positive_seconds(hidden)
         header = self.headers.get(TIMEOUT_HEADER)
         if header is None:
             return self.received + self._limits.timeout_s
         seconds = positive_seconds(header)
+        if HIDDEN_KEY in self.scope:
+            return self.received + seconds
         return self.received + seconds - min(seconds * _DEADLINE_MARGIN, _MAX_DEADLINE_MARGIN_S)
 
     async def in_time(self, work: Awaitable[T]) -> T:
@@ -132,7 +132,7 @@ class Exchange:
         Raises:
             DeadlineExceeded: the deadline has passed. The deployment that runs the operation finishes it.
         """
-        if TIMEOUT_KEY not in self.scope and TIMEOUT_HEADER not in self.headers:
+        if TIMEOUT_HEADER not in self.headers:
             return await work
         try:
             async with asyncio.timeout_at(self.deadline):

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from prometheus_client import REGISTRY
 
-from app.api.http.serve_middleware import DisableServeWatch
+from app.api.http.serve_middleware import HideHeaders, with_hidden_headers
 from tests.fakes import Fakes, make_fakes, total
 from tests.server import Server
 
@@ -27,7 +27,7 @@ def slow(server: Server) -> Fakes:
     """A gateway whose model takes longer than any test."""
     fakes = make_fakes({"prices": total("oil", "gas")})
     fakes.runner.delay_s = 300
-    server.app = DisableServeWatch(fakes.app)
+    server.app = HideHeaders(with_hidden_headers(fakes.app))
     return fakes
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.api.http.serve_middleware import DisableServeWatch
+from app.api.http.serve_middleware import HideHeaders, with_hidden_headers
 from tests.fakes import FakeModel, make_fakes, total
 from tests.missing import missing
 from tests.ports import free_port
@@ -100,7 +100,9 @@ def _answers(port: int) -> bool:
 
 def test_events_pass_at_once_and_a_disconnect_stops_the_model(server: Server, proxy: str) -> None:
     waiting = Waiting()
-    server.app = DisableServeWatch(make_fakes({"chat": FakeModel(total("x").predict, stream=waiting)}).app)
+    server.app = HideHeaders(
+        with_hidden_headers(make_fakes({"chat": FakeModel(total("x").predict, stream=waiting)}).app)
+    )
     with httpx.stream("POST", f"{proxy}/invocations/chat", json=BODY, timeout=20) as answer:
         lines = answer.iter_lines()
         assert next(lines) == 'data: "first"'

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from app.api.http.serve_middleware import DisableServeWatch
+from app.api.http.serve_middleware import HideHeaders, with_hidden_headers
 from app.errors import Overloaded
 from tests.fakes import FakeModel, Fakes, make_fakes, total
 from tests.server import Server
@@ -54,7 +54,7 @@ def server() -> Iterator[Server]:
 def serve(server: Server, stream: Callable[[bytes], Generator[str]], delay_s: float = 0.01) -> Fakes:
     fakes = make_fakes({"chat": FakeModel(total("x").predict, stream=stream), "rows": total("x")})
     fakes.runner.delay_s = delay_s
-    server.app = DisableServeWatch(fakes.app)
+    server.app = HideHeaders(with_hidden_headers(fakes.app))
     return fakes
 
 
