@@ -1,6 +1,10 @@
 import gzip
+import math
+import signal
 import zlib
 from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import orjson
 import pytest
@@ -86,3 +90,32 @@ def test_a_flat_body_with_many_brackets_is_not_deep() -> None:
     with pytest.raises(MalformedBody):
         parse_json(b"[[[[1]]]]", 3)
     assert parse_json(b"[[[1]]]", 3) == [[[1]]]
+
+
+@contextmanager
+def within_cpu_seconds(most: float) -> Iterator[None]:
+    """Fail what needs more CPU time, however long it waits for the CPU."""
+
+    def fail(*_: object) -> None:
+        pytest.fail(f"it took more than {most:g} CPU seconds")
+
+    before = signal.signal(signal.SIGPROF, fail)
+    signal.setitimer(signal.ITIMER_PROF, most)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+@pytest.mark.parametrize("begin", [b'NaN"', b'[NaN, "', b'{"a": Infinity, "b": "'])
+@pytest.mark.parametrize("end", [b"", b"\\"])
+def test_a_text_without_an_end_is_read_once(begin: bytes, end: bytes) -> None:
+    """Quadratic, a megabyte would take an hour."""
+    with within_cpu_seconds(20), pytest.raises(MalformedBody):
+        parse_json(begin + b'\\"' * 500_000 + end, 64, constants=True)
+
+
+def test_constants_in_texts_stay() -> None:
+    body = b'{"a": [NaN, "NaN \\" -Infinity\\\\", -Infinity], "b": Infinity}'
+    assert parse_json(body, 64, constants=True) == {"a": [None, 'NaN " -Infinity\\', -math.inf], "b": math.inf}
