@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 
 from app.api.http.errors import ErrorBody
 from app.errors import MalformedBody, ServingError
+from app.serving.signatures.validation_errors import short
+
+_MOST_FAULTS = 16
+_MOST_CHARACTERS = 100
 
 
 class Body(BaseModel):
@@ -20,20 +24,29 @@ class Body(BaseModel):
         """Validate parsed JSON.
 
         Raises:
-            MalformedBody: names every wrong key and what it must be.
+            MalformedBody: names every wrong key and what it must be, unless there are many.
         """
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            faults = [
-                {"where": ".".join(str(part) for part in fault["loc"]) or "body", "what": _plain(fault)}
-                for fault in error.errors(include_url=False, include_input=False)
-            ]
             if not isinstance(value, dict):
                 raise MalformedBody("the body must be a JSON object") from None
-            text = "; ".join(f"'{fault['where']}': {fault['what']}" for fault in faults)
             allowed = [field.alias or name for name, field in cls.model_fields.items()]
+            if error.error_count() > _MOST_FAULTS:  # listing them would take seconds and gigabytes
+                unknown = next((f"; {short(key)} is not a key of this body" for key in value if key not in allowed), "")
+                text = f"the body has {error.error_count()} wrong keys or values{unknown}"
+                raise MalformedBody(text, {"allowed": allowed}) from None
+            faults = [
+                {"where": ".".join(map(_cut, fault["loc"])) or "body", "what": _plain(fault)}
+                for fault in error.errors(include_url=False, include_input=False)
+            ]
+            text = "; ".join(f"'{fault['where']}': {fault['what']}" for fault in faults)
             raise MalformedBody(text, {"faults": faults, "allowed": allowed}) from None
+
+
+def _cut(part: object) -> str:
+    text = str(part)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def _plain(fault: Any) -> str:
@@ -70,10 +83,10 @@ class ServeRequest(Body):
     use_feature_store: StrictBool = False
     """Read the columns from the feature store."""
 
-    entity_id: str | int | list[str | int] | None = None
+    entity_id: str | int | Annotated[list[str | int], Field(fail_fast=True)] | None = None
     """Value or values of the feature view's join key, if it has only one."""
 
-    entities: list[dict[str, Any]] | None = None
+    entities: list[dict[str, Any]] | None = Field(None, fail_fast=True)
     """One object of join keys per row, instead of `entity_id`."""
 
     feature_view: str | None = None
@@ -147,7 +160,7 @@ class PredictRequest(Body):
     parameters: dict[str, Any] | None = None
     """Inference parameters of the model's signature."""
 
-    entities: list[dict[str, Any]] | None = None
+    entities: list[dict[str, Any]] | None = Field(None, fail_fast=True)
     """Entities whose features the gateway reads from the feature store: one object of join keys per row."""
 
     feature_service: str | None = None

@@ -1,10 +1,7 @@
 import gzip
 import math
-import signal
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import orjson
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from app.api.http.exchange import parse_json
 from app.errors import MalformedBody
 from tests.connect import Connect
+from tests.cpu import within_cpu_seconds
 from tests.fakes import make_fakes, total
 
 BODY = orjson.dumps({"model_name": "prices", "data": {"oil": 75.5, "gas": 3.2}})
@@ -90,22 +88,6 @@ def test_a_flat_body_with_many_brackets_is_not_deep() -> None:
     with pytest.raises(MalformedBody):
         parse_json(b"[[[[1]]]]", 3)
     assert parse_json(b"[[[1]]]", 3) == [[[1]]]
-
-
-@contextmanager
-def within_cpu_seconds(most: float) -> Iterator[None]:
-    """Fail what needs more CPU time, however long it waits for the CPU."""
-
-    def fail(*_: object) -> None:
-        pytest.fail(f"it took more than {most:g} CPU seconds")
-
-    before = signal.signal(signal.SIGPROF, fail)
-    signal.setitimer(signal.ITIMER_PROF, most)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 @pytest.mark.parametrize("begin", [b'NaN"', b'[NaN, "', b'{"a": Infinity, "b": "'])
