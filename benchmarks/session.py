@@ -88,7 +88,7 @@ class Session:
         send, questions = {"many": _many, "grown": _grown}.get(workload.kind, _one)(workload, endpoint)
         with Asker() as asker:
             before = Checks()
-            for question in questions if workload.kind == "grown" else questions[:_SURE]:
+            for question in questions if workload.kind in ("grown", "many") else questions[:_SURE]:
                 check(asker, question, before)
             if before.first:
                 raise Failed(f"{workload.name}: wrong answer before the load: {before.first}")
@@ -125,7 +125,7 @@ def _one(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
 
 
 def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
-    """Return the load on all hundred models, and questions to them."""
+    """Return the load on all hundred models, and questions to them: one to each, which loads it, and popular ones."""
     names = models.many_names()
     endpoints = [replace(endpoint, name=name, data=models.read(name)) for name in names]
     requests: list[Request] = []
@@ -139,8 +139,8 @@ def _many(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]
             samples = load.closed(endpoint.port, requests, workload.connections, seconds)
         return load.summarize(samples), many.facts(samples, asked, residency, MANY_BYTES)
 
-    chosen = many.choices(len(names), models.CHECKED)
-    return send, [(endpoints[model], models.LOADED + turn) for turn, model in enumerate(chosen)]
+    chosen = [*range(len(names)), *many.choices(len(names), models.CHECKED)]
+    return send, [(endpoints[model], models.LOADED + turn % models.CHECKED) for turn, model in enumerate(chosen)]
 
 
 def _grown(workload: Workload, endpoint: Endpoint) -> tuple[Send, list[Question]]:
