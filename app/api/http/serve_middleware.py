@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -100,10 +100,10 @@ class HideHeaders:
 def with_hidden_headers(app: ASGIApp) -> ASGIApp:
     """Give the application the headers that `HideHeaders` has hidden."""
 
-    def call(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
         if HIDDEN_KEY in scope:
             scope["headers"] = scope[HIDDEN_KEY]
-        return app(scope, receive, send)
+        await app(scope, receive, send)
 
     return call
 
