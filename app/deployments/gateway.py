@@ -10,9 +10,9 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.api.app import create_app
+from app.api.http import serve_middleware
 from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
-from app.api.http.serve_middleware import SHORTCUT, with_hidden_headers
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
 from app.deployments.autoscaling import ONGOING
@@ -96,8 +96,10 @@ class Gateway:
         )
         served = with_cors(app, self._settings.cors_origins)
         if not self._settings.access_log:  # which Serve writes
-            SHORTCUT.open(app.find if served is app else lambda scope: served if app.find(scope) else None)
-        return with_hidden_headers(served)
+            serve_middleware.SHORTCUT.open(
+                app.find if served is app else lambda scope: served if app.find(scope) else None
+            )
+        return serve_middleware.with_hidden_headers(served)
 
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)
@@ -106,7 +108,8 @@ class Gateway:
             self._service.forget(name)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        return {ONGOING: SHORTCUT.ongoing}
+        # By its module: Serve pickles this class with what its methods name.
+        return {ONGOING: serve_middleware.SHORTCUT.ongoing}
 
     async def check_health(self) -> None:
         """Raise if the replica no longer works. Serve calls this every few seconds."""
