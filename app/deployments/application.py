@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.deployments.affinity_router import AffinityRouter
-from app.deployments.autoscaling import PoolScalingPolicy
+from app.deployments.autoscaling import GatewayScalingPolicy, PoolScalingPolicy
 from app.deployments.features import Features
 from app.deployments.gateway import Gateway, default_model
 from app.deployments.model_pool import ModelPool
@@ -57,7 +57,8 @@ def compose(settings: Settings) -> Any:
 
 def _gateway(settings: Settings) -> dict[str, Any]:
     """Options of the gateway, including what the pools inside it reserve."""
-    options = {**_by_requests(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
+    policy = _policy(GatewayScalingPolicy, target_ongoing_requests=settings.gateway.target_ongoing_requests)
+    options = {**_scaled(settings, settings.gateway, policy=policy), "max_ongoing_requests": _GATEWAY_ONGOING}
     actor = options["ray_actor_options"]
     for pool in settings.gateway_pools.values():
         for key, amount in _reserved(pool).items():
@@ -72,14 +73,12 @@ def _by_requests(settings: Settings, scaling: RequestScaling) -> dict[str, Any]:
 
 def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:
     """Options of a pool: it scales on the load that its replicas report and is called by affinity."""
-    policy = {
-        "policy_function": f"{PoolScalingPolicy.__module__}:{PoolScalingPolicy.__name__}",
-        "policy_kwargs": {
-            "target_rows": pool.target_rows,
-            "target_busy": pool.target_busy,
-            "target_wait_ms": pool.target_wait_ms,
-        },
-    }
+    policy = _policy(
+        PoolScalingPolicy,
+        target_rows=pool.target_rows,
+        target_busy=pool.target_busy,
+        target_wait_ms=pool.target_wait_ms,
+    )
     return {
         **_scaled(settings, pool, policy=policy, downscale_to_zero_delay_s=pool.downscale_to_zero_delay_s),
         "request_router_config": RequestRouterConfig(
@@ -87,6 +86,10 @@ def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:
             request_routing_stats_period_s=_HELD_PERIOD_S,
         ),
     }
+
+
+def _policy(kind: type, **arguments: float) -> dict[str, Any]:
+    return {"policy_function": f"{kind.__module__}:{kind.__name__}", "policy_kwargs": arguments}
 
 
 def _scaled(settings: Settings, scaling: Scaling, **autoscaling: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The autoscaling policy of pools. Serve's controller imports it, so it imports nothing else.
+"""The autoscaling policies of gateways and pools. Serve's controller imports them, so they import nothing else.
 
-Serve counts calls, but a call to a pool is a whole batch. So replicas report their load (`PoolMember.scaling_stats`)
-and this policy reads it.
+Serve counts calls, but a call to a pool is a whole batch, and most requests to a gateway pass Serve by. So replicas
+report their load (`PoolMember.scaling_stats`, `Gateway.record_autoscaling_stats`).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+ONGOING = "ongoing"
 ROWS = "rows"
 BUSY = "busy"
 WAIT_MS = "oldest_wait_ms"
@@ -43,3 +44,21 @@ class PoolScalingPolicy:
         if context.total_num_requests > 0:  # a call that waits for a load has no rows yet
             wanted = max(wanted, 1)
         return wanted, {}
+
+
+class GatewayScalingPolicy:
+    """Works out the gateway replicas that the requests in progress need. Serve applies the limits and the delays.
+
+    Args:
+        target_ongoing_requests: requests in progress per replica.
+    """
+
+    def __init__(self, target_ongoing_requests: float) -> None:
+        self._target = target_ongoing_requests
+
+    def __call__(self, context: Any) -> tuple[float, dict[str, Any]]:
+        """Return the wanted replicas and no state, from Serve's ``AutoscalingContext``."""
+        stats: Mapping[Any, float] = (context.aggregated_metrics or {}).get(ONGOING, {})
+        if len(stats) < context.current_num_replicas:
+            return context.target_num_replicas, {}  # new replicas have not reported yet
+        return (context.total_num_requests + sum(stats.values())) / self._target, {}

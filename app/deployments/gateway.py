@@ -10,11 +10,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.api.app import create_app
+from app.api.http import serve_middleware
 from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
-from app.api.http.serve_middleware import with_hidden_headers
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
+from app.deployments.autoscaling import ONGOING
 from app.deployments.feature_client import FeatureClient
 from app.deployments.pool_client import LocalPoolClient
 from app.deployments.pool_member import PoolMember
@@ -93,13 +94,22 @@ class Gateway:
             HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
             default_model=default_model(self._settings),
         )
-        return with_hidden_headers(with_cors(app, self._settings.cors_origins))
+        served = with_cors(app, self._settings.cors_origins)
+        if not self._settings.access_log:  # which Serve writes
+            serve_middleware.SHORTCUT.open(
+                app.find if served is app else lambda scope: served if app.find(scope) else None
+            )
+        return serve_middleware.with_hidden_headers(served)
 
     def _followed(self, before: ReleaseTable, table: ReleaseTable) -> None:
         self._metrics.observe(before, table)
         self._ledger.follow(before, table)
         for name in table.renewed(before):
             self._service.forget(name)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        # By its module: Serve pickles this class with what its methods name.
+        return {ONGOING: serve_middleware.SHORTCUT.ongoing}
 
     async def check_health(self) -> None:
         """Raise if the replica no longer works. Serve calls this every few seconds."""

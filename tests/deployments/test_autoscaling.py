@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS, PoolScalingPolicy
+from app.deployments.autoscaling import BUSY, ONGOING, ROWS, WAIT_MS, GatewayScalingPolicy, PoolScalingPolicy
 
 policy = PoolScalingPolicy(target_rows=100, target_busy=0.5, target_wait_ms=200)
 
@@ -47,3 +47,15 @@ def test_a_call_without_rows_keeps_one_replica() -> None:
 @pytest.mark.parametrize(("replicas", "known"), [(0, 0), (1, 0), (2, 1)])
 def test_nothing_changes_while_a_replica_has_not_reported(replicas: int, known: int) -> None:
     assert policy(context(replicas, stats([900] * known, [1] * known, [900] * known))) == (7, {})
+
+
+@pytest.mark.parametrize(
+    ("replicas", "ongoing", "calls", "wanted"),
+    [(1, [0], 0, 0), (1, [50], 0, 2.5), (2, [10, 30], 20, 3), (2, [100], 20, 7), (0, [], 0, 0)],
+    ids=["none", "past Serve", "both ways", "one has not reported", "no replica"],
+)
+def test_gateways_scale_on_all_requests_in_progress(
+    replicas: int, ongoing: list[float], calls: float, wanted: float
+) -> None:
+    gateways = GatewayScalingPolicy(target_ongoing_requests=20)
+    assert gateways(context(replicas, {ONGOING: ongoing}, calls=calls)) == (wanted, {})

@@ -19,17 +19,19 @@ class HotRoutes:
         self._patterns = [(endpoint.path_regex, endpoint.app) for endpoint in hot if endpoint.param_convertors]
         self.openapi = openapi
 
+    def find(self, scope: Scope) -> ASGIApp | None:
+        """Return the endpoint of a hot POST request, None for others."""
+        path: str = scope["path"]
+        endpoint = self._exact.get(path)
+        if endpoint is not None:
+            return endpoint
+        for pattern, one in self._patterns:
+            found = pattern.match(path)
+            if found is not None:
+                scope["path_params"] = found.groupdict()
+                return one
+        return None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            path: str = scope["path"]
-            endpoint = self._exact.get(path)
-            if endpoint is not None:
-                await endpoint(scope, receive, send)
-                return
-            for pattern, endpoint in self._patterns:
-                found = pattern.match(path)
-                if found is not None:
-                    scope["path_params"] = found.groupdict()
-                    await endpoint(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+        hot = self.find(scope) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (hot or self._app)(scope, receive, send)
