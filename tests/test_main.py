@@ -45,7 +45,8 @@ def test_a_feast_repository_adds_the_features_deployment(tmp_path: Path) -> None
 def test_replicas_scale_as_the_settings_say(tmp_path: Path) -> None:
     found = composed(home=str(tmp_path), profile="cluster", gateway={"max_replicas": 7, "target_ongoing_requests": 3})
     gateway = found["Gateway"]._deployment_config.autoscaling_config
-    assert (gateway.min_replicas, gateway.max_replicas, gateway.target_ongoing_requests) == (2, 7, 3)
+    assert (gateway.min_replicas, gateway.max_replicas) == (2, 7)
+    assert gateway.policy.policy_kwargs == {"target_ongoing_requests": 3}
     pool = found["ModelPool-default"]._deployment_config.autoscaling_config
     assert (pool.min_replicas, pool.max_replicas) == (2, 10)
 
