@@ -76,7 +76,19 @@ def test_only_processes_that_need_pandas_import_it(platform: Platform) -> None:
 def test_haproxy_reports_no_request_to_python(platform: Platform) -> None:
     """It would send a line in this format to a Python process of Serve, which takes as long as 80 µs."""
     (command,) = (p.info["cmdline"] for p in psutil.process_iter(["name", "cmdline"]) if p.info["name"] == "haproxy")
-    assert "rfc5424" not in Path(command[command.index("-f") + 1]).read_text()
+    assert "format rfc5424" not in Path(command[command.index("-f") + 1]).read_text()
+
+
+def test_predictions_pass_serves_handling_by(platform: Platform) -> None:
+    """Serve adds the id to an answer as its last header."""
+
+    def last(answer: httpx.Response) -> bytes:
+        return [name for name, _ in answer.headers.raw if name not in (b"date", b"server")][-1]
+
+    assert last(httpx.get(f"{URL}/v1/models")) == b"x-request-id"
+    found = serve(model_name=DEMO, data=ROW)
+    assert last(found) == b"content-length"
+    assert found.headers["x-request-id"] == found.json()["request_id"]
 
 
 def test_the_documented_bodies_are_answered(platform: Platform) -> None:
