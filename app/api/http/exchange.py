@@ -7,11 +7,9 @@ CPU of a whole request more; `docs/adr/0018-starlette-on-the-hot-path.md` has th
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import math
 import re
-import uuid
 from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -22,7 +20,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from app.api.http.compression import accepted_encoding, body_too_large, compress, decompress
-from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY
+from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY, new_request_id
 from app.errors import CallerGone, DeadlineExceeded, InvalidRequest, MalformedBody
 from app.serving.json_depth import is_deeper, may_be_deeper
 
@@ -31,8 +29,6 @@ T = TypeVar("T")
 SESSION_HEADER = b"x-session-id"
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _MAX_REQUEST_ID = 128
-# A random UUID for each request costs ten times as much.
-_ID_PREFIX, _ID_COUNT = uuid.uuid4().hex[:20], itertools.count()
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
 _CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -277,7 +273,7 @@ def _parse_constants(body: bytes) -> Any:
 def valid_request_id(given: str) -> str:
     """Return the caller's request id; a new one if it is missing, too long or not printable ASCII."""
     valid = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable()
-    return given if valid else f"{_ID_PREFIX}{next(_ID_COUNT):012x}"
+    return given if valid else new_request_id()
 
 
 def positive_seconds(given: bytes | str) -> float:

@@ -27,8 +27,17 @@ HIDDEN_KEY = "ml_serve.headers"
 DIRECT_KEY = "ml_serve.direct"
 """Key of the scope of a request that passes Serve by."""
 
+_ID_PREFIX, _ID_COUNT = uuid.uuid4().hex[:20], itertools.count()
 _ID_HEADER = b"x-request-id"
 _DISABLE_WATCH = (b"x-request-disconnect-disabled", b"?1")
+
+
+def new_request_id() -> str:
+    """Return 32 hexadecimal digits: a random prefix of this process and a counter.
+
+    A random UUID for each request, which Serve would make, costs ten times as much.
+    """
+    return f"{_ID_PREFIX}{next(_ID_COUNT):012x}"
 
 
 class Shortcut:
@@ -71,14 +80,11 @@ SHORTCUT = Shortcut()
 class HideHeaders:
     """Pure ASGI middleware that hides a request's headers from Serve, and adds a request id where it has none.
 
-    Hot requests take the `SHORTCUT`. An id that is no ASCII is replaced. Ids are 32 hexadecimal digits: a random prefix
-    of this object and a counter. A random UUID for each request, which Serve would make, costs ten times as much.
+    Hot requests take the `SHORTCUT`. An id that is no ASCII is replaced.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._prefix = uuid.uuid4().hex[:20].encode()
-        self._count = itertools.count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -90,7 +96,7 @@ class HideHeaders:
                 if name == _ID_HEADER:
                     request_id = value
             if request_id is None or not request_id.isascii():
-                request_id = b"%b%012x" % (self._prefix, next(self._count))
+                request_id = new_request_id().encode()
                 headers = [*headers, (_ID_HEADER, request_id)]  # the last value of a name counts
             scope[HIDDEN_KEY] = headers
             scope["headers"] = [(_ID_HEADER, request_id), _DISABLE_WATCH]
