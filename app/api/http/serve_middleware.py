@@ -1,6 +1,6 @@
 """Middleware in front of Ray Serve's own handling of an HTTP request, in each gateway replica.
 
-Serve's handling (metadata, context, metrics, a semaphore) is a quarter of a gateway's CPU under load, and the gateway
+Serve's handling (metadata, context, metrics, a semaphore) takes a third of a request's CPU under load, and the gateway
 needs none of it for predictions. So hot requests pass it by, once the gateway has opened the `SHORTCUT`.
 
 All other requests go through Serve, which decodes every header and answers in plain text with status 500 where one is
