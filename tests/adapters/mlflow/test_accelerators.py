@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+import xgboost
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow.models import infer_signature
@@ -77,8 +79,12 @@ class Refusing(LinearRegression):  # type: ignore[misc]
 
 
 def logged(tmp_path: Path, model: Any, target: Any, frame: pd.DataFrame = FRAME, **further: Any) -> Path:
-    model.fit(frame, target)
     path = tmp_path / "model"
+    if target is None:
+        flavor = mlflow.lightgbm if isinstance(model, lightgbm.Booster | lightgbm.LGBMModel) else mlflow.xgboost
+        flavor.save_model(model, str(path), signature=infer_signature(frame), pip_requirements=[])
+        return path
+    model.fit(frame, target)
     mlflow.sklearn.save_model(
         model,
         str(path),
@@ -102,6 +108,16 @@ def forest(kind: type, target: Any, **further: Any) -> tuple[Any, Any]:
     return kind(n_estimators=12, random_state=1, **further), target
 
 
+def lightgbm_booster() -> lightgbm.Booster:
+    return lightgbm.train({"verbose": -1}, lightgbm.Dataset(FRAME, NUMBERS), 20)
+
+
+def xgboost_booster() -> xgboost.Booster:
+    return xgboost.train({}, xgboost.DMatrix(FRAME, NUMBERS), 20)
+
+
+QUIET: dict[str, Any] = {"n_estimators": 20, "verbose": -1}
+STOPS: dict[str, Any] = {"pred_early_stop": True, "pred_early_stop_freq": 1, "pred_early_stop_margin": 0.1}
 ACCELERATED: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "linear": (lambda: (LinearRegression(), NUMBERS), "array"),
     "logistic": (lambda: (LogisticRegression(), LABELS), "array"),
@@ -114,6 +130,15 @@ ACCELERATED: dict[str, tuple[Callable[[], tuple[Any, Any]], str]] = {
     "forest-whole-labels": (lambda: forest(RandomForestClassifier, (NUMBERS > 0).astype(int)), "trees"),
     "extra": (lambda: forest(ExtraTreesRegressor, NUMBERS), "trees"),
     "extra-labels": (lambda: forest(ExtraTreesClassifier, LABELS, max_depth=3), "trees"),
+    "lightgbm": (lambda: (lightgbm.LGBMRegressor(**QUIET), NUMBERS), "booster"),
+    "lightgbm-labels": (lambda: (lightgbm.LGBMClassifier(**QUIET), LABELS), "booster"),
+    "lightgbm-two-labels": (lambda: (lightgbm.LGBMClassifier(**QUIET), NUMBERS > 0), "booster"),
+    "lightgbm-stops-early": (lambda: (lightgbm.LGBMClassifier(**QUIET | STOPS), LABELS), "booster"),
+    "lightgbm-flavor": (lambda: (lightgbm.LGBMRegressor(**QUIET).fit(FRAME, NUMBERS), None), "booster"),
+    "lightgbm-booster": (lambda: (lightgbm_booster(), None), "array"),
+    "xgboost": (lambda: (xgboost.XGBRegressor(n_estimators=20).fit(FRAME, NUMBERS), None), "array"),
+    "xgboost-labels": (lambda: (xgboost.XGBClassifier(n_estimators=20).fit(FRAME, NUMBERS > 0), None), "array"),
+    "xgboost-booster": (lambda: (xgboost_booster(), None), "booster"),
 }
 
 
