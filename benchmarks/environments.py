@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from benchmarks.paths import ENVIRONMENTS, ROOT
 from benchmarks.systems import System
@@ -23,8 +24,8 @@ def install(system: System, progress: Callable[[str], None]) -> None:
         return
     progress(f"installing {system.environment}")
     _run(sys.executable, "-m", "venv", "--clear", str(folder))
-    pip = (str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--require-hashes")
-    _run(*pip, "--requirement", str(requirements))
+    pip = (str(Path(sys.executable).with_name("uv")), "pip", "install", "--quiet", "--compile-bytecode")
+    _run(*pip, "--python", str(folder / "bin" / "python"), "--require-hashes", "--requirement", str(requirements))
     mark.write_text(digest)
 
 
