@@ -9,7 +9,7 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
 from app.deployments.affinity_router import AffinityRouter
-from app.deployments.autoscaling import GatewayScalingPolicy, PoolScalingPolicy
+from app.deployments.autoscaling import PoolScalingPolicy, RequestScalingPolicy
 from app.deployments.features import Features
 from app.deployments.gateway import Gateway, default_model
 from app.deployments.model_pool import ModelPool
@@ -57,8 +57,7 @@ def compose(settings: Settings) -> Any:
 
 def _gateway(settings: Settings) -> dict[str, Any]:
     """Options of the gateway, including what the pools inside it reserve."""
-    policy = _policy(GatewayScalingPolicy, target_ongoing_requests=settings.gateway.target_ongoing_requests)
-    options = {**_scaled(settings, settings.gateway, policy=policy), "max_ongoing_requests": _GATEWAY_ONGOING}
+    options = {**_by_requests(settings, settings.gateway), "max_ongoing_requests": _GATEWAY_ONGOING}
     actor = options["ray_actor_options"]
     for pool in settings.gateway_pools.values():
         for key, amount in _reserved(pool).items():
@@ -68,7 +67,8 @@ def _gateway(settings: Settings) -> dict[str, Any]:
 
 def _by_requests(settings: Settings, scaling: RequestScaling) -> dict[str, Any]:
     """Options of a deployment that scales on its calls in progress."""
-    return _scaled(settings, scaling, target_ongoing_requests=scaling.target_ongoing_requests)
+    policy = _policy(RequestScalingPolicy, target_ongoing_requests=scaling.target_ongoing_requests)
+    return _scaled(settings, scaling, policy=policy)
 
 
 def _pool(settings: Settings, pool: PoolSettings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The autoscaling policies of gateways and pools. Serve's controller imports them, so they import nothing else.
+"""The autoscaling policies. Serve's controller imports them, so they import nothing else.
 
-Serve counts calls, but a call to a pool is a whole batch, and most requests to a gateway pass Serve by. So replicas
-report their load (`PoolMember.scaling_stats`, `Gateway.record_autoscaling_stats`).
+Serve counts calls, but a call to a pool is a whole batch, and most requests to a gateway and most reads of features
+pass Serve by. So replicas report their load (`PoolMember.scaling_stats`, `Gateway.record_autoscaling_stats`).
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class PoolScalingPolicy:
         return wanted, {}
 
 
-class GatewayScalingPolicy:
-    """Works out the gateway replicas that the requests in progress need. Serve applies the limits and the delays.
+class RequestScalingPolicy:
+    """Works out the replicas, of gateways or of `Features`, that the requests in progress need.
+
+    Serve applies the limits and the delays.
 
     Args:
         target_ongoing_requests: requests in progress per replica.

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cachetools import TTLCache
 from ray.serve.handle import DeploymentHandle
 
+from app.deployments.feature_lanes import FeatureLanes
 from app.deployments.features import Features
 from app.deployments.rpc import Remote
+from app.errors import ReplicaDied
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
 _SOURCE_TTL_S = 30.0
 
 
 class FeatureClient:
-    """A `FeatureStore` over the handle of `Features`. It caches the definitions of sources for 30 seconds."""
+    """A `FeatureStore` over the handle of `Features`. It caches the definitions of sources for 30 seconds.
 
-    def __init__(self, handle: DeploymentHandle) -> None:
+    Args:
+        lanes: carry the reads, except where there is no lane yet.
+    """
+
+    def __init__(self, handle: DeploymentHandle, lanes: FeatureLanes | None = None) -> None:
+        self._lanes = lanes
         self._features = Remote(handle, "the feature store")
         self._sources: TTLCache[FeatureQuery, FeatureSource] = TTLCache(maxsize=1024, ttl=_SOURCE_TTL_S)
 
@@ -29,4 +37,9 @@ class FeatureClient:
         return source
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+        lane = self._lanes.choose() if self._lanes is not None else None
+        if lane is not None:
+            with suppress(ReplicaDied):  # another replica answers, or the same one once it runs again
+                rows: FeatureRows = await lane.call(query, entities)
+                return rows
         return await self._features.call(Features.read, query, entities)

@@ -11,10 +11,12 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from app.deployments.process import configure_logging, memory_bytes
+from app.deployments.autoscaling import ONGOING
+from app.deployments.process import configure_logging, lane_host, memory_bytes
 from app.deployments.releases import Releases
 from app.deployments.rpc import Remote
 from app.errors import ServingError
+from app.lanes.server import LaneAddress, LaneServer
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
@@ -37,12 +39,21 @@ class Features:
         from app.adapters.feast.store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
 
         self._store = FeastStore(folder)
+        self._lanes = LaneServer(self.read, "the feature store")
+        self._lane_address: LaneAddress | None = None
+        self._drain_s = settings.replica_drain_s
+        if (host := lane_host(settings)) is not None:
+            self._lane_address = await self._lanes.start(serve.get_replica_context().replica_id.unique_id, host)
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
         return await asyncio.to_thread(self._store.source, query)
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
         return await asyncio.to_thread(self._store.read, query, entities)
+
+    async def lane_address(self) -> LaneAddress | None:
+        """Return where this replica takes reads over lanes; None if it takes none."""
+        return self._lane_address
 
     async def check(self) -> None:
         """Raise `FeatureStoreUnavailable` if the store cannot be read."""
@@ -51,6 +62,13 @@ class Features:
     async def usage(self) -> dict[str, Any]:
         replica = serve.get_replica_context().replica_id.unique_id
         return {"replica": replica, "deployment": "Features", "rss_bytes": memory_bytes()}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        return {ONGOING: self._lanes.ongoing}
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_lanes"):
+            await self._lanes.stop(self._drain_s)
 
 
 async def _first_models(releases: DeploymentHandle) -> None:

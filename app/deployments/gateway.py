@@ -17,6 +17,7 @@ from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
 from app.deployments.autoscaling import ONGOING
 from app.deployments.feature_client import FeatureClient
+from app.deployments.feature_lanes import FeatureLanes
 from app.deployments.pool_client import LocalPoolClient
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, enter_own_folder, memory_bytes, prepare_for_requests
@@ -69,7 +70,8 @@ class Gateway:
         self._metrics = ReleaseMetrics()
         lanes = LaneMetrics() if settings.transport == "lanes" else None
         self._follower = ReleaseFollower(releases, pools, features, own, self._followed, lanes=lanes)
-        store = FeatureClient(features) if features is not None else None
+        self._feature_lanes = FeatureLanes(features) if features is not None and lanes is not None else None
+        store = FeatureClient(features, self._feature_lanes) if features is not None else None
         self._ledger = Ledger(self._follower.traffic)
         PredictionMetrics(self._ledger)
         self._service = PredictionService(
@@ -145,6 +147,8 @@ class Gateway:
     async def __del__(self) -> None:
         if hasattr(self, "_follower"):
             await self._follower.stop()
+        if (lanes := getattr(self, "_feature_lanes", None)) is not None:
+            lanes.close()
         for member in getattr(self, "_members", ()):
             await member.stop()
 

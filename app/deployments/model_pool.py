@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from app.deployments.affinity_router import HELD
 from app.deployments.pool_member import PoolMember
-from app.deployments.process import configure_logging, enter_own_folder, prepare_for_requests
+from app.deployments.process import configure_logging, enter_own_folder, lane_host, prepare_for_requests
 from app.errors import ServingError
 from app.lanes.server import LaneAddress, LaneServer
 from app.serving.model_spec import ModelSpec
@@ -42,13 +40,11 @@ class ModelPool:
         enter_own_folder()
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._member = PoolMember(name, settings, releases, replica_id)
-        self._lanes = LaneServer(self._member.predict, self._member.held)
+        self._lanes = LaneServer(self._member.predict, "the pool", self._member.held)
         self._lane_address: LaneAddress | None = None
         self._drain_s = settings.replica_drain_s
-        if settings.transport == "lanes" and os.environ.get("RAY_USE_TLS") != "1":  # lanes are not encrypted
+        if (host := lane_host(settings)) is not None:
             self._member.watch(self._lanes.changed)
-            # A cluster that `up` starts is one node.
-            host = "127.0.0.1" if settings.ray_address is None else ray.util.get_node_ip_address()
             self._lane_address = await self._lanes.start(replica_id, host)
         await self._member.start()
         prepare_for_requests()

@@ -61,7 +61,7 @@ class PoolClient:
     def _carrier(self, version: ModelVersion, batch: Batch, note: CallNote) -> _Predict:
         lane = self._lanes.choose(version, note.copies) if self._lanes is not None else None
         if lane is not None:
-            return lane.predict
+            return lane.call
         return self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
 
     async def invoke(self, version: ModelVersion, body: bytes) -> bytes:

@@ -22,7 +22,6 @@ log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
 _MOST_RETRY_S = 30.0
-_CONNECT_S = 5.0
 
 
 class PoolLanes:
@@ -111,16 +110,12 @@ class PoolLanes:
 
     async def _open(self, address: LaneAddress) -> None:
         try:
-            async with asyncio.timeout(_CONNECT_S):
-                lane = await Lane.connect(address, self._name, self._lost)
-        except (OSError, TimeoutError) as error:
+            self._lanes[address.member] = await Lane.connect(address, self._name, self._lost)
+        except OSError as error:
             log.warning(
                 "lane not opened, using the handle: pool=%r member=%s error=%s", self._name, address.member, error
             )
             return
-        if lane.is_closed:  # at once, and nobody is told a second time
-            return
-        self._lanes[address.member] = lane
         self._changed()
         log.info("lane opened: pool=%r member=%s", self._name, address.member)
 

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import psutil
+import ray
 import yaml
 
 from app.settings import Settings
@@ -63,6 +64,14 @@ def enter_own_folder() -> None:
         if pid.isdigit() and not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     os.chdir(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-"))
+
+
+def lane_host(settings: Settings) -> str | None:
+    """Return the address at which this process takes lanes, None where there are none."""
+    if settings.transport != "lanes" or os.environ.get("RAY_USE_TLS") == "1":  # lanes are not encrypted
+        return None
+    # A cluster that `up` starts is one node.
+    return "127.0.0.1" if settings.ray_address is None else str(ray.util.get_node_ip_address())
 
 
 def memory_bytes() -> int:

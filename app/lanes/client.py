@@ -11,10 +11,9 @@ from typing import Any
 from app.errors import ReplicaDied
 from app.lanes.frames import FrameProtocol, Kind
 from app.lanes.server import LaneAddress
-from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
-from app.serving.rows import Batch, Output
 
+_CONNECT_S = 5.0
 _KEEPALIVE = (
     ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
     ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 5),
@@ -26,46 +25,49 @@ _KEEPALIVE = (
 
 
 class Lane(FrameProtocol):
-    """A connection to one pool replica, which carries many calls at once. Make it with `connect`.
+    """A connection to one replica, which carries many calls at once. Make it with `connect`.
 
     Attributes:
-        held: the versions that the replica has loaded.
+        held: the versions that a pool's replica has loaded.
         takes_calls: False once the replica drains or the connection is lost.
     """
 
-    def __init__(self, pool: str, lost: Callable[[Lane], None]) -> None:
+    def __init__(self, name: str, lost: Callable[[Lane], None]) -> None:
         super().__init__()
         self.held: frozenset[ModelVersion] = frozenset()
         self.takes_calls = False
-        self._pool = pool
+        self._name = name
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
-        self._waiting: dict[int, asyncio.Future[Output]] = {}
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count(1)
 
     @classmethod
-    async def connect(cls, address: LaneAddress, pool: str, lost: Callable[[Lane], None] = lambda _: None) -> Lane:
+    async def connect(cls, address: LaneAddress, name: str, lost: Callable[[Lane], None] = lambda _: None) -> Lane:
         """Open a lane. Returns when the replica has accepted it.
 
         Args:
-            pool: the pool in messages, ``pool 'default'``.
+            name: the deployment in messages, ``pool 'default'``.
             lost: called once when the lane has ended.
 
         Raises:
-            OSError: the replica cannot be reached, or refuses.
+            OSError: the replica cannot be reached in five seconds, or refuses.
         """
         loop = asyncio.get_running_loop()
-        lane = cls(pool, lost)
-        transport, _ = await loop.create_connection(lambda: lane, address.host, address.port)
-        for option, value in _KEEPALIVE:
-            transport.get_extra_info("socket").setsockopt(*option, value)
-        lane.say_hello(address.secret)
-        try:
-            await lane._opened
-        except BaseException:
-            lane.close()
-            raise
+        lane = cls(name, lost)
+        async with asyncio.timeout(_CONNECT_S):
+            transport, _ = await loop.create_connection(lambda: lane, address.host, address.port)
+            for option, value in _KEEPALIVE:
+                transport.get_extra_info("socket").setsockopt(*option, value)
+            lane.say_hello(address.secret)
+            try:
+                await lane._opened
+            except BaseException:
+                lane.close()
+                raise
+        if lane.is_closed:  # at once, and nobody is told a second time
+            raise ConnectionResetError("the replica closed the lane")
         return lane
 
     @property
@@ -73,20 +75,20 @@ class Lane(FrameProtocol):
         """Calls in flight."""
         return len(self._waiting)
 
-    async def predict(self, version: ModelVersion, batch: Batch, note: CallNote) -> Output:
-        """Predict one batch. Cancel it, and the replica stops waiting for its turn.
+    async def call(self, *arguments: Any) -> Any:
+        """Call the function that the replica answers lanes with. Cancel it, and the replica stops waiting for its turn.
 
         Raises:
             ReplicaDied: the connection was lost.
-            ServingError: as `app.serving.ports.ModelRunner.predict`.
+            ServingError: the function raised it.
         """
         if self.is_closed:
             raise self._death()
         number = next(self._numbers)
-        future: asyncio.Future[Output] = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[number] = future
         try:
-            self.send(Kind.CALL, number, (version, batch, note))
+            self.send(Kind.CALL, number, arguments)
             return await future
         except asyncio.CancelledError:
             self.send(Kind.CANCEL, number, None)
@@ -118,4 +120,4 @@ class Lane(FrameProtocol):
         self._lost(self)
 
     def _death(self) -> ReplicaDied:
-        return ReplicaDied(f"a replica of {self._pool} died during the call; try again")
+        return ReplicaDied(f"a replica of {self._name} died during the call; try again")

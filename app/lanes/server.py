@@ -1,4 +1,4 @@
-"""The pool's end of lanes: calls from gateway replicas become calls of `predict` on the event loop."""
+"""The called end of lanes: calls from gateway replicas become calls of one function on the event loop."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from typing import Any, NamedTuple
 
 from app.errors import Overloaded, ServingError, Unavailable
 from app.lanes.frames import FrameProtocol, Kind
-from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
-from app.serving.rows import Batch, Output
 
 log = logging.getLogger(__name__)
 
-Predict = Callable[[ModelVersion, Batch, CallNote], Awaitable[Output]]
+Answer = Callable[..., Awaitable[Any]]
 
 _MOST_CALLS = 4096
 """Calls of one lane in progress. Gateways bound their batches far below."""
-
 
 _HELLO_S = 5.0
 """Seconds that a connection has to say the secret."""
 
 
 class LaneAddress(NamedTuple):
-    """Where the pool member with an id takes lanes, and the secret that a lane has to say first."""
+    """Where the replica with an id takes lanes, and the secret that a lane has to say first."""
 
     member: str
     host: str
@@ -37,15 +34,17 @@ class LaneAddress(NamedTuple):
 
 
 class LaneServer:
-    """Answers the lanes of one pool replica. Create and use it on one event loop.
+    """Answers the lanes of one replica. Create and use it on one event loop.
 
     Args:
-        predict: answers one call.
-        held: returns the versions that are loaded.
+        answer: answers one call. Its arguments are those of `Lane.call`.
+        name: the deployment in messages, ``the pool``.
+        held: returns the versions that are loaded, where the replica is one of a pool.
     """
 
-    def __init__(self, predict: Predict, held: Callable[[], Iterable[ModelVersion]]) -> None:
-        self._predict = predict
+    def __init__(self, answer: Answer, name: str, held: Callable[[], Iterable[ModelVersion]] = tuple) -> None:
+        self._answer = answer
+        self._name = name
         self._held = held
         self._told: frozenset[ModelVersion] | None = None
         self._telling: asyncio.Handle | None = None
@@ -58,6 +57,11 @@ class LaneServer:
         self._server = await asyncio.get_running_loop().create_server(self._lane, host)
         port: int = self._server.sockets[0].getsockname()[1]
         return LaneAddress(member, host, port, self._secret)
+
+    @property
+    def ongoing(self) -> int:
+        """Calls in progress."""
+        return sum(len(lane.calls) for lane in self.lanes)
 
     def changed(self) -> None:
         """Tell all gateways the loaded versions, in the next turn of the loop."""
@@ -77,7 +81,7 @@ class LaneServer:
             lane.close()
 
     def _lane(self) -> _ServedLane:
-        return _ServedLane(self._secret, self._predict, self._opened, self.lanes.discard)
+        return _ServedLane(self._secret, self._answer, self._name, self._opened, self.lanes.discard)
 
     def _opened(self, lane: _ServedLane) -> None:
         self.lanes.add(lane)
@@ -99,12 +103,13 @@ class _ServedLane(FrameProtocol):
     def __init__(
         self,
         secret: bytes,
-        predict: Predict,
+        answer: Answer,
+        name: str,
         opened: Callable[[_ServedLane], None],
         closed: Callable[[_ServedLane], None],
     ) -> None:
         super().__init__(secret)
-        self._predict = predict
+        self._answer, self._name = answer, name
         self._opened, self._closed = opened, closed
         self.calls: dict[int, asyncio.Task[None]] = {}
 
@@ -118,9 +123,9 @@ class _ServedLane(FrameProtocol):
 
     def received(self, kind: int, number: int, value: Any) -> None:
         if kind == Kind.CALL and len(self.calls) >= _MOST_CALLS:
-            self.send(Kind.ERROR, number, Overloaded("the pool refuses more calls; try again", {"retry_after_s": 1}))
+            self.send(Kind.ERROR, number, self._overloaded())
         elif kind == Kind.CALL:
-            self.calls[number] = asyncio.get_running_loop().create_task(self._answer(number, *value))
+            self.calls[number] = asyncio.get_running_loop().create_task(self._call(number, value))
         elif kind == Kind.CANCEL and number in self.calls:
             self.calls[number].cancel()
 
@@ -130,13 +135,16 @@ class _ServedLane(FrameProtocol):
         for call in self.calls.values():  # nobody reads the answers
             call.cancel()
 
-    async def _answer(self, number: int, version: ModelVersion, batch: Batch, note: CallNote) -> None:
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(f"{self._name} refuses more calls; try again", {"retry_after_s": 1})
+
+    async def _call(self, number: int, arguments: tuple[Any, ...]) -> None:
         try:
-            self.send(Kind.ANSWER, number, await self._predict(version, batch, note))
+            self.send(Kind.ANSWER, number, await self._answer(*arguments))
         except ServingError as error:
             self.send(Kind.ERROR, number, copy.copy(error))  # without its traceback's frames
         except Exception:
-            log.exception("call failed: model=%s", version)
-            self.send(Kind.ERROR, number, Unavailable("the pool failed; the log has the cause"))
+            log.exception("call failed: first_argument=%s", arguments[0])
+            self.send(Kind.ERROR, number, Unavailable(f"{self._name} failed; the log has the cause"))
         finally:
             del self.calls[number]

@@ -153,8 +153,9 @@ class Settings(BaseSettings):
     """Model pools by name. A model runs in the pool that its tag `serving.pool` names, else in `default`."""
 
     transport: Literal["lanes", "handle"] = "lanes"
-    """How batches travel from gateways to pools. `lanes`: over connections of their own, and over Ray Serve's handle
-    where there is none, as in a Ray with TLS. `handle`: over Ray Serve's handle only, at several times the cost."""
+    """How batches travel from gateways to pools, and reads to the feature store. `lanes`: over connections of their
+    own, and over Ray Serve's handle where there is none, as in a Ray with TLS. `handle`: over Ray Serve's handle only,
+    at several times the cost."""
 
     not_accelerated: Annotated[tuple[str, ...], NoDecode] = ()
     """Names of models that are called exactly as MLflow calls them; `*` is every model. Others are called in a faster

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.deployments.autoscaling import BUSY, ONGOING, ROWS, WAIT_MS, GatewayScalingPolicy, PoolScalingPolicy
+from app.deployments.autoscaling import BUSY, ONGOING, ROWS, WAIT_MS, PoolScalingPolicy, RequestScalingPolicy
 
 policy = PoolScalingPolicy(target_rows=100, target_busy=0.5, target_wait_ms=200)
 
@@ -57,5 +57,5 @@ def test_nothing_changes_while_a_replica_has_not_reported(replicas: int, known: 
 def test_gateways_scale_on_all_requests_in_progress(
     replicas: int, ongoing: list[float], calls: float, wanted: float
 ) -> None:
-    gateways = GatewayScalingPolicy(target_ongoing_requests=20)
+    gateways = RequestScalingPolicy(target_ongoing_requests=20)
     assert gateways(context(replicas, {ONGOING: ongoing}, calls=calls)) == (wanted, {})

@@ -39,7 +39,7 @@ class Member:
         self.calls = 0
         self.go = asyncio.Event()
         self.go.set()
-        self.server = LaneServer(self.predict, lambda: self.held)
+        self.server = LaneServer(self.predict, "the pool", lambda: self.held)
         self.address: LaneAddress | None = None
 
     async def start(self) -> None:

@@ -60,7 +60,7 @@ Server = tuple[LaneServer, LaneAddress, Replica]
 @asynccontextmanager
 async def serving(predict: Callable[..., Awaitable[Output]] | None = None) -> AsyncIterator[Server]:
     replica = Replica()
-    server = LaneServer(predict or replica.predict, lambda: replica.held)
+    server = LaneServer(predict or replica.predict, "the pool", lambda: replica.held)
     address = await server.start("member", "127.0.0.1")
     try:
         yield server, address, replica
@@ -77,7 +77,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_a_batch_is_answered() -> None:
     async with serving() as (_, address, replica):
         lane = await Lane.connect(address, POOL)
-        found = await lane.predict(VERSION, batch(1, 2), NOTE)
+        found = await lane.call(VERSION, batch(1, 2), NOTE)
         assert found.arrays[0].tolist() == [2, 4]
         assert replica.calls == [(VERSION, NOTE)]
         lane.close()
@@ -87,7 +87,7 @@ async def test_large_batches_and_small_ones_share_a_lane() -> None:
     async with serving() as (_, address, _):
         lane = await Lane.connect(address, POOL)
         sizes = (1, 100_000, 3, 1_000_000, 2, 600)
-        found = await asyncio.gather(*(lane.predict(VERSION, batch(*range(size)), NOTE) for size in sizes))
+        found = await asyncio.gather(*(lane.call(VERSION, batch(*range(size)), NOTE) for size in sizes))
         assert [one.count for one in found] == [*sizes]
         assert all(np.array_equal(one.arrays[0], 2.0 * np.arange(one.count)) for one in found)
         assert all(one.arrays[0].flags.writeable for one in found)
@@ -101,8 +101,8 @@ async def test_a_slow_call_delays_no_other_one() -> None:
 
     async with serving(predict) as (_, address, _):
         lane = await Lane.connect(address, POOL)
-        slow = asyncio.ensure_future(lane.predict(VERSION, batch(0), NOTE))
-        assert (await lane.predict(VERSION, batch(5), NOTE)).arrays[0].tolist() == [5]
+        slow = asyncio.ensure_future(lane.call(VERSION, batch(0), NOTE))
+        assert (await lane.call(VERSION, batch(5), NOTE)).arrays[0].tolist() == [5]
         assert lane.calls == 1
         slow.cancel()
         lane.close()
@@ -119,7 +119,7 @@ async def test_our_errors_arrive_as_they_are(error: Exception) -> None:
     async with serving(predict) as (_, address, _):
         lane = await Lane.connect(address, POOL)
         with pytest.raises(type(error)) as found:
-            await lane.predict(VERSION, batch(1), NOTE)
+            await lane.call(VERSION, batch(1), NOTE)
         assert found.value.args == error.args
         lane.close()
 
@@ -131,7 +131,7 @@ async def test_no_text_of_another_error_arrives(caplog: pytest.LogCaptureFixture
     async with serving(predict) as (_, address, _):
         lane = await Lane.connect(address, POOL)
         with pytest.raises(Unavailable) as found:
-            await lane.predict(VERSION, batch(1), NOTE)
+            await lane.call(VERSION, batch(1), NOTE)
         assert "password" not in found.value.message
         assert "password" in caplog.text
         lane.close()
@@ -144,7 +144,7 @@ async def test_an_answer_that_cannot_be_sent_is_an_error() -> None:
     async with serving(predict) as (_, address, _):
         lane = await Lane.connect(address, POOL)
         with pytest.raises(Unavailable):
-            await lane.predict(VERSION, batch(1), NOTE)
+            await lane.call(VERSION, batch(1), NOTE)
         lane.close()
 
 
@@ -152,13 +152,13 @@ async def test_a_cancelled_call_is_cancelled_in_the_pool() -> None:
     async with serving() as (_, address, replica):
         replica.waits = True
         lane = await Lane.connect(address, POOL)
-        call = asyncio.ensure_future(lane.predict(VERSION, batch(1), NOTE))
+        call = asyncio.ensure_future(lane.call(VERSION, batch(1), NOTE))
         await replica.entered.acquire()
         call.cancel()
         await until(lambda: replica.cancelled == 1)
         assert lane.calls == 0
         replica.go.set()
-        assert (await lane.predict(VERSION, batch(4), NOTE)).arrays[0].tolist() == [8]
+        assert (await lane.call(VERSION, batch(4), NOTE)).arrays[0].tolist() == [8]
         lane.close()
 
 
@@ -167,7 +167,7 @@ async def test_calls_fail_when_the_connection_is_lost() -> None:
         replica.waits = True
         lost: list[Lane] = []
         lane = await Lane.connect(address, POOL, lost.append)
-        calls = [asyncio.ensure_future(lane.predict(VERSION, batch(1), NOTE)) for _ in range(3)]
+        calls = [asyncio.ensure_future(lane.call(VERSION, batch(1), NOTE)) for _ in range(3)]
         for _ in calls:
             await replica.entered.acquire()
         await server.stop(0)
@@ -175,7 +175,7 @@ async def test_calls_fail_when_the_connection_is_lost() -> None:
         assert [type(one) for one in found] == [ReplicaDied] * 3
         assert lost == [lane]
         with pytest.raises(ReplicaDied, match="pool 'default'"):
-            await lane.predict(VERSION, batch(1), NOTE)
+            await lane.call(VERSION, batch(1), NOTE)
         await until(lambda: replica.cancelled == 3)
 
 
@@ -184,7 +184,7 @@ async def test_a_gateway_that_ends_leaves_no_calls() -> None:
         replica.waits = True
         for _ in range(100):
             lane = await Lane.connect(address, POOL)
-            call = asyncio.ensure_future(lane.predict(VERSION, batch(1), NOTE))
+            call = asyncio.ensure_future(lane.call(VERSION, batch(1), NOTE))
             await replica.entered.acquire()
             lane.close()
             with pytest.raises(ReplicaDied):
@@ -196,7 +196,7 @@ async def test_a_drain_finishes_what_was_sent() -> None:
     async with serving() as (server, address, replica):
         replica.waits = True
         lane = await Lane.connect(address, POOL)
-        call = asyncio.ensure_future(lane.predict(VERSION, batch(3), NOTE))
+        call = asyncio.ensure_future(lane.call(VERSION, batch(3), NOTE))
         await replica.entered.acquire()
         stop = asyncio.ensure_future(server.stop(30))
         await until(lambda: not lane.takes_calls)
@@ -233,7 +233,7 @@ async def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.Monk
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await asyncio.wait_for(reader.readexactly(1), 10)
         writer.close()
-        assert (await lane.predict(VERSION, batch(1), NOTE)).count == 1
+        assert (await lane.call(VERSION, batch(1), NOTE)).count == 1
         lane.close()
 
 
@@ -242,7 +242,7 @@ async def test_calls_beyond_the_most_are_refused(monkeypatch: pytest.MonkeyPatch
     async with serving() as (_, address, replica):
         replica.waits = True
         lane = await Lane.connect(address, POOL)
-        calls = [asyncio.ensure_future(lane.predict(VERSION, batch(1), NOTE)) for _ in range(3)]
+        calls = [asyncio.ensure_future(lane.call(VERSION, batch(1), NOTE)) for _ in range(3)]
         with pytest.raises(Overloaded):
             await calls[2]
         replica.go.set()

@@ -25,6 +25,7 @@ from feast.value_type import ValueType
 
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
+_PRESENT, _NOT_FOUND = FieldStatus.PRESENT, FieldStatus.NOT_FOUND  # each access searches a table of names
 _Reference = tuple[str, str]  # a view, as Feast's references call it, and a feature
 
 
@@ -55,18 +56,18 @@ class FeaturePlan:
         """Convert Feast's response for `count` entities, with the features in the order of the source."""
         values = response.to_dict()
         names = response.proto.metadata.feature_names.val
-        statuses = {n: list(vector.statuses) for n, vector in zip(names, response.proto.results, strict=True)}
+        statuses = {n: [*vector.statuses] for n, vector in zip(names, response.proto.results, strict=True)}
         columns = {}
         for feature, name in self.columns.items():
             column = values[name]
-            if any(status != FieldStatus.PRESENT for status in statuses[name]):
+            if any(status != _PRESENT for status in statuses[name]):
                 pairs = zip(column, statuses[name], strict=True)
-                column = [value if status == FieldStatus.PRESENT else None for value, status in pairs]
+                column = [value if status == _PRESENT else None for value, status in pairs]
             columns[feature] = column
         if not self.stored:
             return FeatureRows(columns, [True] * count)
         by_entity = zip(*(statuses[name] for name in self.stored), strict=True)
-        return FeatureRows(columns, [any(status != FieldStatus.NOT_FOUND for status in row) for row in by_entity])
+        return FeatureRows(columns, [any(status != _NOT_FOUND for status in row) for row in by_entity])
 
 
 def resolve(store: FeatureStore, query: FeatureQuery) -> FeaturePlan:

@@ -319,6 +319,15 @@ def test_the_reader_does_not_load_mlflow() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_metrics_stay_in_memory_here_and_in_child_processes() -> None:
+    code = (
+        "import os, app.adapters.feast; from feast import metrics; from prometheus_client import values\n"
+        "inherited = [name for name in os.environ if name.startswith('PROMETHEUS')]\n"
+        "raise SystemExit(str(inherited) if inherited else values.ValueClass is not values.MutexValue)"
+    )
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 0
+
+
 def test_feast_is_imported_without_its_type_checks() -> None:
     code = (
         "import typeguard; before = typeguard.typechecked\n"
