@@ -38,7 +38,9 @@ class JsonCalls:
         async with self._host.using(version) as model:
             call = partial(model.invoke, body)
             # A model of rows is called as for rows: in as many threads as the pool promises.
-            return await (self._threads.call(call) if model.spec.takes_json else self._host.in_thread(call))
+            if model.spec.takes_json:
+                return await self._threads.call(call)
+            return await self._host.in_thread(version, call)
 
     async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
         """Answer a JSON body with the JSON of each event. Closing the generator stops the model at its next event.

@@ -10,14 +10,15 @@ import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from app.errors import EnvironmentMissing, ModelUnavailable, ReplicaDied, ServingError
 from app.hosting.model import Loader
 from app.hosting.residents import Resident, Residents
+from app.hosting.shared_threads import SharedThreads
 from app.serving.batching.short_calls import ShortCalls
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
@@ -48,8 +49,8 @@ class ModelHost:
         loader: loads versions.
         budget_bytes: memory of all resident versions together; beyond it the least recently used are evicted.
         max_workers: processes of all resident versions together, besides this one; beyond it the same.
-        predict_threads: concurrent predictions.
-        load_threads: concurrent loads.
+        predict_threads: concurrent predictions; slow ones of one version leave room for those of others.
+        load_threads: concurrent loads; slow ones leave room for others.
         meter: measures the busy time of the prediction threads.
         load_timeout_s: seconds after which a load fails.
         retry_after_s: seconds for which a failed load is answered from memory.
@@ -80,10 +81,8 @@ class ModelHost:
         self._in_loading: set[ModelVersion] = set()
         self._released_while_loading: set[ModelVersion] = set()
         self._hot: frozenset[ModelVersion] = frozenset()
-        self._predict_threads = ThreadPoolExecutor(predict_threads, thread_name_prefix="predict")
-        self._in_threads: set[Future[Any]] = set()
-        self._load_threads = ThreadPoolExecutor(load_threads, thread_name_prefix="load")
-        self._load_slots = asyncio.Semaphore(load_threads)
+        self._predict_threads = SharedThreads(predict_threads, "predict")
+        self._load_threads = SharedThreads(load_threads, "load")
         self._build_threads = ThreadPoolExecutor(1, thread_name_prefix="build")
         self._building: dict[ModelVersion, str] = {}
 
@@ -134,21 +133,18 @@ class ModelHost:
             resident = await self._get(version)
             try:
                 # Never beside a thread: a pool with one thread promises its models one call at a time.
-                if not self._in_threads and resident.short_calls.is_short(batch.count):
+                if self._predict_threads.idle and resident.short_calls.is_short(batch.count):
                     return self._run(version, resident, batch, on_loop=True)
-                return await self.in_thread(partial(self._run, version, resident, batch, on_loop=False))
+                return await self.in_thread(version, partial(self._run, version, resident, batch, on_loop=False))
             except ReplicaDied:
                 self._worker_died(version, resident)
                 raise
         finally:
             self.residents.let_go(version)
 
-    async def in_thread(self, call: Callable[[], T]) -> T:
-        """Run a blocking call to a model in a prediction thread."""
-        work = self._predict_threads.submit(call)
-        self._in_threads.add(work)  # until it ends, even if its caller no longer waits
-        work.add_done_callback(self._in_threads.discard)
-        return await asyncio.wrap_future(work)
+    async def in_thread(self, version: ModelVersion, call: Callable[[], T]) -> T:
+        """Run a blocking call to a version in a prediction thread."""
+        return await self._predict_threads.run(version, call)
 
     @asynccontextmanager
     async def using(self, version: ModelVersion) -> AsyncIterator[Model]:
@@ -207,9 +203,9 @@ class ModelHost:
 
     def close(self) -> None:
         """End the threads after their current work."""
-        self._load_threads.shutdown(cancel_futures=True)
+        self._load_threads.close()
         self._build_threads.shutdown(wait=False, cancel_futures=True)
-        self._predict_threads.shutdown()
+        self._predict_threads.close()
 
     def _run(self, version: ModelVersion, resident: Resident, batch: Batch, *, on_loop: bool) -> Output:
         started = time.perf_counter()
@@ -270,9 +266,7 @@ class ModelHost:
         return resident
 
     async def _read(self, version: ModelVersion) -> Model:
-        async with self._load_slots, asyncio.timeout(self._load_timeout_s):  # without the wait for a slot
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._load_threads, self._loader.load, version)
+        return await self._load_threads.run(version, partial(self._loader.load, version), self._load_timeout_s)
 
     async def _build(self, version: ModelVersion, doing: str) -> None:
         """Build an environment in a thread of its own: it takes long, and other versions load meanwhile."""

@@ -87,14 +87,16 @@ class PoolSettings(Scaling):
     """Maximum bytes of the resident models of one replica. The replica evicts rarely called models first."""
 
     predict_threads: PositiveInt = 2
-    """Predictions that one replica computes at the same time, each in a thread of its own."""
+    """Predictions that one replica computes at the same time, each in a thread of its own. After a second, a prediction
+    no longer counts for other model versions, so that a version whose predictions hang does not stop them."""
 
     stream_threads: PositiveInt = 16
     """Calls with a JSON body, of chat models and agents, and streams that one replica runs at the same time. Each has a
     thread of its own and takes no prediction thread. Further streams are answered with 429; other calls wait."""
 
     load_threads: PositiveInt = 2
-    """Models that one replica loads at the same time. Each load takes CPU time from running predictions."""
+    """Models that one replica loads at the same time. Each load takes CPU time from running predictions. After a
+    second, a load no longer counts."""
 
 
 class BatchSettings(_Group):
@@ -171,7 +173,7 @@ class Limits(_Group):
     """Maximum rows in progress in one gateway replica."""
 
     queued_bytes: PositiveInt = 512 * 1024**2
-    """Maximum input bytes in progress in one gateway replica."""
+    """Maximum input bytes in progress in one gateway replica, and maximum bytes of the bodies of its requests."""
 
 
 class ShadowSettings(_Group):

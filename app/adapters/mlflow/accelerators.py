@@ -68,7 +68,7 @@ def find(model: PyFuncModel, inputs: Sequence[Mapping[str, Any]] | None) -> Acce
         try:
             if found is not None and _is_proven(model, found, batches):
                 return found
-        except Exception as error:
+        except BaseException as error:
             log.info("accelerator not used: name=%s error=%s", name, type(error).__name__)
     return None
 
@@ -248,7 +248,7 @@ def _tried(call: Callable[[], Output]) -> Output | None:
     """Return the answer, None for an error."""
     try:
         return call()
-    except Exception:
+    except BaseException:
         return None
 
 

@@ -13,6 +13,7 @@ import logging
 import traceback
 import uuid
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -80,21 +81,29 @@ class Invocations:
             else:
                 scoring_server.predictions_to_json(answer, text)
             return _strict(text.getvalue()).encode()
-        except Exception as error:
+        except BaseException as error:  # also what `sys.exit()` raises
             raise self._fault(error, body) from error
 
     def stream(self, body: bytes) -> Generator[str]:
         """Yield the JSON of each event that `predict_stream` yields; blocks. Raises as `invoke`."""
-        try:
-            given = json.loads(body)
-            given.pop("stream", None)  # as the agent server does
-            parsed = scoring_server._parse_json_data(given, self._model.metadata, self._schema)
-            for event in self._model.predict_stream(parsed.data, params=parsed.params):
-                yield _strict(json.dumps(_plain(event), cls=NumpyEncoder))
-        except Exception as error:
-            raise self._fault(error, body) from error
+        with closing(self._events(body)) as events:
+            while True:
+                try:
+                    event = next(events)
+                except StopIteration:
+                    return
+                except BaseException as error:
+                    raise self._fault(error, body) from error
+                yield event
 
-    def _fault(self, error: Exception, body: bytes) -> ServingError:
+    def _events(self, body: bytes) -> Generator[str]:
+        given = json.loads(body)
+        given.pop("stream", None)  # as the agent server does
+        parsed = scoring_server._parse_json_data(given, self._model.metadata, self._schema)
+        for event in self._model.predict_stream(parsed.data, params=parsed.params):
+            yield _strict(json.dumps(_plain(event), cls=NumpyEncoder))
+
+    def _fault(self, error: BaseException, body: bytes) -> ServingError:
         if isinstance(error, ServingError):
             return error
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -142,7 +151,7 @@ def _strict(text: str) -> str:
     return json.dumps(json.loads(text, parse_constant=lambda _: None))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Say in one line what is wrong with a body, and in which field."""
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False, include_input=False, include_context=False)

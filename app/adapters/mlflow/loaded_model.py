@@ -78,7 +78,7 @@ class LoadedModel:
         if self.accelerator is not None and self.accelerator.takes(batch):
             try:
                 return self.accelerator.predict(batch)
-            except Exception:  # noqa: S110 - the usual way raises what MLflow raises, or answers
+            except BaseException:  # noqa: S110 - the usual way raises what MLflow raises, or answers
                 pass
         given, params = model_input(batch), model_params(batch)  # an error in these is not the model's
         try:
@@ -86,7 +86,7 @@ class LoadedModel:
             return model_output(prediction)
         except ServingError:
             raise
-        except Exception as error:
+        except BaseException as error:  # also what `sys.exit()` raises, which would end the event loop
             # The model may have written into what it was given.
             refused = type_hints.refusal(model_input(batch), self._hint) if self._hint is not None else None
             if refused is not None:
@@ -205,7 +205,7 @@ def _failures(version: ModelVersion) -> Iterator[None]:
     """Raise `ModelUnavailable` for every error of a load."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
         log.exception("failed to load %s", version)
         raise ModelUnavailable(f"{version} cannot be loaded: {_reason(error)}", {"model": version.name}) from error
 
@@ -283,14 +283,14 @@ def _warm_up(version: ModelVersion, model: PyFuncModel, folder: Path) -> str | N
     try:
         if model.input_example is not None:
             model.predict(model.input_example, params=model.metadata.load_input_example_params(str(folder)))
-    except Exception as error:
+    except BaseException as error:
         # The example is documentation: a model that rejects it may still answer requests.
         log.warning("%s does not predict its own input example", version, exc_info=True)
         return f"it does not predict its own input example: {_reason(error)}"
     return None
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Describe an error for callers. Its own text may hold paths and secrets, so only the log has it."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"it needs the library '{error.name}', which is not installed here"

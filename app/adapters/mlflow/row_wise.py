@@ -56,7 +56,7 @@ def examine(model: PyFuncModel, flavor: str, folder: Path) -> BatchingContract:
         found = _proof(lambda rows: _answer(model, rows, params), example) if example is not None else "it has none"
     except _Contradiction as contradiction:
         return BatchingContract(basis="disproved", reason=str(contradiction))
-    except Exception as error:
+    except BaseException as error:
         found = f"it raised {type(error).__name__}"
     if found is None:
         return BatchingContract(row_wise=True, basis="proven")
@@ -91,7 +91,7 @@ def _proof(predict: Predict, example: Any) -> str | None:
             rows.append(row)
         except _Contradiction:
             raise
-        except Exception:
+        except BaseException:
             _must_fail(predict, [rows[0], row])
     if all(_is_equal(row, rows[0]) for row in rows):
         return "its rows are equal, and the model does not take other values"
@@ -107,7 +107,7 @@ def _must_fail(predict: Predict, rows: Sequence[Any]) -> None:
         predict(_concatenate(rows))
     except _Contradiction:
         raise
-    except Exception:
+    except BaseException:
         return
     raise _Contradiction("it predicts a row beside another one that it does not predict alone")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import warnings
@@ -104,6 +105,40 @@ def test_an_answer_that_is_no_json_is_the_models_fault(tmp_path: Path, answer: A
     assert next(events) == '"a"'
     with pytest.raises(ModelFailed, match="TypeError"):
         next(events)
+
+
+@pytest.mark.parametrize("kind", [SystemExit, GeneratorExit, asyncio.CancelledError])
+def test_whatever_a_model_raises_is_its_failure(tmp_path: Path, kind: type[BaseException]) -> None:
+    def fail(given: Any) -> Any:
+        raise kind
+
+    def stream(given: Any) -> Any:
+        yield "a"
+        raise kind
+
+    model = load(tmp_path, fail, stream)
+    with pytest.raises(ModelFailed, match=f"the model raised {kind.__name__} while predicting"):
+        model.invoke(body(prompt=""))
+    events = model.stream(body(prompt=""))
+    assert next(events) == '"a"'
+    with pytest.raises(ModelFailed, match=f"the model raised {kind.__name__} while predicting"):
+        next(events)
+
+
+def test_a_stream_that_is_closed_early_closes_the_models(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"  # the model is a copy
+
+    def stream(given: Any) -> Any:
+        try:
+            yield "a"
+            yield "b"
+        finally:
+            closed.touch()
+
+    events = load(tmp_path, lambda _: None, stream).stream(body(prompt=""))
+    assert next(events) == '"a"'
+    events.close()
+    assert closed.exists()
 
 
 def test_errors_of_the_model_do_not_show_their_text(tmp_path: Path) -> None:
