@@ -72,6 +72,14 @@ def test_error_keeps_its_code_and_message(
     assert "secret" not in str(caught.value)
 
 
+def test_bytes_that_are_no_message_are_refused(channel: grpc.Channel) -> None:
+    send: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+    with pytest.raises(grpc.RpcError) as caught:
+        send(b"\xff\xfe random")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a ModelInferRequest message" in (caught.value.details() or "")
+
+
 def test_deadline_cancels_the_call_in_the_gateway(stub: Any) -> None:
     stub.ModelInfer(request("slow", [1.0]))  # loaded
     before = cancelled()

@@ -18,8 +18,9 @@ from app.api.http.exchange import SESSION_HEADER, positive_seconds, valid_reques
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
 from app.api.oip.protobuf import read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest
-from app.errors import ServingError
+from app.errors import MalformedBody, ServingError
 from app.oip import inference_pb2 as pb
+from app.oip.grpc_service import Unreadable
 from app.serving.references import parse_ref
 
 R = TypeVar("R")
@@ -66,6 +67,7 @@ def _answered(response: type[T]) -> Callable[[Method[R, T]], Method[R, T]]:
             started = time.perf_counter()
             code = grpc.StatusCode.OK
             try:
+                _require_message(request, rpc)
                 return await method(self, request, context)
             except asyncio.CancelledError:
                 code = grpc.StatusCode.CANCELLED
@@ -159,6 +161,11 @@ class InferenceServicer:
     def _deadline(self, received: float, context: Context) -> float:
         given = _metadata(context, "x-request-timeout-seconds")
         return received + (self._timeout_s if given is None else positive_seconds(given))
+
+
+def _require_message(request: object, rpc: str) -> None:
+    if isinstance(request, Unreadable):
+        raise MalformedBody(f"the request is not a {rpc}Request message of the protocol")
 
 
 def _fail(error: ServingError, context: Context) -> grpc.StatusCode:
