@@ -24,6 +24,7 @@
     │   └── PoolUnavailable          no replica of the model's pool answers
     │       └── ReplicaDied          the replica died while it predicted the batch
     ├── DeadlineExceeded             the deadline has passed
+    │   └── BodyTimeout              the request's body did not arrive in time
     ├── CallerGone                   the caller disconnected before the answer
     ├── ModelFailed                  the model raised an exception
     └── StartupError                 the platform cannot start
@@ -191,6 +192,12 @@ class DeadlineExceeded(ServingError):
     """The deadline of the request has passed."""
 
     code = "deadline_exceeded"
+
+
+class BodyTimeout(DeadlineExceeded):
+    """The body of the request did not arrive in time."""
+
+    code = "body_timeout"
 
 
 class CallerGone(ServingError):

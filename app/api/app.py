@@ -6,6 +6,8 @@ straight to their endpoints.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Collection
 from functools import cache, partial
 from typing import Any
 
@@ -18,6 +20,7 @@ from starlette_exporter import PrometheusMiddleware
 
 from app import __version__
 from app.api.bodies import ServeError, V1Error
+from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, HttpLimits
@@ -25,6 +28,8 @@ from app.api.http.hot_routes import HotRoutes
 from app.api.http.routing import APP_NAME, JSON, Endpoint
 from app.api.mlflow.bodies import InvocationsError
 from app.api.mlflow.endpoints import MlflowDialect
+from app.api.mlflow.parquet import parquet_table
+from app.api.mlflow.tables import ParquetReader, Table, TableLimits
 from app.api.oip.endpoints import OipDialect
 from app.api.oip.service import InferenceService
 from app.api.serve.endpoints import ServeDialect
@@ -42,8 +47,18 @@ from app.serving.references import ModelRef
 _SUMMARY = "Predictions of models from the MLflow registry, with features from Feast."
 
 
+async def parquet_in_thread(body: bytes, required: Collection[str], limits: TableLimits) -> Table:
+    """Read a Parquet file in a thread, where nobody else's requests are at risk."""
+    return await asyncio.to_thread(parquet_table, body, required, limits)
+
+
 def create_app(
-    service: PredictionService, manager: ModelManager, limits: HttpLimits, *, default_model: ModelRef | None = None
+    service: PredictionService,
+    manager: ModelManager,
+    limits: HttpLimits,
+    *,
+    default_model: ModelRef | None = None,
+    read_parquet: ParquetReader = parquet_in_thread,
 ) -> HotRoutes:
     """Build the application of one gateway replica; a bare ``/invocations`` predicts with `default_model`."""
     app = FastAPI(
@@ -75,15 +90,15 @@ def create_app(
         ReleaseEndpoints(manager),
         ComparisonEndpoint(service, manager),
         OipDialect(InferenceService(service, manager)),
-        MlflowDialect(service, manager, limits.body_bytes, default_model),
+        MlflowDialect(service, manager, limits.body_bytes, read_parquet, default_model),
         SystemEndpoints(manager),
         OpenApi(service, manager, openapi),
         DocsPages(),
     )
     routes = [route for dialect in dialects for route in dialect.routes()]
     routes.sort(key=lambda route: route.path.endswith("}"))  # a parameter at the end matches any longer path
-    watch = DisconnectWatch()
-    endpoints = [Endpoint(route, limits, watch, exporter) for route in routes]
+    watch, budget = DisconnectWatch(limits.timeout_s), BodyBudget(limits.arriving_bytes)
+    endpoints = [Endpoint(route, limits, watch, budget, exporter) for route in routes]
     app.router.routes += endpoints
     app.add_api_route(
         "/metrics",

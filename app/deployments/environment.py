@@ -61,6 +61,8 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.limits.grpc_message_bytes),
         # Instead of 16 KiB: gRPC calls of 800 KB went from 111 to 148 per second.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_PROXY_BUFFER_BYTES),
+        # Instead of an hour: connections with half a request count towards the most that HAProxy takes.
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.connection_idle_s),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),

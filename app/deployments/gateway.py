@@ -18,6 +18,7 @@ from app.api.oip.service import InferenceService
 from app.deployments.autoscaling import ONGOING
 from app.deployments.feature_client import FeatureClient
 from app.deployments.feature_lanes import FeatureLanes
+from app.deployments.parquet_process import ParquetProcess
 from app.deployments.pool_client import LocalPoolClient
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, enter_own_folder, memory_bytes, prepare_for_requests
@@ -83,6 +84,7 @@ class Gateway:
             shadow=settings.shadow,
             stream_idle_s=settings.stream_idle_s,
         )
+        self._parquet = ParquetProcess()
         self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -93,8 +95,15 @@ class Gateway:
         app = create_app(
             self._service,
             self._follower,
-            HttpLimits(limits.body_bytes, limits.json_depth, self._settings.request_timeout_s, echo_request_id=False),
+            HttpLimits(
+                limits.body_bytes,
+                limits.json_depth,
+                self._settings.request_timeout_s,
+                limits.queued_bytes,
+                echo_request_id=False,
+            ),
             default_model=default_model(self._settings),
+            read_parquet=self._parquet.read,
         )
         served = with_cors(app, self._settings.cors_origins)
         if not self._settings.access_log:  # which Serve writes
@@ -149,6 +158,8 @@ class Gateway:
             await self._follower.stop()
         if (lanes := getattr(self, "_feature_lanes", None)) is not None:
             lanes.close()
+        if hasattr(self, "_parquet"):
+            self._parquet.close()
         for member in getattr(self, "_members", ()):
             await member.stop()
 

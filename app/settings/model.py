@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, field_validator
+from pydantic import AliasChoices, Field, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.settings.groups import (
@@ -66,6 +66,10 @@ class Settings(BaseSettings):
 
     haproxy_metrics_port: Port = 9101
     """Port of the load balancer's Prometheus metrics."""
+
+    connection_idle_s: PositiveInt = 60
+    """Seconds after which the load balancer closes the connection of a caller that has stopped sending a request. Idle
+    connections between requests are kept."""
 
     dashboard: bool = False
     """Start the Ray dashboard with a local cluster."""

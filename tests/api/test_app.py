@@ -34,6 +34,7 @@ STATUSES: dict[type[ServingError], int] = {
     errors.PoolUnavailable: 503,
     errors.ReplicaDied: 503,
     errors.DeadlineExceeded: 504,
+    errors.BodyTimeout: 408,
     errors.CallerGone: 499,
     errors.ModelFailed: 500,
     errors.StartupError: 500,
@@ -94,7 +95,7 @@ async def test_the_schema_has_every_endpoint(connect: Connect) -> None:
 @pytest.mark.parametrize("path", ["/serve", "/v1/models/{ref}:predict"])
 async def test_the_schema_documents_parameters_and_error_statuses(connect: Connect, path: str) -> None:
     operation = (await connect(make_fakes({})).get("/openapi.json")).json()["paths"][path]["post"]
-    assert set(operation["responses"]) == {"200", "400", "404", "413", "415", "429", "500", "503", "504"}
+    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "429", "500", "503", "504"}
     headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
     assert headers == {"x-request-id", "x-request-timeout-seconds", "x-session-id"}
     assert [one["name"] for one in operation["parameters"] if one["in"] == "path"] == re.findall(r"{(\w+)}", path)

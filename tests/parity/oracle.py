@@ -24,7 +24,7 @@ from mlflow.types import Schema
 
 from app.adapters.mlflow.enforcement import skip_enforcement
 from app.adapters.mlflow.model_io import model_input
-from app.api.http.exchange import parse_json
+from app.api.http.json_text import parse_json
 from app.api.mlflow.bodies import InvocationsRequest
 from app.api.mlflow.csv import csv_columns
 from app.api.mlflow.endpoints import CSV, _payload

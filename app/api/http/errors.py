@@ -24,6 +24,7 @@ STATUSES: dict[type[ServingError], int] = {
     errors.Overloaded: 429,
     errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
+    errors.BodyTimeout: 408,
     errors.CallerGone: 499,
     errors.ServingError: 500,
 }

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-import re
-from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,10 +16,11 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from app.api.http.body_budget import BodyBudget
 from app.api.http.compression import accepted_encoding, body_too_large, compress, decompress
+from app.api.http.json_text import parse_json
 from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY, new_request_id
-from app.errors import CallerGone, DeadlineExceeded, InvalidRequest, MalformedBody
-from app.serving.json_depth import is_deeper, may_be_deeper
+from app.errors import CallerGone, DeadlineExceeded, InvalidRequest
 
 T = TypeVar("T")
 
@@ -31,9 +29,6 @@ TIMEOUT_HEADER = b"x-request-timeout-seconds"
 _MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
-_CONSTANTS = {"NaN": None, "Infinity": math.inf, "-Infinity": -math.inf}
-# Never tries a text twice (possessive), nor begins within one that does not end: linear for every input.
-_TEXT_OR_CONSTANT = re.compile(rb'(?s)"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|-?\b(?:NaN|Infinity)\b')
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 
 
@@ -41,6 +36,7 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 class HttpLimits:
     """Limits of one request: bytes of the body, nesting of its JSON, and seconds until the default deadline.
 
+    The body has to arrive within `timeout_s` too, and `arriving_bytes` bounds the bodies of all requests together.
     Responses of `gzip_bytes` or more are compressed. `echo_request_id` adds `x-request-id` to every response; turn it
     off behind a server that adds the header itself, as Ray Serve does.
     """
@@ -48,6 +44,7 @@ class HttpLimits:
     body_bytes: int
     json_depth: int
     timeout_s: float
+    arriving_bytes: int = 2**29
     gzip_bytes: int = 16 * 1024
     echo_request_id: bool = True
 
@@ -70,28 +67,38 @@ class Exchange:
 
     `received` is event loop time in seconds; `headers` has the last value of each name; `body_read` and `disconnected`
     say that the whole body has arrived and that the caller has gone, `started` that a part of the response was sent.
+    `awaits_body` says that a part of the body has yet to arrive, `late` that it did not in time, and `counted` how many
+    of its bytes `budget` counts.
     """
 
     __slots__ = (
+        "_budget",
         "_echoes",
         "_limits",
         "_receive",
         "_request_id",
+        "awaits_body",
         "body_read",
+        "counted",
         "disconnected",
         "headers",
+        "late",
         "received",
         "scope",
         "started",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits) -> None:
+    def __init__(self, scope: Scope, receive: Receive, limits: HttpLimits, budget: BodyBudget | None = None) -> None:
         self.scope = scope
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.received = asyncio.get_running_loop().time()
         self.body_read = scope["method"] in _WITHOUT_BODY
         self.disconnected = False
         self.started = False
+        self.late = False
+        self.counted = 0
+        self._budget = budget
+        self.awaits_body = False
         self._receive = receive
         self._limits = limits
         self._echoes = limits.echo_request_id or DIRECT_KEY in scope
@@ -149,31 +156,52 @@ class Exchange:
         return given.decode("latin-1") if given else None
 
     async def body(self) -> bytes:
-        """Read the request's body and decompress it.
+        """Read the request's body and decompress it. After an error, the connection closes with the response.
 
         Raises:
             TooLarge, UnsupportedMediaType, MalformedBody.
             CallerGone: the connection closed before the whole body arrived.
+            Overloaded: the bodies of all requests together are too large.
         """
         limit = self._limits.body_bytes
         declared = self.headers.get(b"content-length", b"")
+        self.awaits_body = True
         if declared.isdigit() and int(declared) > limit:
             raise body_too_large(limit)
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise CallerGone("the connection closed before the whole body arrived")
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > limit:
-                raise body_too_large(limit)
-            more = message.get("more_body", False)
+        body, more = await self._part()
+        if more:
+            body = await self._further_parts(body, limit)
+        elif len(body) > limit:
+            raise body_too_large(limit)
+        self.awaits_body = False
         self.body_read = True
-        body = b"".join(chunks)
         encoding = self.headers.get(b"content-encoding")
         return await decompress(body, encoding, limit) if encoding else body
+
+    async def _part(self) -> tuple[bytes, bool]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone("the connection closed before the whole body arrived")
+        return message.get("body", b""), message.get("more_body", False)
+
+    async def _further_parts(self, first: bytes, limit: int) -> bytes:
+        parts, more = [first], True
+        while True:
+            if self._budget is not None:
+                self._budget.take(len(parts[-1]), self.counted)
+            self.counted += len(parts[-1])
+            if self.counted > limit:
+                raise body_too_large(limit)
+            if not more:
+                return b"".join(parts)
+            part, more = await self._part()
+            parts.append(part)
+
+    def forget_body(self) -> None:
+        """Stop counting the bytes of the body; the request is answered."""
+        if self.counted and self._budget is not None:
+            self._budget.give(self.counted)
+            self.counted = 0
 
     async def json(self, *, optional: bool = False) -> Any:
         """Read the request's body as JSON; an empty one means ``{}`` if it is optional. Raises as `body`."""
@@ -214,6 +242,8 @@ class Exchange:
                 body = await compress(body, encoding)
                 headers.append((b"content-encoding", encoding))
             headers.append((b"vary", b"accept-encoding"))
+        if self.awaits_body:  # the rest of the body is still on its way
+            headers.append((b"connection", b"close"))
         if reply.status != 304:  # RFC 9110, 8.6: there it would be the length of the body that is not sent
             headers.append((b"content-length", b"%d" % len(body)))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
@@ -235,39 +265,6 @@ def versioned_reply(body: Any, version: str) -> Reply:
     except TypeError:  # a whole number of more than 64 bits, half a character, or deeper than 254 levels
         content = json.dumps(body, separators=(",", ":")).encode()
     return Reply(content, headers=((b"x-model-version", version.encode()),))
-
-
-def parse_json(body: bytes, depth: int, *, constants: bool = False) -> Any:
-    """Parse strict JSON; a byte order mark may come first, as Windows programs write it.
-
-    Args:
-        constants: accept ``NaN``, ``Infinity`` and ``-Infinity``, which Python's json module writes although JSON has
-            no such numbers. NaN is null.
-
-    Raises:
-        MalformedBody: not JSON, or nested deeper than `depth` levels.
-    """
-    if body.startswith(BOM_UTF8):
-        body = body.removeprefix(BOM_UTF8)
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        if not constants or not (b"NaN" in body or b"Infinity" in body):
-            text = "the body is empty; send a JSON object" if not body else f"the body is not valid JSON: {error}"
-            raise MalformedBody(text) from None
-        value = _parse_constants(body)
-    if may_be_deeper(body, depth) and is_deeper(value, depth):
-        raise MalformedBody(f"the body is nested deeper than {depth} levels, the limit")
-    return value
-
-
-def _parse_constants(body: bytes) -> Any:
-    """Parse JSON with constants, and be as strict as without: Python's parser alone accepts half a character."""
-    try:
-        orjson.loads(_TEXT_OR_CONSTANT.sub(lambda found: found[0] if found[0].startswith(b'"') else b"null", body))
-        return json.loads(body, parse_constant=_CONSTANTS.__getitem__)
-    except (ValueError, RecursionError) as error:
-        raise MalformedBody(f"the body is not valid JSON: {error}") from None
 
 
 def valid_request_id(given: str) -> str:

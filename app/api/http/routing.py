@@ -19,10 +19,11 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware
 
+from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, Handler, HttpLimits
-from app.errors import CallerGone
+from app.errors import BodyTimeout, CallerGone, ServingError
 
 APP_NAME = "ml_serve"
 """Label of the HTTP metrics."""
@@ -49,7 +50,7 @@ _HEADERS = (
     ),
 )
 _SESSION = parameter("header", "x-session-id", "Keeps a caller on one version while the model's traffic is split.")
-_STATUSES_OF_BODY = (400, 404, 413, 415, 429, 500, 503, 504)
+_STATUSES_OF_BODY = (400, 404, 408, 413, 415, 429, 500, 503, 504)
 _STATUSES_OF_REFERENCE = (400, 404, 503)
 
 
@@ -142,7 +143,12 @@ class Endpoint(StarletteRoute):
     """
 
     def __init__(
-        self, route: Route, limits: HttpLimits, watch: DisconnectWatch, exporter: PrometheusMiddleware
+        self,
+        route: Route,
+        limits: HttpLimits,
+        watch: DisconnectWatch,
+        budget: BodyBudget,
+        exporter: PrometheusMiddleware,
     ) -> None:
         super().__init__(route.path, route.handler, methods=[route.method], name=route.name)
         self.app = self._answer
@@ -150,12 +156,13 @@ class Endpoint(StarletteRoute):
         self._route = route
         self._limits = limits
         self._watch = watch
+        self._budget = budget
         self._exporter = exporter
         self._meters: dict[int, tuple[Counter, Histogram]] = {}
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        exchange = Exchange(scope, receive, self._limits)
+        exchange = Exchange(scope, receive, self._limits, self._budget)
         task = self._watch.enter(exchange)
         try:
             reply = await self._route.handler(exchange)
@@ -164,17 +171,23 @@ class Endpoint(StarletteRoute):
         except Exception as error:
             reply = error_reply(error, exchange, self._route.error)
         except asyncio.CancelledError:
-            if not exchange.disconnected:
+            if not (exchange.disconnected or exchange.late):
                 raise
             task.uncancel()
-            # Nobody reads this reply; its status is for the metrics.
-            reply = error_reply(CallerGone("the caller disconnected"), exchange, self._route.error)
+            # Nobody reads the reply to a caller who is gone; its status is for the metrics.
+            fault = self._too_late() if exchange.late else CallerGone("the caller disconnected")
+            reply = error_reply(fault, exchange, self._route.error)
         finally:
             self._watch.leave(exchange)
+            exchange.forget_body()
         if not exchange.started:
             await exchange.reply(reply, send)
         if self.is_hot:
             self._count(reply.status, time.perf_counter() - started)
+
+    def _too_late(self) -> ServingError:
+        seconds = self._limits.timeout_s
+        return BodyTimeout(f"the body did not arrive within {seconds:g} s; send it at once", {"seconds": seconds})
 
     def _count(self, status: int, seconds: float) -> None:
         meters = self._meters.get(status)

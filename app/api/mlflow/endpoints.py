@@ -19,8 +19,7 @@ from app.api.mlflow.bodies import (
 )
 from app.api.mlflow.csv import csv_columns
 from app.api.mlflow.events import EVENT_STREAM, event_stream_reply
-from app.api.mlflow.parquet import parquet_table
-from app.api.mlflow.tables import TableLimits
+from app.api.mlflow.tables import ParquetReader, TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
@@ -39,16 +38,22 @@ _FORMS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 class MlflowDialect:
     """Handlers of ``/invocations``, ``/models/{ref}/invocations``, ``/ping`` and ``/version``.
 
-    `table_bytes` limits the bytes, and the values, of a decoded Parquet file. `default_model` is the model of
-    ``/invocations`` without a reference. Handlers raise `ServingError`.
+    `table_bytes` limits the bytes, and the values, of a decoded Parquet file, which `read_parquet` reads.
+    `default_model` is the model of ``/invocations`` without a reference. Handlers raise `ServingError`.
     """
 
     def __init__(
-        self, service: PredictionService, manager: ModelManager, table_bytes: int, default_model: ModelRef | None
+        self,
+        service: PredictionService,
+        manager: ModelManager,
+        table_bytes: int,
+        read_parquet: ParquetReader,
+        default_model: ModelRef | None,
     ) -> None:
         self._service = service
         self._manager = manager
         self._table_bytes = table_bytes
+        self._read_parquet = read_parquet
         self._default_model = default_model
 
     def routes(self) -> list[Route]:
@@ -122,7 +127,7 @@ class MlflowDialect:
             limits = TableLimits(self._service.limits.columns, self._table_bytes, self._service.limits.rows)
             if kind == CSV:
                 return Payload("columns", await asyncio.to_thread(csv_columns, body, signature, limits))
-            return Payload("columns", *await asyncio.to_thread(parquet_table, body, signature, limits))
+            return Payload("columns", *await self._read_parquet(body, signature.required_columns, limits))
 
         return read
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from app.api.mlflow.tables import TableLimits, brief, check_names, check_width, values_of
+from app.api.mlflow.tables import Table, TableLimits, brief, check_names, check_width, values_of
 from app.errors import MalformedBody, TooLarge
 from app.serving.rows import RowLabels, Values
-from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import short
 
 _DECIMAL_BYTES = 32
@@ -21,15 +20,15 @@ _TEXT_ROWS, _NUMBER_ROWS = 64, 8192
 """Rows to decode between checks of the size: a long text may be stored once and repeated in every row."""
 
 
-def parquet_table(body: bytes, signature: Signature, limits: TableLimits) -> tuple[dict[str, Values], RowLabels | None]:
+def parquet_table(body: bytes, required: Collection[str], limits: TableLimits) -> Table:
     """Read the columns of a Parquet file, and the labels of pandas' index; None for 0, 1, and so on.
 
-    The signature says which columns may have missing times; the limits apply to the decoded file.
+    The limits apply to the decoded file. Times may be missing in columns that are not `required`.
 
     Raises:
         MalformedBody: not Parquet, a broken file, or a column of an unsupported type.
         InvalidInput: two columns have one name.
-        TooLarge: a limit is exceeded.
+        TooLarge: a limit is exceeded, or memory does not suffice.
     """
     import pyarrow as pa  # noqa: PLC0415  # see tables
     from pyarrow import parquet  # noqa: PLC0415
@@ -41,11 +40,12 @@ def parquet_table(body: bytes, signature: Signature, limits: TableLimits) -> tup
         index = _index_levels(table.schema.pandas_metadata)
         names = [name for name in table.column_names if name not in index]
         check_names(names)
-        required = signature.required_columns
         columns = {name: _stored(table.column(name).combine_chunks(), name in required) for name in names}
         return columns, _labels(table, index)
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise MalformedBody(f"the body is not valid Parquet: {brief(error)}") from None
+    except MemoryError:
+        raise TooLarge("the decoded Parquet file does not fit into memory; send fewer rows") from None
 
 
 def _batches(file: Any, limits: TableLimits) -> Iterator[Any]:

@@ -7,13 +7,16 @@ arrives: most gateways never get one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.errors import InvalidInput, TooLarge
-from app.serving.rows import Values
+from app.serving.rows import RowLabels, Values
 from app.serving.signatures.validation_errors import short
+
+Table = tuple[dict[str, Values], RowLabels | None]
+"""Values by column, and the labels of the rows; None for 0, 1, and so on."""
 
 _MAX_REASON = 200
 
@@ -25,6 +28,10 @@ class TableLimits:
     columns: int
     nbytes: int
     rows: int
+
+
+ParquetReader = Callable[[bytes, Collection[str], TableLimits], Awaitable[Table]]
+"""Reads a Parquet file as `app.api.mlflow.parquet.parquet_table` does, without blocking the event loop."""
 
 
 def check_width(width: int, limits: TableLimits) -> None:

@@ -6,7 +6,7 @@ from codecs import BOM_UTF8
 import orjson
 import pytest
 
-from app.api.http.exchange import parse_json
+from app.api.http.json_text import parse_json
 from app.errors import MalformedBody
 from tests.connect import Connect
 from tests.cpu import within_cpu_seconds

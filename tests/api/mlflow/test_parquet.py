@@ -15,9 +15,7 @@ from app.api.mlflow.parquet import parquet_table
 from app.api.mlflow.tables import TableLimits
 from app.errors import InvalidRequest, MalformedBody, TooLarge
 from app.serving.rows import RowLabels
-from app.serving.signatures.signature import Signature
 
-UNTYPED = Signature.compile(None)
 LONG = b'{"columns": [], "index_columns": [{"kind": "range", "start": 0, "stop": 1e9, "step": 1}, "b", 3]}'
 LIMITS = TableLimits(columns=100, nbytes=1_000_000, rows=10_000_000)
 
@@ -29,7 +27,7 @@ def written(columns: Any, **options: Any) -> bytes:
 
 
 def columns_of(body: bytes) -> dict[str, Any]:
-    return parquet_table(body, UNTYPED, LIMITS)[0]
+    return parquet_table(body, (), LIMITS)[0]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +44,7 @@ def test_decompression_bombs_are_refused(columns: Any) -> None:
     body = written(columns)
     assert len(body) < 50_000
     with pytest.raises(TooLarge):
-        parquet_table(body, UNTYPED, LIMITS)
+        parquet_table(body, (), LIMITS)
 
 
 def test_dictionary_values_are_shared_between_rows() -> None:
@@ -101,7 +99,7 @@ def test_row_groups_are_joined_into_one_column() -> None:
 def test_pandas_index_is_labels(index: Any, labels: RowLabels | None) -> None:
     file = io.BytesIO()
     pd.DataFrame({"v": [1.0, 2.0]}, index=index).to_parquet(file)
-    columns, found = parquet_table(file.getvalue(), UNTYPED, LIMITS)
+    columns, found = parquet_table(file.getvalue(), (), LIMITS)
     assert (list(columns), found) == (["v"], labels)
 
 
@@ -141,13 +139,13 @@ RANGE = {"kind": "range", "start": 1, "stop": 3, "step": 1}
 )
 def test_crafted_index_is_refused(note: dict[str, Any], message: str) -> None:
     with pytest.raises(MalformedBody, match=message):
-        parquet_table(noted(note), UNTYPED, LIMITS)
+        parquet_table(noted(note), (), LIMITS)
 
 
 def test_too_many_rows_are_refused_before_their_labels() -> None:
     body = noted({"index_columns": [{**RANGE, "stop": 102}]}, rows=101)
     with pytest.raises(TooLarge, match="more than 100 rows"):
-        parquet_table(body, UNTYPED, TableLimits(columns=100, nbytes=1_000_000, rows=100))
+        parquet_table(body, (), TableLimits(columns=100, nbytes=1_000_000, rows=100))
 
 
 def test_broken_files_are_refused() -> None:
