@@ -32,11 +32,11 @@ def sleep(data: Any, params: Any) -> Any:
 
 
 def choke(data: Any, params: Any) -> Any:
-    """Raise on 13, and what `sys.exit()` raises on 14."""
+    """Raise on 13, and what `sys.exit()` raises on -14."""
     if (data["x"] == 13).any():
         raise ValueError("thirteen, says /secret/path")
-    if (data["x"] == 14).any():
-        raise SystemExit(14)
+    if (data["x"] == -14).any():
+        raise SystemExit(1)
     return data["x"].to_numpy() * 2
 
 

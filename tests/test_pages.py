@@ -28,7 +28,8 @@ def test_python_prints_what_the_page_shows(page: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.MULTILINE)
-    assert done.stdout.splitlines() == expected
+    printed = done.stdout.splitlines()
+    assert printed == console.with_numbers(expected, printed)
     assert len(expected) == code.count("print(")
 
 

@@ -81,7 +81,7 @@ def test_a_small_parquet_file_that_claims_much_memory_is_refused(client: httpx.C
 
 def test_a_model_that_exits_ends_no_process(client: httpx.Client, platform: Platform) -> None:
     before = pids(platform, "ModelPool")
-    answer = client.post("/v1/models/choking:predict", json={"instances": [{"x": 14.0}]})
+    answer = client.post("/v1/models/choking:predict", json={"instances": [{"x": -14.0}]})
     assert (answer.status_code, answer.json()["code"]) == (500, "model_failed")
     assert "SystemExit" in answer.json()["error"]
     assert client.post("/v1/models/choking:predict", json={"instances": [{"x": 2.0}]}).json()["predictions"] == [4.0]
