@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
@@ -29,19 +30,24 @@ class Body(BaseModel):
         try:
             return cls.model_validate(value)
         except ValidationError as error:
-            if not isinstance(value, dict):
-                raise MalformedBody("the body must be a JSON object") from None
             allowed = [field.alias or name for name, field in cls.model_fields.items()]
-            if error.error_count() > _MOST_FAULTS:  # listing them would take seconds and gigabytes
-                unknown = next((f"; {short(key)} is not a key of this body" for key in value if key not in allowed), "")
-                text = f"the body has {error.error_count()} wrong keys or values{unknown}"
-                raise MalformedBody(text, {"allowed": allowed}) from None
-            faults = [
-                {"where": ".".join(map(_cut, fault["loc"])) or "body", "what": _plain(fault)}
-                for fault in error.errors(include_url=False, include_input=False)
-            ]
-            text = "; ".join(f"'{fault['where']}': {fault['what']}" for fault in faults)
-            raise MalformedBody(text, {"faults": faults, "allowed": allowed}) from None
+            raise malformed(error, value, allowed) from None
+
+
+def malformed(error: ValidationError, value: Any, allowed: Sequence[str]) -> MalformedBody:
+    """Describe every wrong key of a body and what it must be, unless there are many. `allowed` are its keys."""
+    if not isinstance(value, dict):
+        return MalformedBody("the body must be a JSON object")
+    if error.error_count() > _MOST_FAULTS:  # listing them would take seconds and gigabytes
+        unknown = next((f"; {short(key)} is not a key of this body" for key in value if key not in allowed), "")
+        text = f"the body has {error.error_count()} wrong keys or values{unknown}"
+        return MalformedBody(text, {"allowed": [*allowed]})
+    faults = [
+        {"where": ".".join(map(_cut, fault["loc"])) or "body", "what": _plain(fault)}
+        for fault in error.errors(include_url=False, include_input=False)
+    ]
+    text = "; ".join(f"'{fault['where']}': {fault['what']}" for fault in faults)
+    return MalformedBody(text, {"faults": faults, "allowed": [*allowed]})
 
 
 def _cut(part: object) -> str:

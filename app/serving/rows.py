@@ -204,7 +204,8 @@ def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) 
         column = np.empty(len(values), dtype=object)
         column[:] = values
         return column
-    return np.asarray(values, dtype=dtype).reshape((len(values), *shape))
+    array = np.asarray(values, dtype=dtype)
+    return array if array.shape[1:] == shape else array.reshape((len(values), *shape))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from app.serving.rows import RowLabels, Values
 from app.serving.signatures.validation_errors import short
 
 _LABELS = frozenset((str, int))
+_FEW = 4
+"""Rows for which lists take less time than arrays."""
 
 
 class SplitFrame(Body):
@@ -74,7 +76,7 @@ class SplitFrame(Body):
         if {*map(type, self.data)} == {list} and {*map(len, self.data)} == {width}:
             if not width:
                 raise MalformedBody("'dataframe_split' has rows but no columns")
-            if {*map(type, chain.from_iterable(self.data))} == {float}:
+            if len(self.data) > _FEW and {*map(type, chain.from_iterable(self.data))} == {float}:
                 return list(np.array(self.data, dtype=np.float64).T)
             return list(map(list, zip(*self.data, strict=True)))
         row, wrong = next(

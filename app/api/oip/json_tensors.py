@@ -16,8 +16,8 @@ from app.serving.signatures.tensors import build, flatten
 from app.serving.signatures.validation_errors import Misfit, refusal, short
 
 _ELEMENTS = {
-    **{name: element_type(dtype, name) for name, dtype in DTYPES.items() if name not in ("BF16", "BYTES")},
-    "BYTES": StringType(),
+    **{name: (element_type(dtype, name), dtype) for name, dtype in DTYPES.items() if name not in ("BF16", "BYTES")},
+    "BYTES": (StringType(), np.dtype(object)),
 }
 
 
@@ -28,8 +28,7 @@ def read_tensor(name: str, datatype: str, shape: Sequence[int], data: Any) -> Ar
         InvalidInput: values of another type, or values that do not fit the shape.
         MalformedBody: as `values_of`.
     """
-    elements = _ELEMENTS.get(datatype)
-    if elements is None:
+    if datatype not in _ELEMENTS:
         raise InvalidInput(f"tensor '{name[:80]}': {datatype} has no JSON form; send it as binary data")
     if not isinstance(data, list):
         raise InvalidInput(f"tensor '{name[:80]}': 'data' is {short(data)}, expected a list")
@@ -42,6 +41,7 @@ def read_tensor(name: str, datatype: str, shape: Sequence[int], data: Any) -> Ar
                 f"tensor '{name[:80]}': 'data' has {found}, expected {count} values for the shape {list(shape)}",
                 {"column": name[:80], "shape": list(shape)},  # without the count, which may be too large for JSON
             )
-        return build(elements, flat, shape, np.dtype(elements.dtype))
+        elements, dtype = _ELEMENTS[datatype]
+        return build(elements, flat, shape, dtype)
     except Misfit as misfit:
         raise refusal(name, misfit) from None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from app.api.http.exchange import Reply, dump
-from app.api.oip.bodies import InferInput, InferOutput, InferRequestBody
+from app.api.oip.bodies import InferInput, InferOutput, read_infer_body
 from app.api.oip.json_tensors import read_tensor
 from app.api.oip.service import Inference, InferRequest, check_supported, check_unique
 from app.api.oip.tensor_values import OutputTensor
@@ -59,18 +59,17 @@ def read_infer(value: Any, tail: memoryview, ref: ModelRef, deadline: float) -> 
         InvalidInput: values do not fit their tensor's datatype or shape.
         Unsupported: shared memory or classification.
     """
-    parsed = InferRequestBody.read(value)
-    parameters = parsed.parameters or {}
-    return HttpInferRequest(
-        ref,
-        deadline,
-        inputs=_inputs(parsed.inputs, tail),
-        outputs=check_unique("output", parsed.outputs or ()),
-        parameters=parameters,
-        id=parsed.id,
-        binary=_boolean("parameter", "binary_data_output", parameters) or False,
-        binary_by_output=_by_output(parsed.outputs or ()),
-    )
+    parsed = read_infer_body(value)
+    parameters = parsed.get("parameters") or {}
+    asked = HttpInferRequest(ref, deadline, _inputs(parsed["inputs"], tail), parameters=parameters, id=parsed.get("id"))
+    if parameters:
+        asked.binary = _boolean("parameter", "binary_data_output", parameters) or False
+    outputs = parsed.get("outputs")
+    if outputs:
+        asked.outputs = [output["name"] for output in outputs]
+        check_unique("output", asked.outputs)
+        asked.binary_by_output = _by_output(outputs)
+    return asked
 
 
 def write_infer(answer: Inference, asked: HttpInferRequest) -> Reply:
@@ -91,9 +90,10 @@ def write_infer(answer: Inference, asked: HttpInferRequest) -> Reply:
     body: dict[str, Any] = {"model_name": answer.version.name, "model_version": answer.version.version}
     if asked.id is not None:
         body["id"] = asked.id
-    echoed = {name: value for name, value in asked.parameters.items() if name != "binary_data_output"}
-    if echoed:
-        body["parameters"] = echoed
+    if asked.parameters:
+        echoed = {name: value for name, value in asked.parameters.items() if name != "binary_data_output"}
+        if echoed:
+            body["parameters"] = echoed
     body["outputs"] = outputs
     header = dump(body)
     version = (b"x-model-version", answer.version.version.encode())
@@ -104,20 +104,21 @@ def write_infer(answer: Inference, asked: HttpInferRequest) -> Reply:
 
 
 def _inputs(inputs: Sequence[InferInput], tail: memoryview) -> dict[str, Array]:
-    check_unique("input", inputs)
+    check_unique("input", [one["name"] for one in inputs])
     arrays: dict[str, Array] = {}
     at = 0
     for one in inputs:
+        name, data = one["name"], one.get("data")
         size = _binary_size(one)
         if size is None:
-            arrays[one.name] = read_tensor(one.name, one.datatype, one.shape, one.data)
+            arrays[name] = read_tensor(name, one["datatype"], one["shape"], data)
             continue
         if at + size > len(tail):
             raise MalformedBody(
-                f"tensor '{one.name[:80]}' has a binary_data_size of {size}, "
+                f"tensor '{name[:80]}' has a binary_data_size of {size}, "
                 f"but only {len(tail) - at} bytes follow the JSON for it"
             )
-        arrays[one.name] = decode(one.name, one.datatype, one.shape, tail[at : at + size])
+        arrays[name] = decode(name, one["datatype"], one["shape"], tail[at : at + size])
         at += size
     if at != len(tail):
         raise MalformedBody(f"{len(tail) - at} bytes follow the last tensor")
@@ -125,25 +126,26 @@ def _inputs(inputs: Sequence[InferInput], tail: memoryview) -> dict[str, Array]:
 
 
 def _binary_size(one: InferInput) -> int | None:
-    parameters = one.parameters or {}
-    check_supported("input", one.name, parameters)
-    size = parameters.get("binary_data_size")
-    if (size is None) == (one.data is None):
+    name, parameters, size = one["name"], one.get("parameters"), None
+    if parameters:
+        check_supported("input", name, parameters)
+        size = parameters.get("binary_data_size")
+    if (size is None) == (one.get("data") is None):
         both = "neither 'data' nor a" if size is None else "both 'data' and a"
-        raise MalformedBody(f"tensor '{one.name[:80]}' has {both} 'binary_data_size'; send one of them")
+        raise MalformedBody(f"tensor '{name[:80]}' has {both} 'binary_data_size'; send one of them")
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
-        raise MalformedBody(f"tensor '{one.name[:80]}': 'binary_data_size' must be a whole number of bytes")
+        raise MalformedBody(f"tensor '{name[:80]}': 'binary_data_size' must be a whole number of bytes")
     return size
 
 
 def _by_output(outputs: Sequence[InferOutput]) -> dict[str, bool]:
     found = {}
     for output in outputs:
-        parameters = output.parameters or {}
-        check_supported("output", output.name, parameters)
-        binary = _boolean(f"output '{output.name[:80]}':", "binary_data", parameters)
+        name, parameters = output["name"], output.get("parameters") or {}
+        check_supported("output", name, parameters)
+        binary = _boolean(f"output '{name[:80]}':", "binary_data", parameters)
         if binary is not None:
-            found[output.name] = binary
+            found[name] = binary
     return found
 
 

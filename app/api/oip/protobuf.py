@@ -35,7 +35,8 @@ def read_infer(message: pb.ModelInferRequest, ref: ModelRef, deadline: float) ->
     raw = message.raw_input_contents
     if raw and len(raw) != len(message.inputs):
         raise MalformedBody(f"{len(raw)} raw_input_contents for {len(message.inputs)} inputs; send one for each")
-    names = check_unique("input", message.inputs)
+    names = [tensor.name for tensor in message.inputs]
+    check_unique("input", names)
     arrays = [_array(tensor, raw[index] if raw else None) for index, tensor in enumerate(message.inputs)]
     for output in message.outputs:
         check_supported("output", output.name, output.parameters)

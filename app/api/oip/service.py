@@ -193,12 +193,10 @@ def raw_input(data: Buffer) -> PayloadReader:
     return read
 
 
-def check_unique(kind: str, tensors: Iterable[Any]) -> list[str]:
-    """Return the `name` of each tensor. Raises `MalformedBody` if two are the same."""
-    names = [tensor.name for tensor in tensors]
+def check_unique(kind: str, names: Sequence[str]) -> None:
+    """Raise `MalformedBody` if two tensors have the same name."""
     if len({*names}) < len(names):
         raise MalformedBody(f"the {kind} '{Counter(names).most_common(1)[0][0][:80]}' is there twice; send it once")
-    return names
 
 
 def check_supported(kind: str, name: str, parameters: Mapping[str, Any]) -> None:

@@ -73,12 +73,12 @@ def as_lists(columns: Mapping[Any, Any], *, equal: bool = True) -> dict[Any, Val
     }
     if not lists:
         return {name: [value] for name, value in columns.items()}
-    for name, values in columns.items():
-        if name not in lists:
-            raise InvalidInput(
-                f"column {short(name)} is {short(values)} where others are lists; send a list for every column",
-                {"column": name, "expected": "list"},
-            )
+    if len(lists) < len(columns):
+        name, value = next((name, value) for name, value in columns.items() if name not in lists)
+        raise InvalidInput(
+            f"column {short(name)} is {short(value)} where others are lists; send a list for every column",
+            {"column": name, "expected": "list"},
+        )
     if equal and len({*map(len, lists.values())}) > 1:
         raise unequal({name: len(values) for name, values in lists.items()})
     return lists
