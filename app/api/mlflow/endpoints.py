@@ -169,10 +169,12 @@ def _payload(body: InvocationsRequest) -> Payload | PayloadReader:
     return Payload("inputs", body.inputs if body.instances is None else body.instances)
 
 
-def _split(frame: SplitFrame) -> PayloadReader:
+def _split(frame: SplitFrame) -> Payload | PayloadReader:
     columns = frame.labels()
     values = frame.values(len(columns))
     row_labels = frame.row_labels()
+    if {*map(type, columns)} == {str}:  # the usual case, the same for every signature
+        return Payload("columns", dict(zip(columns, values, strict=True)), row_labels)
 
     async def read(signature: Signature) -> Payload:
         # A model without names in its signature gets the labels as they are, which may be numbers.

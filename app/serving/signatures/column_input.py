@@ -145,6 +145,11 @@ class ColumnInput:
                 if len(only) and self._only_dtype is not None and only.dtype == self._only_dtype:
                     return Rows(self._layout(params, self._every, ()), tuple(only.T), len(only))
                 tensors = {column: only[:, index] for index, column in enumerate(self._names)}
+        if self._only_dtype is not None and tensors.keys() == self._allowed:
+            arrays = [tensors[name] for name in self._names]
+            dtype, shape = self._only_dtype, arrays[0].shape
+            if len(shape) == 1 and shape[0] and all(one.dtype == dtype and one.shape == shape for one in arrays):
+                return Rows(self._layout(params, self._every, ()), tuple(arrays), shape[0])
         if not self._required <= tensors.keys() <= self._allowed:
             raise wrong_names(tensors, self._names, self._required)
         return self._named({name: self._tensor(name, array) for name, array in tensors.items()}, params)
