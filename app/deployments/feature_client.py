@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from cachetools import TTLCache
 from ray.serve.handle import DeploymentHandle
 
 from app.deployments.feature_lanes import FeatureLanes
@@ -15,11 +14,9 @@ from app.deployments.rpc import Remote
 from app.errors import ReplicaDied
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 
-_SOURCE_TTL_S = 30.0
-
 
 class FeatureClient:
-    """A `FeatureStore` over the handle of `Features`. It caches the definitions of sources for 30 seconds.
+    """A `FeatureStore` over the handle of `Features`.
 
     Args:
         lanes: carry the reads, except where there is no lane yet.
@@ -28,12 +25,9 @@ class FeatureClient:
     def __init__(self, handle: DeploymentHandle, lanes: FeatureLanes | None = None) -> None:
         self._lanes = lanes
         self._features = Remote(handle, "the feature store")
-        self._sources: TTLCache[FeatureQuery, FeatureSource] = TTLCache(maxsize=1024, ttl=_SOURCE_TTL_S)
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
-        source: FeatureSource | None = self._sources.get(query)
-        if source is None:
-            source = self._sources[query] = await self._features.call(Features.source, query)
+        source: FeatureSource = await self._features.call(Features.source, query)
         return source
 
     async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:

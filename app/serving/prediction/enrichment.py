@@ -12,10 +12,13 @@ from app.serving.batching.batcher import Batcher
 from app.serving.batching.limits import BatchLimits
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.ports import FeatureStore
+from app.serving.prediction.deadlines import expire_at, until
 from app.serving.signatures.signature import Signature
 
 _CALLS_IN_FLIGHT = 4
 _MAX_BYTES = 64 * 1024**2
+_SOURCE_TTL_S = 30.0
+_UNKNOWN = (0.0, None)
 
 Entities = Sequence[Mapping[str, Any]]
 
@@ -88,31 +91,53 @@ class Enrichment:
     def __init__(self, store: FeatureStore | None, *, max_entities: int) -> None:
         self._store = store
         self._batchers: dict[FeatureQuery, Batcher[Entities, FeatureRows]] = {}
+        self._sources: dict[FeatureQuery, tuple[float, FeatureSource | None]] = {}  # the store has each of them
         self._max_entities = max_entities
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
-        """Return the join keys and features. Raises `FeatureStoreUnavailable` or `FeatureSourceNotFound`."""
-        if self._store is None:
-            raise FeatureStoreUnavailable("no feature store is configured; send the columns of the model instead")
-        return await self._store.source(query)
+        """Return the join keys and features, which are kept for 30 seconds.
+
+        Raises:
+            FeatureStoreUnavailable, FeatureSourceNotFound.
+        """
+        source = self._known(query)
+        if source is None:
+            if self._store is None:
+                raise FeatureStoreUnavailable("no feature store is configured; send the columns of the model instead")
+            source = await self._store.source(query)
+            self._sources[query] = (time.perf_counter(), source)
+        return source
+
+    def _known(self, query: FeatureQuery) -> FeatureSource | None:
+        since, source = self._sources.get(query, _UNKNOWN)
+        return source if time.perf_counter() - since < _SOURCE_TTL_S else None
 
     async def read(self, request: FeatureRequest, deadline: float) -> Enriched:
         """Read the features of each entity.
 
         Raises:
+            DeadlineExceeded: no answer before the deadline, in event loop time.
             FeatureStoreUnavailable: no store is configured, or it does not answer.
             FeatureSourceNotFound: no such view or service.
             InvalidInput: the entities do not have the join keys of the source.
         """
         started = time.perf_counter()
-        source = await self.source(request.query)
+        source = self._known(request.query)
+        if source is None:
+            async with until(deadline):
+                source = await self.source(request.query)
         entities = _entities(request, source)
         if not entities:
             raise InvalidInput("the request names no entity")
         overrides = _overrides(request.overrides, len(entities))
-        rows = await self._batcher(request.query).submit(
+        answer = self._batcher(request.query).submit(
             entities, group=None, rows=len(entities), nbytes=64 * len(entities), deadline=deadline
         )
+        timer = expire_at(deadline, answer)
+        try:
+            rows = await answer
+        finally:
+            timer.cancel()
         return Enriched(request.query, entities, rows, overrides, time.perf_counter() - started)
 
     def _batcher(self, query: FeatureQuery) -> Batcher[Entities, FeatureRows]:

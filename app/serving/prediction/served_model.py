@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import Any
 
-from app.errors import DeadlineExceeded, InvalidInput, InvalidRequest, ModelFailed
+from app.errors import InvalidInput, InvalidRequest, ModelFailed
 from app.serving.batching.batcher import AnsweredBatch, Batcher
 from app.serving.batching.chunking import pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import Backlog
 from app.serving.ports import Directory
+from app.serving.prediction.deadlines import expire_at, until
 from app.serving.rows import Output, Rows, WrongRowCount, join, stack
 from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import no_rows
@@ -85,8 +84,7 @@ class ServedModel:
             row_wise = False
         group = rows.layout if row_wise else object()  # equal to no other request's: alone in its call
         answer = batcher.submit(rows, group=group, rows=rows.count or 1, nbytes=nbytes, deadline=deadline)
-        # A third of the cost of `until`.
-        timer = asyncio.get_running_loop().call_at(deadline, _expire, answer)
+        timer = expire_at(deadline, answer)
         try:
             output = await answer
         except ModelFailed:
@@ -162,22 +160,3 @@ class ServedModel:
         return Backlog(
             sum(batcher.waiting_rows for batcher in waiting), max(batcher.oldest_wait_s(now) for batcher in waiting)
         )
-
-
-@asynccontextmanager
-async def until(deadline: float) -> AsyncIterator[None]:
-    """Cancel what runs inside at a deadline, in event loop time. Raises `DeadlineExceeded` then."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            yield
-    except TimeoutError:
-        raise _late() from None
-
-
-def _expire(answer: asyncio.Future[Any]) -> None:
-    if not answer.done():
-        answer.set_exception(_late())
-
-
-def _late() -> DeadlineExceeded:
-    return DeadlineExceeded("the request was not answered before its deadline")

@@ -15,10 +15,11 @@ from app.serving.comparison.prediction_diff import mean_prediction
 from app.serving.comparison.statistics import ShadowPair
 from app.serving.ports import Directory, FeatureStore, Recorder
 from app.serving.prediction.admission import Admission
+from app.serving.prediction.deadlines import until
 from app.serving.prediction.enrichment import Enriched, Enrichment
 from app.serving.prediction.event_stream import EventStream
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
-from app.serving.prediction.served_model import ServedModel, until
+from app.serving.prediction.served_model import ServedModel
 from app.serving.prediction.shadow import Shadowing, ShadowRequest
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.traffic import Traffic
@@ -66,7 +67,6 @@ class PredictionService:
             ServingError: every class of `app.errors` except `StartupError`.
         """
         started = time.perf_counter()
-        ref = request.ref
         version: ModelVersion | None = None
         traffic: Traffic | None = None
         try:
@@ -75,12 +75,12 @@ class PredictionService:
                 version, traffic = self._choose(request)
                 if version is None:
                     async with until(request.deadline):
-                        version = await self._directory.resolve(ref)
+                        version = await self._directory.resolve(request.ref)
                 prediction = await self._predict(request, version)
             finally:
                 self.admission.leave()
         except Exception as error:
-            self._failed(ref.name, version, traffic, error)
+            self._failed(request.ref.name, version, traffic, error)
             raise
         seconds = time.perf_counter() - started
         self._recorder.predicted(version, prediction.output.count, seconds)
@@ -98,7 +98,6 @@ class PredictionService:
             ServingError: as `predict`.
         """
         started = time.perf_counter()
-        ref = request.ref
         version: ModelVersion | None = None
         traffic: Traffic | None = None
         try:
@@ -106,12 +105,12 @@ class PredictionService:
             try:
                 version, traffic = self._choose(request)
                 async with until(request.deadline):
-                    version = version or await self._directory.resolve(ref)
+                    version = version or await self._directory.resolve(request.ref)
                     events, first = await self._first_event(request, version)
             finally:
                 self.admission.leave()
         except Exception as error:
-            self._failed(ref.name, version, traffic, error)
+            self._failed(request.ref.name, version, traffic, error)
             raise
         ended = partial(self._stream_ended, version, traffic, time.perf_counter() - started)
         self._recorder.stream_started(version)
@@ -140,8 +139,7 @@ class PredictionService:
             return await self._invoke(request, model)
         request.body = None  # as large as the rows, and not counted: neither the batch nor the shadow needs it
         if type(payload) is not Payload:  # reading the rows has to wait for something
-            async with until(request.deadline):
-                payload, enriched = await self._read(request, model)
+            payload, enriched = await self._read(request, model, request.deadline)
         rows = self._rows(request, model, payload)
         count, nbytes = rows.count, rows.nbytes
         self.admission.admit(version, count, nbytes)
@@ -210,17 +208,20 @@ class PredictionService:
         if traffic is not None:
             self._recorder.divided(version, traffic, seconds, None)
 
-    async def _read(self, request: PredictionRequest, model: ServedModel) -> tuple[Payload, Enriched | None]:
-        """Return the payload, and what was read from the feature store if the request asks for it."""
+    async def _read(
+        self, request: PredictionRequest, model: ServedModel, deadline: float
+    ) -> tuple[Payload, Enriched | None]:
+        """Return the payload, and what was read from the feature store."""
         if request.features is not None:
             self._check_rows(request.features.count)
-            enriched = await self.enrichment.read(request.features, request.deadline)
+            enriched = await self.enrichment.read(request.features, deadline)
             return Payload("columns", enriched.columns(model.signature)), enriched
         if request.payload is None:
             raise InvalidInput("the request has no rows")
         if isinstance(request.payload, Payload):
             return request.payload, None
-        return await request.payload(model.signature), None
+        async with until(deadline):
+            return await request.payload(model.signature), None
 
     def _rows(self, request: PredictionRequest, model: ServedModel, payload: Payload) -> Rows:
         """Validate rows by the model's signature and by the limits. Raises `InvalidInput` or `TooLarge`."""
@@ -262,7 +263,7 @@ class PredictionService:
             if base.enriched is not None:
                 payload = Payload("columns", base.enriched.columns(model.signature))
             else:
-                payload, _ = await self._read(request, model)
+                payload, _ = await self._read(request, model, deadline)
             rows = self._rows(request, model, payload)
         return await model.predict(rows, rows.nbytes, deadline, shadow=True)
 
