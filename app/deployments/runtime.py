@@ -90,8 +90,11 @@ class Runtime:
                     **quiet,
                 )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"at {settings.ray_address}" if settings.ray_address else "on this machine"
-            raise StartupError(f"failed to start or reach Ray {where}: {_first_line(error)}") from error
+            where, advice = "on this machine", ""
+            if settings.ray_address is not None:
+                where = f"at {settings.ray_address}"
+                advice = "; if that cluster wants a token, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or its file"
+            raise StartupError(f"failed to start or reach Ray {where}: {_first_line(error)}{advice}") from error
 
     def start_serve(self) -> None:
         """Start Serve's controller and the load balancer, which as yet has nothing behind it.
