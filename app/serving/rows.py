@@ -68,6 +68,7 @@ class Rows:
     layout: Layout
     columns: tuple[Values, ...]
     count: int
+    block: Array | None = None  # its rows are the columns, if the caller sent them as one array
 
     @property
     def nbytes(self) -> int:
@@ -90,7 +91,8 @@ class Rows:
 
     def cut(self, start: int, stop: int) -> Rows:
         """Return the rows from `start` up to, not including, `stop`. Arrays are not copied."""
-        return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start)
+        block = self.block[:, start:stop] if self.block is not None else None
+        return Rows(self.layout, tuple(values[start:stop] for values in self.columns), stop - start, block)
 
     def labeled(self, labels: RowLabels) -> Rows:
         """Return the rows with these labels, which only a DataFrame has; arrays stay as they are."""
@@ -183,7 +185,11 @@ def stack(parts: Sequence[Rows]) -> Batch:
 
     Each array is built once, for any number of parts.
     """
-    layout = parts[0].layout
+    layout, count = parts[0].layout, sum(part.count for part in parts)
+    blocks = [part.block for part in parts if part.block is not None]
+    if len(blocks) == len(parts):
+        block = np.empty((len(layout.dtypes), count), layout.dtypes[0])  # a copy: models may write to their input
+        return Batch(layout, tuple(np.concatenate(blocks, axis=1, out=block)), count, block)
     arrays = []
     for index, (dtype, shape) in enumerate(zip(layout.dtypes, layout.shapes, strict=True)):
         columns = [part.columns[index] for part in parts]
@@ -194,7 +200,7 @@ def stack(parts: Sequence[Rows]) -> Batch:
             arrays.append(np.asarray(columns[0], dtype=dtype))
         else:
             arrays.append(np.concatenate([as_array(column, np.dtype(dtype), shape) for column in columns]))
-    return Batch(layout, tuple(arrays), sum(part.count for part in parts))
+    return Batch(layout, tuple(arrays), count)
 
 
 def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) -> Array:
@@ -204,8 +210,7 @@ def as_array(values: Values, dtype: np.dtype[Any], shape: tuple[int, ...] = ()) 
         column = np.empty(len(values), dtype=object)
         column[:] = values
         return column
-    array = np.asarray(values, dtype=dtype)
-    return array if array.shape[1:] == shape else array.reshape((len(values), *shape))
+    return np.asarray(values, dtype=dtype).reshape((len(values), *shape))
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,32 @@ def test_single_array_is_not_copied() -> None:
     assert batch.arrays[0] is array
 
 
+def test_columns_that_came_as_one_array_are_stacked_as_one() -> None:
+    layout = Layout("columns", ("x", "y"), ("float64", "float64"), ((), ()))
+    given = [np.arange(6.0).reshape(3, 2), np.arange(6.0, 12).reshape(3, 2)]
+    parts = [Rows(layout, tuple(array.T), 3, array.T) for array in given]
+    cut = [parts[0].cut(0, 1), parts[0].cut(1, 3), parts[1]]
+    for together in (parts, cut):
+        batch = stack(together)
+        assert batch.block is not None
+        assert batch.block.flags.c_contiguous
+        assert batch.block.tolist() == [[0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]]
+        assert [array.tolist() for array in batch.arrays] == batch.block.tolist()
+    plain = Rows(layout, ([6.0], [7.0]), 1)
+    mixed = stack([parts[0], plain])
+    assert mixed.block is None
+    assert [array.tolist() for array in mixed.arrays] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+
+def test_a_model_that_writes_to_its_input_changes_no_request() -> None:
+    given = np.ones((1, 2))
+    layout = Layout("columns", ("x", "y"), ("float64", "float64"), ((), ()))
+    batch = stack([Rows(layout, tuple(given.T), 1, given.T)])
+    assert batch.block is not None
+    batch.block[:] = 2
+    assert given.tolist() == [[1, 1]]
+
+
 def test_the_output_for_one_request_stays_as_it_is() -> None:
     output = Output("tensor", (), (np.arange(4),), 4)
     assert output.split([1]) == [output]

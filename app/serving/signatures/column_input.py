@@ -143,7 +143,7 @@ class ColumnInput:
             ((name, only),) = tensors.items()
             if name not in self._allowed and only.ndim == 2 and only.shape[1] == self._width:
                 if len(only) and self._only_dtype is not None and only.dtype == self._only_dtype:
-                    return Rows(self._layout(params, self._every, ()), tuple(only.T), len(only))
+                    return Rows(self._layout(params, self._every, ()), tuple(only.T), len(only), only.T)
                 tensors = {column: only[:, index] for index, column in enumerate(self._names)}
         if self._only_dtype is not None and tensors.keys() == self._allowed:
             arrays = [tensors[name] for name in self._names]

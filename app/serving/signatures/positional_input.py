@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from app.errors import InvalidInput
@@ -26,7 +27,7 @@ class PositionalInput(ColumnInput):
         self._check_width(columns)
         rows = self._named(dict(zip(self._names, columns.values(), strict=True)), params)
         labels = tuple(columns)
-        return rows if labels == self._labels else Rows(rows.layout._replace(names=labels), rows.columns, rows.count)
+        return rows if labels == self._labels else replace(rows, layout=rows.layout._replace(names=labels))
 
     def from_inputs(self, inputs: Any, params: str) -> Rows:
         """Read columns in order, rows as in `from_instances`, or one value of a single column."""

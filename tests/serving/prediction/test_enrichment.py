@@ -64,7 +64,7 @@ async def test_a_missing_source_is_asked_for_every_time() -> None:
 
 
 @pytest.mark.parametrize("call", ["source", "read"])
-async def test_a_store_that_hangs_costs_no_more_than_the_deadline(call: str) -> None:
+async def test_a_store_that_hangs_costs_only_the_deadline(call: str) -> None:
     reads = Enrichment(CountingStore(call), max_entities=8)
     with pytest.raises(DeadlineExceeded):
         await read(reads, within_s=0.05)
