@@ -34,6 +34,9 @@ _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SER
 models live in the gateways: a request that killed one replica would kill a second one. See
 `docs/operate/failures.md`."""
 
+MODE = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH")
+"""Variables without which a Ray that runs already serves at a fraction of the speed."""
+
 
 def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
     """Return the variables for a Ray that is started here.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +22,7 @@ import ray
 from ray.exceptions import RayError
 
 from app.deployments import APPLICATION
-from app.deployments.environment import PRELOAD, end_run
+from app.deployments.environment import MODE, PRELOAD, end_run
 from app.errors import StartupError
 from app.settings import Settings
 
@@ -71,6 +72,12 @@ class Runtime:
             imported = importer.submit(_import_serve)
             self._start_ray()
         imported.result()
+        missing = missing_variables() if self._settings.ray_address is not None else []
+        if missing:
+            self._progress(
+                f"WARNING: this Ray runs without {', '.join(missing)}: requests will take many times as long. "
+                "Set all variables that the Dockerfile sets before `ray start`, on every node"
+            )
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
 
     def _start_ray(self) -> None:
@@ -211,3 +218,13 @@ def _cause(message: str) -> str:
     errors = [line for line in lines if "Error" in line.split(":")[0]]
     last = errors[-1] if errors else lines[0]
     return last.partition(": ")[2] if last.startswith("app.errors.") else last  # ours need no name
+
+
+def missing_variables() -> list[str]:
+    """List the variables of `MODE` that this process has and the processes of the Ray that it joined have not."""
+    found = ray.get(ray.remote(num_cpus=0)(_environment).remote())
+    return [f"{name}={os.environ[name]}" for name in MODE if found.get(name) != os.environ[name]]
+
+
+def _environment() -> dict[str, str]:
+    return dict(os.environ)
