@@ -60,6 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((number for number, path in enumerate(_LAST, 1) if item.nodeid.startswith(path)), 0)
 
     items.sort(key=place)  # stable
+    for item in items:  # in the other half of the suite it would start a second platform beside the first
+        if "platform" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
+            raise pytest.UsageError(f"{item.nodeid} uses `platform`, so it needs the mark `ray`")
 
 
 @pytest.fixture(scope="session")

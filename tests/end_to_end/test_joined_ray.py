@@ -8,9 +8,13 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from app.deployments.environment import MODE, ray_environment
 from app.settings import Settings
 from tests.platform import ROOT, Platform
+
+pytestmark = pytest.mark.ray
 
 PROGRAM = """
 import json
