@@ -108,10 +108,9 @@ def _inputs(inputs: Sequence[InferInput], tail: memoryview) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     at = 0
     for one in inputs:
-        name, data = one["name"], one.get("data")
-        size = _binary_size(one)
+        name, size = one["name"], _binary_size(one)
         if size is None:
-            arrays[name] = read_tensor(name, one["datatype"], one["shape"], data)
+            arrays[name] = read_tensor(name, one["datatype"], one["shape"], one.get("data"))
             continue
         if at + size > len(tail):
             raise MalformedBody(
