@@ -17,9 +17,11 @@ from pathlib import Path
 import psutil
 
 from app.adapters.mlflow.timeouts import BoundedCalls
-from app.errors import ServingError
+from app.deployments.access import require_access
+from app.errors import ServingError, StartupError
 from app.settings import Settings
-from app.settings.model import PREFIX
+from app.settings.groups import PREFIX
+from app.settings.stores import without_password
 
 REGISTRY = "registry"
 """Name of the check of the model registry."""
@@ -58,7 +60,7 @@ def examine_machine(settings: Settings) -> list[Check]:
     checks = [_system(), _home(settings.home)]
     if settings.ray_address is None:
         checks += _ports(settings)
-    checks.append(_model_libraries())
+    checks += [_access(settings), _model_libraries()]
     if not settings.is_embedded_registry and (
         settings.mlflow_s3_endpoint_url or settings.aws_access_key_id or settings.aws_secret_access_key
     ):
@@ -72,6 +74,16 @@ def examine_servers(settings: Settings) -> list[Check]:
         _bounded(REGISTRY, lambda: _registry(settings)),
         _bounded("feature store", lambda: _features(settings)),
     ]
+
+
+def _access(settings: Settings) -> Check:
+    mode = settings.auth.mode
+    try:
+        require_access(settings)
+    except StartupError as error:
+        return Check("access", False, error.message)
+    who = "everybody who reaches the gateway" if mode == "none" else f"callers known by {mode}"
+    return Check("access", True, f"{settings.bind_host} answers {who}")
 
 
 def _system() -> Check:
@@ -185,9 +197,3 @@ def _bounded(name: str, check: Callable[[], str]) -> Check:
     except Exception as error:
         first = next(iter(str(error).splitlines()), "")
         return Check(name, False, f"the {name} cannot be checked: {type(error).__name__}: {first}")
-
-
-def without_password(uri: str) -> str:
-    """Return the URI without user and password."""
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else uri

@@ -10,6 +10,8 @@
     ├── Unsupported                  the gateway does not offer this feature of the protocol
     ├── TooLarge                     the body, the rows or the columns exceed a limit
     ├── UnsupportedMediaType         the endpoint does not read this content type or encoding
+    ├── Unauthenticated              the request has no valid credentials
+    ├── Forbidden                    the caller may not do this
     ├── NotFound                     a resource that the request names does not exist
     │   ├── ModelNotFound            the registered model, alias or version does not exist
     │   ├── FeatureSourceNotFound    the feature view or feature service does not exist
@@ -104,6 +106,18 @@ class UnsupportedMediaType(ServingError):
     """The endpoint does not read this content type or content encoding."""
 
     code = "unsupported_media_type"
+
+
+class Unauthenticated(ServingError):
+    """The request has no credentials, or credentials that are wrong, expired or revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ServingError):
+    """The caller is known, but may not do this; or a browser sent the request for a page of another origin."""
+
+    code = "forbidden"
 
 
 class NotFound(ServingError):

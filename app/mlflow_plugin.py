@@ -6,6 +6,7 @@ choose its version, and to load and warm it.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from mlflow.protos.databricks_pb2 import ErrorCode
 
 from ml_serve_client import DEFAULT_URL, ApiError, Client, ClientError, Model
 
+KEY_VARIABLE = "ML_SERVE_API_KEY"
+"""Variable with the API key or token of the calls."""
 FLAVOR = "python_function"
 """The only flavor: the gateway serves every model as pyfunc."""
 _SCHEME = "ml-serve"
@@ -203,7 +206,7 @@ class MlServeDeploymentClient(BaseDeploymentClient):  # type: ignore[misc]  # ml
         if endpoint is not None:
             _refuse("the target ml-serve has no endpoints; give the name of a deployment")
         try:
-            with Client(self._url) as client:
+            with Client(self._url, api_key=os.environ.get(KEY_VARIABLE) or None) as client:
                 yield client
         except ApiError as error:
             invalid = "INVALID_PARAMETER_VALUE" if 400 <= error.status < 500 else "INTERNAL_ERROR"

@@ -14,11 +14,19 @@ from rich.console import Console
 from rich.panel import Panel
 
 from app.demo import COLUMNS, EXAMPLE, MODEL
-from app.deployments.environment import apply, begin_run, end_run, quiet_environment, ray_environment
-from app.doctor import examine_machine, without_password
+from app.deployments.environment import (
+    apply,
+    begin_run,
+    end_run,
+    quiet_environment,
+    ray_environment,
+    session_folder,
+)
+from app.doctor import examine_machine
 from app.errors import StartupError
 from app.preparation import preparation, require
 from app.settings import Settings
+from app.settings.stores import without_password
 
 if TYPE_CHECKING:
     from app.deployments.runtime import Runtime
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
 _READY_MARGIN_S = 60.0
 _ALIVE_EVERY_S = 5.0
 _SILENT_CHECKS = 6
+_UMASK = 0o077
+"""Logs, sockets and the embedded stores are for this user alone."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_FILE = "run.json"
 
@@ -37,13 +47,14 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         StartupError: something needed is missing, taken or broken; the message says what.
     """
     _interrupt_on_signals()
+    os.umask(_UMASK)
     started = time.monotonic()
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)
     end_abandoned_run(settings.home)
     require(examine_machine(settings))
     run_folder = begin_run()
-    apply(ray_environment(settings, run_folder))
+    apply({**ray_environment(settings, run_folder), "RAY_TMPDIR": str(session_folder())})
     _write_run(settings.home, run_folder, None)
 
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - imports Ray, which reads the environment set above
@@ -63,7 +74,8 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         runtime.wait_ready(settings.longest_load_s + _READY_MARGIN_S)
         console.print(panel(settings, runtime, time.monotonic() - started))
         if demo:
-            console.print(f"Try it:\n\n{example(runtime.url)}\n", soft_wrap=True, markup=False, highlight=False)
+            shown = example(runtime.url, with_key=settings.auth.mode != "none")
+            console.print(f"Try it:\n\n{shown}\n", soft_wrap=True, markup=False, highlight=False)
         console.print("Ctrl-C stops everything.")
         return _wait(runtime, console)
     except KeyboardInterrupt:
@@ -109,10 +121,11 @@ def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:
     return Panel("\n".join(lines), title=f"ml-serve is ready after {seconds:.0f} s", expand=False)
 
 
-def example(url: str) -> str:
+def example(url: str, *, with_key: bool = False) -> str:
     """Return a shell command that calls the demo model."""
+    key = ' -H "authorization: Bearer $ML_SERVE_API_KEY"' if with_key else ""
     body = json.dumps({"model_name": MODEL, "data": dict(zip(COLUMNS, EXAMPLE, strict=True))})
-    return f"curl -s {url}/serve -H 'content-type: application/json' -d '{body}'"
+    return f"curl -s {url}/serve{key} -H 'content-type: application/json' -d '{body}'"
 
 
 def end_abandoned_run(home: Path) -> None:

@@ -99,6 +99,9 @@ class Context:
     def invocation_metadata(self) -> tuple[()]:
         return ()
 
+    def peer(self) -> str:
+        return "here"
+
     def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
     def set_code(self, code: Any) -> None: ...
     def set_details(self, details: str) -> None: ...

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from app.api.app import create_app
+from app.api.http.access import EVERYBODY, Access
 from app.api.http.exchange import HttpLimits
 from app.api.http.hot_routes import HotRoutes
 from app.errors import (
@@ -460,11 +461,14 @@ class Fakes:
     service: PredictionService
     http_limits: HttpLimits = HTTP_LIMITS
     default_model: ModelRef | None = None
+    access: Access = EVERYBODY
 
     @cached_property
     def app(self) -> HotRoutes:
         """The ASGI application."""
-        return create_app(self.service, self.manager, self.http_limits, default_model=self.default_model)
+        return create_app(
+            self.service, self.manager, self.http_limits, default_model=self.default_model, access=self.access
+        )
 
 
 def make_fakes(

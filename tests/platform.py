@@ -38,11 +38,17 @@ class Platform:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, again: bool = True) -> None:
-        """Run `make serve` and return once it says that it is ready. A start that was too slow is tried once more."""
+    def start(self, *, again: bool = True, **settings: str) -> None:
+        """Run `make serve` and return once it says that it is ready. A start that was too slow is tried once more.
+
+        Args:
+            settings: variables of this start alone.
+        """
         # MLflow leaves its addresses in the environment of the process that used it: here, the tests'.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        environment.update({"ML_SERVE_HOME": str(self.home), "ML_SERVE_REGISTRY_POLL_S": "1", **self._settings})
+        environment.update(
+            {"ML_SERVE_HOME": str(self.home), "ML_SERVE_REGISTRY_POLL_S": "1", **self._settings, **settings}
+        )
         with self.log.open("wb") as output:
             self._process = subprocess.Popen(
                 ["make", "serve"],
@@ -56,7 +62,7 @@ class Platform:
         deadline = time.monotonic() + _START_S
         while "Ctrl-C stops everything" not in self.output():
             if again and self._process.poll() is not None and any(text in self.output() for text in _TOO_SLOW):
-                self.start(again=False)
+                self.start(again=False, **settings)
                 return
             assert self._process.poll() is None, f"it ended by itself:\n{self.output()}"
             assert time.monotonic() < deadline, f"not ready in {_START_S} s:\n{self.output()}"

@@ -11,6 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app import __version__
+from app.adapters.access.keys import KeyFile, create_key
+from app.api.app import create_app
+from app.api.http.access import Access
 from app.cli import cli
 from app.cli.errors import EPILOG, FAILED, NO_RESPONSE, OK, REFUSED, USAGE
 from app.errors import ModelUnavailable
@@ -532,3 +535,42 @@ def test_demo_tells_what_it_does_and_what_there_is(
         "commodity_price_predictor is already registered",
         "feature service commodity_price_service has 8 entities",
     ]
+
+
+# API keys
+
+
+def test_keys_are_made_listed_and_revoked(run: Shell, tmp_path: Path) -> None:
+    file = ("--file", str(tmp_path / "keys.json"))
+    made = run.json("keys", "create", "desk", "--scope", "predict", "--model", "price_*", "--days", "7", *file)
+    assert made["key"].startswith(f"mls_{made['id']}_")
+    other = run("keys", "create", "ops", "--scope", "manage", "--scope", "observe", *file).stdout
+    assert other.startswith("mls_")
+    (desk, ops) = run.json("keys", "list", *file)
+    assert desk == {name: value for name, value in made.items() if name != "key"}
+    assert (ops["scopes"], ops["models"], ops["expires"]) == (["manage", "observe"], ["*"], None)
+    shown = run("keys", "list", *file).stdout
+    assert "price_*" in shown
+    assert made["key"] not in shown
+    assert run("keys", "revoke", desk["id"], *file).stdout == f"revoked {desk['id']} of desk\n"
+    assert [key["name"] for key in run.json("keys", "list", *file)] == ["ops"]
+    assert "no key has the id" in run("keys", "revoke", desk["id"], *file, code=FAILED).stderr
+    assert "'scopes'" in run("keys", "create", "x", "--scope", "admin", *file, code=FAILED).stderr
+    assert "cannot read the key file" in run("keys", "list", "--file", str(tmp_path / "none"), code=FAILED).stderr
+
+
+def test_commands_send_the_key_of_the_environment(
+    server: Server, fakes: Fakes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry, key = create_key(tmp_path / "keys.json", "desk", ["predict"])
+    fakes.access = Access(KeyFile(tmp_path / "keys.json"))
+    server.app = fakes.app = create_app(fakes.service, fakes.manager, fakes.http_limits, access=fakes.access)
+    run = Shell(server.url)
+    row = '{"a": 1, "b": 2}'
+    assert "credentials are missing" in run("predict", "sum", row, code=REFUSED).stderr
+    monkeypatch.setenv("ML_SERVE_API_KEY", key)
+    assert run("predict", "sum", row).stdout == "sum v1\n3.0\n"
+    refused = run("load", "sum", code=REFUSED).stderr
+    assert f"this needs the scope 'manage', which 'desk/{entry.id}' does not have" in refused
+    monkeypatch.setenv("ML_SERVE_API_KEY", f"{key} x")
+    assert key not in run("predict", "sum", row, code=USAGE).stderr

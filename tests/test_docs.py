@@ -102,14 +102,18 @@ def test_every_command_is_documented_with_its_options() -> None:
     documented: dict[str, set[str]] = {}
     for command, options in re.findall(r"^\| `ml-serve (\w+)[^`]*` \|.*\| ([^|]*) \|$", CLI, re.MULTILINE):
         documented.setdefault(command, set()).update(re.findall(r"`(--[\w-]+)`", options))
-    actual = {command: _options(parameters.params) for command, parameters in group.commands.items()}
+    actual = {name: set().union(*map(_options, _with_children(command))) for name, command in group.commands.items()}
     assert documented == actual
     (shown,) = re.findall(r"## Global options\n\n(.*)\n", CLI)
-    assert set(re.findall(r"`(--[\w-]+)`", shown)) == {*_options(group.params), "--help"}
+    assert set(re.findall(r"`(--[\w-]+)`", shown)) == {*_options(group), "--help"}
 
 
-def _options(parameters: Any) -> set[str]:
-    options = [parameter for parameter in parameters if isinstance(parameter, TyperOption)]
+def _with_children(command: Any) -> list[Any]:
+    return [command, *getattr(command, "commands", {}).values()]
+
+
+def _options(command: Any) -> set[str]:
+    options = [parameter for parameter in command.params if isinstance(parameter, TyperOption)]
     return {opt for option in options for opt in (*option.opts, *option.secondary_opts)} - {"--help"}
 
 

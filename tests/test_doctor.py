@@ -64,7 +64,7 @@ def test_a_fresh_machine_passes_and_stays_as_it_is(tmp_path: Path) -> None:
     checks = examine(settings(tmp_path))
     assert failed(checks) == []
     assert [check.name for check in checks if not check.name.startswith("port ")] == [
-        "system", "home", "model libraries", "registry", "feature store",
+        "system", "home", "access", "model libraries", "registry", "feature store",
     ]  # fmt: skip
     assert "will be created" in check(checks, "home").message
     assert "will be created" in check(checks, "registry").message

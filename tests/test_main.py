@@ -43,7 +43,8 @@ def test_a_feast_repository_adds_the_features_deployment(tmp_path: Path) -> None
 
 
 def test_replicas_scale_as_the_settings_say(tmp_path: Path) -> None:
-    found = composed(home=str(tmp_path), profile="cluster", gateway={"max_replicas": 7, "target_ongoing_requests": 3})
+    scaling = {"max_replicas": 7, "target_ongoing_requests": 3}
+    found = composed(home=str(tmp_path), profile="cluster", gateway=scaling, auth={"open": True})
     gateway = found["Gateway"]._deployment_config.autoscaling_config
     assert (gateway.min_replicas, gateway.max_replicas) == (2, 7)
     assert gateway.policy.policy_kwargs == {"target_ongoing_requests": 3}

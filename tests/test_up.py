@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+import grpc
 import httpx
+import psutil
 import pytest
+from mlflow.deployments import get_deploy_client
 
-from tests.platform import PORTS, ROOT, URL, Platform, leftovers, listening, remaining
+from app.adapters.access.keys import create_key, revoke_key
+from app.oip import inference_pb2 as pb
+from ml_serve_client import ApiError, Client
+from tests.grpc_stub import make_stub
+from tests.platform import DEMO, PORTS, ROOT, URL, Platform, leftovers, listening, remaining
 
 pytestmark = pytest.mark.ray
+
+T = TypeVar("T")
 
 CLI = str(Path(sys.executable).parent / "ml-serve")
 
@@ -33,9 +48,79 @@ def up(home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_next_start_ends_the_processes_of_an_unclean_run(platform: Platform) -> None:
     platform.stop(signal.SIGKILL)
     assert (before := leftovers()) != []
-    platform.start()
+    create_key(platform.home / "keys.json", "first", ["observe"])
+    platform.start(ML_SERVE_AUTH__MODE="api-key")  # for the next test
     assert set(before) & set(leftovers()) == set()
     assert httpx.get(f"{URL}/readyz", timeout=60).status_code == 200
+
+
+def test_callers_need_a_key_of_the_file(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 1.18}
+    with Client(URL) as nobody, pytest.raises(ApiError, match="credentials are missing"):
+        nobody.predict(DEMO, row)
+    entry, key = create_key(platform.home / "keys.json", "desk", ["predict"], [f"{DEMO[:5]}*"])
+    with Client(URL, api_key=key) as client:
+        expected = _when_read(lambda: client.predict(DEMO, row)).predictions
+        with pytest.raises(ApiError, match="needs the scope 'manage'"):
+            client.load(DEMO)
+        with pytest.raises(ApiError, match="may not use the model 'others'"):
+            client.predict("others", row)
+    monkeypatch.setenv("ML_SERVE_API_KEY", key)
+    shown = subprocess.run(
+        [CLI, "predict", DEMO, json.dumps(row), "--json"], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(shown.stdout)["predictions"] == expected
+    assert get_deploy_client(f"ml-serve:{URL}").predict(DEMO, [row])["predictions"] == expected
+    with grpc.insecure_channel("127.0.0.1:9000") as channel:
+        ready = partial(make_stub(channel).ModelReady, pb.ModelReadyRequest(name=DEMO), timeout=30)
+        assert ready(metadata=[("authorization", f"Bearer {key}")]).ready
+        with pytest.raises(grpc.RpcError) as caught:
+            ready()
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert httpx.get(f"{URL}/metrics").status_code == 401
+    assert httpx.get(f"{URL}/docs").status_code == 200
+    assert httpx.get("http://127.0.0.1:8000/livez", headers={"host": "evil.example"}).status_code == 200
+    revoke_key(platform.home / "keys.json", entry.id)
+    with Client(URL, api_key=key) as client:
+        _until_refused(lambda: client.predict(DEMO, row))
+
+
+def _when_read(call: Callable[[], T]) -> T:
+    """Return what the call returns once the gateway knows the new key."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return call()
+        except ApiError as error:
+            if error.status != 401 or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _until_refused(call: Callable[[], object]) -> None:
+    def repeat() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            call()
+            time.sleep(0.2)
+
+    with pytest.raises(ApiError, match="not valid"):
+        repeat()
+
+
+def test_only_this_machine_is_served_unless_callers_are_known(platform: Platform, tmp_path: Path) -> None:
+    outside = next(
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family is socket.AF_INET and not address.address.startswith("127.")
+    )
+    for port in (8000, 9000):
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((outside, port), 5)
+    done = up(tmp_path, ML_SERVE_HOST="0.0.0.0")
+    assert done.returncode == 1
+    assert "auth.open=true" in done.stderr
 
 
 def test_a_port_that_is_taken_is_named_with_its_holder(platform: Platform, tmp_path: Path) -> None:

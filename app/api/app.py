@@ -13,19 +13,18 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
 from starlette_exporter import PrometheusMiddleware
 
 from app import __version__
 from app.api.bodies import ServeError, V1Error
+from app.api.http.access import EVERYBODY, Access
 from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, HttpLimits
 from app.api.http.hot_routes import HotRoutes
-from app.api.http.routing import APP_NAME, JSON, Endpoint
+from app.api.http.routing import APP_NAME, JSON, SECURITY_SCHEMES, Endpoint
 from app.api.mlflow.bodies import InvocationsError
 from app.api.mlflow.endpoints import MlflowDialect
 from app.api.mlflow.parquet import parquet_table
@@ -59,6 +58,7 @@ def create_app(
     *,
     default_model: ModelRef | None = None,
     read_parquet: ParquetReader = parquet_in_thread,
+    access: Access = EVERYBODY,
 ) -> HotRoutes:
     """Build the application of one gateway replica; a bare ``/invocations`` predicts with `default_model`."""
     app = FastAPI(
@@ -81,11 +81,14 @@ def create_app(
 
     @cache
     def openapi() -> dict[str, Any]:
-        documented = [*(route.described() for route in routes if route.documented), *app.routes]
-        return get_openapi(title=app.title, version=app.version, summary=app.summary, routes=documented)
+        documented = [route.described(secured=access.is_on) for route in routes if route.documented]
+        document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=documented)
+        if access.is_on:
+            document["components"]["securitySchemes"] = SECURITY_SCHEMES
+        return document
 
     dialects = (
-        ServeDialect(service, manager),
+        ServeDialect(service, manager, access),
         V1Dialect(service, manager),
         ReleaseEndpoints(manager),
         ComparisonEndpoint(service, manager),
@@ -98,24 +101,10 @@ def create_app(
     routes = [route for dialect in dialects for route in dialect.routes()]
     routes.sort(key=lambda route: route.path.endswith("}"))  # a parameter at the end matches any longer path
     watch, budget = DisconnectWatch(limits.timeout_s), BodyBudget(limits.arriving_bytes)
-    endpoints = [Endpoint(route, limits, watch, budget, exporter) for route in routes]
+    endpoints = [Endpoint(route, limits, watch, budget, exporter, access=access) for route in routes]
     app.router.routes += endpoints
-    app.add_api_route(
-        "/metrics",
-        metrics,
-        tags=["system"],
-        summary="Prometheus metrics.",
-        response_class=PlainTextResponse,
-        response_model=None,
-    )
     app.add_exception_handler(HTTPException, partial(_router_error, limits))
     return HotRoutes(exporter, openapi, [endpoint for endpoint in endpoints if endpoint.is_hot])
-
-
-async def metrics() -> Response:
-    """Metrics of the gateway replica that answers, in Prometheus' text format."""
-    # starlette_exporter's own handler leaves out collectors, such as the ledger's, if PROMETHEUS_MULTIPROC_DIR is set.
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def _router_error(limits: HttpLimits, request: Request, error: Exception) -> Response:

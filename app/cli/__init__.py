@@ -1,7 +1,8 @@
 """The command line ``ml-serve``; `main` is its console script.
 
 `app.cli.remote`, `app.cli.releases` and `app.cli.comparison` have the commands that call a gateway, `app.cli.local`
-those that run on this machine. Each command imports its libraries itself, so that help and small commands start fast.
+those that run on this machine, `app.cli.keys` those of
+API keys. Each command imports its libraries itself, so that help and small commands start fast.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from app import __version__
-from app.cli import comparison, local, releases, remote
+from app.cli import comparison, keys, local, releases, remote
 from app.cli.errors import EPILOG, report
 
 _COMMANDS = (
@@ -78,6 +79,7 @@ def _global_options(
 
 for command in _COMMANDS:
     cli.command()(command)
+cli.add_typer(keys.keys, name="keys")
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import typer
 
@@ -108,6 +108,21 @@ def _downloads(counts: Mapping[str, float]) -> str:
     fetched = f"{counts['downloads']:.0f} ({megabytes(int(counts['downloaded_bytes']))} MB)"
     damaged = f", {counts['damaged']:.0f} damaged" if counts["damaged"] else ""
     return f"{fetched}, {counts['hits']:.0f} cached{damaged}"
+
+
+def keys_table(keys: Iterable[Mapping[str, Any]]) -> Table:
+    """Make a table with a row for each API key."""
+    table = empty_table("id", "name", "scopes", "models", "created", "expires")
+    for key in keys:
+        table.add_row(
+            key["id"],
+            key["name"],
+            ", ".join(key["scopes"]),
+            ", ".join(key["models"]),
+            key["created"],
+            key["expires"] or "never",
+        )
+    return table
 
 
 def checks_table(checks: Iterable[Check]) -> Table:

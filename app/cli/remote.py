@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -121,13 +122,17 @@ def status(url: Url = None, as_json: Json = False) -> None:
 
 
 def connect(url: str | None) -> Client:
-    """Make a client of the gateway at `url`, by default the one on this machine."""
-    from ml_serve_client import Client
+    """Make a client of the gateway at `url`, by default the one on this machine. It sends the key of the environment.
+
+    A key as an option would be in the list of processes, which others on this machine can read.
+    """
+    from app.settings.loading import KEY_VARIABLE
+    from ml_serve_client import DEFAULT_URL, Client
 
     try:
-        return Client(url) if url else Client()
+        return Client(url or DEFAULT_URL, api_key=os.environ.get(KEY_VARIABLE) or None)
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="--url") from None
+        raise typer.BadParameter(str(error), param_hint=f"--url or {KEY_VARIABLE}") from None
 
 
 def _try(call: Callable[[], T]) -> tuple[T | None, str]:

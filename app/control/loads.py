@@ -96,7 +96,7 @@ class VersionLoads:
 
     async def _load(self, version: ModelVersion) -> ModelVersion:
         self._pool_of(version)
-        await self._loop.observe(lambda observed: observed.pin(version, self._loop.settings.default_alias))
+        await self._loop.observe(lambda observed: observed.pin(version))
         try:
             await self.wait(version)
         except ModelUnavailable:

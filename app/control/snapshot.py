@@ -91,7 +91,6 @@ def encode(state: ReleaseState) -> dict[str, Any]:
             for alias, one in aliases.items()
             if one.refusal is not None
         ],
-        "chosen": requests.chosen,
         "pinned": sorted(map(list, requests.pinned)),
         "let_go": sorted(map(list, requests.unloaded)),
         "contradictions": [[*version, reason] for version, reason in sorted(observed.contradictions.items())],
@@ -109,17 +108,21 @@ def decode(content: Mapping[str, Any], state: ReleaseState, now: Now, settings: 
     aliases = {
         name: {alias: _alias_state(one) for alias, one in known.items()}
         for name, known in content.get("live", {}).items()
+        if settings.serves(name)
     }
     for name, alias, desired, reason, is_broken in content.get("held_up", []):
         if alias in aliases.get(name, {}):
             refusal: Refusal = "broken" if is_broken else "incompatible"
             blocked = replace(aliases[name][alias], desired=desired, phase="blocked", reason=reason, refusal=refusal)
             aliases[name][alias] = blocked
-    models = [RegisteredModel(**{key: one[key] for key in _MODEL if key in one}) for one in content.get("models", [])]
+    models = [
+        RegisteredModel(**{key: one[key] for key in _MODEL if key in one})
+        for one in content.get("models", [])
+        if settings.serves(one["name"])
+    ]
     requests = LoadRequests(
         pinned=frozenset(ModelVersion(*pair) for pair in content.get("pinned", [])),
         unloaded=frozenset(ModelVersion(*pair) for pair in content.get("let_go", [])),
-        chosen=dict(content.get("chosen", {})),
     )
     observed = Observed(
         models={model.name: model for model in models} or None,

@@ -8,6 +8,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 
+from app.deployments.access import require_access
 from app.deployments.affinity_router import AffinityRouter
 from app.deployments.autoscaling import PoolScalingPolicy, RequestScalingPolicy
 from app.deployments.features import Features
@@ -31,8 +32,9 @@ def compose(settings: Settings) -> Any:
     """Bind gateway, pools, features and releases into one Serve application.
 
     Raises:
-        StartupError: the default model is not a valid reference.
+        StartupError: the default model is not a valid reference, or the authentication is not complete.
     """
+    require_access(settings)
     default_model(settings)  # an error here stops the start; on a replica, Serve would retry it
     releases = serve.deployment(
         Releases,

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import socket
+import stat
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 from app.api.http.serve_middleware import IMPORT_PATH as FRONT
+from app.errors import StartupError
 from app.settings import Settings
 
 PRELOAD = "app.deployments.preload"
@@ -33,6 +37,11 @@ _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SER
 """HAProxy retries a request once if its gateway replica died without sending a byte. Off if
 models live in the gateways: a request that killed one replica would kill a second one. See
 `docs/operate/failures.md`."""
+
+_SECRET = re.compile(
+    r"^ML_SERVE_|^AWS_|^MLFLOW_TRACKING_|^MLFLOW_REGISTRY_URI$|SECRET|TOKEN|PASSW|CREDENTIAL|_KEY$|^PG"
+)
+"""Names of variables that models need no knowledge of: settings of the gateway, and what looks like a credential."""
 
 MODE = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH")
 """Variables without which a Ray that runs already serves at a fraction of the speed."""
@@ -88,10 +97,35 @@ def quiet_environment() -> dict[str, str]:
     return {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "FEAST_USAGE": "False"}
 
 
+def without_secrets(kept: Iterable[str]) -> dict[str, str]:
+    """Return empty values for the variables of this process whose names look like secrets, except `kept`.
+
+    Ray's own stay: a process cannot join without them.
+    """
+    found = [name for name in os.environ if not name.startswith("RAY_") and _SECRET.search(name.upper())]
+    return dict.fromkeys({*found} - {*kept}, "")
+
+
 def apply(environment: dict[str, str]) -> None:
     """Set variables that are not set yet. Ray's processes inherit them."""
     for name, value in environment.items():
         os.environ.setdefault(name, value)
+
+
+def session_folder() -> Path:
+    """Return the folder below which Ray keeps its sessions, with logs and sockets. Only this user can enter it.
+
+    Everybody can enter and write to Ray's own, `/tmp/ray`. The path is short because it holds sockets.
+
+    Raises:
+        StartupError: somebody else made the folder or can enter it.
+    """
+    folder = Path(f"/tmp/ml-serve-{os.getuid()}")  # noqa: S108 - checked below
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StartupError(f"{folder} must be a folder of this user with mode 700; remove it")
+    return folder
 
 
 def begin_run() -> Path:

@@ -15,6 +15,7 @@ from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
+from app.deployments.access import make_access
 from app.deployments.autoscaling import ONGOING
 from app.deployments.feature_client import FeatureClient
 from app.deployments.feature_lanes import FeatureLanes
@@ -85,12 +86,18 @@ class Gateway:
             stream_idle_s=settings.stream_idle_s,
         )
         self._parquet = ParquetProcess()
-        self._servicer = InferenceServicer(InferenceService(self._service, self._follower), settings.request_timeout_s)
+        self._access, self._authenticator = make_access(settings)
+        self._following: asyncio.Task[None] | None = None
+        self._servicer = InferenceServicer(
+            InferenceService(self._service, self._follower), settings.request_timeout_s, access=self._access
+        )
 
     async def __serve_build_asgi_app__(self) -> Any:
         prepare_for_requests()
         await asyncio.gather(*(member.start() for member in self._members))  # calls find warm models
         self._follower.start()
+        if self._authenticator is not None:
+            self._following = asyncio.create_task(self._authenticator.follow())
         limits = self._settings.limits
         app = create_app(
             self._service,
@@ -104,6 +111,7 @@ class Gateway:
             ),
             default_model=default_model(self._settings),
             read_parquet=self._parquet.read,
+            access=self._access,
         )
         served = with_cors(app, self._settings.cors_origins)
         if not self._settings.access_log:  # which Serve writes
@@ -160,6 +168,8 @@ class Gateway:
             lanes.close()
         if hasattr(self, "_parquet"):
             self._parquet.close()
+        if (following := getattr(self, "_following", None)) is not None:
+            following.cancel()
         for member in getattr(self, "_members", ()):
             await member.stop()
 

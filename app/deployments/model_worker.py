@@ -40,6 +40,8 @@ class ModelWorker:
     def __init__(self, settings: Settings, folder: Path, address: WorkerAddress) -> None:
         logging.basicConfig(level=settings.log_level.upper())
         os.chdir(folder)
+        for name in [name for name, value in os.environ.items() if not value]:  # emptied by `without_secrets`
+            del os.environ[name]
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
         _read_newer_arrays()
         configure(settings)

@@ -66,6 +66,7 @@ class Releases:
                 pools={name: pool_plan(settings, pool) for name, pool in settings.pools.items()},
                 member_ttl_s=_MEMBER_TTL_S,
                 keep_previous_s=settings.keep_previous_s,
+                serves=settings.serves,
             ),
             Snapshot(settings.snapshot_file),
             term=time.time_ns(),

@@ -50,12 +50,18 @@ class Runtime:
         self._progress = progress
         self._serve: Future[None]
 
-    log_folder = "/tmp/ray/session_latest/logs/serve"  # noqa: S108 - Ray's own path
-    """Folder of the replicas' logs."""
+    @property
+    def log_folder(self) -> str:
+        """Folder of the replicas' logs."""
+        own = os.environ["RAY_TMPDIR"] if self._settings.ray_address is None else "/tmp"  # noqa: S108 - Ray's default
+        return f"{own}/ray/session_latest/logs/serve"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._settings.http_port}"
+        host = self._settings.bind_host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - to compare
+            host = "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._settings.http_port}"
 
     def session(self) -> str | None:
         """Return the session name of a local Ray, which identifies its processes; None for a joined cluster."""
@@ -116,7 +122,7 @@ class Runtime:
         self._progress("starting Ray Serve")
         self._serve = ThreadPoolExecutor(1).submit(
             serve.start,
-            http_options={"host": "0.0.0.0", "port": self._settings.http_port},  # noqa: S104 - HAProxy mode has no other
+            http_options={"host": self._settings.bind_host, "port": self._settings.http_port},
             grpc_options={"port": self._settings.grpc_port, "grpc_servicer_functions": [GRPC_SERVICER]},
         )
         while not (self._serve.done() or serve.status().proxies):

@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from app.adapters.mlflow.environments import Environment
 from app.adapters.mlflow.process_state import ChangesProcess
-from app.deployments.environment import WITHOUT_SERVE
+from app.deployments.environment import WITHOUT_SERVE, without_secrets
 from app.deployments.model_worker import ModelWorker
 from app.errors import ModelUnavailable, ReplicaDied, ServingError
 from app.lanes.blocking import BlockingLane, WorkerAddress
@@ -230,15 +230,17 @@ class Workers:
         libraries = [str(overlay)] if overlay is not None else []
         path = os.pathsep.join([*libraries, *filter(None, [os.environ.get("PYTHONPATH")])])
         node = ray.get_runtime_context().get_node_id()
+        own = {WITHOUT_SERVE: "1", **({"PYTHONPATH": path} if libraries else {})}
+        kept = self._settings.environments.variables
         return (
             _actor_class()
             .options(
                 num_cpus=0,
                 max_concurrency=self._threads + 2,  # loads and the end of streams do not wait for the others
-                runtime_env={"env_vars": {WITHOUT_SERVE: "1", **({"PYTHONPATH": path} if libraries else {})}},
+                runtime_env={"env_vars": {**without_secrets(kept), **own}},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(self._settings, folder, address)
+            .remote(self._settings.without_secrets(), folder, address)
         )
 
     def _drop(self, worker: _Worker, number: int) -> None:

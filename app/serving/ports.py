@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from app.serving.batching.batcher import AnsweredBatch
 from app.serving.batching.limits import BatchOverrides
+from app.serving.callers import Caller
 from app.serving.comparison.statistics import ShadowPair, ShadowResult, Statistics
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.model_spec import ModelSpec
@@ -104,6 +105,16 @@ class Model(Protocol):
     def invoke(self, body: bytes) -> bytes: ...
 
     def stream(self, body: bytes) -> Iterator[str]: ...
+
+
+class Authenticator(Protocol):
+    """The callers that an operator has admitted."""
+
+    async def caller(self, credential: str) -> Caller:
+        """Return the caller of a key or token. Raises `Unauthenticated`, or `Unavailable` if that cannot be told."""
+
+    async def follow(self) -> None:
+        """Keep the keys current until cancelled."""
 
 
 class FeatureStore(Protocol):

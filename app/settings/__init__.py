@@ -6,24 +6,28 @@ YAML file of ``--config`` or ``ML_SERVE_CONFIG``, the defaults. Two underscores 
 """
 
 from app.settings.groups import (
+    AuthSettings,
     BatchSettings,
     EnvironmentSettings,
     Limits,
     PoolSettings,
     RequestScaling,
     Scaling,
+    ScopeName,
     ShadowSettings,
 )
 from app.settings.loading import environment_names, load
 from app.settings.model import Settings
 
 __all__ = [
+    "AuthSettings",
     "BatchSettings",
     "EnvironmentSettings",
     "Limits",
     "PoolSettings",
     "RequestScaling",
     "Scaling",
+    "ScopeName",
     "Settings",
     "ShadowSettings",
     "environment_names",

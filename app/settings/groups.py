@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
 PositiveInt = Annotated[int, Field(ge=1)]
+
+
+PREFIX = "ML_SERVE_"
+
+ScopeName = Literal["predict", "manage", "observe"]
+"""``predict``: call models and read what a call needs. ``manage``: load, unload, promote, roll back, split traffic.
+``observe``: read metrics, states and statistics."""
+
+
+def ecosystem(name: str, own: str | None = None) -> Any:
+    """Let a field be read from the ecosystem's variable `name` too; our own name wins."""
+    return AliasChoices(f"{PREFIX}{own or name}", name)
+
+
+def comma_separated(value: Any) -> Any:
+    """Split text at commas; other values stay."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def absolute(value: Path | None) -> Path | None:
+    """Make a path absolute: replicas run in other working directories, where a relative one would mean another."""
+    return value and value.expanduser().absolute()
 
 
 class _Group(BaseModel):
@@ -140,8 +164,20 @@ class EnvironmentSettings(_Group):
     change the state of the process when they are loaded. `python`: these, and each version of Python code in a process
     of its own. `all`: each version in a process of its own."""
 
+    code: Literal["allow", "refuse"] = "allow"
+    """Whether a version may run code of its author when it is loaded: pickles and Python files. `refuse`: only formats
+    that are data are loaded, such as those of ONNX, XGBoost and LightGBM."""
+
+    variables: Annotated[tuple[str, ...], NoDecode] = ()
+    """Environment variables that worker processes keep although their names look like secrets."""
+
     max_workers: PositiveInt = 8
     """Maximum worker processes of one pool replica. The replica evicts rarely called models first."""
+
+    @field_validator("variables", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return comma_separated(value)
 
 
 class Limits(_Group):
@@ -174,6 +210,66 @@ class Limits(_Group):
 
     queued_bytes: PositiveInt = 512 * 1024**2
     """Maximum input bytes in progress in one gateway replica, and maximum bytes of the bodies of its requests."""
+
+
+class AuthSettings(_Group):
+    """Who may call the gateway. See `docs/operate/security.md`."""
+
+    mode: Literal["none", "api-key", "jwt", "proxy"] = "none"
+    """How callers are known. `none`: everybody may do everything. `api-key`: by the keys of `ml-serve keys`. `jwt`: by
+    the tokens of an issuer. `proxy`: only by the proxy in front, which names them."""
+
+    open: bool = False
+    """Let other machines reach a gateway without authentication. Otherwise `none` needs a loopback address."""
+
+    hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Host names by which management calls may name the gateway, such as `*.svc.cluster.local`; `*` stands for any
+    text. Addresses and `localhost` are always allowed. Empty: with authentication every name, without it no other."""
+
+    keys_file: Path | None = None
+    """File of API keys. Unset: `keys.json` under `home`. Replicas take over changes within seconds."""
+
+    jwt_issuer: str | None = None
+    """Value of the claim `iss`."""
+
+    jwt_audience: str | None = None
+    """Value that the claim `aud` must contain."""
+
+    jwt_keys: str | None = None
+    """Public keys of the issuer: a JWKS at an `https://` URL or in a file."""
+
+    jwt_refresh_s: Annotated[float, Field(gt=0)] = 300
+    """Seconds between two fetches of these keys. An unknown key id fetches them at once, at most every 10 seconds."""
+
+    jwt_leeway_s: Annotated[float, Field(ge=0)] = 30
+    """Seconds by which the issuer's clock may differ."""
+
+    jwt_scope_claim: str = "scope"
+    """Claim with the scopes: text with spaces between them, or a list."""
+
+    jwt_models_claim: str = "models"
+    """Claim with patterns of the model names that a caller may use. Tokens without it may use all."""
+
+    proxy_secret: SecretStr | None = None
+    """Secret by which a proxy in front proves itself, in the header `x-ml-serve-proxy-secret`. It works beside API keys
+    and tokens."""
+
+    proxy_scopes: Annotated[tuple[ScopeName, ...], NoDecode] = ("predict",)
+    """Scopes of the callers that the proxy names, unless `proxy_groups_header` is set."""
+
+    proxy_groups_header: str | None = None
+    """Header with the groups of a caller, such as `x-consumer-groups`: `predict`, `manage` and `observe` are scopes.
+    The proxy must set or remove this header on every request."""
+
+    @field_validator("hosts", "proxy_scopes", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: Any) -> Any:
+        return comma_separated(value)
+
+    @field_validator("keys_file")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return absolute(value)
 
 
 class ShadowSettings(_Group):

@@ -13,12 +13,14 @@ import yaml
 from pydantic import AliasChoices, BaseModel, ValidationError
 
 from app.errors import StartupError
-from app.settings.groups import PoolSettings
-from app.settings.model import OVERRIDES, PREFIX, Settings
+from app.settings.groups import PREFIX, PoolSettings
+from app.settings.model import OVERRIDES, Settings
 
 CONFIG_VARIABLE = "ML_SERVE_CONFIG"
 URL_VARIABLE = "ML_SERVE_URL"
 """URL of the gateway for client commands. Not a setting of the gateway."""
+KEY_VARIABLE = "ML_SERVE_API_KEY"
+"""API key or token that client commands send. Not a setting of the gateway."""
 
 _PRIVATE = ("secret", "token", "key", "uri", "url")
 """A setting with one of these words in its name may hold a credential. Error messages omit its value."""
@@ -81,7 +83,7 @@ def environment_names() -> Iterator[tuple[str, str]]:
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    known = {name for name, _ in environment_names()} | {CONFIG_VARIABLE, URL_VARIABLE}
+    known = {name for name, _ in environment_names()} | {CONFIG_VARIABLE, URL_VARIABLE, KEY_VARIABLE}
     return [
         f"unknown setting {variable}{_did_you_mean(variable, known)}"
         for variable in sorted(environment)

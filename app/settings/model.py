@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field, PositiveInt, SecretStr, field_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import Field, PositiveInt, field_validator
+from pydantic_settings import InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.settings.groups import (
+    PREFIX,
+    AuthSettings,
     BatchSettings,
     EnvironmentSettings,
     GatewayScaling,
@@ -17,22 +20,21 @@ from app.settings.groups import (
     RequestScaling,
     Scaling,
     ShadowSettings,
+    absolute,
+    comma_separated,
+    ecosystem,
 )
+from app.settings.stores import Stores, without_password
 
-PREFIX = "ML_SERVE_"
 OVERRIDES = "overrides"
 """Argument of `Settings` with values that override the environment. Not a setting."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+_URIS = ("mlflow_tracking_uri", "mlflow_registry_uri")
 PositiveSeconds = Annotated[float, Field(gt=0)]
 
 
-def _ecosystem(name: str, own: str | None = None) -> Any:
-    """Let a field be read from the ecosystem's variable `name` too; our own name wins."""
-    return AliasChoices(f"{PREFIX}{own or name}", name)
-
-
-class Settings(BaseSettings):
+class Settings(Stores):
     """All settings. Build them with `load`."""
 
     model_config = SettingsConfigDict(
@@ -52,8 +54,11 @@ class Settings(BaseSettings):
     profile: Literal["auto", "local", "cluster"] = "auto"
     """Default replica counts: of one machine or of a cluster. `auto`: `cluster` if `RAY_ADDRESS` is set."""
 
-    ray_address: str | None = Field(None, validation_alias=_ecosystem("RAY_ADDRESS"))
+    ray_address: str | None = Field(None, validation_alias=ecosystem("RAY_ADDRESS"))
     """Ray cluster to join. Unset: `up` starts a local cluster and stops it at the end."""
+
+    host: str | None = None
+    """Address at which HTTP and gRPC are served. Unset: 127.0.0.1 on one machine, every address on a cluster."""
 
     http_port: Port = 8000
     """Port of the HTTP endpoints."""
@@ -80,33 +85,11 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0)] = 2
     """Seconds that a stopping replica of a local cluster has to finish its requests."""
 
-    mlflow_tracking_uri: str | None = Field(None, validation_alias=_ecosystem("MLFLOW_TRACKING_URI"))
-    """MLflow tracking server. Unset: SQLite under `home`."""
-
-    mlflow_registry_uri: str | None = Field(None, validation_alias=_ecosystem("MLFLOW_REGISTRY_URI"))
-    """MLflow model registry. Unset: the tracking server."""
-
-    mlflow_s3_endpoint_url: str | None = Field(None, validation_alias=_ecosystem("MLFLOW_S3_ENDPOINT_URL"))
-    """S3 endpoint of the artifact store, for MinIO and other stores outside AWS."""
-
-    aws_access_key_id: str | None = Field(None, validation_alias=_ecosystem("AWS_ACCESS_KEY_ID"))
-    """Access key of the artifact store."""
-
-    aws_secret_access_key: SecretStr | None = Field(None, validation_alias=_ecosystem("AWS_SECRET_ACCESS_KEY"))
-    """Secret key of the artifact store."""
-
-    aws_session_token: SecretStr | None = Field(None, validation_alias=_ecosystem("AWS_SESSION_TOKEN"))
-    """Session token of the artifact store, for temporary credentials."""
-
-    aws_default_region: str | None = Field(None, validation_alias=_ecosystem("AWS_DEFAULT_REGION"))
-    """Region of the artifact store."""
-
-    feast_repo: Path | None = Field(None, validation_alias=_ecosystem("FEAST_FS_YAML_FILE_PATH", own="FEAST_REPO"))
+    feast_repo: Path | None = Field(None, validation_alias=ecosystem("FEAST_FS_YAML_FILE_PATH", own="FEAST_REPO"))
     """Feast repository: the folder of `feature_store.yaml`, or that file. Unset: the demo's, if it exists."""
 
     default_alias: Annotated[str, Field(min_length=1)] = "champion"
-    """Alias that a bare model name refers to. A model without this alias answers with the version that was last loaded
-    by its bare name, else with its newest READY version."""
+    """Alias that a bare model name refers to. A model without this alias answers with its newest READY version."""
 
     default_model: str | None = None
     """Model reference for `/invocations` without one. Unset: only `/invocations/{ref}` works."""
@@ -117,6 +100,10 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
     """Origins of web pages that browsers let call the gateway, such as `https://app.example.com`; `*` is every origin.
     Empty: none, which is right behind a proxy that does this itself."""
+
+    models: Annotated[tuple[str, ...], NoDecode] = ("*",)
+    """Patterns of the registered models that are served; `*` stands for any text. The gateway treats others as if they
+    were not registered."""
 
     registry_poll_s: PositiveSeconds = 5
     """Seconds between two polls of the registry. During an outage the interval grows to 30 seconds, with jitter."""
@@ -177,16 +164,19 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     """Limits on requests."""
 
+    auth: AuthSettings = AuthSettings()
+    """Authentication of callers."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum severity of log lines."""
 
     access_log: bool = False
     """Log every request and every call between deployments."""
 
-    @field_validator("preload", "cors_origins", "not_accelerated", mode="before")
+    @field_validator("models", "preload", "cors_origins", "not_accelerated", mode="before")
     @classmethod
     def _comma_separated(cls, value: Any) -> Any:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return comma_separated(value)
 
     @field_validator("pools")
     @classmethod
@@ -196,13 +186,12 @@ class Settings(BaseSettings):
     @field_validator("home", "feast_repo", "model_cache")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        # Replicas run in other working directories, so a relative path would mean another folder there.
-        return value and value.expanduser().absolute()
+        return absolute(value)
 
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[Any],
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
@@ -212,6 +201,16 @@ class Settings(BaseSettings):
         assert isinstance(init_settings, InitSettingsSource)
         options = init_settings.init_kwargs.pop(OVERRIDES, {})
         return (InitSettingsSource(settings_cls, options), env_settings, init_settings)
+
+    def serves(self, name: str) -> bool:
+        """Return whether a registered model is served."""
+        return any(fnmatchcase(name, pattern) for pattern in self.models)
+
+    def without_secrets(self) -> Settings:
+        """Return a copy for processes of models: without credentials of stores, callers and proxies."""
+        secrets = {"aws_access_key_id": None, "aws_secret_access_key": None, "aws_session_token": None}
+        uris = {name: without_password(uri) for name in _URIS if (uri := getattr(self, name)) is not None}
+        return self.model_copy(update={**secrets, **uris, "auth": AuthSettings()})
 
     def accelerates(self, name: str) -> bool:
         """Return whether a model may be called in a faster way than MLflow's."""
@@ -270,6 +269,16 @@ class Settings(BaseSettings):
         return {name: pool for name, pool in self.pools.items() if pool.placement == "gateway"}
 
     @property
+    def bind_host(self) -> str:
+        """The address at which HTTP and gRPC are served."""
+        return self.host or ("0.0.0.0" if self.is_cluster else "127.0.0.1")  # noqa: S104 - see `app.deployments.access`
+
+    @property
+    def keys_path(self) -> Path:
+        """File of API keys."""
+        return self.auth.keys_file or self.home / "keys.json"
+
+    @property
     def replica_drain_s(self) -> float:
         """Seconds that a stopping replica behind the gateway has to finish its calls."""
         return 30.0 if self.is_cluster else max(self.drain_s, 1.0)
@@ -285,14 +294,3 @@ class Settings(BaseSettings):
         fewest = low if scaling.min_replicas is None else scaling.min_replicas
         most = max(high, fewest) if scaling.max_replicas is None else scaling.max_replicas
         return min(fewest, most), most
-
-    def storage_environment(self) -> dict[str, str]:
-        """Return variables for MLflow and boto3 to access the artifact store. Contains secrets: never print it."""
-        values = {
-            "MLFLOW_S3_ENDPOINT_URL": self.mlflow_s3_endpoint_url,
-            "AWS_ACCESS_KEY_ID": self.aws_access_key_id,
-            "AWS_SECRET_ACCESS_KEY": self.aws_secret_access_key and self.aws_secret_access_key.get_secret_value(),
-            "AWS_SESSION_TOKEN": self.aws_session_token and self.aws_session_token.get_secret_value(),
-            "AWS_DEFAULT_REGION": self.aws_default_region,
-        }
-        return {key: value for key, value in values.items() if value}

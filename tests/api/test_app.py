@@ -20,6 +20,8 @@ STATUSES: dict[type[ServingError], int] = {
     errors.Unsupported: 501,
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.ModelNotFound: 404,
     errors.FeatureSourceNotFound: 404,
@@ -95,7 +97,9 @@ async def test_the_schema_has_every_endpoint(connect: Connect) -> None:
 @pytest.mark.parametrize("path", ["/serve", "/v1/models/{ref}:predict"])
 async def test_the_schema_documents_parameters_and_error_statuses(connect: Connect, path: str) -> None:
     operation = (await connect(make_fakes({})).get("/openapi.json")).json()["paths"][path]["post"]
-    assert set(operation["responses"]) == {"200", "400", "404", "408", "413", "415", "429", "500", "503", "504"}
+    expected = {"200", "400", "404", "408", "413", "415", "429", "500", "503", "504"}
+    manages = path == "/serve"  # and then refuses pages of other origins
+    assert set(operation["responses"]) == {*expected, *(["403"] if manages else [])}
     headers = {one["name"] for one in operation["parameters"] if one["in"] == "header"}
     assert headers == {"x-request-id", "x-request-timeout-seconds", "x-session-id"}
     assert [one["name"] for one in operation["parameters"] if one["in"] == "path"] == re.findall(r"{(\w+)}", path)

@@ -231,6 +231,16 @@ def test_the_client_waits_a_little_longer_than_the_deadline() -> None:
     assert without.extensions["timeout"]["read"] == 7
 
 
+def test_the_api_key_is_sent_with_every_request() -> None:
+    client, requests = sent(api_key="mls_a_b")
+    client.predict("m", {})
+    assert requests[0].headers["authorization"] == "Bearer mls_a_b"
+    for wrong in ("a b", "é", "a\nb"):
+        with pytest.raises(ValueError, match="not printable ASCII") as caught:
+            Client(api_key=wrong)
+        assert wrong not in str(caught.value)
+
+
 def test_headers_are_sent_with_every_request() -> None:
     client, requests = sent(headers={"apikey": "k"})
     client.predict("m", {})

@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from mlflow.exceptions import MlflowException
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
+from app.adapters.mlflow.code import code_in
 from app.adapters.mlflow.environments import Environment, environment_of, is_python
 from app.adapters.mlflow.identities import Identities
 from app.adapters.mlflow.loaded_model import Findings, LoadedModel, is_read_again, read_model
@@ -155,6 +156,11 @@ class ModelLoader:
                 ) from error
 
     def _environment(self, version: ModelVersion, folder: Path) -> Environment:
+        if self._environments.code == "refuse" and (found := code_in(folder)) is not None:
+            raise ModelUnavailable(
+                f"{version} cannot be loaded: {found} would run code, which the setting environments.code refuses",
+                {"model": version.name},
+            )
         environment = environment_of(folder)
         if environment.contradictions and self._environments.mismatch != "isolate":
             needed = ", ".join(environment.contradictions)

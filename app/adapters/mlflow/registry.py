@@ -56,6 +56,8 @@ def configure(settings: Settings) -> None:
     for variable, value in _DEFAULTS.items():
         os.environ.setdefault(variable, value)
     os.environ.update(settings.storage_environment())
+    if settings.environments.code == "refuse":  # beside `app.adapters.mlflow.code`, where MLflow knows better
+        os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     import mlflow
 
     leave_out_feast()
@@ -81,12 +83,14 @@ class MlflowRegistry:
     """`app.serving.ports.ModelRegistry` on an MLflow server or database. Connects with the first call. Thread-safe.
 
     Only READY versions exist: a pending one has no complete artifacts yet, and a failed one never will. Writes raise
-    `RegistryReadOnly` if the registry or the setting ``registry_read_only`` forbids them.
+    `RegistryReadOnly` if the registry or the setting ``registry_read_only`` forbids them. Models that the setting
+    ``models`` leaves out do not exist either.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._uris = settings.tracking_uri, settings.registry_uri
         self._read_only = settings.registry_read_only
+        self._serves = settings.serves
         self._connection = RegistryConnection(*self._uris)
 
     def models(self) -> Sequence[RegisteredModel]:
@@ -98,10 +102,11 @@ class MlflowRegistry:
         found = self._all(
             lambda client, page_token: client.search_registered_models(max_results=_PAGE, page_token=page_token), "name"
         )
-        return [self._parse(model) for model in found]
+        return [self._parse(model) for model in found if self._serves(model.name)]
 
     def model(self, name: str) -> RegisteredModel:
-        found = self._connection.find(name, lambda client: client.get_registered_model(name))
+        served = self._serves(name)
+        found = self._connection.find(name, lambda client: client.get_registered_model(name)) if served else None
         if found is not None:
             model = self._parse(found)
             if model.name == name:
@@ -202,7 +207,7 @@ class MlflowRegistry:
         return found
 
     def _find(self, version: ModelVersion) -> Any:
-        if not version.version.isdigit() or int(version.version) > _MAX_VERSION:
+        if not version.version.isdigit() or int(version.version) > _MAX_VERSION or not self._serves(version.name):
             return None
         found = self._connection.find(version.name, lambda client: client.get_model_version(*version))
         if found is None:
@@ -240,7 +245,7 @@ class MlflowRegistry:
 
     def _write_tag(self, name: str, tag: str, request: Callable[[MlflowClient], object]) -> None:
         self._require_writable()
-        if not self._connection.write(request):
+        if not self._serves(name) or not self._connection.write(request):
             self.model(name)  # raises if the model does not exist
             message = f"the model registry rejects the tag '{tag[:80]}': its key or value is invalid"
             raise InvalidRequest(message, {"tag": tag[:80]})

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 STATUSES: dict[type[ServingError], int] = {
     errors.InvalidRequest: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
     errors.Unsupported: 501,
@@ -29,6 +31,9 @@ STATUSES: dict[type[ServingError], int] = {
     errors.ServingError: 500,
 }
 """Status of each class and of its subclasses without a status of their own."""
+
+_CHALLENGE = (b"www-authenticate", b"Bearer")
+"""RFC 9110, 11.6.1: a response with status 401 has this header."""
 
 
 class ErrorBody(BaseModel, ABC):
@@ -68,5 +73,7 @@ def error_reply(error: Exception, exchange: Exchange, kind: type[ErrorBody]) -> 
     fault = known(error, exchange.request_id)
     seconds = fault.details.get("retry_after_s")
     headers = ((b"retry-after", str(seconds).encode()),) if seconds is not None else ()
+    if isinstance(fault, errors.Unauthenticated):
+        headers = (_CHALLENGE,)
     body = {**kind.describe(fault), "request_id": exchange.request_id}
     return Reply(dump(body), status_of(fault), headers)

@@ -21,6 +21,7 @@ from app.api.http.compression import accepted_encoding, body_too_large, compress
 from app.api.http.json_text import parse_json
 from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY, new_request_id
 from app.errors import CallerGone, DeadlineExceeded, InvalidRequest
+from app.serving.callers import ANYBODY
 
 T = TypeVar("T")
 
@@ -68,7 +69,8 @@ class Exchange:
     `received` is event loop time in seconds; `headers` has the last value of each name; `body_read` and `disconnected`
     say that the whole body has arrived and that the caller has gone, `started` that a part of the response was sent.
     `awaits_body` says that a part of the body has yet to arrive, `late` that it did not in time, and `counted` how many
-    of its bytes `budget` counts.
+    of its bytes `budget` counts. `caller` is who sent the request; `audit` has the facts of a management call for the
+    audit log.
     """
 
     __slots__ = (
@@ -77,8 +79,10 @@ class Exchange:
         "_limits",
         "_receive",
         "_request_id",
+        "audit",
         "awaits_body",
         "body_read",
+        "caller",
         "counted",
         "disconnected",
         "headers",
@@ -99,6 +103,8 @@ class Exchange:
         self.counted = 0
         self._budget = budget
         self.awaits_body = False
+        self.caller = ANYBODY
+        self.audit: dict[str, Any] | None = None
         self._receive = receive
         self._limits = limits
         self._echoes = limits.echo_request_id or DIRECT_KEY in scope
@@ -134,6 +140,11 @@ class Exchange:
         if DIRECT_KEY in self.scope or HIDDEN_KEY in self.scope:
             return self.received + seconds
         return self.received + seconds - min(seconds * _DEADLINE_MARGIN, _MAX_DEADLINE_MARGIN_S)
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the audit entry of a management call."""
+        if self.audit is not None:
+            self.audit.update(facts)
 
     async def in_time(self, work: Awaitable[T]) -> T:
         """Await an operation, such as a load, that has a deadline only if the caller set one.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -19,11 +19,15 @@ from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 from starlette_exporter import PrometheusMiddleware
 
+from app.api.http.access import Access
+from app.api.http.audit import write_audit
 from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, Handler, HttpLimits
 from app.errors import BodyTimeout, CallerGone, ServingError
+from app.serving.callers import MANAGE
+from app.settings import ScopeName
 
 APP_NAME = "ml_serve"
 """Label of the HTTP metrics."""
@@ -50,6 +54,12 @@ _HEADERS = (
     ),
 )
 _SESSION = parameter("header", "x-session-id", "Keeps a caller on one version while the model's traffic is split.")
+SECURITY: Sequence[Mapping[str, Sequence[str]]] = [{"bearer": []}, {"api_key": []}]
+"""Either of the schemes in `SECURITY_SCHEMES`."""
+SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or a JSON Web Token."},
+    "api_key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+}
 _STATUSES_OF_BODY = (400, 404, 408, 413, 415, 429, 500, 503, 504)
 _STATUSES_OF_REFERENCE = (400, 404, 503)
 
@@ -67,6 +77,7 @@ class Route:
         parameters: OpenAPI parameters beside the reference and the headers of every request with a body.
         statuses: error statuses beside those of every request with a body or a reference.
         documented: whether the OpenAPI document contains it.
+        scopes: the caller needs one of them; `OPEN` for everybody.
     """
 
     method: str
@@ -81,9 +92,14 @@ class Route:
     statuses: Sequence[int] = ()
     body_required: bool = True
     documented: bool = True
+    scopes: Set[ScopeName] = field(kw_only=True)
 
-    def described(self) -> APIRoute:
-        """Return FastAPI's route for the OpenAPI document. It answers nothing, and is slow to build."""
+    def described(self, *, secured: bool = False) -> APIRoute:
+        """Return FastAPI's route for the OpenAPI document. It answers nothing, and is slow to build.
+
+        Args:
+            secured: whether callers need credentials.
+        """
         return APIRoute(
             self.path,
             lambda: None,  # FastAPI would document the parameters of a handler; `_request` does that
@@ -92,8 +108,8 @@ class Route:
             name=self.name,
             summary=(self.handler.__doc__ or "").split("\n")[0],
             response_model=None,
-            responses=self._responses(),
-            openapi_extra=self._request(),
+            responses=self._responses((401, 403) if secured and self.scopes else ()),
+            openapi_extra={**self._request(), **({"security": SECURITY if self.scopes else []} if secured else {})},
         )
 
     @property
@@ -101,10 +117,11 @@ class Route:
         """Name of the operation."""
         return f"{self.tag}_{getattr(self.handler, '__name__', 'endpoint')}"
 
-    def _responses(self) -> dict[int | str, dict[str, Any]]:
+    def _responses(self, refused: Sequence[int]) -> dict[int | str, dict[str, Any]]:
         of_body = _STATUSES_OF_BODY if self.body else ()
         of_reference = _STATUSES_OF_REFERENCE if "{" in self.path else ()
-        errors = sorted({*of_body, *of_reference, *self.statuses})
+        of_pages = (403, 415) if self.scopes == MANAGE else ()
+        errors = sorted({*of_body, *of_reference, *of_pages, *refused, *self.statuses})
         responses: dict[int | str, dict[str, Any]] = {status: {"model": self.error} for status in errors}
         if isinstance(self.answer, Mapping):
             responses[200] = {"content": _inlined(self.answer)}
@@ -149,6 +166,8 @@ class Endpoint(StarletteRoute):
         watch: DisconnectWatch,
         budget: BodyBudget,
         exporter: PrometheusMiddleware,
+        *,
+        access: Access,
     ) -> None:
         super().__init__(route.path, route.handler, methods=[route.method], name=route.name)
         self.app = self._answer
@@ -158,6 +177,8 @@ class Endpoint(StarletteRoute):
         self._watch = watch
         self._budget = budget
         self._exporter = exporter
+        self._access = access
+        self._manages = route.scopes == MANAGE
         self._meters: dict[int, tuple[Counter, Histogram]] = {}
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -165,6 +186,13 @@ class Endpoint(StarletteRoute):
         exchange = Exchange(scope, receive, self._limits, self._budget)
         task = self._watch.enter(exchange)
         try:
+            if self._manages:
+                params = exchange.path_params
+                exchange.audit = {"action": self._route.name, "model": params.get("ref") or params.get("name")}
+            if self._access.is_on:
+                await self._access.admit(exchange, self._route.scopes)
+            if self._manages:
+                self._access.check_management(exchange)
             reply = await self._route.handler(exchange)
             if reply.parts is not None:
                 await exchange.send_parts(reply, reply.parts, send)
@@ -182,6 +210,16 @@ class Endpoint(StarletteRoute):
             exchange.forget_body()
         if not exchange.started:
             await exchange.reply(reply, send)
+        if exchange.audit is not None:
+            peer = (scope.get("client") or ("-",))[0]
+            write_audit(
+                exchange.audit,
+                exchange.caller,
+                exchange.headers,
+                peer=peer,
+                result=reply.status,
+                request_id=exchange.request_id,
+            )
         if self.is_hot:
             self._count(reply.status, time.perf_counter() - started)
 

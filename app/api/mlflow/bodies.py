@@ -136,6 +136,8 @@ class InvocationsResponse(BaseModel):
 CODES: dict[type[ServingError], str] = {
     errors.MalformedBody: "BAD_REQUEST",
     errors.InvalidRequest: "INVALID_PARAMETER_VALUE",
+    errors.Unauthenticated: "UNAUTHENTICATED",
+    errors.Forbidden: "PERMISSION_DENIED",
     errors.ModelNotFound: "RESOURCE_DOES_NOT_EXIST",
     errors.NotFound: "ENDPOINT_NOT_FOUND",
     errors.Conflict: "RESOURCE_CONFLICT",

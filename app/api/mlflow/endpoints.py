@@ -21,6 +21,7 @@ from app.api.mlflow.csv import csv_columns
 from app.api.mlflow.events import EVENT_STREAM, event_stream_reply
 from app.api.mlflow.tables import ParquetReader, TableLimits
 from app.errors import InvalidInput, MalformedBody, NotFound, Unavailable, UnsupportedMediaType
+from app.serving.callers import OPEN, PREDICT
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
@@ -57,7 +58,7 @@ class MlflowDialect:
         self._default_model = default_model
 
     def routes(self) -> list[Route]:
-        route = partial(Route, tag="mlflow", error=InvocationsError)
+        route = partial(Route, tag="mlflow", error=InvocationsError, scopes=OPEN)
         bodies = {
             JSON: {"schema": {"anyOf": [InvocationsRequest, JSON_CALL_SCHEMA]}},
             CSV: {"schema": {"type": "string", "description": "A header row and rows, in UTF-8."}},
@@ -68,7 +69,7 @@ class MlflowDialect:
             JSON: {"schema": {"anyOf": [InvocationsResponse, whole]}},
             EVENT_STREAM: {"schema": {"type": "string", "description": "One `data:` line for each event."}},
         }
-        hot = partial(route, body=bodies, answer=answers, hot=True)
+        hot = partial(route, body=bodies, answer=answers, hot=True, scopes=PREDICT)
         text = {"text/plain": {"schema": {"type": "string"}}}
         return [
             hot("POST", "/invocations", self.invoke_default, statuses=(404,)),
@@ -102,7 +103,7 @@ class MlflowDialect:
         return Reply(version("mlflow").encode(), content_type=_TEXT)
 
     async def _predict(self, exchange: Exchange, ref: ModelRef) -> Reply:
-        request = PredictionRequest(ref, exchange.deadline, session=exchange.session)
+        request = PredictionRequest(exchange.caller.allowed(ref), exchange.deadline, session=exchange.session)
         kind = media_type(exchange.headers.get(b"content-type", b""))
         if kind == JSON:
             request.body = await exchange.body()

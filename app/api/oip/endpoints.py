@@ -13,6 +13,7 @@ from app.api.oip import bodies
 from app.api.oip.messages import HttpInferRequest, header_length, read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest, raw_input
 from app.errors import InvalidReference
+from app.serving.callers import MANAGE, OBSERVE, OPEN, PREDICT, SCOPES
 from app.serving.references import ModelRef, make_ref, parse_ref
 
 NAME = "ml-serve"
@@ -29,23 +30,34 @@ class OipDialect:
 
     def routes(self) -> list[Route]:
         """List the endpoints. Longer paths come first, because a reference may contain slashes."""
-        route = partial(Route, tag="v2", error=V1Error)
+        route = partial(Route, tag="v2", error=V1Error, scopes=SCOPES)
         ref, resident = "/v2/models/{ref:path}", "/v2/repository/models/{ref:path}"
         asked = {JSON: {"schema": bodies.InferRequestBody}, _BINARY: _described(_REQUEST)}
         answered = {JSON: {"schema": bodies.InferResponseBody}, _BINARY: _described(_RESPONSE)}
-        repository = partial(route, body=bodies.RepositoryBody, body_required=False)
+        repository = partial(route, body=bodies.RepositoryBody, body_required=False, scopes=MANAGE)
         index_answer = {JSON: {"schema": {"type": "array", "items": bodies.IndexEntry}}}
         return [
-            route("GET", "/v2", self.server, answer=bodies.ServerMetadataBody),
-            route("GET", "/v2/health/live", self.live),
-            route("GET", "/v2/health/ready", self.ready, statuses=(503,)),
-            route("POST", ref + "/infer", self.infer, body=asked, answer=answered, hot=True, statuses=(501,)),
+            route("GET", "/v2", self.server, answer=bodies.ServerMetadataBody, scopes=OPEN),
+            route("GET", "/v2/health/live", self.live, scopes=OPEN),
+            route("GET", "/v2/health/ready", self.ready, statuses=(503,), scopes=OPEN),
+            route(
+                "POST",
+                ref + "/infer",
+                self.infer,
+                body=asked,
+                answer=answered,
+                hot=True,
+                statuses=(501,),
+                scopes=PREDICT,
+            ),
             route("GET", "/v2/models", self.models),
             route("GET", ref + "/ready", self.model_ready),
             route("GET", ref + "/config", self.config),
-            route("GET", ref + "/stats", self.statistics),
+            route("GET", ref + "/stats", self.statistics, scopes=OBSERVE),
             route("GET", ref, self.metadata, answer=bodies.ModelMetadata),
-            repository("POST", "/v2/repository/index", self.index, body=bodies.IndexBody, answer=index_answer),
+            repository(
+                "POST", "/v2/repository/index", self.index, body=bodies.IndexBody, answer=index_answer, scopes=OBSERVE
+            ),
             repository("POST", resident + "/load", self.load, statuses=(501,)),
             repository("POST", resident + "/unload", self.unload),
         ]
@@ -78,7 +90,7 @@ class OipDialect:
 
     async def models(self, exchange: Exchange) -> Reply:
         """List the names of the registered models."""
-        return Reply(dump({"models": await self._inference.names()}))
+        return Reply(dump({"models": list(filter(exchange.caller.may_use, await self._inference.names()))}))
 
     async def model_ready(self, exchange: Exchange) -> Reply:
         """Check that a model is loaded."""
@@ -123,7 +135,7 @@ class OipDialect:
     async def index(self, exchange: Exchange) -> Reply:
         """List model versions and their states."""
         body = bodies.IndexBody.read(await exchange.json(optional=True))
-        return Reply(dump(await self._inference.index(ready=body.ready)))
+        return Reply(dump(await self._inference.index(exchange.caller, ready=body.ready)))
 
     async def load(self, exchange: Exchange) -> Reply:
         """Make a version resident and warm."""
@@ -147,7 +159,7 @@ def _reference(exchange: Exchange) -> ModelRef:
             f"'{name[:80]}': the version after '/versions/' is missing; write '{name[:80]}/versions/N'",
             {"reference": name[:80]},
         )
-    return version_reference(name, version)
+    return exchange.caller.allowed(version_reference(name, version))
 
 
 def version_reference(name: str, version: str) -> ModelRef:

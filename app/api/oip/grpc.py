@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Set
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial, wraps
 from typing import Any, Protocol, TypeAlias, TypeVar
@@ -13,6 +14,8 @@ import grpc
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from app import __version__, errors
+from app.api.http.access import EVERYBODY, Access
+from app.api.http.audit import write_audit
 from app.api.http.errors import known
 from app.api.http.exchange import SESSION_HEADER, positive_seconds, valid_request_id
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
@@ -21,13 +24,17 @@ from app.api.oip.service import InferenceService, earliest
 from app.errors import MalformedBody, ServingError
 from app.oip import inference_pb2 as pb
 from app.oip.grpc_service import Unreadable
+from app.serving.callers import ANYBODY, MANAGE, NOBODY, OBSERVE, PREDICT, SCOPES, Caller
 from app.serving.references import parse_ref
+from app.settings import ScopeName
 
 R = TypeVar("R")
 T = TypeVar("T")
 
 CODES: dict[type[ServingError], grpc.StatusCode] = {
     errors.InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.Conflict: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unsupported: grpc.StatusCode.UNIMPLEMENTED,
@@ -49,6 +56,7 @@ class Context(Protocol):
     """The part of Serve's ``RayServegRPCContext`` that is used here."""
 
     def invocation_metadata(self) -> Any: ...
+    def peer(self) -> str: ...
     def set_trailing_metadata(self, trailing_metadata: list[tuple[str, str]]) -> None: ...
     def set_code(self, code: grpc.StatusCode) -> None: ...
     def set_details(self, details: str) -> None: ...
@@ -94,9 +102,16 @@ class InferenceServicer:
         registry: gets the metrics ``grpc_requests`` and ``grpc_request_duration_seconds``.
     """
 
-    def __init__(self, inference: InferenceService, timeout_s: float, registry: CollectorRegistry = REGISTRY) -> None:
+    def __init__(
+        self,
+        inference: InferenceService,
+        timeout_s: float,
+        registry: CollectorRegistry = REGISTRY,
+        access: Access = EVERYBODY,
+    ) -> None:
         self._inference = inference
         self._timeout_s = timeout_s
+        self._access = access
         self.requests = Counter("grpc_requests", "Completed gRPC calls.", ("method", "code"), registry=registry)
         self.seconds = Histogram(
             "grpc_request_duration_seconds",
@@ -117,18 +132,21 @@ class InferenceServicer:
 
     @_answered(pb.ModelReadyResponse)
     async def model_ready(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        ready = await self._inference.is_ready(version_reference(request.name, request.version))
+        caller = await self._admit(context, SCOPES)
+        ready = await self._inference.is_ready(caller.allowed(version_reference(request.name, request.version)))
         return pb.ModelReadyResponse(ready=ready)
 
     @_answered(pb.ModelMetadataResponse)
     async def model_metadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        model = await self._inference.metadata(version_reference(request.name, request.version))
+        caller = await self._admit(context, SCOPES)
+        model = await self._inference.metadata(caller.allowed(version_reference(request.name, request.version)))
         return pb.ModelMetadataResponse(**asdict(model))
 
     @_answered(pb.ModelInferResponse)
     async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         received = asyncio.get_running_loop().time()
-        ref = version_reference(request.model_name, request.model_version)
+        caller = await self._admit(context, PREDICT) if self._access.is_on else ANYBODY
+        ref = caller.allowed(version_reference(request.model_name, request.model_version))
         asked = read_infer(request, ref, self._deadline(received, context))
         asked.session = partial(_metadata, context, SESSION_HEADER.decode())
         if asked.parameters:
@@ -141,22 +159,57 @@ class InferenceServicer:
     async def repository_index(
         self, request: pb.RepositoryIndexRequest, context: Context
     ) -> pb.RepositoryIndexResponse:
-        entries = await self._inference.index(ready=request.ready)
+        caller = await self._admit(context, OBSERVE)
+        entries = await self._inference.index(caller, ready=request.ready)
         return pb.RepositoryIndexResponse(models=map(asdict, entries))
 
     @_answered(pb.RepositoryModelLoadResponse)
     async def repository_model_load(
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
-        await self._inference.load(parse_ref(request.model_name), request.parameters)
+        async with self._management("grpc_load", request.model_name, context) as caller:
+            await self._inference.load(caller.allowed(parse_ref(request.model_name)), request.parameters)
         return pb.RepositoryModelLoadResponse()
 
     @_answered(pb.RepositoryModelUnloadResponse)
     async def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
-        await self._inference.unload(parse_ref(request.model_name))
+        async with self._management("grpc_unload", request.model_name, context) as caller:
+            await self._inference.unload(caller.allowed(parse_ref(request.model_name)))
         return pb.RepositoryModelUnloadResponse()
+
+    async def _admit(self, context: Context, scopes: Set[ScopeName]) -> Caller:
+        """Return the caller, who needs one of `scopes`. Raises `Unauthenticated`, `Forbidden` or `Unavailable`."""
+        caller = await self._access.caller(_headers(context))
+        caller.require(scopes)
+        return caller
+
+    @asynccontextmanager
+    async def _management(self, action: str, model: str, context: Context) -> AsyncGenerator[Caller]:
+        """Find the caller of a management call, and write the call to the audit log."""
+        caller, result = NOBODY, grpc.StatusCode.INTERNAL
+        try:
+            caller = await self._access.caller(_headers(context))
+            caller.require(MANAGE)
+            yield caller
+            result = grpc.StatusCode.OK
+        except ServingError as error:
+            result = code_of(error)
+            raise
+        except asyncio.CancelledError:
+            result = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            facts = {"action": action, "model": model}
+            write_audit(
+                facts,
+                caller,
+                _headers(context),
+                peer=context.peer(),
+                result=result.name,
+                request_id=_request_id(context),
+            )
 
     def _deadline(self, received: float, context: Context) -> float:
         given = _metadata(context, "x-request-timeout-seconds")
@@ -185,6 +238,11 @@ def code_of(error: ServingError) -> grpc.StatusCode:
 
 def _metadata(context: Context, name: str) -> str | None:
     return next((str(value) for key, value in context.invocation_metadata() if key == name), None)
+
+
+def _headers(context: Context) -> dict[bytes, bytes]:
+    pairs = context.invocation_metadata()
+    return {str(key).encode(): value if isinstance(value, bytes) else str(value).encode() for key, value in pairs}
 
 
 def _request_id(context: Context) -> str:

@@ -15,6 +15,7 @@ from app.api.oip.tensor_values import OutputTensor
 from app.errors import InvalidRequest, MalformedBody, Unsupported
 from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES
+from app.serving.callers import Caller
 from app.serving.comparison.statistics import Statistics
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
@@ -97,11 +98,12 @@ class InferenceService:
         version = await self._service.resolve(ref)
         return (await self._manager.model(version.name)).can_answer(version.version)
 
-    async def index(self, *, ready: bool) -> list[IndexEntry]:
-        """List the versions that are or were served; with `ready` only the loaded ones."""
+    async def index(self, caller: Caller, *, ready: bool) -> list[IndexEntry]:
+        """List the versions that are or were served and that the caller may use; with `ready` only the loaded ones."""
         entries = [
             IndexEntry(model.name, version, _STATES.get(facts["state"], "UNAVAILABLE"), _reason(facts))
             for model in await self._manager.status()
+            if caller.may_use(model.name)
             for version, facts in sorted(model.versions.items(), key=lambda item: int(item[0]))
         ]
         return [entry for entry in entries if entry.state == "READY"] if ready else entries

@@ -6,9 +6,11 @@ from functools import partial
 from typing import Any
 
 from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
+from app.api.http.access import Access
 from app.api.http.exchange import Exchange, Reply, dump, versioned_reply
 from app.api.http.routing import Route
 from app.errors import MalformedBody
+from app.serving.callers import OBSERVE, PREDICT, SCOPES
 from app.serving.features import FeatureQuery
 from app.serving.json_output import predictions
 from app.serving.ports import ModelManager
@@ -21,13 +23,15 @@ from app.serving.references import ModelRef, make_ref, parse_ref
 class ServeDialect:
     """Handlers of ``POST /serve``."""
 
-    def __init__(self, service: PredictionService, manager: ModelManager) -> None:
+    def __init__(self, service: PredictionService, manager: ModelManager, access: Access) -> None:
         self._service = service
         self._manager = manager
+        self._access = access
 
     def routes(self) -> list[Route]:
         answer = ServeResponse | ManageResponse
         route = partial(Route, tag="serve", error=ServeError, body=ServeRequest, answer=answer, hot=True)
+        route = partial(route, scopes=SCOPES, statuses=(403,))
         return [route("POST", "/serve", self.serve), route("POST", "/", self.serve, documented=False)]
 
     async def serve(self, exchange: Exchange) -> Reply:
@@ -35,9 +39,17 @@ class ServeDialect:
         deadline = exchange.deadline
         body = ServeRequest.read(await exchange.json())
         _check_keys(body)
-        ref = _ref(body)
+        ref = exchange.caller.allowed(_ref(body))
+        if body.action == "status":
+            exchange.caller.require(OBSERVE)
+            status = await self._manager.model(ref.name)
+            shown = {"status": "success", "action": body.action, "model_name": ref.name, "model": status}
+            return Reply(dump({**shown, "request_id": exchange.request_id}))
         if body.action != "predict":
+            exchange.audit = {"action": f"serve_{body.action}", "model": str(ref)}
+            self._access.check_management(exchange)
             return await self._manage(body, ref, exchange)
+        exchange.caller.require(PREDICT)
         request = PredictionRequest(ref, deadline, params=body.params, session=exchange.session)
         if body.use_feature_store:
             request.features = _features(body)
@@ -61,11 +73,10 @@ class ServeDialect:
             if body.promote:
                 await exchange.in_time(self._manager.promote(version))
             answer["model_version"] = version.version
+            exchange.note(version=version.version, promote=body.promote)
             answer["default_version"] = (await self._manager.model(ref.name)).default
-        elif body.action == "unload":
-            answer["model_version"] = (await exchange.in_time(self._manager.unload(ref))).version
         else:
-            answer["model"] = await self._manager.model(ref.name)
+            answer["model_version"] = (await exchange.in_time(self._manager.unload(ref))).version
         answer["request_id"] = exchange.request_id
         return Reply(dump(answer))
 

@@ -14,6 +14,7 @@ from app.api.bodies import ServeError
 from app.api.http.exchange import Exchange, Reply
 from app.api.http.routing import Route
 from app.errors import NotFound
+from app.serving.callers import OPEN
 
 _CONTENT_TYPES = {
     "swagger-ui-bundle.js": b"text/javascript; charset=utf-8",
@@ -68,7 +69,8 @@ class DocsPages:
         """List the endpoints; the OpenAPI document has none of them."""
         handlers = {"/docs": self.swagger, "/redoc": self.redoc, "/docs/assets/{file}": self.asset}
         return [
-            Route("GET", path, handler, "system", ServeError, documented=False) for path, handler in handlers.items()
+            Route("GET", path, handler, "system", ServeError, documented=False, scopes=OPEN)
+            for path, handler in handlers.items()
         ]
 
     async def swagger(self, exchange: Exchange) -> Reply:

@@ -1,23 +1,34 @@
-"""Health, liveness and readiness of a gateway replica."""
+"""Health, liveness, readiness and metrics of a gateway replica."""
 
 from __future__ import annotations
+
+from functools import partial
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app import __version__
 from app.api.bodies import ServeError
 from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
+from app.serving.callers import OBSERVE, OPEN
 from app.serving.ports import ModelManager
 
 
 class SystemEndpoints:
-    """Handlers of ``/health``, ``/livez`` and ``/readyz``."""
+    """Handlers of ``/health``, ``/livez``, ``/readyz`` and ``/metrics``."""
 
     def __init__(self, manager: ModelManager) -> None:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        handlers = {"/health": self.health, "/livez": self.alive, "/readyz": self.ready}
-        return [Route("GET", path, handler, "system", ServeError) for path, handler in handlers.items()]
+        route = partial(Route, tag="system", error=ServeError, scopes=OPEN)
+        text = {"text/plain": {"schema": {"type": "string"}}}
+        return [
+            route("GET", "/health", self.health),
+            route("GET", "/livez", self.alive),
+            route("GET", "/readyz", self.ready),
+            route("GET", "/metrics", self.metrics, answer=text, scopes=OBSERVE),
+        ]
 
     async def health(self, exchange: Exchange) -> Reply:
         """Show the state of every part.
@@ -42,3 +53,8 @@ class SystemEndpoints:
         if self._manager.ready:
             return Reply(b'{"status":"ready"}')
         return Reply(b'{"status":"not ready","reason":"models are still loading; see /health"}', 503)
+
+    async def metrics(self, exchange: Exchange) -> Reply:
+        """Metrics of the gateway replica that answers, in Prometheus' text format."""
+        # starlette_exporter's handler leaves out collectors, such as the ledger's, if PROMETHEUS_MULTIPROC_DIR is set.
+        return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())

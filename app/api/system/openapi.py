@@ -16,6 +16,7 @@ from app.api.mlflow.bodies import JSON_CALL_SCHEMA
 from app.api.system.examples import example_request, example_response
 from app.api.v1.predict import PREFIX
 from app.errors import ServingError
+from app.serving.callers import OPEN
 from app.serving.ports import ModelManager
 from app.serving.prediction.served_model import ServedModel
 from app.serving.prediction.service import PredictionService
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S = 5.0
 """The document leaves out a model that is not described by then."""
 _MAX_CONCURRENT = 16
+_MAX_DOCUMENTS = 16
+"""Documents in memory: one for the models that a group of callers may use."""
+_VARY = b"x-forwarded-prefix, authorization, x-api-key"
 _WHOLE = "/invocations/"
 """Where models are called that take a whole JSON object."""
 _MAX_PREFIX = 200
@@ -52,23 +56,25 @@ class OpenApi:
         self._service = service
         self._manager = manager
         self._base = routes
-        self._served: list[DescribedModel] | None = None
-        self._document: dict[str, Any] = {}
+        self._documents: dict[tuple[str, ...], tuple[list[DescribedModel], dict[str, Any]]] = {}
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/openapi.json", self.document, "system", ServeError, documented=False)]
+        return [Route("GET", "/openapi.json", self.document, "system", ServeError, documented=False, scopes=OPEN)]
 
     async def document(self, exchange: Exchange) -> Reply:
         """Describe every endpoint and every model whose default version is loaded."""
-        served = await self._models()
-        if served != self._served:  # a model that was loaded again is another object
-            self._document = build(self._base(), served)
-            self._served = served
-        document = self._document
+        caller = exchange.caller
+        served = [one for one in await self._models() if caller.may_use(one.model.spec.name)]
+        known, document = self._documents.get(caller.models, (None, {}))
+        if served != known:  # a model that was loaded again is another object
+            document = build(self._base(), served)
+            if len(self._documents) >= _MAX_DOCUMENTS:
+                self._documents.clear()
+            self._documents[caller.models] = served, document
         prefix = forwarded_prefix(exchange.headers)
         if prefix:
             document = {**document, "servers": [{"url": prefix}]}
-        return Reply(dump(document), headers=((b"cache-control", b"no-cache"), (b"vary", b"x-forwarded-prefix")))
+        return Reply(dump(document), headers=((b"cache-control", b"no-cache"), (b"vary", _VARY)))
 
     async def _models(self) -> list[DescribedModel]:
         deadline = asyncio.get_running_loop().time() + _TIMEOUT_S

@@ -14,6 +14,7 @@ from app.api.oip.endpoints import version_reference
 from app.api.v1.predict import PREFIX
 from app.api.v1.releases import NAME
 from app.errors import Conflict, InvalidRequest
+from app.serving.callers import OBSERVE
 from app.serving.comparison.compare import Comparison, Side, compare
 from app.serving.confidence import LEVEL
 from app.serving.ports import ModelManager
@@ -54,13 +55,13 @@ class ComparisonEndpoint:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        route = partial(Route, answer=CompareResponse, parameters=_PARAMETERS, statuses=(409,))
+        route = partial(Route, answer=CompareResponse, parameters=_PARAMETERS, statuses=(409,), scopes=OBSERVE)
         return [route("GET", PREFIX + "{name}/compare", self.compare, "v1", V1Error)]
 
     async def compare(self, exchange: Exchange) -> Reply:
         """Compare two versions of a model by their statistics."""
         name, texts = exchange.path_params["name"], _query(exchange)
-        refs = [version_reference(name, text) for text in texts]
+        refs = [exchange.caller.allowed(version_reference(name, text)) for text in texts]
         base, other = [await self._service.resolve(ref) for ref in refs]
         if base == other:
             raise Conflict(

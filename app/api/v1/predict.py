@@ -8,6 +8,7 @@ from app.api.bodies import FeatureSourceResponse, PredictRequest, PredictRespons
 from app.api.http.exchange import Exchange, Reply, dump, versioned_reply
 from app.api.http.routing import Route, parameter
 from app.errors import FeatureSourceNotFound, MalformedBody
+from app.serving.callers import OBSERVE, PREDICT, SCOPES
 from app.serving.features import FeatureQuery
 from app.serving.json_output import plain, predictions
 from app.serving.ports import ModelManager
@@ -30,12 +31,20 @@ class V1Dialect:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        route = partial(Route, tag="v1", error=V1Error)
+        route = partial(Route, tag="v1", error=V1Error, scopes=SCOPES)
         ref, source = PREFIX + "{ref:path}", "/v1/features/{source:path}"
         return [
-            route("POST", ref + ":predict", self.predict, body=PredictRequest, answer=PredictResponse, hot=True),
+            route(
+                "POST",
+                ref + ":predict",
+                self.predict,
+                body=PredictRequest,
+                answer=PredictResponse,
+                hot=True,
+                scopes=PREDICT,
+            ),
             route("GET", "/v1/models", self.models),
-            route("GET", "/v1/status", self.status),
+            route("GET", "/v1/status", self.status, scopes=OBSERVE),
             route("GET", source, self.features, answer=FeatureSourceResponse, parameters=(_SOURCE,)),
             route("GET", ref + "/schema", self.schema, answer=SchemaResponse),
             route("GET", ref, self.model),
@@ -73,7 +82,8 @@ class V1Dialect:
 
     async def models(self, exchange: Exchange) -> Reply:
         """List the registered models."""
-        return Reply(dump({"models": list(await self._manager.status())}))
+        models = [model for model in await self._manager.status() if exchange.caller.may_use(model.name)]
+        return Reply(dump({"models": models}))
 
     async def status(self, exchange: Exchange) -> Reply:
         """Show the memory and the models of every replica."""
@@ -121,8 +131,8 @@ class V1Dialect:
 
 
 def reference(exchange: Exchange) -> ModelRef:
-    """Return the model reference in the path. Raises `InvalidReference`."""
-    return parse_ref(exchange.path_params["ref"])
+    """Return the model reference in the path. Raises `InvalidReference`, or `Forbidden` for this caller."""
+    return exchange.caller.allowed(parse_ref(exchange.path_params["ref"]))
 
 
 def _features(body: PredictRequest) -> FeatureRequest:

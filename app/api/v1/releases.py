@@ -15,6 +15,7 @@ from app.api.http.routing import Route, parameter
 from app.api.v1 import release_bodies as bodies
 from app.api.v1.predict import PREFIX, reference
 from app.errors import Conflict, InvalidReference, MalformedBody, ModelNotFound
+from app.serving.callers import MANAGE, OBSERVE
 from app.serving.ports import ModelManager
 from app.serving.references import ModelRef, ModelVersion, make_ref, parse_ref
 from app.serving.releases.table import ModelStatus, Switch
@@ -33,7 +34,7 @@ class ReleaseEndpoints:
         self._manager = manager
 
     def routes(self) -> list[Route]:
-        route = partial(Route, tag="v1", error=V1Error)
+        route = partial(Route, tag="v1", error=V1Error, scopes=MANAGE)
         named = partial(route, parameters=(NAME,))
         switch = partial(named, answer=bodies.SwitchResponse, statuses=(409,))
         split = partial(named, answer=bodies.TrafficResponse)
@@ -44,7 +45,7 @@ class ReleaseEndpoints:
             switch("POST", name + ":promote", self.promote, body=bodies.PromoteRequest),
             switch("POST", name + ":rollback", self.rollback, body=bodies.RollbackRequest, body_required=False),
             split("PUT", name + "/traffic", self.set_traffic, body=bodies.TrafficRequest, statuses=(409,)),
-            split("GET", name + "/traffic", self.traffic),
+            split("GET", name + "/traffic", self.traffic, scopes=OBSERVE),
         ]
 
     async def load(self, exchange: Exchange) -> Reply:
@@ -73,6 +74,7 @@ class ReleaseEndpoints:
             version = await self._live_version(name, body.source)
         else:
             version = ModelVersion(name, str(make_ref(name, version=str(body.version)).version))
+        exchange.note(version=version.version, alias=alias, force=body.force)
         switch = await exchange.in_time(self._manager.promote(version, alias=alias, force=body.force))
         return await self._switched(switch)
 
@@ -85,7 +87,9 @@ class ReleaseEndpoints:
         name = _name(exchange)
         body = bodies.RollbackRequest.read(await exchange.json(optional=True))
         alias = make_ref(name, body.alias).alias
-        return await self._switched(await exchange.in_time(self._manager.rollback(name, alias=alias)))
+        switch = await exchange.in_time(self._manager.rollback(name, alias=alias))
+        exchange.note(version=switch.version.version, alias=switch.alias)
+        return await self._switched(switch)
 
     async def set_traffic(self, exchange: Exchange) -> Reply:
         """Split a model's traffic among its aliases, and shadow it to one.
@@ -103,6 +107,7 @@ class ReleaseEndpoints:
         for alias in (*weights, shadow):
             make_ref(name, alias)
         plan = make_plan(weights, shadow)
+        exchange.note(traffic=body)
         return Reply(dump(_traffic(await exchange.in_time(self._manager.set_traffic(name, plan)))))
 
     async def traffic(self, exchange: Exchange) -> Reply:
@@ -146,7 +151,7 @@ def _name(exchange: Exchange) -> str:
             f"'{ref}' is not a bare model name; use '{ref.name}' in the path and give version or alias in the body",
             {"reference": str(ref)},
         )
-    return ref.name
+    return exchange.caller.allowed(ref).name
 
 
 def _traffic(status: ModelStatus) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ class AliasState:
     """State of one alias of one model.
 
     Attributes:
-        desired: version that the registry names, or that a caller loaded by name.
+        desired: version that the registry names.
         live: version that answers.
         previous: version that answered before; None where none is known.
         phase: ``live``: the desired version answers and is in memory. ``idle``: it answers and no member holds it.

@@ -16,14 +16,12 @@ class LoadRequests:
         pinned: versions that callers loaded.
         wanted: versions that operations under way need, and how many of these.
         unloaded: versions that callers unloaded.
-        chosen: per model the version that was loaded by name while no default alias was set.
         unloads, retries: how often a version was asked to leave, and to be tried again after a failure.
     """
 
     pinned: frozenset[ModelVersion] = frozenset()
     wanted: Mapping[ModelVersion, int] = field(default_factory=dict)
     unloaded: frozenset[ModelVersion] = frozenset()
-    chosen: Mapping[str, str] = field(default_factory=dict)
     unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
     retries: Mapping[ModelVersion, int] = field(default_factory=dict)
 
@@ -36,16 +34,13 @@ class LoadRequests:
         """Return how often pool members were told to drop a version or to try it again."""
         return self.unloads.get(version, 0) + self.retries.get(version, 0)
 
-    def pin(self, version: ModelVersion, *, choose: bool) -> LoadRequests:
-        """Keep a version resident; with `choose` the bare name means it."""
-        chosen = {**self.chosen, version.name: version.version} if choose else self.chosen
-        pinned, unloaded = self.pinned | {version}, self.unloaded - {version}
-        return replace(self, pinned=pinned, unloaded=unloaded, chosen=chosen)
+    def pin(self, version: ModelVersion) -> LoadRequests:
+        """Keep a version resident."""
+        return replace(self, pinned=self.pinned | {version}, unloaded=self.unloaded - {version})
 
     def unpin(self, version: ModelVersion) -> LoadRequests:
         """Undo `pin`; members may keep the version."""
-        chosen = {name: number for name, number in self.chosen.items() if (name, number) != version}
-        return replace(self, pinned=self.pinned - {version}, chosen=chosen)
+        return replace(self, pinned=self.pinned - {version})
 
     def want(self, version: ModelVersion) -> LoadRequests:
         """Keep a version in memory until `unwant` is called as often."""
@@ -70,7 +65,6 @@ class LoadRequests:
             frozenset(version for version in self.pinned if version.name in names),
             self.wanted,
             frozenset(version for version in self.unloaded if version.name in names),
-            {name: number for name, number in self.chosen.items() if name in names},
             {version: count for version, count in self.unloads.items() if version.name in names},
             {version: count for version, count in self.retries.items() if version.name in names},
         )

@@ -89,12 +89,10 @@ class Observed:
         """Drop a member that has ended."""
         return replace(self, members={known: report for known, report in self.members.items() if known != member_id})
 
-    def pin(self, version: ModelVersion, default_alias: str) -> Observed:
-        """Keep a version resident; where the model has no default alias, the bare name means it."""
-        model = (self.models or {}).get(version.name)
-        choose = model is None or default_alias not in model.aliases
+    def pin(self, version: ModelVersion) -> Observed:
+        """Keep a version resident."""
         tried = self._try_again(version)
-        return replace(tried, requests=tried.requests.pin(version, choose=choose))
+        return replace(tried, requests=tried.requests.pin(version))
 
     def want(self, version: ModelVersion) -> Observed:
         """Keep a version in memory until `LoadRequests.unwant` is called as often."""

@@ -2,7 +2,7 @@
 
 - An alias in the registry names the *desired* version. The *live* version, which answers, follows once the desired one
   is warm on every pool member that should hold it, and stays where it is otherwise (`app.serving.releases.rollout`).
-- The bare name follows the default alias, else a version that a caller loaded by name, else the newest READY version.
+- The bare name follows the default alias, else the newest READY version.
 - Resident are: default versions that the setting `preload` names, versions that callers loaded, both versions of a
   rollout, those of a recent switch, and all that take part in a traffic split.
 - A version has as many copies as its load needs, a resident one at least as many as its pool's settings say.
@@ -95,15 +95,14 @@ def _follow(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Release
     for name, model in state.models.items():
         known, tags = state.aliases.get(name, {}), state.tags[name]
         followed: dict[str, AliasState] = {}
-        for alias, number in _desired(model, observed.requests.chosen.get(name), settings.default_alias).items():
-            chosen = alias == BARE and settings.default_alias not in model.aliases
+        for alias, number in _desired(model, settings.default_alias).items():
             after = followed[alias] = step(
                 known.get(alias),
                 ModelVersion(name, number),
                 state,
                 now,
                 intent=intents.get((name, alias)),
-                forced=tags.forced == number or (chosen and observed.requests.chosen.get(name) == number),
+                forced=tags.forced == number,
                 asleep=_is_asleep(state, tags.pool, now),
             )
             if (name, alias) in intents and _is_done(known.get(alias), after, intents[name, alias].version):
@@ -112,9 +111,9 @@ def _follow(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Release
     return replace(state, aliases=aliases, observed=replace(observed, intents=intents))
 
 
-def _desired(model: RegisteredModel, chosen: str | None, default_alias: str) -> dict[str, str]:
+def _desired(model: RegisteredModel, default_alias: str) -> dict[str, str]:
     """Return the version that each alias of a model should answer, the bare name included."""
-    default = model.aliases.get(default_alias) or chosen or model.latest
+    default = model.aliases.get(default_alias) or model.latest
     return {**model.aliases, **({BARE: default} if default is not None else {})}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -34,6 +34,7 @@ class ReleaseSettings:
         default_alias: the alias that a bare name means.
         preload: references to keep resident; ``*`` is every model that has the default alias.
         pools: the configured pools.
+        serves: returns whether a registered model is served; a snapshot may hold others, of other settings.
         member_ttl_s: seconds of silence after which a pool member counts as gone.
         calm_s: seconds that a version's load must be lower before it has fewer copies.
         keep_previous_s: seconds for which both versions of a switch stay resident.
@@ -50,6 +51,7 @@ class ReleaseSettings:
     keep_previous_s: float = 600.0
     grace_s: float = 15.0
     reunion_s: float = 3.0
+    serves: Callable[[str], bool] = lambda _: True
 
 
 @dataclass(frozen=True, slots=True)

@@ -507,3 +507,24 @@ class OneAnswer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def test_models_that_the_settings_leave_out_do_not_exist(
+    embedded: Settings, client: MlflowClient, tmp_path: Path
+) -> None:
+    for name in ("prices", "costs"):
+        client.create_registered_model(name)
+        add_version(client, name, tmp_path)
+    registry = MlflowRegistry(embedded.model_copy(update={"models": ("price*", "other")}))
+    assert [model.name for model in registry.models()] == ["prices"]
+    assert registry.model("prices").latest == "1"
+    with pytest.raises(ModelNotFound, match="no registered model 'costs'"):
+        registry.model("costs")
+    version = ModelVersion("costs", "1")
+    assert (registry.has_version(ModelVersion("prices", "1")), registry.has_version(version)) == (True, False)
+    with pytest.raises(ModelNotFound):
+        registry.download(version, tmp_path)
+    for write in writes(registry, "costs"):
+        with pytest.raises(ModelNotFound):
+            write()
+    assert client.get_registered_model("costs").aliases == {}

@@ -1,8 +1,10 @@
 """The gRPC calls through a real server and channel; Serve's own ingress is tested on the platform."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,6 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app import errors
+from app.adapters.access.keys import KeyFile, create_key
+from app.api.http.access import Access
 from app.api.oip.grpc import CODES, InferenceServicer, code_of
 from app.api.oip.service import InferenceService
 from app.errors import ServingError
@@ -41,7 +45,7 @@ async def serving(
 ) -> AsyncIterator[Any]:
     """A stub of a server that answers from the fakes."""
     inference = InferenceService(fakes.service, fakes.manager)
-    servicer = InferenceServicer(inference, timeout_s, registry or CollectorRegistry())
+    servicer = InferenceServicer(inference, timeout_s, registry or CollectorRegistry(), fakes.access)
     methods = type("Methods", (), {name: getattr(servicer, method) for name, method in RPCS.items()})
     server = grpc.aio.server()
     add_to_server(methods, server)
@@ -367,3 +371,49 @@ def test_every_error_has_a_code(kind: type[ServingError]) -> None:
     assert (code_of(kind("x")) is grpc.StatusCode.INTERNAL) == issubclass(
         kind, errors.ModelFailed | errors.StartupError
     ) or kind is ServingError
+
+
+async def test_calls_need_credentials(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "app.api.http.audit")
+    fakes = make_fakes({"prices": total("oil", "gas"), "hidden": total("oil", "gas")})
+    _, reader = create_key(tmp_path / "keys", "reader", ["predict"], ["prices"])
+    entry, manager = create_key(tmp_path / "keys", "manager", ["manage"])
+    fakes.access = Access(KeyFile(tmp_path / "keys"))
+    reading, managing = (("authorization", f"Bearer {reader}"),), (("x-api-key", manager),)
+    load = pb.RepositoryModelLoadRequest(model_name="prices")
+    unload = pb.RepositoryModelUnloadRequest(model_name="prices")
+    async with serving(fakes) as stub:
+        for open_call in (stub.ServerLive(pb.ServerLiveRequest()), stub.ServerReady(pb.ServerReadyRequest())):
+            await open_call
+        await stub.ServerMetadata(pb.ServerMetadataRequest())
+        calls = [
+            (stub.ModelReady, pb.ModelReadyRequest(name="prices"), True, True),
+            (stub.ModelMetadata, pb.ModelMetadataRequest(name="prices"), True, True),
+            (stub.ModelInfer, prices(), True, False),
+            (stub.RepositoryIndex, pb.RepositoryIndexRequest(), False, True),
+            (stub.RepositoryModelLoad, load, False, True),
+            (stub.RepositoryModelUnload, unload, False, True),
+        ]
+        for call, request, *allowed in calls:
+            assert (await refused(call(request))).code() is grpc.StatusCode.UNAUTHENTICATED
+            wrong = (("authorization", "Bearer mls_x_y"),)
+            assert (await refused(call(request, metadata=wrong))).code() is grpc.StatusCode.UNAUTHENTICATED
+            for metadata, may in zip((reading, managing), allowed, strict=True):
+                if may:
+                    await call(request, metadata=metadata)
+                else:
+                    assert (await refused(call(request, metadata=metadata))).code() is grpc.StatusCode.PERMISSION_DENIED
+        error = await refused(stub.ModelInfer(prices(model="hidden"), metadata=reading))
+        assert (error.code(), "hidden" in str(error.details())) == (grpc.StatusCode.PERMISSION_DENIED, True)
+        for hidden in (
+            stub.ModelReady(pb.ModelReadyRequest(name="hidden"), metadata=reading),
+            stub.ModelMetadata(pb.ModelMetadataRequest(name="hidden"), metadata=reading),
+        ):
+            assert (await refused(hidden)).code() is grpc.StatusCode.PERMISSION_DENIED
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 8
+    assert [line.split("result=")[1].split()[0] for line in lines] == [
+        *("UNAUTHENTICATED", "UNAUTHENTICATED", "PERMISSION_DENIED", "OK"),
+        *("UNAUTHENTICATED", "UNAUTHENTICATED", "PERMISSION_DENIED", "OK"),
+    ]
+    assert lines[3].startswith(f"management call: action=grpc_load model=prices caller=manager/{entry.id} peer=")

@@ -9,6 +9,7 @@ import pytest
 from app.api.oip.bodies import IndexEntry
 from app.api.oip.service import InferenceService, InferRequest, earliest, model_parameters, raw_input
 from app.errors import DeadlineExceeded, InvalidRequest, MalformedBody, ModelNotFound, Unsupported
+from app.serving.callers import ANYBODY
 from app.serving.comparison.statistics import Statistics
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.rows import Array, Batch, Output
@@ -165,10 +166,10 @@ async def test_loads_and_unloads_change_readiness() -> None:
     first, second = ModelRef("prices", None, "1"), ModelRef("prices", None, "2")
 
     async def ready() -> list[str]:
-        return [entry.version for entry in await service.index(ready=True)]
+        return [entry.version for entry in await service.index(ANYBODY, ready=True)]
 
     assert await ready() == []
-    assert [entry.version for entry in await service.index(ready=False)] == ["1", "2", "3"]
+    assert [entry.version for entry in await service.index(ANYBODY, ready=False)] == ["1", "2", "3"]
     await service.load(first)
     await service.load(second)
     assert await ready() == ["1", "2"]
@@ -204,7 +205,7 @@ async def test_index_says_why_a_version_is_unavailable() -> None:
     service = served(fakes)
     with pytest.raises(Exception, match="artifacts"):
         await service.load(ModelRef("broken"))
-    assert await service.index(ready=False) == [
+    assert await service.index(ANYBODY, ready=False) == [
         IndexEntry("broken", "1", "UNAVAILABLE", "its artifacts are gone"),
         IndexEntry("prices", "1", "UNAVAILABLE", "unloaded"),
     ]

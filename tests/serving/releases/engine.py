@@ -100,7 +100,7 @@ class Engine:
         return self.observe(lambda observed: observed.left(member))
 
     def pin(self, version: ModelVersion) -> bool:
-        return self.observe(lambda observed: observed.pin(version, self.settings.default_alias))
+        return self.observe(lambda observed: observed.pin(version))
 
     def unpin(self, version: ModelVersion) -> bool:
         return self.observe(lambda observed: replace(observed, requests=observed.requests.unpin(version)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -289,6 +290,14 @@ def test_a_restart_keeps_the_live_version_and_its_predecessor(world: World) -> N
     assert (again.answers(), again.answers("m@champion")) == ("2", "2")
     assert again.state.aliases["m"]["champion"].previous == "1"
     assert again.table.ready
+
+
+def test_a_snapshot_keeps_no_model_that_is_not_served(world: World) -> None:
+    world.pin(V3)
+    settings = replace(world.settings, serves=lambda name: name != "m")
+    state = decode(world.snapshot, ReleaseState(), Now(0, 0), settings)
+    assert (state.aliases, state.observed.models) == ({}, None)
+    assert decode(world.snapshot, ReleaseState(), Now(0, 0), world.settings).aliases.keys() == {"m"}
 
 
 def test_a_snapshot_of_a_later_release_is_read_as_far_as_known(world: World) -> None:

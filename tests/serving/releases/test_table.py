@@ -99,15 +99,14 @@ def test_an_alias_stays_when_the_new_version_fails_to_load() -> None:
     assert status.versions["2"]["error"] == "it is broken"
 
 
-def test_a_loaded_version_is_the_default_without_a_default_alias() -> None:
+def test_a_loaded_version_changes_what_no_name_means() -> None:
     e = engine()
     e.registry(registered(champion="2"), RegisteredModel("n", {}, {}, "7"))
     e.pin(V1)
     e.pin(ModelVersion("n", "3"))
     assert e.answers("m") == "2"
-    assert e.answers("n") == "7"  # until the loaded one is warm
     e.report("r1", {ModelVersion("n", "3"): READY})
-    assert e.answers("n") == "3"
+    assert e.answers("n") == "7"
 
 
 def test_a_report_from_before_an_unload_does_not_count() -> None:

@@ -64,11 +64,12 @@ class Client:
         base_url: URL of the gateway with its path prefix: ``https://api.example.com/ml/serve``.
         timeout: seconds for a call without a deadline, retries included.
         retry: retry policy.
-        headers: headers of every request, for instance an API key.
+        api_key: API key or token of every request.
+        headers: headers of every request.
         transport: transport that replaces the network.
 
     Raises:
-        ValueError: `base_url` is not an http or https URL.
+        ValueError: `base_url` is not an http or https URL, or `api_key` is not printable ASCII.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Client:
         *,
         timeout: float = 60.0,
         retry: Retry = DEFAULT_RETRY,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -86,7 +88,7 @@ class Client:
         self._timeout = timeout
         self._retry = retry
         self._http = httpx.Client(
-            base_url=url, headers=_headers(headers), transport=transport, trust_env=_may_use_proxy(url)
+            base_url=url, headers=_headers(headers, api_key), transport=transport, trust_env=_may_use_proxy(url)
         )
 
     predict = _sync(_prediction_operations.predict)
@@ -146,6 +148,7 @@ class AsyncClient:
         *,
         timeout: float = 60.0,
         retry: Retry = DEFAULT_RETRY,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -155,7 +158,7 @@ class AsyncClient:
         self._timeout = timeout
         self._retry = retry
         self._http = httpx.AsyncClient(
-            base_url=url, headers=_headers(headers), transport=transport, trust_env=_may_use_proxy(url)
+            base_url=url, headers=_headers(headers, api_key), transport=transport, trust_env=_may_use_proxy(url)
         )
 
     predict = _async(_prediction_operations.predict)
@@ -216,8 +219,12 @@ def _parse_url(text: str) -> httpx.URL:
     return url
 
 
-def _headers(headers: Mapping[str, str] | None) -> httpx.Headers:
+def _headers(headers: Mapping[str, str] | None, api_key: str | None) -> httpx.Headers:
     merged = httpx.Headers(_USER_AGENT)
+    if api_key is not None:
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            raise ValueError("the API key is not printable ASCII without spaces")  # the message must not show it
+        merged["authorization"] = f"Bearer {api_key}"
     merged.update(headers)
     return merged
 
