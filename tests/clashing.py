@@ -6,6 +6,7 @@ Their classes are local, so that they are pickled with their code.
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,22 @@ def telling_model() -> Any:
             return [f"{sklearn.__version__} {os.getcwd()} {os.getpid()}"] * len(model_input)
 
     return Telling()
+
+
+def spying_model() -> Any:
+    """Return a model that answers, as JSON for each row, the names of the variables that its process has a value of.
+
+    `environ` are those of Python, `proc` those that the process was started with.
+    """
+    import mlflow
+
+    class Spying(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            started = Path("/proc/self/environ").read_text().split("\0")
+            found = {
+                "environ": sorted(name for name, value in os.environ.items() if value),
+                "proc": sorted(name for name, _, value in (one.partition("=") for one in started) if value),
+            }
+            return [json.dumps(found)] * len(model_input)
+
+    return Spying()

@@ -439,7 +439,7 @@ class FakeRecorder:
 LIMITS = Limits(
     rows=1000,
     columns=100,
-    queued_requests=64,
+    queued_requests=128,
     queued_requests_per_model=64,
     queued_rows=10_000,
     queued_bytes=10_000_000,

@@ -41,6 +41,11 @@ class Caller:
     scopes: Set[ScopeName]
     models: tuple[str, ...] = _ALL
 
+    @property
+    def key(self) -> str | None:
+        """What the caller's requests in progress are counted by; None where callers are not known."""
+        return None if self is ANYBODY else self.name
+
     def require(self, scopes: Set[ScopeName]) -> None:
         """Raise `Forbidden` unless the caller has one of these scopes."""
         if scopes.isdisjoint(self.scopes):

@@ -206,7 +206,8 @@ class Limits(_Group):
     """Maximum requests in progress for one model version in one gateway replica."""
 
     queued_rows: PositiveInt = 1_000_000
-    """Maximum rows in progress in one gateway replica."""
+    """Maximum rows in progress in one gateway replica. Of this limit, and of those on requests and bytes, one model
+    version or one known caller may use as much as it leaves free: half if it is alone."""
 
     queued_bytes: PositiveInt = 512 * 1024**2
     """Maximum input bytes in progress in one gateway replica, and maximum bytes of the bodies of its requests."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -16,7 +17,7 @@ import pytest
 import sklearn
 
 from ml_serve_client import Client
-from tests.clashing import PATIENCE, environmental_model, factor_model, ship, telling_model
+from tests.clashing import PATIENCE, environmental_model, factor_model, ship, spying_model, telling_model
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking
 
@@ -43,6 +44,8 @@ def client(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ("telling", {"python_model": telling_model(), "pip_requirements": [f"scikit-learn=={OTHER_SKLEARN}"]}),
         ("telling", {"python_model": telling_model(), "pip_requirements": ["no-library-of-this-name==1.0"]}),
         ("older", {"python_model": telling_model(), "pip_requirements": OLDER}),
+        ("spying", {"python_model": spying_model()}),
+        ("spying", {"python_model": spying_model(), "code_paths": [str(ship(code / "spying", 1))]}),
     ]
     api = registry(platform.home)
     with tracking(platform.home), warnings.catch_warnings(record=True):
@@ -124,6 +127,14 @@ def test_other_libraries_answer_beside_ours(client: Client, platform: Platform) 
 def test_a_worker_with_numpy_1_reads_our_arrays(client: Client) -> None:
     assert predict("older")[0].split()[0] == "1.6.1"
     assert "numpy==1.26.4" in isolation(client, "older", "1")
+
+
+def test_worker_processes_have_no_settings_of_the_gateway(client: Client) -> None:
+    in_pool, in_worker = (json.loads(predict(f"spying/versions/{version}")[0]) for version in (1, 2))
+    assert "ML_SERVE_HOME" in {*in_pool["environ"]} & {*in_pool["proc"]}
+    assert [name for names in in_worker.values() for name in names if name.startswith("ML_SERVE_")] == []
+    assert {"PATH", "RAY_SERVE_ENABLE_HA_PROXY"} <= {*in_worker["environ"]} & {*in_worker["proc"]}
+    assert isolation(client, "spying", "2") == "it ships code of its own"
 
 
 def test_requirements_that_nobody_has_refuse_the_promote(client: Client) -> None:

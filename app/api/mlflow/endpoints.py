@@ -103,7 +103,9 @@ class MlflowDialect:
         return Reply(version("mlflow").encode(), content_type=_TEXT)
 
     async def _predict(self, exchange: Exchange, ref: ModelRef) -> Reply:
-        request = PredictionRequest(exchange.caller.allowed(ref), exchange.deadline, session=exchange.session)
+        request = PredictionRequest(
+            exchange.caller.allowed(ref), exchange.deadline, session=exchange.session, caller=exchange.caller.key
+        )
         kind = media_type(exchange.headers.get(b"content-type", b""))
         if kind == JSON:
             request.body = await exchange.body()

@@ -71,7 +71,7 @@ class OipDialect:
             asked = read_infer(exchange.parse(body[:length], constants=True), memoryview(body)[length:], ref, deadline)
         else:
             asked = HttpInferRequest(ref, deadline, raw_input(body), binary=True)
-        asked.session = exchange.session
+        asked.session, asked.caller = exchange.session, exchange.caller.key
         if asked.parameters:
             asked.deadline = earliest(deadline, exchange.received, asked.parameters)
         return write_infer(await self._inference.infer(asked), asked)

@@ -148,6 +148,7 @@ class InferenceServicer:
         caller = await self._admit(context, PREDICT) if self._access.is_on else ANYBODY
         ref = caller.allowed(version_reference(request.model_name, request.model_version))
         asked = read_infer(request, ref, self._deadline(received, context))
+        asked.caller = caller.key
         asked.session = partial(_metadata, context, SESSION_HEADER.decode())
         if asked.parameters:
             asked.deadline = earliest(asked.deadline, received, asked.parameters)

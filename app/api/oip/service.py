@@ -37,7 +37,8 @@ class InferRequest:
     """Tensors for one model.
 
     `deadline` is event loop time. `inputs` are arrays by name, or a reader that needs the signature (`raw_input`).
-    `outputs` names the requested ones, empty for all. `session` is the same as in `PredictionRequest`.
+    `outputs` names the requested ones, empty for all. `session` and `caller` are the same as in
+    `PredictionRequest`.
     """
 
     ref: ModelRef
@@ -46,6 +47,7 @@ class InferRequest:
     outputs: Sequence[str] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     session: Callable[[], str | None] | None = None
+    caller: str | None = None
 
 
 class Inference(NamedTuple):
@@ -74,7 +76,13 @@ class InferenceService:
         params = model_parameters(request.parameters) if request.parameters else None
         prediction = await self._service.predict(
             PredictionRequest(
-                request.ref, request.deadline, payload, params=params, lenient=True, session=request.session
+                request.ref,
+                request.deadline,
+                payload,
+                params=params,
+                lenient=True,
+                session=request.session,
+                caller=request.caller,
             )
         )
         outputs = output_tensors(prediction.output, prediction.signature)

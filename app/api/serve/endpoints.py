@@ -50,7 +50,9 @@ class ServeDialect:
             self._access.check_management(exchange)
             return await self._manage(body, ref, exchange)
         exchange.caller.require(PREDICT)
-        request = PredictionRequest(ref, deadline, params=body.params, session=exchange.session)
+        request = PredictionRequest(
+            ref, deadline, params=body.params, session=exchange.session, caller=exchange.caller.key
+        )
         if body.use_feature_store:
             request.features = _features(body)
         else:

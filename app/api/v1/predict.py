@@ -61,7 +61,9 @@ class V1Dialect:
         for key in ("overrides", "feature_view", "feature_service"):
             if body.entities is None and getattr(body, key) is not None:
                 raise MalformedBody(f"'{key}' needs 'entities'")
-        request = PredictionRequest(ref, deadline, params=body.parameters, session=exchange.session)
+        request = PredictionRequest(
+            ref, deadline, params=body.parameters, session=exchange.session, caller=exchange.caller.key
+        )
         if body.entities is not None:
             request.features = _features(body)
         elif body.instances is not None:

@@ -32,6 +32,7 @@ class PredictionRequest:
     `features` every model does. It is dropped when the rows of `payload` are predicted instead.
     `lenient`: drop `params` if the model takes none, because the protocol uses parameters of its own.
     `session` returns the caller's session id, which keeps it with one variant. It is called only if there are variants.
+    `caller` is what the caller's requests in progress are counted by; None where callers are not known.
     """
 
     ref: ModelRef
@@ -42,6 +43,7 @@ class PredictionRequest:
     body: bytes | None = None
     lenient: bool = False
     session: Callable[[], str | None] | None = None
+    caller: str | None = None
 
 
 @dataclass(slots=True)

@@ -70,7 +70,7 @@ class PredictionService:
         version: ModelVersion | None = None
         traffic: Traffic | None = None
         try:
-            self.admission.enter()
+            self.admission.enter(request.caller)
             try:
                 version, traffic = self._choose(request)
                 if version is None:
@@ -78,7 +78,7 @@ class PredictionService:
                         version = await self._directory.resolve(request.ref)
                 prediction = await self._predict(request, version)
             finally:
-                self.admission.leave()
+                self.admission.leave(request.caller)
         except Exception as error:
             self._failed(request.ref.name, version, traffic, error)
             raise
@@ -101,14 +101,14 @@ class PredictionService:
         version: ModelVersion | None = None
         traffic: Traffic | None = None
         try:
-            self.admission.enter()
+            self.admission.enter(request.caller)
             try:
                 version, traffic = self._choose(request)
                 async with until(request.deadline):
                     version = version or await self._directory.resolve(request.ref)
                     events, first = await self._first_event(request, version)
             finally:
-                self.admission.leave()
+                self.admission.leave(request.caller)
         except Exception as error:
             self._failed(request.ref.name, version, traffic, error)
             raise
@@ -142,11 +142,11 @@ class PredictionService:
             payload, enriched = await self._read(request, model, request.deadline)
         rows = self._rows(request, model, payload)
         count, nbytes = rows.count, rows.nbytes
-        self.admission.admit(version, count, nbytes)
+        self.admission.admit(version, count, nbytes, request.caller)
         try:
             output = await model.predict(rows, nbytes, request.deadline)
         finally:
-            self.admission.release(version, count, nbytes)
+            self.admission.release(version, count, nbytes, request.caller)
         features = payload.value if enriched is not None else None
         return Prediction(version, output, model.signature, rows, features, enriched)
 
@@ -167,12 +167,12 @@ class PredictionService:
     async def _invoke(self, request: PredictionRequest, model: ServedModel) -> Prediction:
         """Predict the JSON body of a request whole and alone."""
         version, body = model.spec.key, _body(request, model)
-        self.admission.admit(version, 1, len(body))
+        self.admission.admit(version, 1, len(body), request.caller)
         try:
             async with until(request.deadline):
                 text = await self._directory.runner(version.name).invoke(version, body)
         finally:
-            self.admission.release(version, 1, len(body))
+            self.admission.release(version, 1, len(body), request.caller)
         return Prediction(version, _NO_OUTPUT, model.signature, _NO_ROWS, text=text)
 
     async def _first_event(
@@ -186,7 +186,7 @@ class PredictionService:
                 {"field": "stream"},
             )
         body = _body(request, model)
-        self.admission.admit(version, 1, len(body))
+        self.admission.admit(version, 1, len(body), request.caller)
         events = self._directory.runner(version.name).stream(version, body)
         try:
             return events, await anext(events, None)
@@ -194,7 +194,7 @@ class PredictionService:
             await events.aclose()
             raise
         finally:
-            self.admission.release(version, 1, len(body))
+            self.admission.release(version, 1, len(body), request.caller)
 
     def _stream_ended(
         self, version: ModelVersion, traffic: Traffic | None, seconds: float, events: int, error: Exception | None

@@ -309,8 +309,8 @@ async def test_overload_says_when_to_retry() -> None:
     fakes = make_fakes({"prices": total("oil", "gas")}, limits=LIMITS)
     fakes.runner.delay_s = 5.0
     async with serving(fakes) as stub:
-        waiting = [asyncio.ensure_future(_call(stub)) for _ in range(LIMITS.queued_requests)]
-        await until(lambda: fakes.service.admission.requests == LIMITS.queued_requests)
+        waiting = [asyncio.ensure_future(_call(stub)) for _ in range(LIMITS.queued_requests_per_model)]
+        await until(lambda: fakes.service.admission.requests == LIMITS.queued_requests_per_model)
         error = await refused(stub.ModelInfer(prices()))
         for one in waiting:
             one.cancel()
