@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import get_args
 
 from app.errors import Forbidden
@@ -26,6 +27,11 @@ _MAX_NAME = 100
 def readable(name: str) -> str:
     """Cut a caller's name, and replace what would break a log line."""
     return "".join(char if char.isprintable() else "?" for char in name[:_MAX_NAME])
+
+
+@lru_cache(maxsize=4096)
+def _matches(model: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(model, pattern) for pattern in patterns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ class Caller:
 
     def may_use(self, model: str) -> bool:
         """Return whether the caller may use a model."""
-        return self.models == _ALL or any(fnmatchcase(model, pattern) for pattern in self.models)
+        return self.models == _ALL or _matches(model, self.models)
 
     def allowed(self, ref: ModelRef) -> ModelRef:
         """Return the reference. Raises `Forbidden` if the caller may not use its model, whether that exists or not."""
