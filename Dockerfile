@@ -1,5 +1,6 @@
 # The image of every pod: Ray's head and workers run it under the KubeRay operator, and by itself it is the whole
-# platform in one container: `docker run --shm-size=2g -p 8000:8000 ml-serve-gateway:0.1.0`.
+# platform in one container: `docker run --shm-size=2g -p 8000:8000 -e ML_SERVE_HOST=0.0.0.0 -e ML_SERVE_AUTH__OPEN=true
+# ml-serve-gateway:0.1.0`. That lets everybody who reaches it manage models: docs/operate/security.md says how not to.
 
 FROM python:3.11-slim-bookworm AS builder
 RUN python -m venv /opt/ml-serve

@@ -107,6 +107,7 @@ class Gateway:
                 limits.json_depth,
                 self._settings.request_timeout_s,
                 limits.queued_bytes,
+                limits.json_bytes,
                 echo_request_id=False,
             ),
             default_model=default_model(self._settings),

@@ -186,6 +186,10 @@ class Limits(_Group):
     body_bytes: PositiveInt = 64 * 1024**2
     """Maximum bytes of a request body, after decompression. The gateway answers larger ones with 413."""
 
+    json_bytes: PositiveInt = 16 * 1024**2
+    """Maximum bytes of JSON in a request. JSON is parsed while other requests wait: about 10 ms for each MB. Larger
+    tables fit as binary tensors, Parquet or CSV."""
+
     grpc_message_bytes: Annotated[int, Field(ge=1, lt=2**31)] = 64 * 1024**2
     """Maximum bytes of a gRPC message, received or sent. Larger ones fail with RESOURCE_EXHAUSTED. On a cluster that
     `up` does not start, set Ray's `RAY_SERVE_GRPC_MAX_MESSAGE_SIZE` to the same value."""

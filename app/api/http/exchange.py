@@ -37,6 +37,8 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
 class HttpLimits:
     """Limits of one request: bytes of the body, nesting of its JSON, and seconds until the default deadline.
 
+    `json_bytes` bounds JSON alone, which is parsed on the event loop while all other requests wait.
+
     The body has to arrive within `timeout_s` too, and `arriving_bytes` bounds the bodies of all requests together.
     Responses of `gzip_bytes` or more are compressed. `echo_request_id` adds `x-request-id` to every response; turn it
     off behind a server that adds the header itself, as Ray Serve does.
@@ -46,6 +48,7 @@ class HttpLimits:
     json_depth: int
     timeout_s: float
     arriving_bytes: int = 2**29
+    json_bytes: int = 2**24
     gzip_bytes: int = 16 * 1024
     echo_request_id: bool = True
 
@@ -220,8 +223,9 @@ class Exchange:
         return {} if optional and not body.strip() else self.parse(body)
 
     def parse(self, text: bytes, *, constants: bool = False) -> Any:
-        """Parse JSON as `parse_json` does. Raises `MalformedBody`."""
-        return parse_json(text, self._limits.json_depth, constants=constants)
+        """Parse JSON as `parse_json` does. Raises `MalformedBody` or `TooLarge`."""
+        limits = self._limits
+        return parse_json(text, limits.json_depth, limits.json_bytes, constants=constants)
 
     async def wait_disconnected(self) -> None:
         """Wait until the caller disconnects; only after `body_read`, and before the whole response is sent."""
