@@ -18,6 +18,7 @@ from app.deployments.environment import (
     apply,
     begin_run,
     end_run,
+    protect_token,
     quiet_environment,
     ray_environment,
     session_folder,
@@ -48,6 +49,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     """
     _interrupt_on_signals()
     os.umask(_UMASK)
+    protect_token()
     started = time.monotonic()
     apply(quiet_environment())
     settings.home.mkdir(parents=True, exist_ok=True)

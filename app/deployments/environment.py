@@ -128,6 +128,15 @@ def session_folder() -> Path:
     return folder
 
 
+def protect_token() -> None:
+    """Make the token with which processes join a local Ray unreadable for other users.
+
+    Ray creates the file with the umask of its first start, which may have been wider than that of `ml-serve up`.
+    """
+    with contextlib.suppress(OSError, RuntimeError):  # no file, that of somebody else, or no home
+        (Path.home() / ".ray" / "auth_token").chmod(0o600)
+
+
 def begin_run() -> Path:
     """Create the folder of a run. Its path is short, because it holds sockets."""
     return Path(tempfile.mkdtemp(prefix="ml-serve-"))

@@ -9,6 +9,7 @@ from app.deployments.environment import (
     apply,
     begin_run,
     end_run,
+    protect_token,
     quiet_environment,
     ray_environment,
     session_folder,
@@ -112,3 +113,14 @@ def test_sessions_are_kept_where_only_this_user_can_enter(monkeypatch: pytest.Mo
             session_folder()
     finally:
         other.unlink()
+
+
+def test_the_token_of_a_local_ray_is_for_this_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    protect_token()  # there is none yet
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.write_text("x")
+    token.chmod(0o644)
+    protect_token()
+    assert token.stat().st_mode & 0o777 == 0o600
