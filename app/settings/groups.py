@@ -276,6 +276,11 @@ class AuthSettings(_Group):
     def _absolute(cls, value: Path | None) -> Path | None:
         return absolute(value)
 
+    @field_validator("jwt_keys")
+    @classmethod
+    def _absolute_unless_url(cls, value: str | None) -> str | None:
+        return value if value is None or "://" in value else str(absolute(Path(value)))
+
 
 class ShadowSettings(_Group):
     """Shadow requests: copies that go to the version of the alias in a model's registry tag `serving.shadow`."""

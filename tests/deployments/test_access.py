@@ -70,6 +70,14 @@ def test_lists_are_read_from_the_environment(tmp_path: Path, monkeypatch: pytest
     assert [found.serves(name) for name in ("price_a", "risk", "risky")] == [True, True, False]
 
 
+def test_paths_are_those_of_the_working_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    auth = settings(tmp_path, auth={"keys_file": "keys.json", "jwt_keys": "jwks.json"}).auth
+    assert (auth.keys_file, auth.jwt_keys) == (tmp_path / "keys.json", str(tmp_path / "jwks.json"))
+    url = "https://issuer.example/jwks"
+    assert settings(tmp_path, auth={"jwt_keys": url}).auth.jwt_keys == url
+
+
 def test_processes_of_models_get_no_secrets(tmp_path: Path) -> None:
     given = settings(
         tmp_path,

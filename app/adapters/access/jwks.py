@@ -85,7 +85,7 @@ class KeySet:
             if text == self._text:
                 return
             found = parse_keys(text)
-        except (OSError, ValueError, httpx.HTTPError) as error:
+        except Exception as error:  # of any kind: the loop that keeps the keys current must go on
             log.warning("cannot fetch the token issuer's keys, keeping %d: %s", len(self.current), _reason(error))
         else:
             self._text, self.current = text, MappingProxyType(found)

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -87,7 +88,7 @@ class KeyFile:
         digest = hashlib.sha256(credential.encode()).hexdigest()
         if entry is None or not hmac.compare_digest(digest, entry.digest):
             raise Unauthenticated(_REFUSED)
-        if entry.expires <= _now().timestamp():
+        if entry.expires <= time.time():
             raise Unauthenticated("the API key has expired; ask the operator of this gateway for a new one")
         return entry.caller
 

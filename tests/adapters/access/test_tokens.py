@@ -236,6 +236,22 @@ async def test_without_keys_callers_are_told_to_retry(issuer: Issuer, monkeypatc
     following.cancel()
 
 
+@pytest.mark.parametrize("source", ["http://[", "http://127.0.0.1:1/jwks", "/nowhere", "[" * 100_000])
+async def test_a_source_that_cannot_be_read_ends_nothing(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if source.startswith("["):  # deeper than Python's parser goes
+        (tmp_path / "deep").write_text(source)
+        source = str(tmp_path / "deep")
+    verify = verifier(source)
+    with pytest.raises(Unavailable):
+        await verify.caller(token())
+    following = asyncio.create_task(verify.follow())
+    await asyncio.sleep(0.1)
+    assert not following.done()
+    following.cancel()
+
+
 async def test_a_huge_answer_is_not_read(issuer: Issuer) -> None:
     issuer.body = {**published("rsa"), "filler": "x" * 2**21}
     with pytest.raises(Unavailable):
