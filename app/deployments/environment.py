@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import random
-import re
 import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -37,11 +35,6 @@ _RESEND = {"RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response", "RAY_SER
 """HAProxy retries a request once if its gateway replica died without sending a byte. Off if
 models live in the gateways: a request that killed one replica would kill a second one. See
 `docs/operate/failures.md`."""
-
-_SECRET = re.compile(
-    r"^ML_SERVE_|^AWS_|^MLFLOW_TRACKING_|^MLFLOW_REGISTRY_URI$|SECRET|TOKEN|PASSW|CREDENTIAL|_KEY$|^PG"
-)
-"""Names of variables that models need no knowledge of: settings of the gateway, and what looks like a credential."""
 
 MODE = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH")
 """Variables without which a Ray that runs already serves at a fraction of the speed."""
@@ -95,15 +88,6 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
 def quiet_environment() -> dict[str, str]:
     """Return the variables that turn off the telemetry of libraries."""
     return {"RAY_USAGE_STATS_ENABLED": "0", "MLFLOW_DISABLE_TELEMETRY": "true", "FEAST_USAGE": "False"}
-
-
-def without_secrets(kept: Iterable[str]) -> dict[str, str]:
-    """Return empty values for the variables of this process whose names look like secrets, except `kept`.
-
-    Ray's own stay: a process cannot join without them.
-    """
-    found = [name for name in os.environ if not name.startswith("RAY_") and _SECRET.search(name.upper())]
-    return dict.fromkeys({*found} - {*kept}, "")
 
 
 def apply(environment: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.process_state import ChangesProcess
 from app.adapters.mlflow.registry import configure
 from app.deployments.process import memory_bytes, prepare_for_models
+from app.deployments.variables import drop_emptied
 from app.errors import ServingError
 from app.lanes.blocking import WorkerAddress, answer_lanes
 from app.serving.model_spec import ModelSpec
@@ -40,8 +41,7 @@ class ModelWorker:
     def __init__(self, settings: Settings, folder: Path, address: WorkerAddress) -> None:
         logging.basicConfig(level=settings.log_level.upper())
         os.chdir(folder)
-        for name in [name for name, value in os.environ.items() if not value]:  # emptied by `without_secrets`
-            del os.environ[name]
+        drop_emptied()
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
         _read_newer_arrays()
         configure(settings)

@@ -26,8 +26,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from app.adapters.mlflow.environments import Environment
 from app.adapters.mlflow.process_state import ChangesProcess
-from app.deployments.environment import WITHOUT_SERVE, without_secrets
+from app.deployments.environment import WITHOUT_SERVE
 from app.deployments.model_worker import ModelWorker
+from app.deployments.variables import without_secrets
 from app.errors import ModelUnavailable, ReplicaDied, ServingError
 from app.lanes.blocking import BlockingLane, WorkerAddress
 from app.serving.model_spec import ModelSpec
