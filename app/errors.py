@@ -197,9 +197,13 @@ class PoolUnavailable(Unavailable):
 
 
 class ReplicaDied(PoolUnavailable):
-    """The pool's replica died twice while it predicted this batch, perhaps because of one of its requests."""
+    """The pool's replica died twice while it predicted this batch, perhaps because of one of its requests.
+
+    `began` says that the replica's own process was running the batch when it died. It does not survive pickling.
+    """
 
     code = "replica_died"
+    began = False
 
 
 class DeadlineExceeded(ServingError):

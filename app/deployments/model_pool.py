@@ -40,7 +40,7 @@ class ModelPool:
         enter_own_folder()
         replica_id = serve.get_replica_context().replica_id.unique_id
         self._member = PoolMember(name, settings, releases, replica_id)
-        self._lanes = LaneServer(self._member.predict, "the pool", self._member.held)
+        self._lanes = LaneServer(self._member.predict, "the pool", self._member.held, tells_begin=True)
         self._lane_address: LaneAddress | None = None
         self._drain_s = settings.replica_drain_s
         if (host := lane_host(settings)) is not None:
@@ -58,11 +58,11 @@ class ModelPool:
         return await self._member.predict(version, batch, note)
 
     async def invoke(self, version: ModelVersion, body: bytes, note: CallNote) -> bytes:
-        return await self._member.invoke(version, body)
+        return await self._member.invoke(version, body, apart=note.apart)
 
     async def stream(self, version: ModelVersion, body: bytes, note: CallNote) -> AsyncGenerator[str | ServingError]:
         """Yield events. Our errors are yielded too, because Serve logs a traceback for each raised one."""
-        async with aclosing(self._member.stream(version, body)) as events:
+        async with aclosing(self._member.stream(version, body, apart=note.apart)) as events:
             try:
                 async for event in events:
                     yield event

@@ -21,6 +21,7 @@ from app.adapters.mlflow.registry import configure
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.variables import drop_emptied
 from app.errors import ServingError
+from app.hosting.answer_bound import check_answer
 from app.lanes.blocking import WorkerAddress, answer_lanes
 from app.serving.model_spec import ModelSpec
 from app.serving.references import ModelVersion
@@ -78,6 +79,7 @@ class ModelWorker:
     def invoke(self, number: int, body: bytes) -> bytes | ServingError:
         try:
             found: bytes = self._models[number].invoke(body)
+            check_answer(len(found), self._settings.limits.answer_bytes)
         except ServingError as error:
             return error.with_traceback(None)
         return found
@@ -107,6 +109,7 @@ class ModelWorker:
     def _predict(self, number: int, batch: Batch) -> Output | ServingError:
         try:
             found: Output = self._models[number].predict(batch)
+            check_answer(found.nbytes, self._settings.limits.answer_bytes)
         except ServingError as error:
             return error.with_traceback(None)
         return found

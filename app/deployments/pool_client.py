@@ -52,9 +52,11 @@ class PoolClient:
         note = CallNote(self._copies(version), self._sender, backlog)
         try:
             return await self._carrier(version, batch, note)(version, batch, note)
-        except ReplicaDied:
+        except ReplicaDied as death:
             if not again:
                 raise
+            # Whatever killed one replica does not get the next one.
+            note = note._replace(apart=death.began)
         # One retry on another replica. If that dies too, the batcher sends each request of the batch alone.
         return await self._carrier(version, batch, note)(version, batch, note)
 
@@ -68,14 +70,16 @@ class PoolClient:
         note = CallNote(self._copies(version))
         try:
             return await self._pool.call(RemotePool.invoke, version, body, note)
-        except ReplicaDied:
+        except ReplicaDied:  # perhaps because of this call
+            note = note._replace(apart=True)
             return await self._pool.call(RemotePool.invoke, version, body, note)
 
     def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        return _once_more(partial(self._events, version, body))
+        return _once_more(partial(self._events, version, body), partial(self._events, version, body, apart=True))
 
-    async def _events(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        async with aclosing(self._stream(version, body, CallNote(self._copies(version)))) as events:
+    async def _events(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> AsyncGenerator[str]:
+        note = CallNote(self._copies(version), apart=apart)
+        async with aclosing(self._stream(version, body, note)) as events:
             async for event in events:
                 yield raised(event)
 
@@ -122,11 +126,14 @@ class LocalPoolClient:
             return await self._member.invoke(version, body)
 
     def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        return _once_more(partial(self._member.stream, version, body))
+        start = partial(self._member.stream, version, body)
+        return _once_more(start, start)
 
 
-async def _once_more(start: Callable[[], AsyncGenerator[str]]) -> AsyncGenerator[str]:
-    """Yield the events of a stream. Start it once more if its process dies before the first event."""
+async def _once_more(
+    start: Callable[[], AsyncGenerator[str]], again: Callable[[], AsyncGenerator[str]]
+) -> AsyncGenerator[str]:
+    """Yield the events of a stream. Start it again if its process dies before the first event."""
     has_begun = False
     try:
         async with aclosing(start()) as events:
@@ -137,6 +144,6 @@ async def _once_more(start: Callable[[], AsyncGenerator[str]]) -> AsyncGenerator
     except ReplicaDied:
         if has_begun:  # the caller has a part of the answer
             raise
-    async with aclosing(start()) as events:
+    async with aclosing(again()) as events:
         async for event in events:
             yield event

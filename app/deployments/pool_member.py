@@ -90,6 +90,8 @@ class PoolMember:
             load_timeout_s=settings.load_timeout_s,
             retry_after_s=settings.failed_load_retry_s,
             changed=self._host_changed,
+            end_worker=self._workers.end,
+            answer_bytes=settings.limits.answer_bytes,
         )
         self._json_calls = JsonCalls(self._host, pool.stream_threads)
         self._table = ReleaseTable()
@@ -125,33 +127,42 @@ class PoolMember:
     async def describe(self, version: ModelVersion) -> ModelSpec:
         return await self._host.describe(version)
 
-    async def predict(self, version: ModelVersion, batch: Batch, note: CallNote | None = None) -> Output:
+    async def predict(
+        self,
+        version: ModelVersion,
+        batch: Batch,
+        note: CallNote | None = None,
+        *,
+        begins: Callable[[], None] | None = None,
+    ) -> Output:
         """Predict one batch.
 
         Args:
-            note: the sender's backlog; None if the sender is this process.
+            note: the sender's note; None if the sender is this process.
+            begins: called just before this process runs the model.
         """
         if note is not None:
             self._waiting.note(version, note)
         self._rows += batch.count
         try:
-            return await self._host.predict(version, batch)
+            apart = note is not None and note.apart
+            return await self._host.predict(version, batch, apart=apart, begins=begins)
         finally:
             self._rows -= batch.count
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
-        """Answer one JSON body."""
+    async def invoke(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> bytes:
+        """Answer one JSON body. `apart` is as in `CallNote`."""
         self._rows += 1
         try:
-            return await self._json_calls.invoke(version, body)
+            return await self._json_calls.invoke(version, body, apart=apart)
         finally:
             self._rows -= 1
 
-    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        """Answer one JSON body event by event."""
+    async def stream(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> AsyncGenerator[str]:
+        """Answer one JSON body event by event. `apart` is as in `CallNote`."""
         self._rows += 1
         try:
-            async with aclosing(self._json_calls.stream(version, body)) as events:
+            async with aclosing(self._json_calls.stream(version, body, apart=apart)) as events:
                 async for event in events:
                     yield event
         finally:
@@ -223,6 +234,9 @@ class PoolMember:
         self._watcher()
 
     def _apply(self, table: ReleaseTable, before: ReleaseTable) -> None:
+        self._host.isolation.of_models(frozenset(name for name, one in table.releases.items() if one.isolated))
+        for version in table.suspects - before.suspects:
+            self._host.isolation.isolate(version, "a process died while it loaded the version")
         for name in table.renewed(before):
             self._host.release_model(name)
             self._described = {version for version in self._described if version.name != name}

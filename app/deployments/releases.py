@@ -119,7 +119,7 @@ class Releases:
                 raise RegistryUnavailable("the model registry has not been read yet") from None
         except asyncio.CancelledError:  # the caller has died: no rollout waits for it. If it lives it reports again
             if member_id is not None:
-                await self.left(member_id)
+                await self._loop.observe(lambda observed: observed.died(member_id))
             if gateway_id is not None:
                 await self.gateway_left(gateway_id)
             raise

@@ -174,7 +174,14 @@ class Workers:
         try:
             return self._load(version, folder, environment, overlay, ended)
         except ReplicaDied:  # perhaps while nobody called it
+            pass
+        try:
             return self._load(version, folder, environment, overlay, ended)
+        except ReplicaDied as error:
+            raise ModelUnavailable(
+                f"{version} cannot be loaded: its process died during the load, twice; the log has the cause",
+                {"model": version.name},
+            ) from error
 
     def _load(
         self,
@@ -220,6 +227,14 @@ class Workers:
             worker.models += 1
             worker.loads += 1
             return worker, worker.loads
+
+    def end(self, key: str) -> None:
+        """End the worker with a key, if it runs; its calls raise `ReplicaDied`."""
+        with self._lock:
+            worker = self._workers.get(key)
+            if worker is not None:
+                worker.is_dead = True
+                self._end(worker)
 
     def close(self) -> None:
         """End all workers."""

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
 
+from app.hosting.answer_bound import check_answer
 from app.hosting.model_host import ModelHost
 from app.hosting.stream_threads import StreamThreads
 from app.serving.references import ModelVersion
@@ -20,29 +21,35 @@ class JsonCalls:
 
     def __init__(self, host: ModelHost, threads: int) -> None:
         self._host = host
-        self._threads = StreamThreads(threads)
+        self._threads = StreamThreads(threads, host.abandoned.add)
 
     @property
     def busy(self) -> float:
         """Calls and streams in progress, as a share of the threads."""
         return self._threads.busy
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+    async def invoke(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> bytes:
         """Answer a JSON body with JSON.
+
+        Args:
+            apart: whether a process of its own has to hold the version.
 
         Raises:
             InvalidInput: the model does not take the body.
             ModelFailed: the model raised.
             ModelUnavailable, ModelNotFound, RegistryUnavailable: from the loader, or the load timed out.
         """
-        async with self._host.using(version) as model:
+        async with self._host.using(version, apart=apart) as model:
             call = partial(model.invoke, body)
             # A model of rows is called as for rows: in as many threads as the pool promises.
             if model.spec.takes_json:
-                return await self._threads.call(call)
-            return await self._host.in_thread(version, call)
+                answer = await self._threads.call(version, call)
+            else:
+                answer = await self._host.in_thread(version, call)
+            check_answer(len(answer), self._host.answer_bytes)
+            return answer
 
-    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+    async def stream(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> AsyncGenerator[str]:
         """Answer a JSON body with the JSON of each event. Closing the generator stops the model at its next event.
 
         Raises:
@@ -50,10 +57,11 @@ class JsonCalls:
             ServingError: as `invoke`.
         """
         async with (
-            self._host.using(version) as model,
-            aclosing(self._threads.iterate(partial(model.stream, body))) as events,
+            self._host.using(version, apart=apart) as model,
+            aclosing(self._threads.iterate(version, partial(model.stream, body))) as events,
         ):
             async for event in events:
+                check_answer(len(event), self._host.answer_bytes)
                 yield event
 
     def close(self) -> None:

@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
-from app.errors import EnvironmentMissing, ModelUnavailable, ReplicaDied, ServingError
+from app.errors import ReplicaDied
+from app.hosting.abandoned_calls import AbandonedCalls
+from app.hosting.answer_bound import check_answer
+from app.hosting.isolation import Isolation
+from app.hosting.loads import Loads
 from app.hosting.model import Loader
 from app.hosting.residents import Resident, Residents
 from app.hosting.shared_threads import SharedThreads
-from app.serving.batching.short_calls import ShortCalls
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import BusyMeter
 from app.serving.placement.states import VersionState
@@ -27,16 +28,10 @@ from app.serving.ports import Model
 from app.serving.references import ModelVersion
 from app.serving.releases.observed import Contract
 from app.serving.rows import Batch, Output
-from app.serving.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-class _Failure(NamedTuple):
-    error: ServingError
-    until: float
 
 
 class ModelHost:
@@ -55,6 +50,12 @@ class ModelHost:
         load_timeout_s: seconds after which a load fails.
         retry_after_s: seconds for which a failed load is answered from memory.
         changed: called after every change of `states`.
+        end_worker: ends the worker process with a key, with all its calls.
+        answer_bytes: most bytes of an answer of this process; workers bound theirs themselves.
+
+    Attributes:
+        abandoned: watches calls whose callers have left.
+        isolation: versions in workers of their own.
     """
 
     def __init__(
@@ -69,22 +70,26 @@ class ModelHost:
         load_timeout_s: float = 300.0,
         retry_after_s: float = 15.0,
         changed: Callable[[], None] = lambda: None,
+        end_worker: Callable[[str], None] = lambda _: None,
+        answer_bytes: int = 2**26,
     ) -> None:
         self._loader = loader
-        self._load_timeout_s = load_timeout_s
-        self._retry_after_s = retry_after_s
+        self.answer_bytes = answer_bytes
         self._changed = changed
         self._meter = meter or BusyMeter(time.monotonic)
         self.residents = Residents(budget_bytes, max_workers)
-        self._failures: dict[ModelVersion, _Failure] = {}
-        self._loading: SingleFlight[ModelVersion, Resident] = SingleFlight()
-        self._in_loading: set[ModelVersion] = set()
-        self._released_while_loading: set[ModelVersion] = set()
+        self._loads = Loads(
+            loader,
+            self.residents,
+            threads=load_threads,
+            timeout_s=load_timeout_s,
+            retry_after_s=retry_after_s,
+            changed=changed,
+        )
         self._hot: frozenset[ModelVersion] = frozenset()
-        self._predict_threads = SharedThreads(predict_threads, "predict")
-        self._load_threads = SharedThreads(load_threads, "load")
-        self._build_threads = ThreadPoolExecutor(1, thread_name_prefix="build")
-        self._building: dict[ModelVersion, str] = {}
+        self.isolation = Isolation(loader, self._loads, self.residents, end_worker, changed)
+        self.abandoned = AbandonedCalls(self.isolation.stuck)
+        self._predict_threads = SharedThreads(predict_threads, "predict", self.abandoned.add)
 
     @property
     def resident(self) -> list[ModelVersion]:
@@ -93,9 +98,7 @@ class ModelHost:
 
     def states(self) -> dict[ModelVersion, VersionState]:
         """Return the state of every version that is loaded, loading or failed."""
-        states = {version: VersionState("loading", doing=self._building.get(version)) for version in self._in_loading}
-        for version, failure in self._failures.items():
-            states[version] = VersionState("failed", failure.error.message)
+        states = self._loads.states()
         for version in self.residents.crowded_out:
             states[version] = VersionState(
                 "failed", "evicted: the pool's model_bytes or max_workers cannot hold all its versions"
@@ -119,10 +122,21 @@ class ModelHost:
         Raises:
             ModelUnavailable, ModelNotFound, RegistryUnavailable: from the loader, or the load timed out.
         """
-        return (await self._get(version)).model.spec
+        return (await self._loads.get(version)).model.spec
 
-    async def predict(self, version: ModelVersion, batch: Batch) -> Output:
+    async def predict(
+        self,
+        version: ModelVersion,
+        batch: Batch,
+        *,
+        apart: bool = False,
+        begins: Callable[[], None] | None = None,
+    ) -> Output:
         """Predict a batch: short predictions on the event loop, others in a thread.
+
+        Args:
+            apart: whether a process of its own has to hold the version, because another one ended during this batch.
+            begins: called just before this process, not a worker, runs the model.
 
         Raises:
             ModelFailed: the model raised.
@@ -130,15 +144,23 @@ class ModelHost:
         """
         self.residents.hold(version)  # before the load, so that no eviction follows it
         try:
-            resident = await self._get(version)
+            resident = await (self.isolation.apart(version) if apart else self._loads.get(version))
+            if resident.model.worker:
+                begins = None
             try:
                 # Never beside a thread: a pool with one thread promises its models one call at a time.
                 if self._predict_threads.idle and resident.short_calls.is_short(batch.count):
-                    return self._run(version, resident, batch, on_loop=True)
-                return await self.in_thread(version, partial(self._run, version, resident, batch, on_loop=False))
+                    if begins is not None:
+                        begins()
+                    output = self._run(version, resident, batch, on_loop=True)
+                else:
+                    run = partial(self._run, version, resident, batch, on_loop=False)
+                    output = await self._predict_threads.run(version, run, begins=begins)
             except ReplicaDied:
-                self._worker_died(version, resident)
+                self.isolation.worker_died(version, resident)
                 raise
+            self.isolation.answered(version)
+            return output
         finally:
             self.residents.let_go(version)
 
@@ -147,16 +169,17 @@ class ModelHost:
         return await self._predict_threads.run(version, call)
 
     @asynccontextmanager
-    async def using(self, version: ModelVersion) -> AsyncIterator[Model]:
-        """Load a version if needed and keep it from being evicted. Raises as `describe`."""
+    async def using(self, version: ModelVersion, *, apart: bool = False) -> AsyncIterator[Model]:
+        """Load a version if needed and keep it from being evicted. Raises as `describe`; `apart` is as in `predict`."""
         self.residents.hold(version)
         try:
-            resident = await self._get(version)
+            resident = await (self.isolation.apart(version) if apart else self._loads.get(version))
             try:
                 yield resident.model
             except ReplicaDied:
-                self._worker_died(version, resident)
+                self.isolation.worker_died(version, resident)
                 raise
+            self.isolation.answered(version)
         finally:
             self.residents.let_go(version)
 
@@ -179,7 +202,8 @@ class ModelHost:
         self.residents.crowded_out &= assigned
         before, self._hot = self._hot, frozenset(hot) - assigned
         missing = (assigned - self.residents.crowded_out | self._hot - before) - {*self.residents}
-        await asyncio.gather(*(self._try(version) for version in missing))
+        self.isolation.pardon()
+        await asyncio.gather(*(self._loads.attempt(version) for version in missing))
 
     def release_model(self, name: str) -> None:
         """Release every version of a model, because its name means another model now, or none."""
@@ -189,103 +213,31 @@ class ModelHost:
 
     def release(self, version: ModelVersion) -> None:
         """Drop a version. Predictions in progress keep their model; a load in progress is discarded."""
-        if version in self._in_loading:
-            self._released_while_loading.add(version)
+        self._loads.discard(version)
         self.forgive(version)
         if self.residents.remove(version):
             log.info("model unloaded: model=%s", version)
             self._changed()
 
     def forgive(self, version: ModelVersion) -> None:
-        """Forget a failed load, so that the next call tries again."""
-        self._failures.pop(version, None)
+        """Forget failures and crashes of a version, so that the next call loads it as any other."""
+        self._loads.forgive(version)
+        self.isolation.forget(version)
         self.residents.crowded_out.discard(version)
 
     def close(self) -> None:
         """End the threads after their current work."""
-        self._load_threads.close()
-        self._build_threads.shutdown(wait=False, cancel_futures=True)
+        self.isolation.close()
+        self._loads.close()
         self._predict_threads.close()
 
     def _run(self, version: ModelVersion, resident: Resident, batch: Batch, *, on_loop: bool) -> Output:
         started = time.perf_counter()
         try:
             with self._meter.working(version):
-                return resident.model.predict(batch)
+                output = resident.model.predict(batch)
+            if not resident.model.worker:
+                check_answer(output.nbytes, self.answer_bytes)
+            return output
         finally:
             resident.short_calls.took(batch.count, time.perf_counter() - started, on_loop=on_loop)
-
-    async def _try(self, version: ModelVersion) -> None:
-        try:
-            await self._get(version)
-        except ServingError as error:
-            log.warning("load failed, trying again when called: model=%s error=%s", version, error.message)
-
-    async def _get(self, version: ModelVersion) -> Resident:
-        resident = self.residents.use(version)
-        if resident is not None:
-            return resident
-        failure = self._failures.get(version)
-        if failure is not None and time.monotonic() < failure.until:
-            raise copy.copy(failure.error)  # a copy: each raise adds its caller's frames to the traceback
-        return await self._loading.do(version, partial(self._load, version))
-
-    async def _load(self, version: ModelVersion) -> Resident:
-        self._in_loading.add(version)
-        self._failures.pop(version, None)
-        self._changed()
-        try:
-            try:
-                model = await self._read(version)
-            except EnvironmentMissing as missing:
-                await self._build(version, str(missing))
-                model = await self._read(version)
-        except ServingError as error:
-            self._failed(version, error)
-            raise
-        except TimeoutError:
-            late = ModelUnavailable(f"{version} was not loaded within {self._load_timeout_s:g} s")
-            self._failed(version, late)
-            raise late from None
-        except Exception as error:
-            log.exception("load failed: model=%s", version)
-            unknown = ModelUnavailable(f"{version} cannot be loaded; the log has the cause")
-            self._failed(version, unknown)
-            raise unknown from error
-        finally:
-            self._in_loading.discard(version)
-            self._changed()
-        # A call to another process is never made on the event loop.
-        resident = Resident(model, ShortCalls("" if model.worker else model.spec.flavor, time.monotonic))
-        if version in self._released_while_loading:
-            self._released_while_loading.discard(version)
-            # If the version is still assigned, its name means another model by now, which is loaded instead.
-            return await self._load(version) if version in self.residents.assigned else resident
-        self.residents.add(version, resident)
-        self._changed()
-        return resident
-
-    async def _read(self, version: ModelVersion) -> Model:
-        return await self._load_threads.run(version, partial(self._loader.load, version), self._load_timeout_s)
-
-    async def _build(self, version: ModelVersion, doing: str) -> None:
-        """Build an environment in a thread of its own: it takes long, and other versions load meanwhile."""
-        self._building[version] = doing
-        self._changed()
-        log.info("%s: model=%s", doing, version)
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._build_threads, self._loader.build, version)
-        finally:
-            del self._building[version]
-            self._changed()
-
-    def _worker_died(self, version: ModelVersion, resident: Resident) -> None:
-        """Drop the versions of a worker that died, so that the next call of each loads it again."""
-        if self.residents.get(version) is not resident:  # loaded again meanwhile
-            return
-        for dead in self.residents.remove_worker(resident.model.worker):
-            log.warning("the worker of a model died: model=%s", dead)
-        self._changed()
-
-    def _failed(self, version: ModelVersion, error: ServingError) -> None:
-        self._failures[version] = _Failure(error, time.monotonic() + self._retry_after_s)

@@ -29,10 +29,14 @@ class SharedThreads:
     Args:
         places: calls at the same time.
         name: prefix of the threads' names.
+        left: called with the key of a call that goes on after its caller has left.
     """
 
-    def __init__(self, places: int, name: str) -> None:
+    def __init__(
+        self, places: int, name: str, left: Callable[[Any, Future[Any]], None] = lambda _key, _work: None
+    ) -> None:
         self._places = places
+        self._left = left
         self._threads = ThreadPoolExecutor(places + _SPARE, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._running: dict[Future[Any], tuple[Hashable, float]] = {}
@@ -45,15 +49,28 @@ class SharedThreads:
         """Whether no call runs."""
         return not self._running
 
-    async def run(self, key: Hashable, call: Callable[[], T], timeout_s: float | None = None) -> T:
+    async def run(
+        self,
+        key: Hashable,
+        call: Callable[[], T],
+        timeout_s: float | None = None,
+        begins: Callable[[], None] | None = None,
+    ) -> T:
         """Run a call when it has a place. If the caller leaves, it runs to its end.
+
+        Args:
+            begins: called on the event loop just before the call begins.
 
         Raises:
             TimeoutError: it takes longer than `timeout_s`, without the wait for a place.
         """
-        work = self._start(key, call) or await self._turn(key, call)
-        async with asyncio.timeout(timeout_s):
-            return await asyncio.wrap_future(work)
+        work = self._start(key, call, begins) or await self._turn(key, call, begins)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(work)
+        finally:
+            if not work.done():
+                self._left(key, work)
 
     def close(self) -> None:
         """End the threads after their current calls."""
@@ -61,8 +78,8 @@ class SharedThreads:
             self._timer.cancel()
         self._threads.shutdown(cancel_futures=True)
 
-    async def _turn(self, key: Hashable, call: Callable[[], T]) -> Future[T]:
-        waiting = _Waiting(key, call, asyncio.get_running_loop())
+    async def _turn(self, key: Hashable, call: Callable[[], T], begins: Callable[[], None] | None) -> Future[T]:
+        waiting = _Waiting(key, call, begins, asyncio.get_running_loop())
         self._waiting.append(waiting)
         self._admit()  # a call may have ended meanwhile
         try:
@@ -71,13 +88,15 @@ class SharedThreads:
             with suppress(ValueError):
                 self._waiting.remove(waiting)
 
-    def _start(self, key: Hashable, call: Callable[[], T]) -> Future[T] | None:
+    def _start(self, key: Hashable, call: Callable[[], T], begins: Callable[[], None] | None) -> Future[T] | None:
         """Start a call and return it, None if it has no place."""
         with self._lock:
             slow = time.monotonic() - _SLOW_S
             counted = sum(started > slow for _, started in self._running.values())
             if max(counted, self._of_key[key]) >= self._places or len(self._running) >= self._places + _SPARE:
                 return None
+            if begins is not None:
+                begins()
             work = self._threads.submit(call)
             self._running[work] = (key, time.monotonic())
             self._of_key[key] += 1
@@ -99,7 +118,7 @@ class SharedThreads:
     def _admit(self) -> None:
         """Start the waiting calls that have a place, in their order, and look again when a call has become slow."""
         for waiting in [*self._waiting]:
-            work = self._start(waiting.key, waiting.call) if not waiting.work.done() else None
+            work = self._start(waiting.key, waiting.call, waiting.begins) if not waiting.work.done() else None
             if work is not None:
                 self._waiting.remove(waiting)
                 waiting.work.set_result(work)
@@ -114,7 +133,14 @@ class SharedThreads:
 class _Waiting(Generic[T]):
     """A call without a place; `work` is it once it runs."""
 
-    def __init__(self, key: Hashable, call: Callable[[], T], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        key: Hashable,
+        call: Callable[[], T],
+        begins: Callable[[], None] | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.key = key
         self.call = call
+        self.begins = begins
         self.work: asyncio.Future[Future[T]] = loop.create_future()

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.errors import Overloaded
+from app.serving.references import ModelVersion
 
 T = TypeVar("T")
 
@@ -25,10 +26,16 @@ class StreamThreads:
     """A bounded number of threads for long calls. Use it on one event loop.
 
     A thread is busy until its work has ended, also if nobody waits for it any more.
+
+    Args:
+        left: called with the version of a call that goes on after its caller has left.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(
+        self, count: int, left: Callable[[ModelVersion, Future[Any]], None] = lambda _version, _work: None
+    ) -> None:
         self._count = count
+        self._left = left
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="stream")
         self._work: set[Future[Any]] = set()
         self._relays: set[_Relay[Any]] = set()
@@ -38,11 +45,16 @@ class StreamThreads:
         """Calls in progress or waiting, as a share of the threads."""
         return len(self._work) / self._count
 
-    async def call(self, function: Callable[[], T]) -> T:
+    async def call(self, version: ModelVersion, function: Callable[[], T]) -> T:
         """Run a function; wait for a thread if all are busy."""
-        return await asyncio.wrap_future(self._submit(function))
+        work = self._submit(function)
+        try:
+            return await asyncio.wrap_future(work)
+        finally:
+            if work.running():
+                self._left(version, work)
 
-    async def iterate(self, start: Callable[[], Iterator[T]]) -> AsyncGenerator[T]:
+    async def iterate(self, version: ModelVersion, start: Callable[[], Iterator[T]]) -> AsyncGenerator[T]:
         """Yield the items of an iterator that `start` returns, both of which run in one thread.
 
         Closing the generator closes the iterator in its thread, once it has yielded its next item.
@@ -58,8 +70,8 @@ class StreamThreads:
             )
         relay = _Relay(start)
         self._relays.add(relay)
+        work = self._submit(relay.run)
         try:
-            self._submit(relay.run)
             while not isinstance(item := await relay.take(), _End):
                 yield item
             if item.error is not None:
@@ -67,6 +79,8 @@ class StreamThreads:
         finally:
             relay.stop()
             self._relays.discard(relay)
+            if work.running():
+                self._left(version, work)
 
     def close(self) -> None:
         """Stop all iterators at their next item, and end the threads."""

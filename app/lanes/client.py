@@ -41,6 +41,7 @@ class Lane(FrameProtocol):
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._begun: set[int] = set()
         self._numbers = itertools.count(1)
 
     @classmethod
@@ -95,6 +96,7 @@ class Lane(FrameProtocol):
             raise
         finally:
             del self._waiting[number]
+            self._begun.discard(number)
 
     def received(self, kind: int, number: int, value: Any) -> None:
         if kind == Kind.HELD:
@@ -102,6 +104,9 @@ class Lane(FrameProtocol):
             if not self._opened.done():
                 self.takes_calls = True
                 self._opened.set_result(None)
+        elif kind == Kind.BEGINS:
+            if number in self._waiting:
+                self._begun.add(number)
         elif kind == Kind.BYE:
             self.takes_calls = False
         elif (future := self._waiting.get(number)) is not None and not future.done():  # else it was cancelled
@@ -111,13 +116,17 @@ class Lane(FrameProtocol):
                 future.set_exception(value)
 
     def connection_lost(self, error: Exception | None) -> None:
+        # A process that dies ends its connections; one that is on a lost node does not.
+        died = self.takes_calls and (error is None or isinstance(error, ConnectionResetError))
         self.takes_calls = False
         if not self._opened.done():
             self._opened.set_exception(error or ConnectionRefusedError("the replica closed the lane"))
-        for future in self._waiting.values():
+        for number, future in self._waiting.items():
             if not future.done():
-                future.set_exception(self._death())
+                future.set_exception(self._death(began=died and number in self._begun))
         self._lost(self)
 
-    def _death(self) -> ReplicaDied:
-        return ReplicaDied(f"a replica of {self._name} died during the call; try again")
+    def _death(self, *, began: bool = False) -> ReplicaDied:
+        death = ReplicaDied(f"a replica of {self._name} died during the call; try again")
+        death.began = began
+        return death

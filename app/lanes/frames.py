@@ -38,7 +38,8 @@ class Kind(enum.IntEnum):
     """What a frame says. `HELLO`, `CALL` and `CANCEL` go to the pool, the others come from it.
 
     `HELLO` is the first frame of a lane; its body is a secret, not a pickle. `HELD` has the versions that the pool
-    replica holds, `BYE` asks for no further calls.
+    replica holds, `BYE` asks for no further calls. `BEGINS` says that the replica's own process, not a worker, now runs
+    a call: if the lane ends before the answer, that call may have killed the process.
     """
 
     HELLO = 0
@@ -48,6 +49,7 @@ class Kind(enum.IntEnum):
     ERROR = 4
     HELD = 5
     BYE = 6
+    BEGINS = 7
 
 
 def encode(kind: Kind, number: int, value: Any) -> list[Buffer]:

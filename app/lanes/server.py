@@ -7,6 +7,7 @@ import copy
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from app.errors import Overloaded, ServingError, Unavailable
@@ -40,9 +41,19 @@ class LaneServer:
         answer: answers one call. Its arguments are those of `Lane.call`.
         name: the deployment in messages, ``the pool``.
         held: returns the versions that are loaded, where the replica is one of a pool.
+        tells_begin: whether `answer` has a keyword argument `begins`, and calls it when it begins what may end the
+            process.
     """
 
-    def __init__(self, answer: Answer, name: str, held: Callable[[], Iterable[ModelVersion]] = tuple) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        name: str,
+        held: Callable[[], Iterable[ModelVersion]] = tuple,
+        *,
+        tells_begin: bool = False,
+    ) -> None:
+        self._tells_begin = tells_begin
         self._answer = answer
         self._name = name
         self._held = held
@@ -81,7 +92,14 @@ class LaneServer:
             lane.close()
 
     def _lane(self) -> _ServedLane:
-        return _ServedLane(self._secret, self._answer, self._name, self._opened, self.lanes.discard)
+        return _ServedLane(
+            self._secret,
+            self._answer,
+            self._name,
+            self._opened,
+            self.lanes.discard,
+            tells_begin=self._tells_begin,
+        )
 
     def _opened(self, lane: _ServedLane) -> None:
         self.lanes.add(lane)
@@ -107,8 +125,11 @@ class _ServedLane(FrameProtocol):
         name: str,
         opened: Callable[[_ServedLane], None],
         closed: Callable[[_ServedLane], None],
+        *,
+        tells_begin: bool,
     ) -> None:
         super().__init__(secret)
+        self._tells_begin = tells_begin
         self._answer, self._name = answer, name
         self._opened, self._closed = opened, closed
         self.calls: dict[int, asyncio.Task[None]] = {}
@@ -140,7 +161,8 @@ class _ServedLane(FrameProtocol):
 
     async def _call(self, number: int, arguments: tuple[Any, ...]) -> None:
         try:
-            self.send(Kind.ANSWER, number, await self._answer(*arguments))
+            told = {"begins": partial(self.send, Kind.BEGINS, number, None)} if self._tells_begin else {}
+            self.send(Kind.ANSWER, number, await self._answer(*arguments, **told))
         except ServingError as error:
             self.send(Kind.ERROR, number, copy.copy(error))  # without its traceback's frames
         except Exception:

@@ -9,13 +9,13 @@ from app.settings.groups import (
     AuthSettings,
     BatchSettings,
     EnvironmentSettings,
-    Limits,
     PoolSettings,
     RequestScaling,
     Scaling,
     ScopeName,
     ShadowSettings,
 )
+from app.settings.limits import Limits
 from app.settings.loading import environment_names, load
 from app.settings.model import Settings
 

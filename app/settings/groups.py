@@ -1,4 +1,4 @@
-"""Groups of settings: scaling, pools, batching, limits."""
+"""Groups of settings: scaling, pools, batching, environments, access."""
 
 from __future__ import annotations
 
@@ -33,11 +33,13 @@ def absolute(value: Path | None) -> Path | None:
     return value and value.expanduser().absolute()
 
 
-class _Group(BaseModel):
+class Group(BaseModel):
+    """Settings that belong together."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-class Scaling(_Group):
+class Scaling(Group):
     """Replica counts of a deployment, how fast they change, and what each replica reserves."""
 
     min_replicas: Annotated[int, Field(ge=0)] | None = None
@@ -123,7 +125,7 @@ class PoolSettings(Scaling):
     second, a load no longer counts."""
 
 
-class BatchSettings(_Group):
+class BatchSettings(Group):
     """Batching: rows of concurrent requests for one model version become one call."""
 
     max_rows: PositiveInt = 1024
@@ -142,7 +144,7 @@ class BatchSettings(_Group):
     batches. A model's registry tag `serving.batch.wait_ms` overrides it."""
 
 
-class EnvironmentSettings(_Group):
+class EnvironmentSettings(Group):
     """Processes and libraries of versions that cannot share a pool replica's own process."""
 
     mismatch: Literal["isolate", "warn", "refuse"] = "isolate"
@@ -180,44 +182,7 @@ class EnvironmentSettings(_Group):
         return comma_separated(value)
 
 
-class Limits(_Group):
-    """Limits on one request and on waiting requests."""
-
-    body_bytes: PositiveInt = 64 * 1024**2
-    """Maximum bytes of a request body, after decompression. The gateway answers larger ones with 413."""
-
-    json_bytes: PositiveInt = 16 * 1024**2
-    """Maximum bytes of JSON in a request. JSON is parsed while other requests wait: about 10 ms for each MB. Larger
-    tables fit as binary tensors, Parquet or CSV."""
-
-    grpc_message_bytes: Annotated[int, Field(ge=1, lt=2**31)] = 64 * 1024**2
-    """Maximum bytes of a gRPC message, received or sent. Larger ones fail with RESOURCE_EXHAUSTED. On a cluster that
-    `up` does not start, set Ray's `RAY_SERVE_GRPC_MAX_MESSAGE_SIZE` to the same value."""
-
-    rows: PositiveInt = 100_000
-    """Maximum rows in one request."""
-
-    columns: PositiveInt = 10_000
-    """Maximum columns in one row."""
-
-    json_depth: PositiveInt = 32
-    """Maximum nesting depth of a JSON body."""
-
-    queued_requests: PositiveInt = 4096
-    """Maximum requests in progress in one gateway replica, over all models. The gateway answers more with 429."""
-
-    queued_requests_per_model: PositiveInt = 2048
-    """Maximum requests in progress for one model version in one gateway replica."""
-
-    queued_rows: PositiveInt = 1_000_000
-    """Maximum rows in progress in one gateway replica. Of this limit, and of those on requests and bytes, one model
-    version or one known caller may use as much as it leaves free: half if it is alone."""
-
-    queued_bytes: PositiveInt = 512 * 1024**2
-    """Maximum input bytes in progress in one gateway replica, and maximum bytes of the bodies of its requests."""
-
-
-class AuthSettings(_Group):
+class AuthSettings(Group):
     """Who may call the gateway. See `docs/operate/security.md`."""
 
     mode: Literal["none", "api-key", "jwt", "proxy"] = "none"
@@ -282,7 +247,7 @@ class AuthSettings(_Group):
         return value if value is None or "://" in value else str(absolute(Path(value)))
 
 
-class ShadowSettings(_Group):
+class ShadowSettings(Group):
     """Shadow requests: copies that go to the version of the alias in a model's registry tag `serving.shadow`."""
 
     max_requests: Annotated[int, Field(ge=0)] = 64

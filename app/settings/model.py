@@ -15,7 +15,6 @@ from app.settings.groups import (
     BatchSettings,
     EnvironmentSettings,
     GatewayScaling,
-    Limits,
     PoolSettings,
     RequestScaling,
     Scaling,
@@ -24,6 +23,7 @@ from app.settings.groups import (
     comma_separated,
     ecosystem,
 )
+from app.settings.limits import Limits
 from app.settings.stores import Stores, without_password
 
 OVERRIDES = "overrides"

@@ -86,12 +86,22 @@ class Loader:
         self.flavor = "test"
         self.loaded: dict[ModelVersion, AddVersion] = {}
         self.workers: dict[ModelVersion, str] = {}
+        self.isolated: dict[ModelVersion, str] = {}
         self.unbuilt: set[ModelVersion] = set()
         self.build_gate = threading.Event()
         self.build_error: Exception | None = None
 
     def forget(self, name: str) -> None:
         self.forgotten.append(name)
+
+    def isolate(self, key: ModelVersion, reason: str) -> None:
+        self.isolated[key] = reason
+
+    def isolate_models(self, names: frozenset[str]) -> None:
+        self.isolated |= {key: "tag" for key in self.loaded if key.name in names}
+
+    def reunite(self, key: ModelVersion) -> None:
+        self.isolated.pop(key, None)
 
     def load(self, key: ModelVersion) -> AddVersion:
         self.loads[key] += 1
@@ -102,9 +112,8 @@ class Loader:
             raise self.failing[key]
         if key in self.unbuilt:
             raise EnvironmentMissing("building the environment: it requires more")
-        self.loaded[key] = AddVersion(
-            key, 100, self.predict_gate, self.problems.get(key), self.flavor, self.workers.get(key, "")
-        )
+        worker = self.workers.get(key, "") or (f"own {key}" if key in self.isolated else "")
+        self.loaded[key] = AddVersion(key, 100, self.predict_gate, self.problems.get(key), self.flavor, worker)
         return self.loaded[key]
 
     def build(self, key: ModelVersion) -> None:

@@ -94,6 +94,34 @@ async def test_large_batches_and_small_ones_share_a_lane() -> None:
         lane.close()
 
 
+@pytest.mark.parametrize(("begins", "drains"), [(True, False), (False, False), (True, True)])
+async def test_a_death_names_the_calls_that_had_begun(begins: bool, drains: bool) -> None:
+    began = asyncio.Event()
+
+    async def predict(version: ModelVersion, batch: Batch, note: CallNote, begins: Callable[[], None]) -> Output:
+        if batch.arrays[0][0]:
+            begins()
+            began.set()
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    server = LaneServer(predict, "the pool", tells_begin=True)
+    lane = await Lane.connect(await server.start("member", "127.0.0.1"), POOL)
+    calls = [asyncio.ensure_future(lane.call(VERSION, batch(value), NOTE)) for value in (0, int(begins))]
+    if begins:
+        await began.wait()
+    await until(lambda: server.ongoing == 2)
+    if drains:
+        await server.stop(0)
+    else:
+        for served in [*server.lanes]:
+            served.close()
+    deaths = await asyncio.gather(*calls, return_exceptions=True)
+    assert [death.began for death in deaths if isinstance(death, ReplicaDied)] == [False, begins and not drains]
+    lane.close()
+    await server.stop(0)
+
+
 async def test_a_slow_call_delays_no_other_one() -> None:
     async def predict(version: ModelVersion, batch: Batch, note: CallNote) -> Output:
         await asyncio.sleep(0 if batch.arrays[0][0] else 60)

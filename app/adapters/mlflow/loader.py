@@ -27,6 +27,7 @@ from app.adapters.mlflow.registry import MlflowRegistry, registered_ms
 from app.errors import EnvironmentMissing, ModelNotFound, ModelUnavailable, RegistryUnavailable, ServingError
 from app.serving.ports import Model
 from app.serving.references import ModelVersion
+from app.serving.releases.tags import ISOLATION_TAG
 from app.settings import EnvironmentSettings
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class ModelLoader:
         self._accelerates = accelerates
         self._missing: dict[ModelVersion, Environment] = {}
         self._alone: dict[ModelVersion, str] = {}
+        self._isolated: dict[ModelVersion, str] = {}
+        self._isolated_models: frozenset[str] = frozenset()
         self._known: LRUCache[tuple[ModelVersion, str], Findings] = LRUCache(_MOST_KNOWN)
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage
 
@@ -108,6 +111,18 @@ class ModelLoader:
     def forget(self, name: str) -> None:
         """Ask the registry again about the versions of a model that was deleted or registered again."""
         self._identities.forget(name)
+
+    def isolate(self, version: ModelVersion, reason: str) -> None:
+        """Have all later loads of a version end in a worker of its own. `reason` is a clause."""
+        self._isolated.setdefault(version, reason)
+
+    def reunite(self, version: ModelVersion) -> None:
+        """End what `isolate` began."""
+        self._isolated.pop(version, None)
+
+    def isolate_models(self, names: frozenset[str]) -> None:
+        """Have all later loads of these models end in workers of their own, instead of those that were named before."""
+        self._isolated_models = names
 
     def drop_if_deleted(self, version: ModelVersion) -> None:
         """Remove an unloaded version from the cache if it no longer exists. Never raises."""
@@ -130,7 +145,8 @@ class ModelLoader:
         """
         artifacts = self._artifacts(version)
         try:
-            if (known := self._known.get((version, artifacts.identity))) is not None:  # needs no process of its own
+            known = self._known.get((version, artifacts.identity))  # then nothing in it needs a process of its own
+            if known is not None and self._why_isolated(version) is None:
                 return self._read_here(version, artifacts, known)
             environment = self._environment(version, artifacts.folder)
             while True:
@@ -171,9 +187,13 @@ class ModelLoader:
         isolate = self._environments.isolate
         if isolate == "all" or (isolate == "python" and is_python(folder)):
             return environment.only_for(version, f"the setting environments.isolate is {isolate}")
-        if version in self._alone:
-            return environment.only_for(version, self._alone[version])
-        return environment
+        alone = self._alone.get(version) or self._why_isolated(version)
+        return environment.only_for(version, alone) if alone else environment
+
+    def _why_isolated(self, version: ModelVersion) -> str | None:
+        if version.name in self._isolated_models:
+            return f"its tag {ISOLATION_TAG} is process"
+        return self._isolated.get(version)
 
     def _read(self, version: ModelVersion, artifacts: CachedArtifacts, environment: Environment) -> Model:
         if environment.key and self._workers is not None:

@@ -24,12 +24,14 @@ class Backlog(NamedTuple):
 class CallNote(NamedTuple):
     """Note that a gateway replica, the `sender`, sends to a pool with each batch.
 
-    `copies` is how many pool replicas share the calls for the version; the router reads it.
+    `copies` is how many pool replicas share the calls for the version; the router reads it. `apart` has the replica run
+    the batch in a worker, because another replica has ended while it ran it.
     """
 
     copies: int = 1
     sender: str = ""
     backlog: Backlog = Backlog()
+    apart: bool = False
 
 
 class Waiting:

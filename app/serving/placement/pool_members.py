@@ -107,6 +107,10 @@ class PoolMembers:
         """Whether some member has the version in memory."""
         return any(known.state == "ready" for known in self.states(version))
 
+    def has_tried(self, version: ModelVersion) -> bool:
+        """Whether some member has loaded the version, or failed to."""
+        return any(known.state != "loading" for known in self.states(version))
+
     def error(self, version: ModelVersion) -> str | None:
         """Return the error of a member that failed to load the version."""
         return next((known.error for known in self.states(version) if known.state == "failed"), None)

@@ -27,3 +27,5 @@ class VersionState:
     """Why the version runs in a worker process; None where it does not."""
     accelerator: str | None = None
     """The faster way in which the version is called; None for MLflow's own."""
+    begun: bool = False
+    """Whether a load runs; False while it waits for its turn."""

@@ -33,6 +33,7 @@ class Observed:
         members: the last report of each pool member, by the member's id.
         contracts: signatures of versions that members loaded.
         contradictions: per version how a gateway replica saw that it is not row-wise.
+        suspects: versions during whose load a pool member died.
         intents: per model and alias the cause of a switch that this process is about to write.
         stale_since: since when the registry has not been read, in seconds since 1970; None while it answers.
     """
@@ -41,6 +42,7 @@ class Observed:
     members: Mapping[str, MemberReport] = field(default_factory=dict)
     contracts: Mapping[ModelVersion, Contract] = field(default_factory=dict)
     contradictions: Mapping[ModelVersion, str] = field(default_factory=dict)
+    suspects: frozenset[ModelVersion] = frozenset()
     requests: LoadRequests = field(default_factory=LoadRequests)
     intents: Mapping[tuple[str, str], Intent] = field(default_factory=dict)
     stale_since: float | None = None
@@ -89,6 +91,12 @@ class Observed:
         """Drop a member that has ended."""
         return replace(self, members={known: report for known, report in self.members.items() if known != member_id})
 
+    def died(self, member_id: str) -> Observed:
+        """Drop a member that has ended without a word. The versions that it was loading are suspects."""
+        states = self.members[member_id].states if member_id in self.members else {}
+        begun = {version for version, state in states.items() if state.begun}
+        return replace(self.left(member_id), suspects=self.suspects | begun)
+
     def pin(self, version: ModelVersion) -> Observed:
         """Keep a version resident."""
         tried = self._try_again(version)
@@ -102,7 +110,8 @@ class Observed:
     def unload(self, version: ModelVersion) -> Observed:
         """Have all members drop a version; none counts as holding it until it has dropped it and reports it again."""
         members = {member_id: report.without(version) for member_id, report in self.members.items()}
-        return replace(self, members=members, requests=self.requests.unload(version))
+        suspects = self.suspects - {version}
+        return replace(self, members=members, suspects=suspects, requests=self.requests.unload(version))
 
     def _try_again(self, version: ModelVersion) -> Observed:
         tried = {

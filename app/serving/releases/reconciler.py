@@ -63,8 +63,9 @@ def _without_the_gone(
 ) -> tuple[ReleaseState, Observed]:
     """Drop silent members, and everything about models that were deleted or registered again."""
     oldest = now.monotonic - settings.member_ttl_s
-    members = {member: report for member, report in observed.members.items() if report.seen >= oldest}
-    observed = replace(observed, members=members)
+    for member, report in observed.members.items():
+        if report.seen < oldest:
+            observed = observed.died(member)
     models = observed.models or {}
     gone = {
         name for name, model in before.models.items() if name not in models or models[name].created != model.created
@@ -77,7 +78,10 @@ def _without_the_gone(
         contracts = {version: one for version, one in observed.contracts.items() if version.name not in gone}
         contradictions = {version: one for version, one in observed.contradictions.items() if version.name not in gone}
         intents = {key: intent for key, intent in observed.intents.items() if key[0] not in gone}
-        observed = replace(observed, contracts=contracts, contradictions=contradictions, intents=intents)
+        suspects = frozenset(version for version in observed.suspects if version.name not in gone)
+        observed = replace(
+            observed, contracts=contracts, contradictions=contradictions, intents=intents, suspects=suspects
+        )
     if observed.models is not None:
         observed = replace(observed, requests=observed.requests.of(models.keys() - gone))
     return before, observed
@@ -135,7 +139,7 @@ def _publish(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Releas
     ready = observed.models is not None and all(state.members.state(one) in ("ready", "failed") for one in awaited)
     hot = [one for one in state.levels if one not in requests.unloaded and one.name in state.models]
     copies = {one: state.levels[one].copies for one in hot}
-    copies |= {one: state.members.copies_of(one) for versions in resident.values() for one in versions}
+    copies |= {one: _copies(state, one, now) for versions in resident.values() for one in versions}
     table = ReleaseTable(
         state.table.term,
         state.table.epoch,
@@ -146,6 +150,7 @@ def _publish(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Releas
         unloads=requests.unloads,
         retries=requests.retries,
         contradictions=observed.contradictions,
+        suspects=observed.suspects,
         ready=ready,
         cold_pools=frozenset(pool for pool, plan in settings.pools.items() if plan.cold),
         stale_since=observed.stale_since,
@@ -153,6 +158,16 @@ def _publish(state: ReleaseState, settings: ReleaseSettings, now: Now) -> Releas
     if table != state.table:
         table = replace(table, epoch=table.epoch + 1)
     return replace(state, table=table, observed=observed, was_ready=state.was_ready or ready)
+
+
+def _copies(state: ReleaseState, version: ModelVersion, now: Now) -> int:
+    """Return how many members should hold a resident version: one until the first has loaded it.
+
+    A version that kills its process while it is loaded kills one of them. After a restart members are yet to report.
+    """
+    if now.monotonic < state.grace_until or state.members.has_tried(version):
+        return state.members.copies_of(version)
+    return 1
 
 
 def _in_rollout(state: ReleaseState, now: Now) -> set[ModelVersion]:
@@ -191,6 +206,7 @@ def _release(state: ReleaseState, model: RegisteredModel, settings: ReleaseSetti
         tags.batch,
         _traffic(state, model.name, tags, now),
         blocked,
+        tags.isolated,
     )
 
 

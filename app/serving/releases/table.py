@@ -31,6 +31,8 @@ class Release:
     """Traffic split and shadow in force; None where all calls to the bare name go to `default`."""
     blocked: Mapping[str, str] = field(default_factory=dict)
     """Per alias why its desired version does not answer."""
+    isolated: bool = False
+    """Whether each version gets a process of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class ReleaseTable:
         unloads, retries: how often callers asked to unload a version, or to load it again after a failure. Pools act
             when a number changes.
         contradictions: per version how a gateway replica saw that it is not row-wise.
+        suspects: versions during whose load a pool member died.
         ready: whether every live resident version is loaded, or has failed to load.
         cold_pools: pools that may scale to zero; only predictions call them, since any call wakes them.
         stale_since: since when the registry has not been read, in seconds since 1970; None while it answers.
@@ -69,6 +72,7 @@ class ReleaseTable:
     unloads: Mapping[ModelVersion, int] = field(default_factory=dict)
     retries: Mapping[ModelVersion, int] = field(default_factory=dict)
     contradictions: Mapping[ModelVersion, str] = field(default_factory=dict)
+    suspects: frozenset[ModelVersion] = frozenset()
     ready: bool = False
     cold_pools: frozenset[str] = frozenset()
     stale_since: float | None = None

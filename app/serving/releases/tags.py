@@ -16,6 +16,8 @@ FORCE_TAG = "serving.force"
 """Names a version that an alias may switch to although its inputs differ or its own example fails."""
 LIVE_TAG = "serving.live"
 """Written by the platform for people, never read: what each alias answers. See `alias_state.live_tag`."""
+ISOLATION_TAG = "serving.isolation"
+"""``process`` gives each version of the model a worker process of its own."""
 DEFAULT_POOL = "default"
 
 
@@ -28,6 +30,7 @@ class ModelTags:
     traffic: TrafficPlan = NO_TRAFFIC
     rollback: RollbackRule | None = None
     forced: str | None = None
+    isolated: bool = False
     problems: tuple[str, ...] = ()
 
 
@@ -41,5 +44,18 @@ def read_tags(tags: Mapping[str, str]) -> ModelTags:
     batch, batch_problems = limits.read_tags(tags)
     plan, traffic_problems = traffic.read_tags(tags)
     rule, rule_problems = rollback_policy.read_tags(tags)
-    problems = (*batch_problems, *traffic_problems, *rule_problems)
-    return ModelTags(tags.get(POOL_TAG) or DEFAULT_POOL, batch, plan, rule, tags.get(FORCE_TAG), problems)
+    isolation = tags.get(ISOLATION_TAG)
+    wrong = () if isolation in (None, "process") else (_wrong_isolation(isolation or ""),)
+    return ModelTags(
+        tags.get(POOL_TAG) or DEFAULT_POOL,
+        batch,
+        plan,
+        rule,
+        tags.get(FORCE_TAG),
+        isolation == "process",
+        (*batch_problems, *traffic_problems, *rule_problems, *wrong),
+    )
+
+
+def _wrong_isolation(text: str) -> str:
+    return f"tag {ISOLATION_TAG} is {text[:40]!r}, expected 'process': it is ignored"

@@ -99,6 +99,9 @@ class Engine:
     def left(self, member: str) -> bool:
         return self.observe(lambda observed: observed.left(member))
 
+    def died(self, member: str) -> bool:
+        return self.observe(lambda observed: observed.died(member))
+
     def pin(self, version: ModelVersion) -> bool:
         return self.observe(lambda observed: observed.pin(version))
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from app.serving.batching.limits import BatchOverrides
 from app.serving.batching_contract import BatchingContract
 from app.serving.placement.pool_members import PoolPlan
@@ -9,7 +13,7 @@ from app.serving.placement.states import VersionState
 from app.serving.references import ModelVersion
 from app.serving.releases.registered_model import RegisteredModel
 from app.serving.releases.status import every_status
-from tests.serving.releases.engine import FAILED, READY, V1, V2, V3, Engine
+from tests.serving.releases.engine import FAILED, LOADING, READY, V1, V2, V3, Engine
 
 
 def engine(*, preload: tuple[str, ...] = ("*",), pools: tuple[str, ...] = ("default",)) -> Engine:
@@ -278,16 +282,55 @@ def on(e: Engine, member: str, *versions: ModelVersion) -> None:
     e.report(member, dict.fromkeys(versions, READY))
 
 
+def holders_of(e: Engine) -> list[str]:
+    """Return the members that should hold the version, those that hold it first."""
+    held = [member for member in "abcd" if V1 in e.table.share("default", member).resident]
+    return sorted(held, key=lambda member: V1 not in e.state.observed.members[member].states)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_version_whose_load_killed_a_member_is_a_suspect(begun: bool) -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    for member in "abcd":
+        on(e, member)
+    (first,) = holders_of(e)
+    e.report(first, {V1: replace(LOADING, begun=begun)})
+    e.died(first)
+    assert e.table.suspects == ({V1} if begun else set())
+    e.unload(V1)
+    assert e.table.suspects == set()
+
+
+def test_a_silent_member_has_died() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("a", {V1: replace(LOADING, begun=True)})
+    e.now += e.settings.member_ttl_s + 1
+    e.settle()
+    assert e.table.suspects == {V1}
+    e.registry()
+    assert e.table.suspects == set()
+
+
+def test_a_member_that_leaves_leaves_no_suspects() -> None:
+    e = engine()
+    e.registry(registered(champion="1"))
+    e.report("a", {V1: replace(LOADING, begun=True)})
+    e.left("a")
+    assert e.table.suspects == set()
+
+
 def test_a_version_is_ready_once_its_share_of_members_holds_it() -> None:
     e = engine()
     e.registry(registered(champion="1"))
     for member in "abcd":
         on(e, member)
-    holders = [member for member in "abcd" if V1 in e.table.share("default", member).resident]
-    assert (len(holders), e.table.copies_of(V1)) == (2, 2)
-    on(e, holders[0], V1)
+    assert [holders_of(e), e.table.copies_of(V1)] == [holders_of(e)[:1], 1]
+    on(e, holders_of(e)[0], V1)
+    assert (len(holders_of(e)), e.table.copies_of(V1)) == (2, 2)
     assert e.state_of(V1) is None
-    on(e, holders[1], V1)
+    on(e, holders_of(e)[1], V1)
     assert e.state_of(V1) == "ready"
     assert e.table.ready
 

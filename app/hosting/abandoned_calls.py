@@ -1,0 +1,33 @@
+"""Calls that go on after their callers have left, and the versions whose calls do not end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from app.serving.references import ModelVersion
+
+_STUCK_S = 10.0
+"""Seconds that a call may go on after its caller has left, at its deadline for instance."""
+
+
+class AbandonedCalls:
+    """Watches calls in threads whose callers have left. Use it on one event loop.
+
+    Args:
+        stuck: called with the version of a call that goes on for ten seconds after its caller has left.
+    """
+
+    def __init__(self, stuck: Callable[[ModelVersion], None]) -> None:
+        self._stuck = stuck
+
+    def add(self, version: ModelVersion, work: Future[Any]) -> None:
+        """Watch a call whose caller leaves."""
+        if not work.done():
+            asyncio.get_running_loop().call_later(_STUCK_S, self._look, version, work)
+
+    def _look(self, version: ModelVersion, work: Future[Any]) -> None:
+        if not work.done():
+            self._stuck(version)
