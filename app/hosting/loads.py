@@ -6,6 +6,7 @@ import asyncio
 import copy
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -23,6 +24,10 @@ from app.serving.single_flight import SingleFlight
 
 log = logging.getLogger(__name__)
 
+_EQUAL_PAUSES, _LONGEST_PAUSE_S = 3, 300.0
+"""Failed loads of a version after which each further pause is twice as long, and the longest pause. A load that kills
+its process costs seconds of CPU each time."""
+
 
 class _Failure(NamedTuple):
     error: ServingError
@@ -35,7 +40,7 @@ class Loads:
     Args:
         threads: concurrent loads; slow ones leave room for others.
         timeout_s: seconds after which a load fails.
-        retry_after_s: seconds for which a failed load is answered from memory.
+        retry_after_s: seconds for which a failed load is answered from memory; longer if it fails again and again.
         changed: called after every change of `states`.
     """
 
@@ -59,6 +64,7 @@ class Loads:
         self._building: dict[ModelVersion, str] = {}
         self._failures: dict[ModelVersion, _Failure] = {}
         self._flights: SingleFlight[ModelVersion, Resident] = SingleFlight()
+        self._failed_times: Counter[ModelVersion] = Counter()
         self._in_progress: set[ModelVersion] = set()
         self._begun: set[ModelVersion] = set()
         self._discarded: set[ModelVersion] = set()
@@ -78,9 +84,9 @@ class Loads:
         resident = self._residents.use(version)
         if resident is not None:
             return resident
-        failure = self._failures.get(version)
-        if failure is not None and time.monotonic() < failure.until:
-            raise copy.copy(failure.error)  # a copy: each raise adds its caller's frames to the traceback
+        failure = self._failure(version)
+        if failure is not None:
+            raise copy.copy(failure)  # a copy: each raise adds its caller's frames to the traceback
         return await self.load(version)
 
     async def load(self, version: ModelVersion) -> Resident:
@@ -92,7 +98,9 @@ class Loads:
         return await self._flights.do(version, partial(self._load, version))
 
     async def attempt(self, version: ModelVersion) -> None:
-        """Load a version if needed; log a failure."""
+        """Load a version if needed; log a failure, unless it is a remembered one."""
+        if self._failure(version) is not None:
+            return
         try:
             await self.get(version)
         except ServingError as error:
@@ -103,8 +111,9 @@ class Loads:
         self._failures[version] = _Failure(error, time.monotonic() + seconds)
 
     def forgive(self, version: ModelVersion) -> None:
-        """Forget a failed load, so that the next call tries again."""
+        """Forget failed loads, so that the next call tries again."""
         self._failures.pop(version, None)
+        self._failed_times.pop(version, None)
 
     def discard(self, version: ModelVersion) -> None:
         """Discard the load in progress, if there is one."""
@@ -148,9 +157,15 @@ class Loads:
             self._discarded.discard(version)
             # If the version is still assigned, its name means another model by now, which is loaded instead.
             return await self._load(version) if version in self._residents.assigned else resident
+        self._failed_times.pop(version, None)
         self._residents.add(version, resident)
         self._changed()
         return resident
+
+    def _failure(self, version: ModelVersion) -> ServingError | None:
+        """Return the error of a failed load that is not tried again yet."""
+        failure = self._failures.get(version)
+        return failure.error if failure is not None and time.monotonic() < failure.until else None
 
     async def _read(self, version: ModelVersion) -> Model:
         load = partial(self._loader.load, version)
@@ -172,4 +187,6 @@ class Loads:
             self._changed()
 
     def _failed(self, version: ModelVersion, error: ServingError) -> None:
-        self.refuse(version, error, self._retry_after_s)
+        self._failed_times[version] += 1
+        times = 2 ** min(max(self._failed_times[version] - _EQUAL_PAUSES, 0), 10)
+        self.refuse(version, error, min(self._retry_after_s * times, max(_LONGEST_PAUSE_S, self._retry_after_s)))
