@@ -81,7 +81,7 @@ class SignatureVerifier:
             raise _Fault(f"its signature '{name}' has more than {_MOST_BYTES >> 20} MiB")
         signed = self._signed(file)
         try:
-            differences = [*self._differences(signed, _hashed(folder, signed.serialization_type))]
+            differences = [*self._differences(signed, folder)]
         except ValueError:
             log.warning("failed to compare files with their signature %s", file, exc_info=True)
             raise _Fault(f"its files cannot be compared with its signature '{name}'; the log has the cause") from None
@@ -118,8 +118,11 @@ class SignatureVerifier:
         if self._settings.certificates:  # without any, it would trust those of the operating system
             yield sign_certificate.Verifier(self._settings.certificates)
 
-    def _differences(self, signed: Manifest, found: Manifest) -> Iterator[str]:
-        wanted, there = self._files(signed), self._files(found)
+    def _differences(self, signed: Manifest, folder: Path) -> Iterator[str]:
+        wanted, there = self._files(signed), self._files(_hashed(folder, signed.serialization_type))
+        for path in (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()):
+            if self._counts(path):
+                there.setdefault(path, set())  # an empty file has no shards
         for path in sorted(wanted.keys() | there.keys()):
             if wanted.get(path) != there.get(path):
                 what = "is missing" if path not in there else "was changed" if path in wanted else "is not signed"
@@ -131,9 +134,12 @@ class SignatureVerifier:
         files = defaultdict(set)
         for one in manifest.resource_descriptors():
             path = one.identifier.rsplit(":", 2)[0] if has_shards else one.identifier
-            if path not in (self._settings.file, MLFLOW_NOTE):
+            if self._counts(path):
                 files[path].add((one.identifier, one.digest.algorithm, one.digest.digest_hex))
         return files
+
+    def _counts(self, path: str) -> bool:
+        return path not in (self._settings.file, MLFLOW_NOTE)
 
 
 def _hashed(folder: Path, how: dict[str, Any]) -> Manifest:
@@ -142,7 +148,7 @@ def _hashed(folder: Path, how: dict[str, Any]) -> Manifest:
 
     config = Config()  # type: ignore[no-untyped-call]
     if how["method"] == "shards":
-        config.use_shard_serialization(hashing_algorithm=how["hash_type"], shard_size=how["shard_size"])
+        config.use_shard_serialization(hashing_algorithm=how["hash_type"], shard_size=int(how["shard_size"]))
     else:
         config.use_file_serialization(hashing_algorithm=how["hash_type"])
     return config.set_ignored_paths(paths=(), ignore_git_paths=False).hash(folder)
