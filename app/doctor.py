@@ -96,7 +96,8 @@ def _signatures(settings: Settings) -> Check:
     except StartupError as error:
         return Check("signatures", False, error.message)
     count = len(signatures.public_keys) + len(signatures.certificates)
-    return Check("signatures", True, f"models that match {', '.join(signatures.models)} need one of {count} keys")
+    which = ", ".join(signatures.models)
+    return Check("signatures", True, f"models that match {which} need a signature by one of {count} trusted keys")
 
 
 def _system() -> Check:

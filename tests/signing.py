@@ -68,7 +68,7 @@ def make_certified(folder: Path, name: str) -> Certified:
 
 def sign(folder: Path, key: Key | Certified, hashing: model_signing.hashing.Config | None = None) -> None:
     """Sign a folder and put the signature into it."""
-    config = model_signing.signing.Config()
+    config = model_signing.signing.Config()  # type: ignore[no-untyped-call]
     if isinstance(key, Key):
         config.use_elliptic_key_signer(private_key=key.private)
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,9 +24,11 @@ from app.errors import EnvironmentMissing, ModelUnavailable, StartupError
 from app.serving.ports import Model
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout
-from app.settings import Settings, SignatureSettings
+from app.settings import Settings, SignatureSettings, load
 from tests.clashing import factor_model, ship
 from tests.conftest import environment_of_nobody
+from tests.missing import missing
+from tests.platform import ROOT
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
@@ -33,6 +37,7 @@ with warnings.catch_warnings():
     from app.adapters.mlflow import loader as loading
     from app.adapters.mlflow.environments import Environment
     from app.adapters.mlflow.loader import ModelLoader
+    from app.adapters.mlflow.overlays import Overlays
     from tests.signing import SIGNATURE, Certified, Key, make_certified, make_key, sign
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -154,6 +159,30 @@ def test_a_saved_model_is_signed_before_its_upload(author: Author, tmp_path: Pat
     assert [answers(models.load(version)) for version in versions] == [[2.0, 7.0]] * 2
 
 
+def test_the_page_shows_how_to_sign(author: Author, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "operate" / "security.md").read_text()
+    section = page.partition("## Require signed models")[2].partition("\n### ")[0]
+    (shell,) = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    if shutil.which("openssl") is None:
+        missing("openssl is not installed")
+    commands = [line for line in shell.splitlines() if not line.startswith("pip ")]
+    script = "\n".join([*commands, "env -0"])
+    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    for variable in done.stdout.split("\0"):
+        name, _, value = variable.partition("=")
+        if name.startswith("ML_SERVE_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow.models, "infer_pip_requirements", lambda *_, **__: [])  # takes ten seconds
+    models = loader(author, tmp_path / "cache", signatures=load().signatures)
+    examples = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    known = {"model": LinearRegression().fit(FRAME, [1.0, 3.0])}
+    for number, example in enumerate(examples, 1):
+        exec(example, known)
+        assert answers(models.load(ModelVersion("prices", str(number)))) == [2.0, 7.0]
+    assert len(examples) == 2
+
+
 def test_other_users_of_the_store_break_no_signature(author: Author, tmp_path: Path) -> None:
     info = log_line()
     version = signed(author, "loaded", info)
@@ -261,7 +290,7 @@ def refusal_of_worker(models: ModelLoader, version: ModelVersion) -> str:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[Environment]:
     """The environments that were to be built."""
     asked: list[Environment] = []
-    monkeypatch.setattr(loading.Overlays, "build", lambda self, environment: asked.append(environment))
+    monkeypatch.setattr(Overlays, "build", lambda self, environment: asked.append(environment))
     return asked
 
 
