@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from app.adapters.artifacts.trusted_keys import require_trusted_keys
 from app.adapters.mlflow.timeouts import BoundedCalls
 from app.deployments.access import require_access
 from app.errors import ServingError, StartupError
@@ -61,6 +62,8 @@ def examine_machine(settings: Settings) -> list[Check]:
     if settings.ray_address is None:
         checks += _ports(settings)
     checks += [_access(settings), _model_libraries()]
+    if settings.signatures.require:
+        checks.append(_signatures(settings))
     if not settings.is_embedded_registry and (
         settings.mlflow_s3_endpoint_url or settings.aws_access_key_id or settings.aws_secret_access_key
     ):
@@ -84,6 +87,17 @@ def _access(settings: Settings) -> Check:
         return Check("access", False, error.message)
     who = "everybody who reaches the gateway" if mode == "none" else f"callers known by {mode}"
     return Check("access", True, f"{settings.bind_host} answers {who}")
+
+
+def _signatures(settings: Settings) -> Check:
+    signatures = settings.signatures
+    try:  # on a cluster, only the replicas' nodes need to have the files
+        require_trusted_keys(signatures, on_this_machine=not settings.is_cluster)
+    except StartupError as error:
+        return Check("signatures", False, error.message)
+    count = len(signatures.public_keys) + len(signatures.certificates)
+    which = ", ".join(signatures.models)
+    return Check("signatures", True, f"models that match {which} need a signature by one of {count} trusted keys")
 
 
 def _system() -> Check:

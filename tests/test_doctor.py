@@ -20,6 +20,11 @@ from tests.ports import free_ports
 # The imports of MLflow and Feast cause warnings.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
+PUBLIC_KEY = b"""-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAETpwgdCFaaibLi8xlUA1oZUqpm/Vb
+gU1gFxX2TOCGYWWGf3oX/DuC9lSMIMVPlBZHH83WJATTn2wrGQBgbI72VQ==
+-----END PUBLIC KEY-----
+"""
 UNREACHABLE = "http://me:secret@127.0.0.1:1"
 
 
@@ -175,6 +180,23 @@ def test_a_broken_feature_repository_fails(tmp_path: Path, text: str | None) -> 
     message = check(checks, "feature store").message
     assert "feature_store.yaml" in message or "feature store" in message
     assert "Traceback" not in message
+
+
+def test_a_missing_key_of_those_who_sign_models_fails(tmp_path: Path) -> None:
+    key = tmp_path / "signing.pub"
+    required = {"require": True, "public_keys": [key]}
+
+    def signatures(**given: Any) -> Check:
+        return check(doctor.examine_machine(settings(tmp_path, **given)), "signatures")
+
+    missing = signatures(signatures=required)
+    assert not missing.ok
+    assert missing.message == f"cannot read {key} of signatures.public_keys: No such file or directory"
+    assert signatures(signatures=required, profile="cluster").ok, "only the nodes of the pools need it"
+    assert not signatures(signatures={"require": True}, profile="cluster").ok
+    key.write_bytes(PUBLIC_KEY)
+    found = signatures(signatures=required)
+    assert (found.ok, found.message) == (True, "models that match * need a signature by one of 1 trusted keys")
 
 
 def test_a_check_that_hangs_or_breaks_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

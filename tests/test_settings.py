@@ -71,6 +71,7 @@ def test_our_variables_override_those_of_the_ecosystem(monkeypatch: pytest.Monke
         ),
         ("ML_SERVE_LIMITS", "{bad", ["bad setting ML_SERVE_LIMITS: it must be JSON"]),
         ("ML_SERVE_LIMITS", '{"rwos": 1}', ["unknown setting 'limits.rwos' in ML_SERVE_LIMITS", "'limits.rows'"]),
+        ("ML_SERVE_SIGNATURES__FILE", "MLmodel", ["ML_SERVE_SIGNATURES__FILE='MLmodel'", "match pattern"]),
         ("ML_SERVE_CONFIG", "/nowhere.yaml", ["/nowhere.yaml", "No such file"]),
     ],
 )
@@ -105,6 +106,18 @@ def test_a_bad_file_stops_the_start_and_is_named(tmp_path: Path, text: str, word
     with pytest.raises(StartupError) as caught:
         load(config)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_signatures_are_set_by_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not load().signatures.needs("prices")
+    monkeypatch.setenv("ML_SERVE_SIGNATURES__REQUIRE", "true")
+    monkeypatch.setenv("ML_SERVE_SIGNATURES__PUBLIC_KEYS", "ops.pub, /keys/desk.pub")
+    monkeypatch.setenv("ML_SERVE_SIGNATURES__MODELS", "price*")
+    signatures = load().signatures
+    assert signatures.public_keys == (tmp_path / "ops.pub", Path("/keys/desk.pub"))
+    assert [signatures.needs(name) for name in ("prices", "Prices", "costs")] == [True, True, False]
+    assert load().without_secrets().signatures == signatures
 
 
 def test_all_errors_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ class PoolMember:
             settings.load_timeout_s,
             workers=self._workers,
             environments=settings.environments,
+            signatures=settings.signatures,
             accelerates=settings.accelerates,
         )
         self._host = ModelHost(

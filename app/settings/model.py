@@ -24,6 +24,7 @@ from app.settings.groups import (
     ecosystem,
 )
 from app.settings.limits import Limits
+from app.settings.signatures import SignatureSettings
 from app.settings.stores import Stores, without_password
 
 OVERRIDES = "overrides"
@@ -154,6 +155,9 @@ class Settings(Stores):
 
     environments: EnvironmentSettings = EnvironmentSettings()
     """Processes and libraries of model versions."""
+
+    signatures: SignatureSettings = SignatureSettings()
+    """Signatures of model artifacts."""
 
     batch: BatchSettings = BatchSettings()
     """Dynamic batching."""

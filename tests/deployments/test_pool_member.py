@@ -6,6 +6,7 @@ import asyncio
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -14,18 +15,19 @@ import pytest
 from mlflow.types import ColSpec, DataType
 
 from app.adapters.mlflow.registry import configure
-from app.errors import ModelFailed
+from app.errors import ModelFailed, ModelUnavailable, StartupError
 from app.serving.placement.load import CallNote
 from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable
 from app.serving.rows import Batch, Layout, Output
-from app.settings import Settings
+from app.settings import Settings, SignatureSettings
 from tests.conftest import environment_of_nobody
 from tests.contract import test_model_parity as parity
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Ray warns about its own settings while it is imported
     from app.deployments.pool_member import PoolMember
+    from tests.signing import make_key
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -116,6 +118,21 @@ async def test_each_batch_is_a_call_of_its_own(settings: Settings, note: CallNot
 async def test_a_batch_at_fault_fails_alone(settings: Settings) -> None:
     found = await answers(settings, 1, 2, 3, 13, 5)
     assert [type(one) for one in found] == [Output, Output, Output, ModelFailed, Output]
+
+
+async def test_it_loads_no_unsigned_version_if_told_so(settings: Settings, tmp_path: Path) -> None:
+    nobody = SignatureSettings(require=True, public_keys=(make_key(tmp_path).public,))
+    strict = settings.model_copy(update={"signatures": nobody})
+    member = PoolMember("default", strict, Releases(ReleaseTable(1, 1)), "member")
+    await member.start()
+    try:
+        with pytest.raises(ModelUnavailable, match="it is not signed"):
+            await member.describe(VERSION)
+    finally:
+        await member.stop()
+    lost = settings.model_copy(update={"signatures": SignatureSettings(require=True)})
+    with pytest.raises(StartupError, match=r"signatures\.require needs the setting signatures\.public_keys"):
+        PoolMember("default", lost, Releases(), "member")
 
 
 async def test_it_says_which_orders_it_has_carried_out(settings: Settings) -> None:

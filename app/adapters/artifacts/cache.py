@@ -112,10 +112,12 @@ class ArtifactCache:
         with self._locked(version, place):
             return self._cached(place, identity)
 
-    def remove(self, version: ModelVersion) -> None:
-        """Remove a version from disk unless a process uses it. Never raises."""
+    def remove(self, version: ModelVersion, older_than_s: float = 0.0) -> None:
+        """Remove a version from disk unless a process uses it or its download is too recent. Never raises."""
+        place = Place.of(self._folder, version)
         try:
-            self._space.remove(Place.of(self._folder, version))
+            if not older_than_s or time.time() - place.manifest.stat().st_mtime >= older_than_s:
+                self._space.remove(place)
         except OSError:
             log.exception("failed to remove %s from the artifact cache", version)
 

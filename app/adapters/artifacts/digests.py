@@ -15,6 +15,19 @@ def file_stats(folder: Path) -> Stats:
     return tuple((str(path), (stat := path.stat()).st_size, stat.st_mtime_ns, stat.st_ino) for path in _files(folder))
 
 
+def tree_stats(folder: Path) -> tuple[tuple[str | int, ...], ...]:
+    """Return path, mode, size, mtime, ctime and inode of a folder and of everything in it; links are not followed.
+
+    A new or removed name changes its folder. A program can give a file any mtime, but not any ctime.
+    """
+    return tuple(_entry(path) for path in (folder, *sorted(folder.rglob("*"))))
+
+
+def _entry(path: Path) -> tuple[str | int, ...]:
+    found = path.lstat()
+    return str(path), found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
 def file_digests(folder: Path) -> dict[str, list[int | str]]:
     """Return size in bytes and SHA-256 of every file, by relative path."""
     digests: dict[str, list[int | str]] = {}

@@ -71,7 +71,7 @@ class CacheSpace:
     def remove(self, place: Place) -> None:
         """Remove one version, unless a process uses, checks or downloads it. Raises `OSError`."""
         if place.folder.is_dir() and _evict(place):
-            log.info("removed %s from the artifact cache: it was deleted in the registry", place)
+            log.info("removed %s from the artifact cache", place)
 
     def remove_leftovers(self, own: Place) -> None:
         """Remove partial folders and locks of killed processes, except at the place that the caller has locked."""

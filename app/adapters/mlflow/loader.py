@@ -16,6 +16,7 @@ from cachetools import LRUCache
 from mlflow.exceptions import MlflowException
 
 from app.adapters.artifacts.cache import ArtifactCache, CachedArtifacts, is_full
+from app.adapters.artifacts.verification import SignatureVerifier
 from app.adapters.mlflow.code import code_in
 from app.adapters.mlflow.environments import Environment, environment_of, is_python
 from app.adapters.mlflow.identities import Identities
@@ -28,13 +29,17 @@ from app.errors import EnvironmentMissing, ModelNotFound, ModelUnavailable, Regi
 from app.serving.ports import Model
 from app.serving.references import ModelVersion
 from app.serving.releases.tags import ISOLATION_TAG
-from app.settings import EnvironmentSettings
+from app.settings import EnvironmentSettings, SignatureSettings
 
 log = logging.getLogger(__name__)
 
 
 _MOST_KNOWN = 1024
 """Versions whose findings a process remembers, for the time after an eviction."""
+
+_REFUSED_COPY_S = 300.0
+"""Seconds for which a download without a valid signature is kept, so that retries do not download it again and again.
+Then the store may have the signature, or the right files."""
 
 ENVIRONMENTS = "environments"
 """Folder of the overlays in the artifact cache; no model's folder has a name without a version below it."""
@@ -70,6 +75,9 @@ class ModelLoader:
     Args:
         workers: None reads every version into this process.
         accelerates: returns whether a model may get an accelerator.
+
+    Raises:
+        StartupError: signatures are required and cannot be checked here.
     """
 
     def __init__(
@@ -81,8 +89,10 @@ class ModelLoader:
         *,
         workers: WorkerProcesses | None = None,
         environments: EnvironmentSettings | None = None,
+        signatures: SignatureSettings | None = None,
         accelerates: Callable[[str], bool] = lambda _: True,
     ) -> None:
+        self._verifier = SignatureVerifier(signatures or SignatureSettings())
         self._cache = ArtifactCache(cache_folder, registry.download, cache_bytes, load_timeout_s)
         self.cache_counts = self._cache.counts
         self._identities = Identities(registry.identity)
@@ -141,7 +151,7 @@ class ModelLoader:
             ModelNotFound: the registry has no such version.
             RegistryUnavailable: the registry does not respond, and the version is not cached.
             EnvironmentMissing: the version can be loaded after `build`.
-            ModelUnavailable: the artifacts cannot be downloaded or loaded; the message says why in one line.
+            ModelUnavailable: the artifacts cannot be downloaded, verified or loaded; the message says why in one line.
         """
         artifacts = self._artifacts(version)
         try:
@@ -161,27 +171,25 @@ class ModelLoader:
             raise
 
     def build(self, version: ModelVersion) -> None:
-        """Build the environment of a version whose load raised `EnvironmentMissing`. Raises `ModelUnavailable`."""
+        """Build the environment of a version whose load raised `EnvironmentMissing`. Raises as `load`."""
         environment = self._missing.pop(version, None)
         if environment is not None:
+            artifacts = self._artifacts(version)  # a wheel among them may be installed
             try:
                 self._overlays.build(environment)
             except ModelUnavailable as error:
-                raise ModelUnavailable(
-                    f"{version} cannot be loaded: {error.message}", {"model": version.name}
-                ) from error
+                raise _unloadable(version, error.message) from error
+            finally:
+                artifacts.release()
 
     def _environment(self, version: ModelVersion, folder: Path) -> Environment:
         if self._environments.code == "refuse" and (found := code_in(folder)) is not None:
-            raise ModelUnavailable(
-                f"{version} cannot be loaded: {found} would run code, which the setting environments.code refuses",
-                {"model": version.name},
-            )
+            raise _unloadable(version, f"{found} would run code, which the setting environments.code refuses")
         environment = environment_of(folder)
         if environment.contradictions and self._environments.mismatch != "isolate":
             needed = ", ".join(environment.contradictions)
             if self._environments.mismatch == "refuse":
-                raise ModelUnavailable(f"{version} cannot be loaded: it requires {needed}", {"model": version.name})
+                raise _unloadable(version, f"it requires {needed}")
             log.warning("%s is loaded although it requires %s", version, needed)
             environment = environment.with_installed()
         isolate = self._environments.isolate
@@ -227,6 +235,28 @@ class ModelLoader:
         return overlay
 
     def _artifacts(self, version: ModelVersion) -> CachedArtifacts:
+        """Return the artifacts of a version; whatever reads them gets them from here.
+
+        Raises:
+            ModelUnavailable: they cannot be downloaded, or the signature that they need is missing or wrong.
+        """
+        artifacts = self._unverified(version)
+        try:
+            fault = self._verifier.fault_in(version.name, artifacts.folder)
+        except (OSError, ValueError) as error:
+            artifacts.release()
+            log.exception("failed to check the signature of %s", version)
+            raise _unloadable(version, "its signature cannot be checked; the log has the cause") from error
+        except BaseException:
+            artifacts.release()
+            raise
+        if fault is not None:
+            artifacts.release()
+            self._cache.remove(version, _REFUSED_COPY_S)
+            raise _unloadable(version, fault)
+        return artifacts
+
+    def _unverified(self, version: ModelVersion) -> CachedArtifacts:
         try:
             if not self._identities.is_worth_asking(version) and (cached := self._cached(version)) is not None:
                 return cached
@@ -255,3 +285,7 @@ class ModelLoader:
             cached.release()
             return None
         return cached
+
+
+def _unloadable(version: ModelVersion, why: str) -> ModelUnavailable:
+    return ModelUnavailable(f"{version} cannot be loaded: {why}", {"model": version.name})
