@@ -18,6 +18,7 @@ from app.api.app import create_app
 from app.api.oip.grpc import CODES, InferenceServicer
 from app.cli import cli
 from app.errors import ServingError, StartupError
+from app.metrics.fleet import FleetMetrics
 from app.metrics.lanes import LaneMetrics
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
@@ -69,10 +70,8 @@ def test_every_metric_is_documented_with_its_type_and_exists() -> None:
     ReleaseMetrics(registry)
     LaneMetrics(registry)
     InferenceServicer(cast(Any, None), 1.0, registry)
-    kinds = {
-        f"{family.name}_total" if family.type == "counter" else family.name: family.type
-        for family in registry.collect()
-    }
+    families = [*registry.collect(), *FleetMetrics([], []).collect()]
+    kinds = {f"{family.name}_total" if family.type == "counter" else family.name: family.type for family in families}
     documented = set(re.findall(r"`((?:ml_serve|grpc)_\w+)`", METRICS))
     assert kinds.keys() == documented
     rows = dict(re.findall(r"^\| `(ml_serve_\w+)` \| (\w+) \|", METRICS, re.MULTILINE))

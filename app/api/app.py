@@ -7,7 +7,7 @@ straight to their endpoints.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from functools import cache, partial
 from typing import Any
 
@@ -33,7 +33,7 @@ from app.api.oip.endpoints import OipDialect
 from app.api.oip.service import InferenceService
 from app.api.serve.endpoints import ServeDialect
 from app.api.system.docs import DocsPages
-from app.api.system.health import SystemEndpoints
+from app.api.system.health import SystemEndpoints, own_metrics
 from app.api.system.openapi import OpenApi
 from app.api.v1.compare import ComparisonEndpoint
 from app.api.v1.predict import V1Dialect
@@ -59,6 +59,7 @@ def create_app(
     default_model: ModelRef | None = None,
     read_parquet: ParquetReader = parquet_in_thread,
     access: Access = EVERYBODY,
+    scrape: Callable[[], Awaitable[bytes]] = own_metrics,
 ) -> HotRoutes:
     """Build the application of one gateway replica; a bare ``/invocations`` predicts with `default_model`."""
     app = FastAPI(
@@ -94,7 +95,7 @@ def create_app(
         ComparisonEndpoint(service, manager),
         OipDialect(InferenceService(service, manager)),
         MlflowDialect(service, manager, limits.body_bytes, read_parquet, default_model),
-        SystemEndpoints(manager),
+        SystemEndpoints(manager, scrape),
         OpenApi(service, manager, openapi),
         DocsPages(),
     )

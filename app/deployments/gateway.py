@@ -23,9 +23,11 @@ from app.deployments.parquet_process import ParquetProcess
 from app.deployments.pool_client import LocalPoolClient
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, enter_own_folder, memory_bytes, prepare_for_requests
+from app.deployments.ray_metrics import RayMetrics
 from app.deployments.release_client import ReleaseFollower
-from app.deployments.remotes import GATEWAY
+from app.deployments.remotes import GATEWAY, RemoteGateway, gateways
 from app.errors import InvalidReference, StartupError
+from app.metrics.fleet import ReplicaMetrics, exposition, own_families
 from app.metrics.lanes import LaneMetrics
 from app.metrics.predictions import PredictionMetrics
 from app.metrics.releases import ReleaseMetrics
@@ -85,6 +87,7 @@ class Gateway:
             shadow=settings.shadow,
             stream_idle_s=settings.stream_idle_s,
         )
+        self._ray_metrics = RayMetrics()
         self._parquet = ParquetProcess()
         self._access, self._authenticator = make_access(settings)
         self._following: asyncio.Task[None] | None = None
@@ -96,6 +99,7 @@ class Gateway:
         prepare_for_requests()
         await asyncio.gather(*(member.start() for member in self._members))  # calls find warm models
         self._follower.start()
+        self._ray_metrics.start()
         if self._authenticator is not None:
             self._following = asyncio.create_task(self._authenticator.follow())
         limits = self._settings.limits
@@ -113,6 +117,7 @@ class Gateway:
             default_model=default_model(self._settings),
             read_parquet=self._parquet.read,
             access=self._access,
+            scrape=self._scrape,
         )
         served = with_cors(app, self._settings.cors_origins)
         if not self._settings.access_log:  # which Serve writes
@@ -151,6 +156,16 @@ class Gateway:
     async def statistics(self, version: ModelVersion) -> Statistics:
         return self._ledger.statistics(version)
 
+    async def metrics(self) -> ReplicaMetrics:
+        return ReplicaMetrics(self._replica_id, await asyncio.to_thread(own_families))
+
+    async def _scrape(self) -> bytes:
+        """Return the metrics of all replicas."""
+        found, usages = await asyncio.gather(gateways().broadcast(RemoteGateway.metrics), self._follower.usage())
+        if self._replica_id not in [one.replica for one in found]:
+            found.append(await self.metrics())
+        return await asyncio.to_thread(exposition, found, usages)
+
     async def usage(self) -> dict[str, Any]:
         """Return this replica's figures, including those of the pools inside it."""
         own = {"replica": self._replica_id, "deployment": GATEWAY, "rss_bytes": memory_bytes()}
@@ -169,6 +184,7 @@ class Gateway:
             lanes.close()
         if hasattr(self, "_parquet"):
             self._parquet.close()
+            self._ray_metrics.stop()
         if (following := getattr(self, "_following", None)) is not None:
             following.cancel()
         for member in getattr(self, "_members", ()):

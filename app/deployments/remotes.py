@@ -13,6 +13,7 @@ from ray import serve
 from app.deployments.rpc import Remote
 from app.errors import ServingError
 from app.lanes.server import LaneAddress
+from app.metrics.fleet import ReplicaMetrics
 from app.serving.comparison.statistics import Statistics
 from app.serving.model_spec import ModelSpec
 from app.serving.placement.load import CallNote
@@ -26,6 +27,7 @@ class RemoteGateway(Protocol):
     """`app.deployments.gateway.Gateway`."""
 
     async def statistics(self, version: ModelVersion) -> Statistics: ...
+    async def metrics(self) -> ReplicaMetrics: ...
     async def usage(self) -> dict[str, Any]: ...
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
+import re
 import time
 import warnings
 from collections import Counter
@@ -17,12 +19,12 @@ from urllib.parse import quote
 import httpx
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from ml_serve_client import Client, ReplicaUsage
 from tests.contract.test_model_parity import CASES, Case, as_json, exact
 from tests.platform import DEMO, URL, Platform
 from tests.registered import SLOW_S, name_of, registry, tracking
+from tests.scrape import scrape
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -394,20 +396,37 @@ def test_health_names_every_part_and_metrics_count(platform: Platform) -> None:
     until(lambda: httpx.get(f"{URL}/health", timeout=60).json()["parts"].keys() == parts)  # without those that are late
 
     def are_counted() -> bool:
-        metrics = httpx.get(f"{URL}/metrics", timeout=60).text  # of one gateway replica
-        return f'ml_serve_requests_total{{model="{DEMO}",version="1"}}' in metrics and "http_requests_total" in metrics
+        found = scrape()
+        requests = found.get(f'ml_serve_requests_total{{model="{DEMO}",version="1"}}')
+        return bool(requests) and any(name.startswith("http_requests_total") for name in found)
 
     until(are_counted)
+
+
+def test_one_scrape_has_every_replica(platform: Platform) -> None:
+    memory = scrape()
+    deployments = {
+        name.partition('deployment="')[2].rstrip('"}') for name in memory if name.startswith("ml_serve_replica_memory")
+    }
+    assert deployments == {"Gateway", "Features", "ModelPool:default", "Releases"}
+    gateways = {process.pid for process in platform.replicas("Gateway")}
+    assert len(memory['ml_serve_replica_memory_bytes{deployment="Gateway"}']) == len(gateways)
+
+
+def test_rays_metrics_port_has_the_counts_too(platform: Platform) -> None:
+    session = Path(f"/tmp/ml-serve-{os.getuid()}/ray/session_latest")  # noqa: S108
+    (file,) = session.glob("metrics_export_port_*")
+    name = f'ray_ml_serve_requests_total{{.*model="{DEMO}".*}} [1-9]'
+    until(lambda: re.search(name, httpx.get(f"http://127.0.0.1:{file.read_text()}/metrics", timeout=60).text))
 
 
 def test_batches_travel_over_lanes(platform: Platform) -> None:
     def are_on_lanes() -> bool:
         for _ in range(20):
             assert httpx.post(f"{URL}/serve", json={"model_name": DEMO, "data": ROW}, timeout=60).status_code == 200
-        found: Counter[str] = Counter()  # of one gateway replica
-        for family in text_string_to_metric_families(httpx.get(f"{URL}/metrics", timeout=60).text):
-            for sample in family.samples:
-                found[sample.name] += int(sample.value) if math.isfinite(sample.value) else 0
+        found: Counter[str] = Counter()
+        for name, values in scrape().items():
+            found[name.partition("{")[0]] += sum(int(value) for value in values.values() if math.isfinite(value))
         batches = found["ml_serve_batch_seconds_count"]
         return found["ml_serve_lanes"] > 0 and batches > 0 and found["ml_serve_handle_batches_total"] < batches / 2
 

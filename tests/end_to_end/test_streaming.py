@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from tests.clashing import PATIENCE
 from tests.platform import URL, Platform
+from tests.scrape import total
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -42,11 +42,9 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def gauges(name: str) -> set[str]:
-    """The streams in progress of a model. Each scrape reaches one gateway replica; there may be two."""
-    with httpx.Client(base_url=URL, timeout=60) as client:
-        shown = "".join(client.get("/metrics").text for _ in range(20))
-    return set(re.findall(rf'ml_serve_streams{{model="{name}",version="1"}} (\S+)', shown))
+def streams(name: str) -> float:
+    """The streams in progress of a model."""
+    return total(f'ml_serve_streams{{model="{name}",version="1"}}')
 
 
 def predict() -> None:
@@ -106,9 +104,9 @@ def test_a_disconnect_stops_the_generator(platform: Platform, name: str, files: 
     with httpx.stream("POST", f"{URL}/invocations/{name}", json=body, timeout=120) as answer:
         events = lines(answer)
         assert [word(next(events)) for _ in range(4)] == ["one", "forever", "forever", "forever"]
-        until(lambda: "1.0" in gauges(name))
+        until(lambda: streams(name) == 1)
     until(Path(files["closed"]).exists)
-    until(lambda: gauges(name) == {"0.0"})
+    until(lambda: streams(name) == 0)
 
 
 def test_the_deadline_stops_a_stream_before_its_first_event(platform: Platform, files: dict[str, str]) -> None:

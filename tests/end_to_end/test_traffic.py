@@ -19,6 +19,7 @@ from tests import numbered
 from tests.grpc_stub import make_stub
 from tests.platform import URL, Platform
 from tests.registered import registry, tracking
+from tests.scrape import total
 
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
@@ -87,8 +88,8 @@ def test_the_shadow_gets_copies_and_differences_are_reported(model: Any, http: h
     # The second version answers a step more than the first.
     assert shadow.difference.value == pytest.approx(numbered.STEP, abs=1)
     assert (shadow.errors, shadow.mismatch_rate is not None) == ({}, True)
-    name = 'ml_serve_shadow_requests_total{model="divided",outcome="compared"'
-    until(lambda: name in http.get("/metrics").text)  # each scrape reaches one gateway replica
+    name = 'ml_serve_shadow_requests_total{model="divided",outcome="compared",shadow_version="2",version="1"}'
+    until(lambda: total(name) > 0)
 
 
 def test_sessions_stay_with_one_version_over_http_and_grpc(model: Any, http: httpx.Client) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,11 +15,22 @@ from app.serving.callers import OBSERVE, OPEN
 from app.serving.ports import ModelManager
 
 
-class SystemEndpoints:
-    """Handlers of ``/health``, ``/livez``, ``/readyz`` and ``/metrics``."""
+async def own_metrics() -> bytes:
+    """Return the metrics of this process in Prometheus' text format."""
+    # starlette_exporter's handler leaves out collectors, such as the ledger's, if PROMETHEUS_MULTIPROC_DIR is set.
+    return generate_latest()
 
-    def __init__(self, manager: ModelManager) -> None:
+
+class SystemEndpoints:
+    """Handlers of ``/health``, ``/livez``, ``/readyz`` and ``/metrics``.
+
+    Args:
+        scrape: returns what ``/metrics`` answers.
+    """
+
+    def __init__(self, manager: ModelManager, scrape: Callable[[], Awaitable[bytes]] = own_metrics) -> None:
         self._manager = manager
+        self._scrape = scrape
 
     def routes(self) -> list[Route]:
         route = partial(Route, tag="system", error=ServeError, scopes=OPEN)
@@ -55,6 +67,5 @@ class SystemEndpoints:
         return Reply(b'{"status":"not ready","reason":"models are still loading; see /health"}', 503)
 
     async def metrics(self, exchange: Exchange) -> Reply:
-        """Metrics of the gateway replica that answers, in Prometheus' text format."""
-        # starlette_exporter's handler leaves out collectors, such as the ledger's, if PROMETHEUS_MULTIPROC_DIR is set.
-        return Reply(generate_latest(), content_type=CONTENT_TYPE_LATEST.encode())
+        """Metrics of all replicas, in Prometheus' text format."""
+        return Reply(await self._scrape(), content_type=CONTENT_TYPE_LATEST.encode())
