@@ -25,6 +25,7 @@ from app.api.app import create_app
 from app.api.http.access import EVERYBODY, Access
 from app.api.http.exchange import HttpLimits
 from app.api.http.hot_routes import HotRoutes
+from app.api.http.observation import Observer
 from app.errors import (
     Conflict,
     FeatureSourceNotFound,
@@ -462,12 +463,18 @@ class Fakes:
     http_limits: HttpLimits = HTTP_LIMITS
     default_model: ModelRef | None = None
     access: Access = EVERYBODY
+    observer: Observer | None = None
 
     @cached_property
     def app(self) -> HotRoutes:
         """The ASGI application."""
         return create_app(
-            self.service, self.manager, self.http_limits, default_model=self.default_model, access=self.access
+            self.service,
+            self.manager,
+            self.http_limits,
+            default_model=self.default_model,
+            access=self.access,
+            observer=self.observer,
         )
 
 

@@ -13,6 +13,7 @@ from app.api.app import create_app
 from app.api.http import serve_middleware
 from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
+from app.api.http.observation import make_observer
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
 from app.deployments.access import make_access
@@ -88,8 +89,12 @@ class Gateway:
         self._parquet = ParquetProcess()
         self._access, self._authenticator = make_access(settings)
         self._following: asyncio.Task[None] | None = None
+        self._observer = make_observer()
         self._servicer = InferenceServicer(
-            InferenceService(self._service, self._follower), settings.request_timeout_s, access=self._access
+            InferenceService(self._service, self._follower),
+            settings.request_timeout_s,
+            access=self._access,
+            observer=self._observer,
         )
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -113,6 +118,7 @@ class Gateway:
             default_model=default_model(self._settings),
             read_parquet=self._parquet.read,
             access=self._access,
+            observer=self._observer,
         )
         served = with_cors(app, self._settings.cors_origins)
         if not self._settings.access_log:  # which Serve writes

@@ -7,6 +7,7 @@ memory.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from app.serving.batching.batcher import AnsweredBatch
@@ -105,6 +106,34 @@ class Model(Protocol):
     def invoke(self, body: bytes) -> bytes: ...
 
     def stream(self, body: bytes) -> Iterator[str]: ...
+
+
+class Phase(Protocol):
+    """A phase of an observed request, such as its wait for a batch."""
+
+    def end(self, error: BaseException | None = None, facts: Mapping[str, int] = MappingProxyType({})) -> None:
+        """End the phase. A second call changes nothing.
+
+        Args:
+            error: what the phase failed with.
+            facts: numbers to keep, such as rows.
+        """
+
+
+class Observation(Protocol):
+    """An observed request: it is told where the request spends its time. No method raises."""
+
+    def entered(self, ref: ModelRef) -> None:
+        """Take note that the request was read."""
+
+    def resolved(self, version: ModelVersion) -> None:
+        """Take note of the version that answers."""
+
+    def answered(self, rows: int) -> None:
+        """Take note that the prediction is there; the response is not written yet."""
+
+    def begin(self, name: str) -> Phase:
+        """Begin a phase; several may run at the same time."""
 
 
 class Authenticator(Protocol):

@@ -170,6 +170,9 @@ class Settings(Stores):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum severity of log lines."""
 
+    log_format: Literal["text", "json"] = "text"
+    """Form of log lines. `json`: each line is one JSON object. See `docs/operate/monitor.md`."""
+
     access_log: bool = False
     """Log every request and every call between deployments."""
 
@@ -228,10 +231,6 @@ class Settings(Stores):
     @property
     def registry_uri(self) -> str:
         return self.mlflow_registry_uri or self.tracking_uri
-
-    @property
-    def is_embedded_registry(self) -> bool:
-        return self.mlflow_tracking_uri is None and self.mlflow_registry_uri is None
 
     @property
     def artifact_root(self) -> Path:

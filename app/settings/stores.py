@@ -40,6 +40,10 @@ class Stores(BaseSettings):
     aws_default_region: str | None = Field(None, validation_alias=ecosystem("AWS_DEFAULT_REGION"))
     """Region of the artifact store."""
 
+    @property
+    def is_embedded_registry(self) -> bool:
+        return self.mlflow_tracking_uri is None and self.mlflow_registry_uri is None
+
     def storage_environment(self) -> dict[str, str]:
         """Return variables for MLflow and boto3 to access the artifact store. Contains secrets: never print it."""
         values = {

@@ -71,6 +71,8 @@ def known(error: Exception, request_id: str) -> ServingError:
 def error_reply(error: Exception, exchange: Exchange, kind: type[ErrorBody]) -> Reply:
     """Encode an error in the form of a dialect."""
     fault = known(error, exchange.request_id)
+    if exchange.observation is not None:
+        exchange.observation.failed(fault)
     seconds = fault.details.get("retry_after_s")
     headers = ((b"retry-after", str(seconds).encode()),) if seconds is not None else ()
     if isinstance(fault, errors.Unauthenticated):

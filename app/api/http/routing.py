@@ -25,6 +25,7 @@ from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, Handler, HttpLimits
+from app.api.http.observation import Observer
 from app.errors import BodyTimeout, CallerGone, ServingError
 from app.serving.callers import MANAGE
 from app.settings import ScopeName
@@ -168,6 +169,7 @@ class Endpoint(StarletteRoute):
         exporter: PrometheusMiddleware,
         *,
         access: Access,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(route.path, route.handler, methods=[route.method], name=route.name)
         self.app = self._answer
@@ -178,6 +180,7 @@ class Endpoint(StarletteRoute):
         self._budget = budget
         self._exporter = exporter
         self._access = access
+        self._observer = observer if route.hot else None
         self._manages = route.scopes == MANAGE
         self._meters: dict[int, tuple[Counter, Histogram]] = {}
 
@@ -185,6 +188,8 @@ class Endpoint(StarletteRoute):
         started = time.perf_counter()
         exchange = Exchange(scope, receive, self._limits, self._budget)
         task = self._watch.enter(exchange)
+        if self._observer is not None:
+            exchange.observation = self._observer.begin(self.path, started)
         try:
             if self._manages:
                 params = exchange.path_params
@@ -211,23 +216,25 @@ class Endpoint(StarletteRoute):
         if not exchange.started:
             await exchange.reply(reply, send)
         if exchange.audit is not None:
-            peer = (scope.get("client") or ("-",))[0]
-            write_audit(
-                exchange.audit,
-                exchange.caller,
-                exchange.headers,
-                peer=peer,
-                result=reply.status,
-                request_id=exchange.request_id,
-            )
+            self._audit(exchange, exchange.audit, reply.status)
         if self.is_hot:
-            self._count(reply.status, time.perf_counter() - started)
+            self._count(exchange, reply.status, time.perf_counter() - started)
+
+    def _audit(self, exchange: Exchange, facts: Mapping[str, Any], status: int) -> None:
+        write_audit(
+            facts,
+            exchange.caller,
+            exchange.headers,
+            peer=(exchange.scope.get("client") or ("-",))[0],
+            result=status,
+            request_id=exchange.request_id,
+        )
 
     def _too_late(self) -> ServingError:
         seconds = self._limits.timeout_s
         return BodyTimeout(f"the body did not arrive within {seconds:g} s; send it at once", {"seconds": seconds})
 
-    def _count(self, status: int, seconds: float) -> None:
+    def _count(self, exchange: Exchange, status: int, seconds: float) -> None:
         meters = self._meters.get(status)
         if meters is None:
             labels = (self._route.method, self.path, status, APP_NAME)
@@ -235,3 +242,6 @@ class Endpoint(StarletteRoute):
             self._meters[status] = meters
         meters[0].inc()
         meters[1].observe(seconds)
+        if exchange.observation is not None:
+            exchange.observation.caller = exchange.caller.name
+            exchange.observation.finish(status, exchange.request_id)

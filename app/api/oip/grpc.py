@@ -17,7 +17,9 @@ from app import __version__, errors
 from app.api.http.access import EVERYBODY, Access
 from app.api.http.audit import write_audit
 from app.api.http.errors import known
-from app.api.http.exchange import SESSION_HEADER, positive_seconds, valid_request_id
+from app.api.http.exchange import SESSION_HEADER
+from app.api.http.header_values import positive_seconds, valid_request_id
+from app.api.http.observation import ObservedRequest, Observer
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
 from app.api.oip.protobuf import read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest
@@ -108,8 +110,10 @@ class InferenceServicer:
         timeout_s: float,
         registry: CollectorRegistry = REGISTRY,
         access: Access = EVERYBODY,
+        observer: Observer | None = None,
     ) -> None:
         self._inference = inference
+        self._observer = observer
         self._timeout_s = timeout_s
         self._access = access
         self.requests = Counter("grpc_requests", "Completed gRPC calls.", ("method", "code"), registry=registry)
@@ -143,12 +147,38 @@ class InferenceServicer:
         return pb.ModelMetadataResponse(**asdict(model))
 
     @_answered(pb.ModelInferResponse)
-    async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+    def model_infer(self, request: pb.ModelInferRequest, context: Context) -> Awaitable[pb.ModelInferResponse]:
+        if self._observer is None:
+            return self._infer(request, context, None)
+        return self._observed(request, context, self._observer)
+
+    async def _observed(
+        self, request: pb.ModelInferRequest, context: Context, observer: Observer
+    ) -> pb.ModelInferResponse:
+        observation = observer.begin("ModelInfer", time.perf_counter())
+        code = grpc.StatusCode.CANCELLED
+        try:
+            answer = await self._infer(request, context, observation)
+        except Exception as error:
+            code = code_of(error) if isinstance(error, ServingError) else grpc.StatusCode.INTERNAL
+            observation.failed(error)
+            raise
+        else:
+            code = grpc.StatusCode.OK
+            return answer
+        finally:
+            observation.finish(code.name, _request_id(context))
+
+    async def _infer(
+        self, request: pb.ModelInferRequest, context: Context, observation: ObservedRequest | None
+    ) -> pb.ModelInferResponse:
         received = asyncio.get_running_loop().time()
         caller = await self._admit(context, PREDICT) if self._access.is_on else ANYBODY
+        if observation is not None:
+            observation.caller = caller.name
         ref = caller.allowed(version_reference(request.model_name, request.model_version))
         asked = read_infer(request, ref, self._deadline(received, context))
-        asked.caller = caller.key
+        asked.caller, asked.observation = caller.key, observation
         asked.session = partial(_metadata, context, SESSION_HEADER.decode())
         if asked.parameters:
             asked.deadline = earliest(asked.deadline, received, asked.parameters)

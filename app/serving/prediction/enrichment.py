@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,9 @@ from app.errors import EntityNotFound, FeatureStoreUnavailable, InvalidInput
 from app.serving.batching.batcher import Batcher
 from app.serving.batching.limits import BatchLimits
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
-from app.serving.ports import FeatureStore
+from app.serving.ports import FeatureStore, Observation
 from app.serving.prediction.deadlines import expire_at, until
+from app.serving.prediction.phases import phase
 from app.serving.signatures.signature import Signature
 
 _CALLS_IN_FLIGHT = 4
@@ -112,8 +113,13 @@ class Enrichment:
         since, source = self._sources.get(query, _UNKNOWN)
         return source if time.perf_counter() - since < _SOURCE_TTL_S else None
 
-    async def read(self, request: FeatureRequest, deadline: float) -> Enriched:
+    def read(
+        self, request: FeatureRequest, deadline: float, observation: Observation | None = None
+    ) -> Coroutine[Any, Any, Enriched]:
         """Read the features of each entity.
+
+        Args:
+            observation: is told when the read begins and ends.
 
         Raises:
             DeadlineExceeded: no answer before the deadline, in event loop time.
@@ -121,6 +127,15 @@ class Enrichment:
             FeatureSourceNotFound: no such view or service.
             InvalidInput: the entities do not have the join keys of the source.
         """
+        if observation is None:
+            return self._read(request, deadline)
+        return self._observed(request, deadline, observation)
+
+    async def _observed(self, request: FeatureRequest, deadline: float, observation: Observation) -> Enriched:
+        with phase(observation, "features"):
+            return await self._read(request, deadline)
+
+    async def _read(self, request: FeatureRequest, deadline: float) -> Enriched:
         started = time.perf_counter()
         source = self._known(request.query)
         if source is None:
