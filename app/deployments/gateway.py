@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.adapters.traces import make_tracer
 from app.api.app import create_app
 from app.api.http import serve_middleware
 from app.api.http.cors import with_cors
@@ -66,8 +67,10 @@ class Gateway:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         if settings.gateway_pools:
             enter_own_folder()
+        self._tracer = make_tracer(settings, "ml-serve-gateway", self._replica_id)
         self._members = [
-            PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
+            PoolMember(name, settings, releases, f"{self._replica_id}:{name}", self._tracer)
+            for name in settings.gateway_pools
         ]
         own = {member.name: LocalPoolClient(member) for member in self._members}
         self._metrics = ReleaseMetrics()
@@ -89,7 +92,7 @@ class Gateway:
         self._parquet = ParquetProcess()
         self._access, self._authenticator = make_access(settings)
         self._following: asyncio.Task[None] | None = None
-        self._observer = make_observer()
+        self._observer = make_observer(self._tracer)
         self._servicer = InferenceServicer(
             InferenceService(self._service, self._follower),
             settings.request_timeout_s,
@@ -179,6 +182,8 @@ class Gateway:
             following.cancel()
         for member in getattr(self, "_members", ()):
             await member.stop()
+        if (tracer := getattr(self, "_tracer", None)) is not None:
+            await tracer.close()
 
 
 def default_model(settings: Settings) -> ModelRef | None:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -23,6 +23,7 @@ from app.errors import PoolUnavailable, ServingError
 from app.hosting.json_calls import JsonCalls
 from app.hosting.model_host import ModelHost
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import Tracer, batch_attributes, resumed
 from app.serving.placement.load import BusyMeter, BusySample, CallNote, Waiting
 from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable
@@ -49,9 +50,12 @@ class PoolMember:
         name: the pool's name in the settings.
         releases: handle of the `Releases` deployment.
         member_id: unique among the members of all pools.
+        tracer: begins a span for each sampled request of a batch; None if there are no traces.
     """
 
-    def __init__(self, name: str, settings: Settings, releases: DeploymentHandle, member_id: str) -> None:
+    def __init__(
+        self, name: str, settings: Settings, releases: DeploymentHandle, member_id: str, tracer: Tracer | None = None
+    ) -> None:
         # Importing MLflow takes seconds and 150 MB: only processes with models pay for it.
         from app.adapters.mlflow.loader import ModelLoader  # noqa: PLC0415
         from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
@@ -62,6 +66,7 @@ class PoolMember:
         pool = settings.pools[name]
         self.name = name
         self.member_id = member_id
+        self._tracer = tracer
         self._releases = Remote(releases, "releases")
         self._changed = asyncio.Event()
         self._watcher: Callable[[], None] = lambda: None
@@ -129,33 +134,44 @@ class PoolMember:
         """Predict one batch.
 
         Args:
-            note: the sender's backlog; None if the sender is this process.
+            note: the sender's backlog and spans; None if the sender is this process and has no spans.
         """
         if note is not None:
             self._waiting.note(version, note)
         self._rows += batch.count
         try:
+            if note is not None and note.traces:
+                with self._span(version, batch.count, note):
+                    return await self._host.predict(version, batch)
             return await self._host.predict(version, batch)
         finally:
             self._rows -= batch.count
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+    async def invoke(self, version: ModelVersion, body: bytes, note: CallNote | None = None) -> bytes:
         """Answer one JSON body."""
         self._rows += 1
         try:
-            return await self._json_calls.invoke(version, body)
+            with self._span(version, 1, note):
+                return await self._json_calls.invoke(version, body)
         finally:
             self._rows -= 1
 
-    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+    async def stream(self, version: ModelVersion, body: bytes, note: CallNote | None = None) -> AsyncGenerator[str]:
         """Answer one JSON body event by event."""
         self._rows += 1
         try:
-            async with aclosing(self._json_calls.stream(version, body)) as events:
-                async for event in events:
-                    yield event
+            with self._span(version, 1, note):
+                async with aclosing(self._json_calls.stream(version, body)) as events:
+                    async for event in events:
+                        yield event
         finally:
             self._rows -= 1
+
+    def _span(self, version: ModelVersion, rows: int, note: CallNote | None) -> AbstractContextManager[None]:
+        """Return the span of a prediction, with its wait for a thread; also with the load, if there has to be one."""
+        if self._tracer is None or note is None or not note.traces:
+            return nullcontext()
+        return resumed(self._tracer, "predict", note.traces, batch_attributes(version, rows))
 
     def held(self) -> list[ModelVersion]:
         return self._host.resident
@@ -163,9 +179,8 @@ class PoolMember:
     def scaling_stats(self) -> dict[str, float]:
         """Return the input of the scaling policy: rows queued or in prediction, busy share, oldest wait.
 
-        The busy share is that of the prediction threads or of the stream threads, the larger one.
-
-        Always floats: Serve stops asking for good when it gets another type.
+        The busy share is the larger one of the prediction threads and the stream threads. Always floats: Serve stops
+        asking for good when it gets another type.
         """
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {

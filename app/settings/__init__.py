@@ -18,6 +18,7 @@ from app.settings.groups import (
 )
 from app.settings.loading import environment_names, load
 from app.settings.model import Settings
+from app.settings.observation import TraceSettings
 
 __all__ = [
     "AuthSettings",
@@ -30,6 +31,7 @@ __all__ = [
     "ScopeName",
     "Settings",
     "ShadowSettings",
+    "TraceSettings",
     "environment_names",
     "load",
 ]

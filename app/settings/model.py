@@ -24,6 +24,7 @@ from app.settings.groups import (
     comma_separated,
     ecosystem,
 )
+from app.settings.observation import TraceSettings, standard_variables
 from app.settings.stores import Stores, without_password
 
 OVERRIDES = "overrides"
@@ -173,6 +174,9 @@ class Settings(Stores):
     log_format: Literal["text", "json"] = "text"
     """Form of log lines. `json`: each line is one JSON object. See `docs/operate/monitor.md`."""
 
+    traces: TraceSettings = TraceSettings()
+    """Traces of predictions."""
+
     access_log: bool = False
     """Log every request and every call between deployments."""
 
@@ -203,7 +207,8 @@ class Settings(Stores):
         """Order the sources: command-line options, the environment, the file. `load` passes the first and the last."""
         assert isinstance(init_settings, InitSettingsSource)
         options = init_settings.init_kwargs.pop(OVERRIDES, {})
-        return (InitSettingsSource(settings_cls, options), env_settings, init_settings)
+        own = (InitSettingsSource(settings_cls, options), env_settings, init_settings)
+        return (*own, *standard_variables(settings_cls))
 
     def serves(self, name: str) -> bool:
         """Return whether a registered model is served."""
@@ -213,7 +218,7 @@ class Settings(Stores):
         """Return a copy for processes of models: without credentials of stores, callers and proxies."""
         secrets = {"aws_access_key_id": None, "aws_secret_access_key": None, "aws_session_token": None}
         uris = {name: without_password(uri) for name in _URIS if (uri := getattr(self, name)) is not None}
-        return self.model_copy(update={**secrets, **uris, "auth": AuthSettings()})
+        return self.model_copy(update={**secrets, **uris, "auth": AuthSettings(), "traces": TraceSettings()})
 
     def accelerates(self, name: str) -> bool:
         """Return whether a model may be called in a faster way than MLflow's."""

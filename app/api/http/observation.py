@@ -1,36 +1,64 @@
-"""Observed predictions: a log line with the time of each phase, at the log level debug."""
+"""Observed predictions: a log line with the time of each phase, at the log level debug, and the spans of a trace."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.errors import ServingError
 from app.serving.callers import ANYBODY
+from app.serving.observation import NO_ATTRIBUTES, Span, TraceCarrier, Tracer, error_code, is_fault
 from app.serving.references import ModelRef, ModelVersion
 
 log = logging.getLogger(__name__)
 
-_NONE: Mapping[str, int] = MappingProxyType({})
+_OF_MODEL = {"model": "name", "version": "version", "alias": "alias"}
+
+
+class ObservedRoute(NamedTuple):
+    """What an observed request calls: its span's name and attributes, and whose fault a result is.
+
+    Attributes:
+        path: template of the path, or the gRPC method.
+        result: attribute of the HTTP status or of the gRPC code.
+        faults: HTTP statuses or gRPC codes that are errors of the server.
+    """
+
+    name: str
+    path: str
+    attributes: Mapping[str, str]
+    result: str
+    faults: frozenset[int | str]
 
 
 class ObservedPhase:
-    """A phase of an `ObservedRequest`."""
+    """A phase of an `ObservedRequest`, with a span if the request is traced."""
 
-    __slots__ = ("_request", "_started", "name")
+    __slots__ = ("_request", "_span", "_started", "name")
 
-    def __init__(self, request: ObservedRequest, name: str) -> None:
+    def __init__(self, request: ObservedRequest, name: str, span: Span | None) -> None:
         self.name = name
+        self._span = span
         self._request: ObservedRequest | None = request
         self._started = time.perf_counter()
 
-    def end(self, error: BaseException | None = None, facts: Mapping[str, int] = _NONE) -> None:
+    @property
+    def carrier(self) -> TraceCarrier | None:
+        return self._span.carrier if self._span is not None else None
+
+    def end(self, error: BaseException | None = None, facts: Mapping[str, int] = NO_ATTRIBUTES) -> None:
         request, self._request = self._request, None
-        if request is not None:
-            request.took(self.name, time.perf_counter() - self._started)
+        if request is None:
+            return
+        request.took(self.name, time.perf_counter() - self._started)
+        if self._span is not None:
+            attributes = {f"ml_serve.{name}": value for name, value in facts.items()}
+            if error is None:
+                self._span.end(attributes)
+            else:
+                self._span.end(attributes, error_code(error), is_fault=is_fault(error))
 
 
 class ObservedRequest:
@@ -38,14 +66,16 @@ class ObservedRequest:
 
     Attributes:
         caller: the name of who sent it, as far as that is known.
+        trace_id: None if the request is not traced.
     """
 
-    __slots__ = ("_code", "_entered", "_left", "_ref", "_route", "_rows", "_seconds", "_started", "_version", "caller")
-
-    def __init__(self, route: str, started: float) -> None:
+    def __init__(self, route: ObservedRoute, started: float, span: Span | None, *, logged: bool) -> None:
         self.caller = ANYBODY.name
+        self.trace_id = span.trace_id if span is not None else None
         self._route = route
         self._started = started
+        self._span = span
+        self._logged = logged
         self._entered: float | None = None
         self._left: float | None = None
         self._ref: ModelRef | None = None
@@ -69,32 +99,41 @@ class ObservedRequest:
         self._left = time.perf_counter()
 
     def begin(self, name: str) -> ObservedPhase:
-        return ObservedPhase(self, name)
+        return ObservedPhase(self, name, self._span.child(name) if self._span is not None else None)
 
     def took(self, phase: str, seconds: float) -> None:
         """Add the time of a phase that has ended."""
         self._seconds[phase] = self._seconds.get(phase, 0.0) + seconds
 
     def finish(self, result: int | str, request_id: str) -> None:
-        """Write the line.
+        """Write the line and end the span.
 
         Args:
             result: HTTP status or gRPC code.
         """
-        facts = {**self._facts(), "result": result, "code": self._code, **self._times()}
-        known = {name: value for name, value in facts.items() if value is not None}
-        known |= {"request_id": request_id, "caller": self.caller}
-        text = " ".join(f"{name}={value}" for name, value in known.items())
-        log.debug("prediction: %s", text, extra={"facts": known})
+        facts = {**self._model(), "rows": self._rows}
+        if self._logged:
+            facts = {"route": self._route.path, **facts, "result": result, "code": self._code, **self._times()}
+            facts |= {"request_id": request_id, "caller": self.caller, "trace_id": self.trace_id}
+            known = {name: value for name, value in facts.items() if value is not None}
+            text = " ".join(f"{name}={value}" for name, value in known.items())
+            log.debug("prediction: %s", text, extra={"facts": known})
+        if self._span is not None:
+            attributes = {
+                **self._route.attributes,
+                self._route.result: result,
+                "ml_serve.request_id": request_id,
+                "ml_serve.rows": self._rows,
+                **{f"ml_serve.model.{_OF_MODEL[name]}": value for name, value in self._model().items()},
+            }
+            self._span.end(attributes, self._code, is_fault=result in self._route.faults)
 
-    def _facts(self) -> dict[str, Any]:
+    def _model(self) -> dict[str, Any]:
         version, ref = self._version, self._ref
         return {
-            "route": self._route,
             "model": version.name if version is not None else ref.name if ref is not None else None,
             "version": version.version if version is not None else None,
             "alias": ref.alias if ref is not None else None,
-            "rows": self._rows,
         }
 
     def _times(self) -> dict[str, float]:
@@ -107,18 +146,36 @@ class ObservedRequest:
 
 
 class Observer:
-    """Observes the predictions of one gateway replica."""
+    """Observes the predictions of one gateway replica.
 
-    def begin(self, route: str, started: float) -> ObservedRequest:
-        """Observe a request.
+    Args:
+        tracer: decides which requests are traced; None: none of them.
+        logs: whether each request has a line in the log.
+    """
+
+    def __init__(self, tracer: Tracer | None = None, *, logs: bool = False) -> None:
+        self._tracer = tracer
+        self._logs = logs
+
+    def begin(self, route: ObservedRoute, started: float, headers: Mapping[bytes, bytes]) -> ObservedRequest | None:
+        """Observe a request, or return None.
 
         Args:
-            route: path template or gRPC method.
             started: when it arrived, by `time.perf_counter`.
+            headers: those of the trace context; others may be there.
         """
-        return ObservedRequest(route, started)
+        span = None
+        if self._tracer is not None:
+            parent, state = headers.get(b"traceparent"), headers.get(b"tracestate")
+            span = self._tracer.serve(route.name, _text(parent), _text(state))
+        return ObservedRequest(route, started, span, logged=self._logs) if self._logs or span is not None else None
 
 
-def make_observer() -> Observer | None:
+def _text(value: bytes | None) -> str | None:
+    return value.decode("latin-1") if value is not None else None
+
+
+def make_observer(tracer: Tracer | None = None) -> Observer | None:
     """Return the observer of this process; None if nobody reads what it finds, so that requests cost no more."""
-    return Observer() if log.isEnabledFor(logging.DEBUG) else None
+    logs = log.isEnabledFor(logging.DEBUG)
+    return Observer(tracer, logs=logs) if logs or tracer is not None else None

@@ -25,7 +25,7 @@ from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, Handler, HttpLimits
-from app.api.http.observation import Observer
+from app.api.http.observation import ObservedRoute, Observer
 from app.errors import BodyTimeout, CallerGone, ServingError
 from app.serving.callers import MANAGE
 from app.settings import ScopeName
@@ -153,6 +153,13 @@ def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any
     return {**_inlined(parts[value["$ref"].rpartition("/")[2]], parts), **rest} if "$ref" in value else rest
 
 
+def _observed(route: Route) -> ObservedRoute:
+    path = route.path.replace(":path}", "}")
+    attributes = {"http.request.method": route.method, "http.route": path, "ml_serve.dialect": route.tag}
+    faults = frozenset(range(500, 600))
+    return ObservedRoute(f"{route.method} {path}", route.path, attributes, "http.response.status_code", faults)
+
+
 class Endpoint(StarletteRoute):
     """Starlette's route for a `Route`, for HEAD too if it is for GET: the server sends its headers without the body.
 
@@ -181,6 +188,7 @@ class Endpoint(StarletteRoute):
         self._exporter = exporter
         self._access = access
         self._observer = observer if route.hot else None
+        self._observed = _observed(route)
         self._manages = route.scopes == MANAGE
         self._meters: dict[int, tuple[Counter, Histogram]] = {}
 
@@ -189,7 +197,7 @@ class Endpoint(StarletteRoute):
         exchange = Exchange(scope, receive, self._limits, self._budget)
         task = self._watch.enter(exchange)
         if self._observer is not None:
-            exchange.observation = self._observer.begin(self.path, started)
+            exchange.observation = self._observer.begin(self._observed, started, exchange.headers)
         try:
             if self._manages:
                 params = exchange.path_params

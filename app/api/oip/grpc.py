@@ -19,7 +19,7 @@ from app.api.http.audit import write_audit
 from app.api.http.errors import known
 from app.api.http.exchange import SESSION_HEADER
 from app.api.http.header_values import positive_seconds, valid_request_id
-from app.api.http.observation import ObservedRequest, Observer
+from app.api.http.observation import ObservedRequest, ObservedRoute, Observer
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
 from app.api.oip.protobuf import read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest
@@ -51,6 +51,14 @@ CODES: dict[type[ServingError], grpc.StatusCode] = {
 """Status code of each error class; a class that is not listed has the code of its base class."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_INFER = ObservedRoute(
+    "inference.GRPCInferenceService/ModelInfer",
+    "ModelInfer",
+    {"rpc.system": "grpc", "rpc.method": "inference.GRPCInferenceService/ModelInfer", "ml_serve.dialect": "grpc"},
+    "rpc.response.status_code",
+    frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}),
+)
+_TRACE = ("traceparent", "tracestate")
 _MAX_MESSAGE = 1024  # gRPC limits all metadata of a response to 8 KiB
 
 
@@ -155,7 +163,10 @@ class InferenceServicer:
     async def _observed(
         self, request: pb.ModelInferRequest, context: Context, observer: Observer
     ) -> pb.ModelInferResponse:
-        observation = observer.begin("ModelInfer", time.perf_counter())
+        trace = {name.encode(): str(value).encode() for name, value in context.invocation_metadata() if name in _TRACE}
+        observation = observer.begin(_INFER, time.perf_counter(), trace)
+        if observation is None:
+            return await self._infer(request, context, None)
         code = grpc.StatusCode.CANCELLED
         try:
             answer = await self._infer(request, context, observation)

@@ -17,7 +17,8 @@ from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES
 from app.serving.callers import Caller
 from app.serving.comparison.statistics import Statistics
-from app.serving.ports import ModelManager, Observation
+from app.serving.observation import Observation
+from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
 from app.serving.references import ModelRef, ModelVersion

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from app.errors import InvalidInput
 from app.serving.model_spec import ModelSpec
-from app.serving.ports import Observation
+from app.serving.observation import Observation
 from app.serving.prediction.enrichment import Enriched, FeatureRequest
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.rows import Output, RowLabels, Rows

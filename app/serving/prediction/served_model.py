@@ -14,8 +14,9 @@ from app.serving.batching.batcher import AnsweredBatch, Batcher
 from app.serving.batching.chunking import pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import Observation
 from app.serving.placement.load import Backlog
-from app.serving.ports import Directory, Observation
+from app.serving.ports import Directory
 from app.serving.prediction.deadlines import expire_at, until
 from app.serving.prediction.phases import ObservedParts
 from app.serving.rows import Output, Rows, WrongRowCount, join, stack
@@ -170,8 +171,8 @@ class ServedModel:
     async def _call(self, parts: Sequence[Rows], *, again: bool) -> list[Output]:
         runner = self._directory.runner(self._version.name)
         if self._observed.parts:
-            with self._observed.call(parts):
-                output = await runner.predict(self._version, stack(parts), self._backlog(), again=again)
+            with self._observed.call(parts) as traces:
+                output = await runner.predict(self._version, stack(parts), self._backlog(), again=again, traces=traces)
         else:
             output = await runner.predict(self._version, stack(parts), self._backlog(), again=again)
         try:

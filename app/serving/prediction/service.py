@@ -108,8 +108,7 @@ class PredictionService:
         started = time.perf_counter()
         version: ModelVersion | None = None
         traffic: Traffic | None = None
-        observation = request.observation
-        if observation is not None:
+        if (observation := request.observation) is not None:
             observation.entered(request.ref)
         try:
             self.admission.enter(request.caller)
@@ -185,8 +184,8 @@ class PredictionService:
         self.admission.admit(version, 1, len(body), request.caller)
         try:
             async with until(request.deadline):
-                with phase(request.observation, "call"):
-                    text = await self._directory.runner(version.name).invoke(version, body)
+                with phase(request.observation, "call") as traces:
+                    text = await self._directory.runner(version.name).invoke(version, body, traces)
         finally:
             self.admission.release(version, 1, len(body), request.caller)
         return Prediction(version, _NO_OUTPUT, model.signature, _NO_ROWS, text=text)
@@ -203,13 +202,14 @@ class PredictionService:
             )
         body = request.json_for(model.spec)
         self.admission.admit(version, 1, len(body), request.caller)
-        events = self._directory.runner(version.name).stream(version, body)
         try:
-            with phase(request.observation, "call"):
-                return events, await anext(events, None)
-        except BaseException:
-            await events.aclose()
-            raise
+            with phase(request.observation, "call") as traces:
+                events = self._directory.runner(version.name).stream(version, body, traces)
+                try:
+                    return events, await anext(events, None)
+                except BaseException:
+                    await events.aclose()
+                    raise
         finally:
             self.admission.release(version, 1, len(body), request.caller)
 
