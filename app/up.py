@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ from app.deployments.environment import (
     ray_environment,
     session_folder,
 )
+from app.deployments.json_logs import write_json
 from app.doctor import examine_machine
 from app.errors import StartupError
 from app.preparation import preparation, require
@@ -31,6 +34,8 @@ from app.settings.stores import without_password
 
 if TYPE_CHECKING:
     from app.deployments.runtime import Runtime
+
+log = logging.getLogger(__name__)
 
 _READY_MARGIN_S = 60.0
 _ALIVE_EVERY_S = 5.0
@@ -41,6 +46,42 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _RUN_FILE = "run.json"
 
 
+class Announcements:
+    """What `up` tells the operator: text for the console, or log lines if those are JSON."""
+
+    def __init__(self, settings: Settings, console: Console) -> None:
+        self._console = console
+        self._is_json = settings.log_format == "json"
+        if self._is_json:
+            handler = logging.StreamHandler(sys.stdout)
+            write_json(handler)
+            logger = logging.getLogger("app")
+            logger.addHandler(handler)
+            logger.setLevel(logging.INFO)
+
+    def step(self, text: str) -> None:
+        """Tell what begins."""
+        self.say(text) if self._is_json else self._console.print(f"· {text}", style="dim")
+
+    def say(self, text: str) -> None:
+        """Tell a result."""
+        log.info("%s", text) if self._is_json else self._console.print(text)
+
+    def fail(self, text: str) -> None:
+        """Tell why the platform ends."""
+        log.error("%s", text) if self._is_json else self._console.print(text, style="red")
+
+    def ready(self, settings: Settings, runtime: Runtime, seconds: float, *, demo: bool) -> None:
+        """Tell the addresses, and how to call the demo model."""
+        if self._is_json:
+            log.info("ml-serve is ready: url=%s seconds=%.1f logs=%s", runtime.url, seconds, runtime.log_folder)
+            return
+        self._console.print(panel(settings, runtime, seconds))
+        if demo:
+            shown = example(runtime.url, with_key=settings.auth.mode != "none")
+            self._console.print(f"Try it:\n\n{shown}\n", soft_wrap=True, markup=False, highlight=False)
+
+
 def run(settings: Settings, *, demo: bool, console: Console) -> int:
     """Start, print the addresses, wait for SIGINT or SIGTERM, stop. Returns the exit code.
 
@@ -48,6 +89,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         StartupError: something needed is missing, taken or broken; the message says what.
     """
     _interrupt_on_signals()
+    announcements = Announcements(settings, console)
     os.umask(_UMASK)
     protect_token()
     started = time.monotonic()
@@ -61,7 +103,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
 
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - imports Ray, which reads the environment set above
 
-    runtime = Runtime(settings, run_folder, lambda text: console.print(f"· {text}", style="dim"))
+    runtime = Runtime(settings, run_folder, announcements.step)
     try:
         with preparation(settings, demo=demo) as prepared:
             runtime.start()
@@ -69,17 +111,14 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
             _write_run(settings.home, run_folder, runtime.session())
             runtime.start_serve()
             for line in prepared.result():
-                console.print(line)
+                announcements.say(line)
         from app.main import build  # noqa: PLC0415 - imports Serve
 
         runtime.deploy(build(settings))
         runtime.wait_ready(settings.longest_load_s + _READY_MARGIN_S)
-        console.print(panel(settings, runtime, time.monotonic() - started))
-        if demo:
-            shown = example(runtime.url, with_key=settings.auth.mode != "none")
-            console.print(f"Try it:\n\n{shown}\n", soft_wrap=True, markup=False, highlight=False)
-        console.print("Ctrl-C stops everything.")
-        return _wait(runtime, console)
+        announcements.ready(settings, runtime, time.monotonic() - started, demo=demo)
+        announcements.say("Ctrl-C stops everything.")
+        return _wait(runtime, announcements)
     except KeyboardInterrupt:
         return 0
     finally:
@@ -87,7 +126,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
             signal.signal(number, signal.SIG_IGN)
         runtime.stop()
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
-        console.print("stopped")
+        announcements.say("stopped")
 
 
 def _interrupt_on_signals() -> None:
@@ -95,13 +134,13 @@ def _interrupt_on_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def _wait(runtime: Runtime, console: Console) -> int:
+def _wait(runtime: Runtime, announcements: Announcements) -> int:
     """Wait until a signal comes or Ray does not answer for half a minute, which a restarting controller may need."""
     silent = 0
     while silent < _SILENT_CHECKS:
         time.sleep(_ALIVE_EVERY_S)
         silent = 0 if runtime.alive() else silent + 1
-    console.print(f"Ray or the application ended unexpectedly; logs: {runtime.log_folder}", style="red")
+    announcements.fail(f"Ray or the application ended unexpectedly; logs: {runtime.log_folder}")
     return 1
 
 

@@ -25,6 +25,7 @@ from app.api.app import create_app
 from app.api.http.access import EVERYBODY, Access
 from app.api.http.exchange import HttpLimits
 from app.api.http.hot_routes import HotRoutes
+from app.api.http.observation import Observer
 from app.errors import (
     Conflict,
     FeatureSourceNotFound,
@@ -41,6 +42,7 @@ from app.serving.batching_contract import BatchingContract
 from app.serving.comparison.statistics import ShadowPair, ShadowResult, Statistics
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import TraceCarrier
 from app.serving.placement.load import Backlog
 from app.serving.prediction.service import PredictionService
 from app.serving.references import ModelRef, ModelVersion, parse_ref
@@ -129,19 +131,29 @@ class FakeRunner:
             streams=model.stream is not None,
         )
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+    async def predict(
+        self,
+        version: ModelVersion,
+        batch: Batch,
+        backlog: Backlog,
+        *,
+        again: bool = True,
+        traces: Sequence[TraceCarrier] = (),
+    ) -> Output:
         self.batches.append((version, batch))
         await asyncio.sleep(self.delay_s)
         return self._models[version].predict(batch)
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+    async def invoke(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> bytes:
         await asyncio.sleep(self.delay_s)
         answer = self._models[version].invoke
         if answer is None:  # as MLflow's enforcement says it
             raise InvalidInput("the model does not take this body")
         return answer(body)
 
-    async def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+    async def stream(
+        self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()
+    ) -> AsyncGenerator[str]:
         start = self._models[version].stream
         assert start is not None
         with closing(start(body)) as events:
@@ -367,7 +379,9 @@ class FakeFeatureStore:
     async def source(self, query: FeatureQuery) -> FeatureSource:
         return FeatureSource((self._join_key,), tuple(self._features(self._table(query))))
 
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+    async def read(
+        self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]], traces: Sequence[TraceCarrier] = ()
+    ) -> FeatureRows:
         table = self._table(query)
         ids = [entity[self._join_key] for entity in entities]
         self.reads.append(ids)
@@ -462,12 +476,18 @@ class Fakes:
     http_limits: HttpLimits = HTTP_LIMITS
     default_model: ModelRef | None = None
     access: Access = EVERYBODY
+    observer: Observer | None = None
 
     @cached_property
     def app(self) -> HotRoutes:
         """The ASGI application."""
         return create_app(
-            self.service, self.manager, self.http_limits, default_model=self.default_model, access=self.access
+            self.service,
+            self.manager,
+            self.http_limits,
+            default_model=self.default_model,
+            access=self.access,
+            observer=self.observer,
         )
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
+from app.adapters.traces.export import dropped_spans
 from app.api.app import create_app
 from app.api.oip.grpc import CODES, InferenceServicer
 from app.cli import cli
@@ -70,6 +71,7 @@ def test_every_metric_is_documented_with_its_type_and_exists() -> None:
     ReleaseMetrics(registry)
     LaneMetrics(registry)
     InferenceServicer(cast(Any, None), 1.0, registry)
+    dropped_spans(registry)
     families = [*registry.collect(), *FleetMetrics([], []).collect()]
     kinds = {f"{family.name}_total" if family.type == "counter" else family.name: family.type for family in families}
     documented = set(re.findall(r"`((?:ml_serve|grpc)_\w+)`", METRICS))

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import StartupError
-from app.settings import Settings, environment_names, load
+from app.settings import Settings, TraceSettings, environment_names, load
 
 
 def test_the_defaults_are_an_embedded_platform(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -55,9 +55,26 @@ def test_our_variables_override_those_of_the_ecosystem(monkeypatch: pytest.Monke
     assert load().tracking_uri == "http://ours:5000"
 
 
+def test_the_collector_is_also_read_from_its_own_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load().traces.endpoint is None
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://theirs:4318")
+    assert load().traces.endpoint == "http://theirs:4318"
+    monkeypatch.setenv("ML_SERVE_TRACES__SAMPLE_RATIO", "0.5")  # of the same group, from another source
+    assert load().traces == TraceSettings(endpoint="http://theirs:4318", sample_ratio=0.5)
+    config = tmp_path / "config.yaml"
+    config.write_text("traces: {endpoint: http://file:4318}")
+    assert load(config).traces.endpoint == "http://file:4318"
+    monkeypatch.setenv("ML_SERVE_TRACES__ENDPOINT", "http://ours:4318")
+    assert load(config).traces.endpoint == "http://ours:4318"
+    assert load(config).without_secrets().traces.endpoint is None
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
+        ("ML_SERVE_TRACES__ENDPOINT", "collector:4317", ["bad setting ML_SERVE_TRACES__ENDPOINT: ", "http://"]),
+        ("ML_SERVE_TRACES__SAMPLE_RATIO", "1.5", ["ML_SERVE_TRACES__SAMPLE_RATIO='1.5'", "less than or equal to 1"]),
+        ("ML_SERVE_LOG_FORMAT", "xml", ["ML_SERVE_LOG_FORMAT='xml'", "'text' or 'json'"]),
         ("ML_SERVE_HTTP_PORT", "abc", ["ML_SERVE_HTTP_PORT='abc'", "integer"]),
         ("ML_SERVE_HTTP_PORT", "0", ["ML_SERVE_HTTP_PORT='0'", "greater than or equal to 1"]),
         ("ML_SERVE_LIMITS__ROWS", "-1", ["ML_SERVE_LIMITS__ROWS='-1'", "greater"]),

@@ -21,8 +21,10 @@ import pytest
 from mlflow.deployments import get_deploy_client
 
 from app.adapters.access.keys import create_key, revoke_key
+from app.demo import COMMODITIES, SERVICE
 from app.oip import inference_pb2 as pb
 from ml_serve_client import ApiError, Client
+from tests.collector import collecting
 from tests.grpc_stub import make_stub
 from tests.platform import DEMO, PORTS, ROOT, URL, Platform, leftovers, listening, remaining
 
@@ -156,6 +158,47 @@ def test_a_failed_check_is_one_line_and_not_a_traceback(
     assert len(lines) == len(words)
     assert all(word in line for word, line in zip(words, lines, strict=True)), lines
     assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_logs_are_json_and_a_trace_crosses_the_processes(platform: Platform) -> None:
+    platform.stop()
+    with collecting() as collector:
+        platform.start(
+            ML_SERVE_LOG_FORMAT="json",
+            ML_SERVE_LOG_LEVEL="debug",
+            ML_SERVE_TRACES__ENDPOINT=collector.url,
+            ML_SERVE_TRACES__SAMPLE_RATIO="0",
+        )
+        body = {
+            "model_name": DEMO,
+            "use_feature_store": True,
+            "feature_service": SERVICE,
+            "entity_id": next(iter(COMMODITIES)),
+        }
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "x-request-id": "traced"}
+        assert httpx.post(f"{URL}/serve", json=body, headers=headers, timeout=60).status_code == 200
+        assert httpx.post(f"{URL}/serve", json=body, timeout=60).status_code == 200
+        names = {"POST /serve", "features", "read", "queue", "call", "predict"}
+        collector.wait(lambda: {span.name for span in collector.spans} >= names)
+    assert {span.trace for span in collector.spans} == {trace}
+    assert {span.service for span in collector.spans} == {
+        "ml-serve-gateway",
+        "ml-serve-features",
+        "ml-serve-pool-default",
+    }
+    lines = [json.loads(line) for file in serve_logs("replica_*.log") for line in file.read_text().splitlines()]
+    assert {"Gateway", "Features", "Releases", "ModelPool-default"} <= {line.get("deployment") for line in lines}
+    (line,) = [line for line in lines if line.get("trace_id") == trace]
+    assert (line["model"], line["request_id"], line["result"]) == (DEMO, "traced", 200)
+    assert {"read_ms", "features_ms", "queue_ms", "call_ms", "write_ms"} <= line.keys()
+    told = [json.loads(text) for text in platform.output().splitlines() if text.startswith("{")]
+    assert "Ctrl-C stops everything." in [line["message"] for line in told]
+
+
+def serve_logs(pattern: str) -> list[Path]:
+    """The log files of the running platform."""
+    return [*Path(f"/tmp/ml-serve-{os.getuid()}/ray/session_latest/logs/serve").glob(pattern)]
 
 
 def test_ctrl_c_leaves_nothing(platform: Platform) -> None:

@@ -24,6 +24,7 @@ from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, HttpLimits
 from app.api.http.hot_routes import HotRoutes
+from app.api.http.observation import Observer
 from app.api.http.routing import APP_NAME, JSON, SECURITY_SCHEMES, Endpoint
 from app.api.mlflow.bodies import InvocationsError
 from app.api.mlflow.endpoints import MlflowDialect
@@ -60,6 +61,7 @@ def create_app(
     read_parquet: ParquetReader = parquet_in_thread,
     access: Access = EVERYBODY,
     scrape: Callable[[], Awaitable[bytes]] = own_metrics,
+    observer: Observer | None = None,
 ) -> HotRoutes:
     """Build the application of one gateway replica; a bare ``/invocations`` predicts with `default_model`."""
     app = FastAPI(
@@ -102,7 +104,7 @@ def create_app(
     routes = [route for dialect in dialects for route in dialect.routes()]
     routes.sort(key=lambda route: route.path.endswith("}"))  # a parameter at the end matches any longer path
     watch, budget = DisconnectWatch(limits.timeout_s), BodyBudget(limits.arriving_bytes)
-    endpoints = [Endpoint(route, limits, watch, budget, exporter, access=access) for route in routes]
+    endpoints = [Endpoint(route, limits, watch, budget, exporter, access=access, observer=observer) for route in routes]
     app.router.routes += endpoints
     app.add_exception_handler(HTTPException, partial(_router_error, limits))
     return HotRoutes(exporter, openapi, [endpoint for endpoint in endpoints if endpoint.is_hot])

@@ -126,11 +126,12 @@ def _reserved(scaling: Scaling) -> dict[str, Any]:
 
 
 def _logging(settings: Settings) -> dict[str, Any]:
-    """Options of Serve's own log. `app.deployments.process` sets the level of our log lines.
+    """Options of Serve's own log. `app.deployments.process` sets the level and the form of our log lines.
 
     At INFO, Serve creates a record per request and discards it if the access log is off.
     """
     level = settings.log_level.upper()
     if level == "INFO" and not settings.access_log:
         level = "WARNING"
-    return {"log_level": level, "enable_access_log": settings.access_log}
+    encoding = settings.log_format.upper()
+    return {"log_level": level, "enable_access_log": settings.access_log, "encoding": encoding}

@@ -13,6 +13,7 @@ from app.deployments.features import Features
 from app.deployments.rpc import Remote
 from app.errors import ReplicaDied
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.observation import TraceCarrier
 
 
 class FeatureClient:
@@ -30,10 +31,12 @@ class FeatureClient:
         source: FeatureSource = await self._features.call(Features.source, query)
         return source
 
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+    async def read(
+        self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]], traces: Sequence[TraceCarrier] = ()
+    ) -> FeatureRows:
         lane = self._lanes.choose() if self._lanes is not None else None
         if lane is not None:
             with suppress(ReplicaDied):  # another replica answers, or the same one once it runs again
-                rows: FeatureRows = await lane.call(query, entities)
+                rows: FeatureRows = await lane.call(query, entities, traces)
                 return rows
-        return await self._features.call(Features.read, query, entities)
+        return await self._features.call(Features.read, query, entities, traces)

@@ -11,6 +11,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.adapters.traces import make_tracer
 from app.deployments.autoscaling import ONGOING
 from app.deployments.process import configure_logging, lane_host, memory_bytes
 from app.deployments.releases import Releases
@@ -18,6 +19,7 @@ from app.deployments.rpc import Remote
 from app.errors import ServingError
 from app.lanes.server import LaneAddress, LaneServer
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.observation import TraceCarrier, resumed
 from app.serving.releases.table import ReleaseTable
 from app.settings import Settings
 
@@ -38,17 +40,24 @@ class Features:
         await _first_models(releases)
         from app.adapters.feast.store import FeastStore  # noqa: PLC0415 - heavy: only this process imports Feast
 
+        replica_id = serve.get_replica_context().replica_id.unique_id
         self._store = FeastStore(folder)
+        self._tracer = make_tracer(settings, "ml-serve-features", replica_id)
         self._lanes = LaneServer(self.read, "the feature store")
         self._lane_address: LaneAddress | None = None
         self._drain_s = settings.replica_drain_s
         if (host := lane_host(settings)) is not None:
-            self._lane_address = await self._lanes.start(serve.get_replica_context().replica_id.unique_id, host)
+            self._lane_address = await self._lanes.start(replica_id, host)
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
         return await asyncio.to_thread(self._store.source, query)
 
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+    async def read(
+        self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]], traces: Sequence[TraceCarrier] = ()
+    ) -> FeatureRows:
+        if traces and self._tracer is not None:
+            with resumed(self._tracer, "read", traces, {"ml_serve.rows": len(entities)}):
+                return await asyncio.to_thread(self._store.read, query, entities)
         return await asyncio.to_thread(self._store.read, query, entities)
 
     async def lane_address(self) -> LaneAddress | None:
@@ -69,6 +78,8 @@ class Features:
     async def __del__(self) -> None:
         if hasattr(self, "_lanes"):
             await self._lanes.stop(self._drain_s)
+            if self._tracer is not None:
+                await self._tracer.close()
 
 
 async def _first_models(releases: DeploymentHandle) -> None:

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.adapters.traces import make_tracer
 from app.api.app import create_app
 from app.api.http import serve_middleware
 from app.api.http.cors import with_cors
 from app.api.http.exchange import HttpLimits
+from app.api.http.observation import make_observer
 from app.api.oip.grpc import Context, InferenceServicer
 from app.api.oip.service import InferenceService
 from app.deployments.access import make_access
@@ -67,8 +69,10 @@ class Gateway:
         self._replica_id = serve.get_replica_context().replica_id.unique_id
         if settings.gateway_pools:
             enter_own_folder()
+        self._tracer = make_tracer(settings, "ml-serve-gateway", self._replica_id)
         self._members = [
-            PoolMember(name, settings, releases, f"{self._replica_id}:{name}") for name in settings.gateway_pools
+            PoolMember(name, settings, releases, f"{self._replica_id}:{name}", self._tracer)
+            for name in settings.gateway_pools
         ]
         own = {member.name: LocalPoolClient(member) for member in self._members}
         self._metrics = ReleaseMetrics()
@@ -91,8 +95,12 @@ class Gateway:
         self._parquet = ParquetProcess()
         self._access, self._authenticator = make_access(settings)
         self._following: asyncio.Task[None] | None = None
+        self._observer = make_observer(self._tracer)
         self._servicer = InferenceServicer(
-            InferenceService(self._service, self._follower), settings.request_timeout_s, access=self._access
+            InferenceService(self._service, self._follower),
+            settings.request_timeout_s,
+            access=self._access,
+            observer=self._observer,
         )
 
     async def __serve_build_asgi_app__(self) -> Any:
@@ -118,6 +126,7 @@ class Gateway:
             read_parquet=self._parquet.read,
             access=self._access,
             scrape=self._scrape,
+            observer=self._observer,
         )
         served = with_cors(app, self._settings.cors_origins)
         if not self._settings.access_log:  # which Serve writes
@@ -189,6 +198,8 @@ class Gateway:
             following.cancel()
         for member in getattr(self, "_members", ()):
             await member.stop()
+        if (tracer := getattr(self, "_tracer", None)) is not None:
+            await tracer.close()
 
 
 def default_model(settings: Settings) -> ModelRef | None:

@@ -10,6 +10,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from app.adapters.traces import make_tracer
 from app.deployments.affinity_router import HELD
 from app.deployments.pool_member import PoolMember
 from app.deployments.process import configure_logging, enter_own_folder, lane_host, prepare_for_requests
@@ -39,7 +40,8 @@ class ModelPool:
         configure_logging(settings)
         enter_own_folder()
         replica_id = serve.get_replica_context().replica_id.unique_id
-        self._member = PoolMember(name, settings, releases, replica_id)
+        self._tracer = make_tracer(settings, f"ml-serve-pool-{name}", replica_id)
+        self._member = PoolMember(name, settings, releases, replica_id, self._tracer)
         self._lanes = LaneServer(self._member.predict, "the pool", self._member.held, tells_begin=True)
         self._lane_address: LaneAddress | None = None
         self._drain_s = settings.replica_drain_s
@@ -58,11 +60,11 @@ class ModelPool:
         return await self._member.predict(version, batch, note)
 
     async def invoke(self, version: ModelVersion, body: bytes, note: CallNote) -> bytes:
-        return await self._member.invoke(version, body, apart=note.apart)
+        return await self._member.invoke(version, body, note)
 
     async def stream(self, version: ModelVersion, body: bytes, note: CallNote) -> AsyncGenerator[str | ServingError]:
         """Yield events. Our errors are yielded too, because Serve logs a traceback for each raised one."""
-        async with aclosing(self._member.stream(version, body, apart=note.apart)) as events:
+        async with aclosing(self._member.stream(version, body, note)) as events:
             try:
                 async for event in events:
                     yield event
@@ -92,3 +94,5 @@ class ModelPool:
         if hasattr(self, "_member"):
             await self._lanes.stop(self._drain_s)
             await self._member.stop()
+            if self._tracer is not None:
+                await self._tracer.close()

@@ -18,6 +18,7 @@ from app.adapters.mlflow.loaded_model import LoadedModel, read_model
 from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.process_state import ChangesProcess
 from app.adapters.mlflow.registry import configure
+from app.deployments.json_logs import write_json
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.variables import drop_emptied
 from app.errors import ServingError
@@ -41,6 +42,9 @@ class ModelWorker:
 
     def __init__(self, settings: Settings, folder: Path, address: WorkerAddress) -> None:
         logging.basicConfig(level=settings.log_level.upper())
+        if settings.log_format == "json":
+            for handler in logging.getLogger().handlers:
+                write_json(handler)
         os.chdir(folder)
         drop_emptied()
         sys.dont_write_bytecode = True  # next to a model's own code it would look like damage

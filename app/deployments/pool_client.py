@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from functools import cached_property, partial
 
@@ -15,6 +15,7 @@ from app.deployments.remotes import RemotePool
 from app.deployments.rpc import Remote, raised
 from app.errors import ReplicaDied, ServingError
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import TraceCarrier
 from app.serving.placement.load import Backlog, CallNote
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
@@ -48,8 +49,16 @@ class PoolClient:
     async def describe(self, version: ModelVersion) -> ModelSpec:
         return await self._pool.call(RemotePool.describe, version, CallNote(self._copies(version)))
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
-        note = CallNote(self._copies(version), self._sender, backlog)
+    async def predict(
+        self,
+        version: ModelVersion,
+        batch: Batch,
+        backlog: Backlog,
+        *,
+        again: bool = True,
+        traces: Sequence[TraceCarrier] = (),
+    ) -> Output:
+        note = CallNote(self._copies(version), self._sender, backlog, tuple(traces))
         try:
             return await self._carrier(version, batch, note)(version, batch, note)
         except ReplicaDied as death:
@@ -66,19 +75,22 @@ class PoolClient:
             return lane.call
         return self._by_message if batch.nbytes < _BY_REFERENCE_BYTES else self._by_reference
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
-        note = CallNote(self._copies(version))
+    async def invoke(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> bytes:
+        note = CallNote(self._copies(version), traces=tuple(traces))
         try:
             return await self._pool.call(RemotePool.invoke, version, body, note)
         except ReplicaDied:  # perhaps because of this call
             note = note._replace(apart=True)
             return await self._pool.call(RemotePool.invoke, version, body, note)
 
-    def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        return _once_more(partial(self._events, version, body), partial(self._events, version, body, apart=True))
+    def stream(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> AsyncGenerator[str]:
+        start = partial(self._events, version, body, tuple(traces))
+        return _once_more(start, partial(start, apart=True))
 
-    async def _events(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> AsyncGenerator[str]:
-        note = CallNote(self._copies(version), apart=apart)
+    async def _events(
+        self, version: ModelVersion, body: bytes, traces: tuple[TraceCarrier, ...], *, apart: bool = False
+    ) -> AsyncGenerator[str]:
+        note = CallNote(self._copies(version), traces=traces, apart=apart)
         async with aclosing(self._stream(version, body, note)) as events:
             async for event in events:
                 yield raised(event)
@@ -109,25 +121,39 @@ class LocalPoolClient:
     async def describe(self, version: ModelVersion) -> ModelSpec:
         return await self._member.describe(version)
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+    async def predict(
+        self,
+        version: ModelVersion,
+        batch: Batch,
+        backlog: Backlog,
+        *,
+        again: bool = True,
+        traces: Sequence[TraceCarrier] = (),
+    ) -> Output:
+        note = _note(traces)
         for array in batch.arrays:  # a retry sends them again, so a model that writes into its input gets a copy
             array.flags.writeable = False
         try:
-            return await self._member.predict(version, batch)
+            return await self._member.predict(version, batch, note)
         except ReplicaDied:  # the worker process that held the model
             if not again:
                 raise
-        return await self._member.predict(version, batch)
+        return await self._member.predict(version, batch, note)
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+    async def invoke(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> bytes:
         try:
-            return await self._member.invoke(version, body)
+            return await self._member.invoke(version, body, _note(traces))
         except ReplicaDied:
-            return await self._member.invoke(version, body)
+            return await self._member.invoke(version, body, _note(traces))
 
-    def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
-        start = partial(self._member.stream, version, body)
+    def stream(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> AsyncGenerator[str]:
+        start = partial(self._member.stream, version, body, _note(traces))
         return _once_more(start, start)
+
+
+def _note(traces: Sequence[TraceCarrier]) -> CallNote | None:
+    """Return what a member in this process needs to know: it sees the backlog itself."""
+    return CallNote(traces=tuple(traces)) if traces else None
 
 
 async def _once_more(

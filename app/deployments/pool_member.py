@@ -9,13 +9,14 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
 from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
+from app.deployments.load_report import report_load
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.releases import Releases
 from app.deployments.rpc import Remote
@@ -23,6 +24,7 @@ from app.errors import PoolUnavailable, ServingError
 from app.hosting.json_calls import JsonCalls
 from app.hosting.model_host import ModelHost
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import Tracer, batch_attributes, resumed
 from app.serving.placement.load import BusyMeter, BusySample, CallNote, Waiting
 from app.serving.references import ModelVersion
 from app.serving.releases.table import ReleaseTable
@@ -32,11 +34,8 @@ from app.settings import Settings
 log = logging.getLogger(__name__)
 
 _RETRY_S = 1.0
-# Each report makes `Releases` rebuild the table. A pool that loads and evicts all the time may send this many at once
-# and this many per second.
-_REPORTS_AT_ONCE = 8
-_REPORTS_PER_S = 4
-_LOAD_REPORT_S = 5.0
+_REPORTS_AT_ONCE, _REPORTS_PER_S = 8, 4
+"""Reports of a pool that loads and evicts all the time. Each makes `Releases` rebuild the table."""
 _GOODBYE_S = 2.0
 
 
@@ -49,9 +48,12 @@ class PoolMember:
         name: the pool's name in the settings.
         releases: handle of the `Releases` deployment.
         member_id: unique among the members of all pools.
+        tracer: begins a span for each sampled request of a batch; None if there are no traces.
     """
 
-    def __init__(self, name: str, settings: Settings, releases: DeploymentHandle, member_id: str) -> None:
+    def __init__(
+        self, name: str, settings: Settings, releases: DeploymentHandle, member_id: str, tracer: Tracer | None = None
+    ) -> None:
         # Importing MLflow takes seconds and 150 MB: only processes with models pay for it.
         from app.adapters.mlflow.loader import ModelLoader  # noqa: PLC0415
         from app.adapters.mlflow.registry import MlflowRegistry, configure  # noqa: PLC0415
@@ -62,6 +64,7 @@ class PoolMember:
         pool = settings.pools[name]
         self.name = name
         self.member_id = member_id
+        self._tracer = tracer
         self._releases = Remote(releases, "releases")
         self._changed = asyncio.Event()
         self._watcher: Callable[[], None] = lambda: None
@@ -109,7 +112,8 @@ class PoolMember:
     async def start(self) -> None:
         """Follow the release table. Returns when the assigned versions are loaded or `Releases` does not answer."""
         self._changed.set()
-        self._tasks = [asyncio.create_task(work()) for work in (self._follow, self._report, self._report_load)]
+        load = report_load(self._releases, self.member_id, self._meter)
+        self._tasks = [asyncio.create_task(work) for work in (self._follow(), self._report(), load)]
         await self._warm.wait()
 
     async def stop(self) -> None:
@@ -139,35 +143,46 @@ class PoolMember:
         """Predict one batch.
 
         Args:
-            note: the sender's note; None if the sender is this process.
+            note: the sender's note; None if the sender is this process and has no spans.
             begins: called just before this process runs the model.
         """
         if note is not None:
             self._waiting.note(version, note)
         self._rows += batch.count
         try:
-            apart = note is not None and note.apart
-            return await self._host.predict(version, batch, apart=apart, begins=begins)
+            if note is not None and note.traces:
+                with self._span(version, batch.count, note):
+                    return await self._host.predict(version, batch, apart=note.apart, begins=begins)
+            return await self._host.predict(version, batch, apart=note is not None and note.apart, begins=begins)
         finally:
             self._rows -= batch.count
 
-    async def invoke(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> bytes:
-        """Answer one JSON body. `apart` is as in `CallNote`."""
+    async def invoke(self, version: ModelVersion, body: bytes, note: CallNote | None = None) -> bytes:
+        """Answer one JSON body."""
         self._rows += 1
         try:
-            return await self._json_calls.invoke(version, body, apart=apart)
+            with self._span(version, 1, note):
+                return await self._json_calls.invoke(version, body, apart=note is not None and note.apart)
         finally:
             self._rows -= 1
 
-    async def stream(self, version: ModelVersion, body: bytes, *, apart: bool = False) -> AsyncGenerator[str]:
-        """Answer one JSON body event by event. `apart` is as in `CallNote`."""
+    async def stream(self, version: ModelVersion, body: bytes, note: CallNote | None = None) -> AsyncGenerator[str]:
+        """Answer one JSON body event by event."""
         self._rows += 1
         try:
-            async with aclosing(self._json_calls.stream(version, body, apart=apart)) as events:
-                async for event in events:
-                    yield event
+            with self._span(version, 1, note):
+                apart = note is not None and note.apart
+                async with aclosing(self._json_calls.stream(version, body, apart=apart)) as events:
+                    async for event in events:
+                        yield event
         finally:
             self._rows -= 1
+
+    def _span(self, version: ModelVersion, rows: int, note: CallNote | None) -> AbstractContextManager[None]:
+        """Return the span of a prediction, with its wait for a thread; also with the load, if there has to be one."""
+        if self._tracer is None or note is None or not note.traces:
+            return nullcontext()
+        return resumed(self._tracer, "predict", note.traces, batch_attributes(version, rows))
 
     def held(self) -> list[ModelVersion]:
         return self._host.resident
@@ -175,9 +190,8 @@ class PoolMember:
     def scaling_stats(self) -> dict[str, float]:
         """Return the input of the scaling policy: rows queued or in prediction, busy share, oldest wait.
 
-        The busy share is that of the prediction threads or of the stream threads, the larger one.
-
-        Always floats: Serve stops asking for good when it gets another type.
+        The busy share is the larger one of the prediction threads and the stream threads. Always floats: Serve stops
+        asking for good when it gets another type.
         """
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {
@@ -253,21 +267,6 @@ class PoolMember:
         for version, count in table.retries.items():
             if count != before.retries.get(version, 0):
                 self._host.forgive(version)
-
-    async def _report_load(self) -> None:
-        """Report the busy threads of each version; `Releases` sets the number of copies by them."""
-        sample = BusySample(self._meter, time.monotonic)
-        was_busy = False
-        while True:
-            await asyncio.sleep(_LOAD_REPORT_S)
-            busy = sample.take()
-            if not busy and not was_busy:
-                continue
-            try:
-                await self._releases.call(Releases.worked, self.member_id, busy)
-                was_busy = bool(busy)
-            except Exception as error:
-                log.warning("load report failed, retrying: retry_s=%g error=%s", _LOAD_REPORT_S, error)
 
     async def _report(self) -> None:
         """Report states after each load, failure or eviction."""

@@ -15,6 +15,7 @@ import psutil
 import ray
 import yaml
 
+from app.deployments.json_logs import write_json
 from app.settings import Settings
 
 _GC_THRESHOLDS = (50_000, 20, 20)
@@ -31,6 +32,8 @@ def configure_logging(settings: Settings) -> None:
     for handler in serve.handlers:
         if handler not in logger.handlers:
             logger.addHandler(handler)
+        if settings.log_format == "json":
+            write_json(handler)
     logger.propagate = False
 
 

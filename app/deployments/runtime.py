@@ -124,6 +124,7 @@ class Runtime:
             serve.start,
             http_options={"host": self._settings.bind_host, "port": self._settings.http_port},
             grpc_options={"port": self._settings.grpc_port, "grpc_servicer_functions": [GRPC_SERVICER]},
+            logging_config={"encoding": self._settings.log_format.upper()},
         )
         while not (self._serve.done() or serve.status().proxies):
             time.sleep(_POLL_S)

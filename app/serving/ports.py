@@ -15,6 +15,7 @@ from app.serving.callers import Caller
 from app.serving.comparison.statistics import ShadowPair, ShadowResult, Statistics
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import TraceCarrier
 from app.serving.placement.load import Backlog
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.releases.registered_model import RegisteredModel
@@ -66,18 +67,27 @@ class ModelRunner(Protocol):
     async def describe(self, version: ModelVersion) -> ModelSpec:
         """Load the version if necessary, and describe it. Raises `ModelUnavailable` or `PoolUnavailable`."""
 
-    async def predict(self, version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+    async def predict(
+        self,
+        version: ModelVersion,
+        batch: Batch,
+        backlog: Backlog,
+        *,
+        again: bool = True,
+        traces: Sequence[TraceCarrier] = (),
+    ) -> Output:
         """Predict one batch. Raises `ModelFailed`, `ModelUnavailable` or `PoolUnavailable`.
 
         Args:
             backlog: further rows of the version that wait in this gateway replica; the pool scales on them.
             again: whether to send the batch once more if the replica dies.
+            traces: spans of the sampled requests of the batch.
         """
 
-    async def invoke(self, version: ModelVersion, body: bytes) -> bytes:
+    async def invoke(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> bytes:
         """Answer the JSON body of one request with JSON. Raises as `predict`, or `InvalidInput`."""
 
-    def stream(self, version: ModelVersion, body: bytes) -> AsyncGenerator[str]:
+    def stream(self, version: ModelVersion, body: bytes, traces: Sequence[TraceCarrier] = ()) -> AsyncGenerator[str]:
         """Answer the JSON body of one request with the JSON of each event. Close it to stop the model.
 
         Raises as `invoke`, or `Overloaded`.
@@ -123,8 +133,14 @@ class FeatureStore(Protocol):
     async def source(self, query: FeatureQuery) -> FeatureSource:
         """Describe a feature view or service. Raises `FeatureSourceNotFound` or `FeatureStoreUnavailable`."""
 
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
-        """Read the features of each entity, a mapping of join key to value. Raises as `source`."""
+    async def read(
+        self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]], traces: Sequence[TraceCarrier] = ()
+    ) -> FeatureRows:
+        """Read the features of each entity, a mapping of join key to value. Raises as `source`.
+
+        Args:
+            traces: spans of the sampled requests that share the read.
+        """
 
 
 class Directory(Protocol):

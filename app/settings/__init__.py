@@ -18,6 +18,7 @@ from app.settings.groups import (
 from app.settings.limits import Limits
 from app.settings.loading import environment_names, load
 from app.settings.model import Settings
+from app.settings.observation import TraceSettings
 from app.settings.signatures import SignatureSettings
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Settings",
     "ShadowSettings",
     "SignatureSettings",
+    "TraceSettings",
     "environment_names",
     "load",
 ]

@@ -15,6 +15,7 @@ from pydantic import AliasChoices, BaseModel, ValidationError
 from app.errors import StartupError
 from app.settings.groups import PREFIX, PoolSettings
 from app.settings.model import OVERRIDES, Settings
+from app.settings.observation import ENDPOINT_VARIABLE
 
 CONFIG_VARIABLE = "ML_SERVE_CONFIG"
 URL_VARIABLE = "ML_SERVE_URL"
@@ -22,7 +23,7 @@ URL_VARIABLE = "ML_SERVE_URL"
 KEY_VARIABLE = "ML_SERVE_API_KEY"
 """API key or token that client commands send. Not a setting of the gateway."""
 
-_PRIVATE = ("secret", "token", "key", "uri", "url")
+_PRIVATE = ("secret", "token", "key", "uri", "url", "endpoint")
 """A setting with one of these words in its name may hold a credential. Error messages omit its value."""
 _NOT_JSON = re.compile(r'error parsing value for field "(\w+)"')
 """pydantic-settings names the field only in its message."""
@@ -80,6 +81,7 @@ def environment_names() -> Iterator[tuple[str, str]]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             for inner in field.annotation.model_fields:
                 yield f"{PREFIX}{name.upper()}__{inner.upper()}", f"{name}.{inner}"
+    yield ENDPOINT_VARIABLE, "traces.endpoint"
 
 
 def _unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -24,6 +24,7 @@ from app.settings.groups import (
     ecosystem,
 )
 from app.settings.limits import Limits
+from app.settings.observation import TraceSettings, standard_variables
 from app.settings.signatures import SignatureSettings
 from app.settings.stores import Stores, without_password
 
@@ -48,9 +49,6 @@ class Settings(Stores):
         use_attribute_docstrings=True,
         nested_model_default_partial_update=True,
     )
-
-    home: Annotated[Path, Field(validate_default=True)] = Path(".ml-serve")
-    """Folder of the embedded registry, artifacts, feature store and model cache, and of run files."""
 
     profile: Literal["auto", "local", "cluster"] = "auto"
     """Default replica counts: of one machine or of a cluster. `auto`: `cluster` if `RAY_ADDRESS` is set."""
@@ -174,6 +172,12 @@ class Settings(Stores):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum severity of log lines."""
 
+    log_format: Literal["text", "json"] = "text"
+    """Form of log lines. `json`: each line is one JSON object. See `docs/operate/monitor.md`."""
+
+    traces: TraceSettings = TraceSettings()
+    """Traces of predictions."""
+
     access_log: bool = False
     """Log every request and every call between deployments."""
 
@@ -204,7 +208,8 @@ class Settings(Stores):
         """Order the sources: command-line options, the environment, the file. `load` passes the first and the last."""
         assert isinstance(init_settings, InitSettingsSource)
         options = init_settings.init_kwargs.pop(OVERRIDES, {})
-        return (InitSettingsSource(settings_cls, options), env_settings, init_settings)
+        own = (InitSettingsSource(settings_cls, options), env_settings, init_settings)
+        return (*own, *standard_variables(settings_cls))
 
     def serves(self, name: str) -> bool:
         """Return whether a registered model is served."""
@@ -214,7 +219,7 @@ class Settings(Stores):
         """Return a copy for processes of models: without credentials of stores, callers and proxies."""
         secrets = {"aws_access_key_id": None, "aws_secret_access_key": None, "aws_session_token": None}
         uris = {name: without_password(uri) for name in _URIS if (uri := getattr(self, name)) is not None}
-        return self.model_copy(update={**secrets, **uris, "auth": AuthSettings()})
+        return self.model_copy(update={**secrets, **uris, "auth": AuthSettings(), "traces": TraceSettings()})
 
     def accelerates(self, name: str) -> bool:
         """Return whether a model may be called in a faster way than MLflow's."""
@@ -223,24 +228,6 @@ class Settings(Stores):
     @property
     def is_cluster(self) -> bool:
         return self.profile == "cluster" or (self.profile == "auto" and self.ray_address is not None)
-
-    @property
-    def tracking_uri(self) -> str:
-        """The tracking server, or the embedded SQLite database."""
-        return self.mlflow_tracking_uri or f"sqlite:///{self.home}/mlflow.db"
-
-    @property
-    def registry_uri(self) -> str:
-        return self.mlflow_registry_uri or self.tracking_uri
-
-    @property
-    def is_embedded_registry(self) -> bool:
-        return self.mlflow_tracking_uri is None and self.mlflow_registry_uri is None
-
-    @property
-    def artifact_root(self) -> Path:
-        """Artifact folder of the embedded tracking store."""
-        return self.home / "artifacts"
 
     @property
     def cache_folder(self) -> Path:

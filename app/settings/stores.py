@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -15,9 +18,12 @@ def without_password(uri: str) -> str:
 
 
 class Stores(BaseSettings):
-    """Addresses and credentials of MLflow and its artifact store."""
+    """Addresses and credentials of MLflow and its artifact store, and where the embedded ones lie."""
 
     model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
+    home: Annotated[Path, Field(validate_default=True)] = Path(".ml-serve")
+    """Folder of the embedded registry, artifacts, feature store and model cache, and of run files."""
 
     mlflow_tracking_uri: str | None = Field(None, validation_alias=ecosystem("MLFLOW_TRACKING_URI"))
     """MLflow tracking server. Unset: SQLite under `home`."""
@@ -39,6 +45,24 @@ class Stores(BaseSettings):
 
     aws_default_region: str | None = Field(None, validation_alias=ecosystem("AWS_DEFAULT_REGION"))
     """Region of the artifact store."""
+
+    @property
+    def is_embedded_registry(self) -> bool:
+        return self.mlflow_tracking_uri is None and self.mlflow_registry_uri is None
+
+    @property
+    def tracking_uri(self) -> str:
+        """The tracking server, or the embedded SQLite database."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home}/mlflow.db"
+
+    @property
+    def registry_uri(self) -> str:
+        return self.mlflow_registry_uri or self.tracking_uri
+
+    @property
+    def artifact_root(self) -> Path:
+        """Artifact folder of the embedded tracking store."""
+        return self.home / "artifacts"
 
     def storage_environment(self) -> dict[str, str]:
         """Return variables for MLflow and boto3 to access the artifact store. Contains secrets: never print it."""

@@ -19,6 +19,7 @@ with warnings.catch_warnings():
 from app.errors import FeatureStoreUnavailable
 from app.lanes.server import LaneAddress, LaneServer
 from app.serving.features import FeatureQuery, FeatureRows
+from app.serving.observation import TraceCarrier
 
 QUERY = FeatureQuery("prices", None)
 ENTITIES = [{"id": 7}, {"id": 8}]
@@ -36,7 +37,9 @@ class Replica:
         self.server = LaneServer(self.read, "the feature store")
         self.address: LaneAddress | None = None
 
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+    async def read(
+        self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]], traces: Sequence[TraceCarrier]
+    ) -> FeatureRows:
         self.reads += 1
         await self.go.wait()
         if self.error is not None:
@@ -58,7 +61,7 @@ class Handle:
     async def results_async(self, **_: Any) -> list[Any]:
         return self.addresses
 
-    async def remote(self, query: FeatureQuery, entities: Sequence[Any]) -> FeatureRows:
+    async def remote(self, query: FeatureQuery, entities: Sequence[Any], traces: Sequence[TraceCarrier]) -> FeatureRows:
         return FeatureRows({"by": ["handle"] * len(entities)}, [True] * len(entities))
 
 

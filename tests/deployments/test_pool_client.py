@@ -44,7 +44,7 @@ class DyingPool:
         return ANSWER
 
 
-async def predict(pool: DyingPool, **further: bool) -> Output:
+async def predict(pool: DyingPool, **further: Any) -> Output:
     batch = Batch(Layout("columns", ("a",), ("float64",), ((),)), (np.array([1.0]),), 1)
     return await PoolClient("default", pool, lambda _: 1).predict(VERSION, batch, Backlog(), **further)
 

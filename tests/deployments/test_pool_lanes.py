@@ -92,7 +92,7 @@ class Pool:
         """The members, the first holder of the version first."""
         return [self.members[name] for name in ranked(frozenset(self.members), VERSION)]
 
-    async def predict(self, **further: bool) -> str:
+    async def predict(self, **further: Any) -> str:
         """Return the name of the member that answered, -1 for the handle."""
         found = await self.client.predict(VERSION, BATCH, Backlog(), **further)
         return f"{found.arrays[0][0]:.0f}"

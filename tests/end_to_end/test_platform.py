@@ -414,10 +414,11 @@ def test_one_scrape_has_every_replica(platform: Platform) -> None:
 
 
 def test_rays_metrics_port_has_the_counts_too(platform: Platform) -> None:
-    session = Path(f"/tmp/ml-serve-{os.getuid()}/ray/session_latest")  # noqa: S108
+    session = Path(f"/tmp/ml-serve-{os.getuid()}/ray/session_latest")
     (file,) = session.glob("metrics_export_port_*")
     name = f'ray_ml_serve_requests_total{{.*model="{DEMO}".*}} [1-9]'
-    until(lambda: re.search(name, httpx.get(f"http://127.0.0.1:{file.read_text()}/metrics", timeout=60).text))
+    url = f"http://127.0.0.1:{file.read_text()}/metrics"
+    until(lambda: re.search(name, httpx.get(url, timeout=60).text) is not None)
 
 
 def test_batches_travel_over_lanes(platform: Platform) -> None:

@@ -29,9 +29,10 @@ def write_audit(
         result: HTTP status or gRPC code.
     """
     forwarded = headers.get(b"x-forwarded-for", b"-").decode("latin-1")
-    values = {**facts, "caller": caller.name, "peer": peer, "forwarded_for": forwarded, "result": result}
-    text = " ".join(f"{name}={_value(value)}" for name, value in values.items() if value is not None)
-    log.info("management call: %s request_id=%s", text, request_id)
+    given = {**facts, "caller": caller.name, "peer": peer, "forwarded_for": forwarded, "result": result}
+    values = {name: value for name, value in given.items() if value is not None}
+    text = " ".join(f"{name}={_value(value)}" for name, value in values.items())
+    log.info("management call: %s request_id=%s", text, request_id, extra={"facts": values})
 
 
 def _value(value: object) -> str:

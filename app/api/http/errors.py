@@ -50,8 +50,9 @@ def status_of(error: ServingError) -> int:
     return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
-def known(error: Exception, request_id: str) -> ServingError:
+def known(error: Exception, request_id: str, trace_id: str | None = None) -> ServingError:
     """Return the error itself, or for an unexpected one a safe substitute. The cause goes to the log."""
+    facts = {"facts": {"trace_id": trace_id}} if trace_id is not None else None
     if isinstance(error, ServingError):
         if status_of(error) == 500:
             log.error(
@@ -60,17 +61,24 @@ def known(error: Exception, request_id: str) -> ServingError:
                 request_id,
                 error.code,
                 error.details,
+                extra=facts,
             )
         return error
     log.error(
-        "request failed with an unexpected error, answering status 500: request_id=%s", request_id, exc_info=error
+        "request failed with an unexpected error, answering status 500: request_id=%s",
+        request_id,
+        exc_info=error,
+        extra=facts,
     )
     return ServingError("the gateway failed unexpectedly; its log has the cause under the request id")
 
 
 def error_reply(error: Exception, exchange: Exchange, kind: type[ErrorBody]) -> Reply:
     """Encode an error in the form of a dialect."""
-    fault = known(error, exchange.request_id)
+    observation = exchange.observation
+    fault = known(error, exchange.request_id, observation.trace_id if observation is not None else None)
+    if observation is not None:
+        observation.failed(fault)
     seconds = fault.details.get("retry_after_s")
     headers = ((b"retry-after", str(seconds).encode()),) if seconds is not None else ()
     if isinstance(fault, errors.Unauthenticated):

@@ -18,16 +18,17 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.http.body_budget import BodyBudget
 from app.api.http.compression import accepted_encoding, body_too_large, compress, decompress
+from app.api.http.header_values import positive_seconds, valid_request_id
 from app.api.http.json_text import parse_json
-from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY, new_request_id
-from app.errors import CallerGone, DeadlineExceeded, InvalidRequest
+from app.api.http.observation import ObservedRequest
+from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY
+from app.errors import CallerGone, DeadlineExceeded
 from app.serving.callers import ANYBODY
 
 T = TypeVar("T")
 
 SESSION_HEADER = b"x-session-id"
 TIMEOUT_HEADER = b"x-request-timeout-seconds"
-_MAX_REQUEST_ID = 128
 _DEADLINE_MARGIN = 0.1
 _MAX_DEADLINE_MARGIN_S = 0.5
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE"})
@@ -73,7 +74,7 @@ class Exchange:
     say that the whole body has arrived and that the caller has gone, `started` that a part of the response was sent.
     `awaits_body` says that a part of the body has yet to arrive, `late` that it did not in time, and `counted` how many
     of its bytes `budget` counts. `caller` is who sent the request; `audit` has the facts of a management call for the
-    audit log.
+    audit log. `observation` is set for a request that is observed.
     """
 
     __slots__ = (
@@ -90,6 +91,7 @@ class Exchange:
         "disconnected",
         "headers",
         "late",
+        "observation",
         "received",
         "scope",
         "started",
@@ -108,6 +110,7 @@ class Exchange:
         self.awaits_body = False
         self.caller = ANYBODY
         self.audit: dict[str, Any] | None = None
+        self.observation: ObservedRequest | None = None
         self._receive = receive
         self._limits = limits
         self._echoes = limits.echo_request_id or DIRECT_KEY in scope
@@ -280,20 +283,3 @@ def versioned_reply(body: Any, version: str) -> Reply:
     except TypeError:  # a whole number of more than 64 bits, half a character, or deeper than 254 levels
         content = json.dumps(body, separators=(",", ":")).encode()
     return Reply(content, headers=((b"x-model-version", version.encode()),))
-
-
-def valid_request_id(given: str) -> str:
-    """Return the caller's request id; a new one if it is missing, too long or not printable ASCII."""
-    valid = 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable()
-    return given if valid else new_request_id()
-
-
-def positive_seconds(given: bytes | str) -> float:
-    """Parse `x-request-timeout-seconds`. Raises `InvalidRequest`."""
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise InvalidRequest("x-request-timeout-seconds must be a positive number of seconds, such as 2.5")
-    return seconds

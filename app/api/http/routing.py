@@ -25,6 +25,7 @@ from app.api.http.body_budget import BodyBudget
 from app.api.http.disconnects import DisconnectWatch
 from app.api.http.errors import ErrorBody, error_reply
 from app.api.http.exchange import Exchange, Handler, HttpLimits
+from app.api.http.observation import ObservedRoute, Observer
 from app.errors import BodyTimeout, CallerGone, ServingError
 from app.serving.callers import MANAGE
 from app.settings import ScopeName
@@ -152,6 +153,13 @@ def _inlined(value: Any, parts: Mapping[str, Any] = MappingProxyType({})) -> Any
     return {**_inlined(parts[value["$ref"].rpartition("/")[2]], parts), **rest} if "$ref" in value else rest
 
 
+def _observed(route: Route) -> ObservedRoute:
+    path = route.path.replace(":path}", "}")
+    attributes = {"http.request.method": route.method, "http.route": path, "ml_serve.dialect": route.tag}
+    faults = frozenset(range(500, 600))
+    return ObservedRoute(f"{route.method} {path}", route.path, attributes, "http.response.status_code", faults)
+
+
 class Endpoint(StarletteRoute):
     """Starlette's route for a `Route`, for HEAD too if it is for GET: the server sends its headers without the body.
 
@@ -168,6 +176,7 @@ class Endpoint(StarletteRoute):
         exporter: PrometheusMiddleware,
         *,
         access: Access,
+        observer: Observer | None = None,
     ) -> None:
         super().__init__(route.path, route.handler, methods=[route.method], name=route.name)
         self.app = self._answer
@@ -178,6 +187,8 @@ class Endpoint(StarletteRoute):
         self._budget = budget
         self._exporter = exporter
         self._access = access
+        self._observer = observer if route.hot else None
+        self._observed = _observed(route)
         self._manages = route.scopes == MANAGE
         self._meters: dict[int, tuple[Counter, Histogram]] = {}
 
@@ -185,6 +196,8 @@ class Endpoint(StarletteRoute):
         started = time.perf_counter()
         exchange = Exchange(scope, receive, self._limits, self._budget)
         task = self._watch.enter(exchange)
+        if self._observer is not None:
+            exchange.observation = self._observer.begin(self._observed, started, exchange.headers)
         try:
             if self._manages:
                 params = exchange.path_params
@@ -211,23 +224,25 @@ class Endpoint(StarletteRoute):
         if not exchange.started:
             await exchange.reply(reply, send)
         if exchange.audit is not None:
-            peer = (scope.get("client") or ("-",))[0]
-            write_audit(
-                exchange.audit,
-                exchange.caller,
-                exchange.headers,
-                peer=peer,
-                result=reply.status,
-                request_id=exchange.request_id,
-            )
+            self._audit(exchange, exchange.audit, reply.status)
         if self.is_hot:
-            self._count(reply.status, time.perf_counter() - started)
+            self._count(exchange, reply.status, time.perf_counter() - started)
+
+    def _audit(self, exchange: Exchange, facts: Mapping[str, Any], status: int) -> None:
+        write_audit(
+            facts,
+            exchange.caller,
+            exchange.headers,
+            peer=(exchange.scope.get("client") or ("-",))[0],
+            result=status,
+            request_id=exchange.request_id,
+        )
 
     def _too_late(self) -> ServingError:
         seconds = self._limits.timeout_s
         return BodyTimeout(f"the body did not arrive within {seconds:g} s; send it at once", {"seconds": seconds})
 
-    def _count(self, status: int, seconds: float) -> None:
+    def _count(self, exchange: Exchange, status: int, seconds: float) -> None:
         meters = self._meters.get(status)
         if meters is None:
             labels = (self._route.method, self.path, status, APP_NAME)
@@ -235,3 +250,6 @@ class Endpoint(StarletteRoute):
             self._meters[status] = meters
         meters[0].inc()
         meters[1].observe(seconds)
+        if exchange.observation is not None:
+            exchange.observation.caller = exchange.caller.name
+            exchange.observation.finish(status, exchange.request_id)

@@ -104,7 +104,11 @@ class MlflowDialect:
 
     async def _predict(self, exchange: Exchange, ref: ModelRef) -> Reply:
         request = PredictionRequest(
-            exchange.caller.allowed(ref), exchange.deadline, session=exchange.session, caller=exchange.caller.key
+            exchange.caller.allowed(ref),
+            exchange.deadline,
+            session=exchange.session,
+            caller=exchange.caller.key,
+            observation=exchange.observation,
         )
         kind = media_type(exchange.headers.get(b"content-type", b""))
         if kind == JSON:

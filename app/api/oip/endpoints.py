@@ -72,6 +72,7 @@ class OipDialect:
         else:
             asked = HttpInferRequest(ref, deadline, raw_input(body), binary=True)
         asked.session, asked.caller = exchange.session, exchange.caller.key
+        asked.observation = exchange.observation
         if asked.parameters:
             asked.deadline = earliest(deadline, exchange.received, asked.parameters)
         return write_infer(await self._inference.infer(asked), asked)

@@ -17,7 +17,9 @@ from app import __version__, errors
 from app.api.http.access import EVERYBODY, Access
 from app.api.http.audit import write_audit
 from app.api.http.errors import known
-from app.api.http.exchange import SESSION_HEADER, positive_seconds, valid_request_id
+from app.api.http.exchange import SESSION_HEADER
+from app.api.http.header_values import positive_seconds, valid_request_id
+from app.api.http.observation import ObservedRequest, ObservedRoute, Observer
 from app.api.oip.endpoints import EXTENSIONS, NAME, version_reference
 from app.api.oip.protobuf import read_infer, write_infer
 from app.api.oip.service import InferenceService, earliest
@@ -49,6 +51,14 @@ CODES: dict[type[ServingError], grpc.StatusCode] = {
 """Status code of each error class; a class that is not listed has the code of its base class."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_INFER = ObservedRoute(
+    "inference.GRPCInferenceService/ModelInfer",
+    "ModelInfer",
+    {"rpc.system": "grpc", "rpc.method": "inference.GRPCInferenceService/ModelInfer", "ml_serve.dialect": "grpc"},
+    "rpc.response.status_code",
+    frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}),
+)
+_TRACE = ("traceparent", "tracestate")
 _MAX_MESSAGE = 1024  # gRPC limits all metadata of a response to 8 KiB
 
 
@@ -108,8 +118,10 @@ class InferenceServicer:
         timeout_s: float,
         registry: CollectorRegistry = REGISTRY,
         access: Access = EVERYBODY,
+        observer: Observer | None = None,
     ) -> None:
         self._inference = inference
+        self._observer = observer
         self._timeout_s = timeout_s
         self._access = access
         self.requests = Counter("grpc_requests", "Completed gRPC calls.", ("method", "code"), registry=registry)
@@ -143,12 +155,41 @@ class InferenceServicer:
         return pb.ModelMetadataResponse(**asdict(model))
 
     @_answered(pb.ModelInferResponse)
-    async def model_infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+    def model_infer(self, request: pb.ModelInferRequest, context: Context) -> Awaitable[pb.ModelInferResponse]:
+        if self._observer is None:
+            return self._infer(request, context, None)
+        return self._observed(request, context, self._observer)
+
+    async def _observed(
+        self, request: pb.ModelInferRequest, context: Context, observer: Observer
+    ) -> pb.ModelInferResponse:
+        trace = {name.encode(): str(value).encode() for name, value in context.invocation_metadata() if name in _TRACE}
+        observation = observer.begin(_INFER, time.perf_counter(), trace)
+        if observation is None:
+            return await self._infer(request, context, None)
+        code = grpc.StatusCode.CANCELLED
+        try:
+            answer = await self._infer(request, context, observation)
+        except Exception as error:
+            code = code_of(error) if isinstance(error, ServingError) else grpc.StatusCode.INTERNAL
+            observation.failed(error)
+            raise
+        else:
+            code = grpc.StatusCode.OK
+            return answer
+        finally:
+            observation.finish(code.name, _request_id(context))
+
+    async def _infer(
+        self, request: pb.ModelInferRequest, context: Context, observation: ObservedRequest | None
+    ) -> pb.ModelInferResponse:
         received = asyncio.get_running_loop().time()
         caller = await self._admit(context, PREDICT) if self._access.is_on else ANYBODY
+        if observation is not None:
+            observation.caller = caller.name
         ref = caller.allowed(version_reference(request.model_name, request.model_version))
         asked = read_infer(request, ref, self._deadline(received, context))
-        asked.caller = caller.key
+        asked.caller, asked.observation = caller.key, observation
         asked.session = partial(_metadata, context, SESSION_HEADER.decode())
         if asked.parameters:
             asked.deadline = earliest(asked.deadline, received, asked.parameters)

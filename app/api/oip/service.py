@@ -17,6 +17,7 @@ from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES
 from app.serving.callers import Caller
 from app.serving.comparison.statistics import Statistics
+from app.serving.observation import Observation
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
 from app.serving.prediction.service import PredictionService
@@ -37,7 +38,7 @@ class InferRequest:
     """Tensors for one model.
 
     `deadline` is event loop time. `inputs` are arrays by name, or a reader that needs the signature (`raw_input`).
-    `outputs` names the requested ones, empty for all. `session` and `caller` are the same as in
+    `outputs` names the requested ones, empty for all. `session`, `caller` and `observation` are the same as in
     `PredictionRequest`.
     """
 
@@ -48,6 +49,7 @@ class InferRequest:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     session: Callable[[], str | None] | None = None
     caller: str | None = None
+    observation: Observation | None = None
 
 
 class Inference(NamedTuple):
@@ -83,6 +85,7 @@ class InferenceService:
                 lenient=True,
                 session=request.session,
                 caller=request.caller,
+                observation=request.observation,
             )
         )
         outputs = output_tensors(prediction.output, prediction.signature)

@@ -40,6 +40,8 @@ class ServeDialect:
         body = ServeRequest.read(await exchange.json())
         _check_keys(body)
         ref = exchange.caller.allowed(_ref(body))
+        if body.action != "predict":
+            exchange.observation = None  # no prediction
         if body.action == "status":
             exchange.caller.require(OBSERVE)
             status = await self._manager.model(ref.name)
@@ -51,7 +53,12 @@ class ServeDialect:
             return await self._manage(body, ref, exchange)
         exchange.caller.require(PREDICT)
         request = PredictionRequest(
-            ref, deadline, params=body.params, session=exchange.session, caller=exchange.caller.key
+            ref,
+            deadline,
+            params=body.params,
+            session=exchange.session,
+            caller=exchange.caller.key,
+            observation=exchange.observation,
         )
         if body.use_feature_store:
             request.features = _features(body)

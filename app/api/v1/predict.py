@@ -62,7 +62,12 @@ class V1Dialect:
             if body.entities is None and getattr(body, key) is not None:
                 raise MalformedBody(f"'{key}' needs 'entities'")
         request = PredictionRequest(
-            ref, deadline, params=body.parameters, session=exchange.session, caller=exchange.caller.key
+            ref,
+            deadline,
+            params=body.parameters,
+            session=exchange.session,
+            caller=exchange.caller.key,
+            observation=exchange.observation,
         )
         if body.entities is not None:
             request.features = _features(body)

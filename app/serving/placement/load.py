@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from app.serving.observation import TraceCarrier
 from app.serving.references import ModelVersion
 
 NOTE_TTL_S = 5.0
@@ -24,13 +25,15 @@ class Backlog(NamedTuple):
 class CallNote(NamedTuple):
     """Note that a gateway replica, the `sender`, sends to a pool with each batch.
 
-    `copies` is how many pool replicas share the calls for the version; the router reads it. `apart` has the replica run
-    the batch in a worker, because another replica has ended while it ran it.
+    `copies` is how many pool replicas share the calls for the version; the router reads it. `traces` are the spans of
+    the sampled requests in the batch. `apart` has the replica run the batch in a worker, because another replica has
+    ended while it ran it.
     """
 
     copies: int = 1
     sender: str = ""
     backlog: Backlog = Backlog()
+    traces: tuple[TraceCarrier, ...] = ()
     apart: bool = False
 
 

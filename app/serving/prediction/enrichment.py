@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,10 @@ from app.errors import EntityNotFound, FeatureStoreUnavailable, InvalidInput
 from app.serving.batching.batcher import Batcher
 from app.serving.batching.limits import BatchLimits
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.observation import Observation, TraceCarrier
 from app.serving.ports import FeatureStore
 from app.serving.prediction.deadlines import expire_at, until
+from app.serving.prediction.phases import phase
 from app.serving.signatures.signature import Signature
 
 _CALLS_IN_FLIGHT = 4
@@ -93,6 +95,9 @@ class Enrichment:
         self._batchers: dict[FeatureQuery, Batcher[Entities, FeatureRows]] = {}
         self._sources: dict[FeatureQuery, tuple[float, FeatureSource | None]] = {}  # the store has each of them
         self._max_entities = max_entities
+        self._traces: dict[
+            int, tuple[TraceCarrier, ...]
+        ] = {}  # of reads in progress, by the identity of their entities
 
     async def source(self, query: FeatureQuery) -> FeatureSource:
         """Return the join keys and features, which are kept for 30 seconds.
@@ -112,8 +117,13 @@ class Enrichment:
         since, source = self._sources.get(query, _UNKNOWN)
         return source if time.perf_counter() - since < _SOURCE_TTL_S else None
 
-    async def read(self, request: FeatureRequest, deadline: float) -> Enriched:
+    def read(
+        self, request: FeatureRequest, deadline: float, observation: Observation | None = None
+    ) -> Coroutine[Any, Any, Enriched]:
         """Read the features of each entity.
+
+        Args:
+            observation: is told when the read begins and ends.
 
         Raises:
             DeadlineExceeded: no answer before the deadline, in event loop time.
@@ -121,6 +131,15 @@ class Enrichment:
             FeatureSourceNotFound: no such view or service.
             InvalidInput: the entities do not have the join keys of the source.
         """
+        if observation is None:
+            return self._read(request, deadline)
+        return self._observed(request, deadline, observation)
+
+    async def _observed(self, request: FeatureRequest, deadline: float, observation: Observation) -> Enriched:
+        with phase(observation, "features") as traces:
+            return await self._read(request, deadline, traces)
+
+    async def _read(self, request: FeatureRequest, deadline: float, traces: tuple[TraceCarrier, ...] = ()) -> Enriched:
         started = time.perf_counter()
         source = self._known(request.query)
         if source is None:
@@ -134,10 +153,14 @@ class Enrichment:
             entities, group=None, rows=len(entities), nbytes=64 * len(entities), deadline=deadline
         )
         timer = expire_at(deadline, answer)
+        if traces:
+            self._traces[id(entities)] = traces
         try:
             rows = await answer
         finally:
             timer.cancel()
+            if traces:
+                self._traces.pop(id(entities), None)
         return Enriched(request.query, entities, rows, overrides, time.perf_counter() - started)
 
     def _batcher(self, query: FeatureQuery) -> Batcher[Entities, FeatureRows]:
@@ -148,7 +171,9 @@ class Enrichment:
 
             async def call(parts: Sequence[Entities]) -> list[FeatureRows]:
                 everyone = [entity for part in parts for entity in part]
-                return _split(await store.read(query, everyone), [len(part) for part in parts])
+                known = self._traces
+                traces = [trace for part in parts for trace in known.get(id(part), ())] if known else ()
+                return _split(await store.read(query, everyone, traces), [len(part) for part in parts])
 
             limits = BatchLimits(self._max_entities, _MAX_BYTES, _CALLS_IN_FLIGHT)
             batcher = self._batchers[query] = Batcher(call, lambda: limits)

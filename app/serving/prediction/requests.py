@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from app.errors import InvalidInput
+from app.serving.model_spec import ModelSpec
+from app.serving.observation import Observation
 from app.serving.prediction.enrichment import Enriched, FeatureRequest
 from app.serving.references import ModelRef, ModelVersion
 from app.serving.rows import Output, RowLabels, Rows
@@ -33,6 +36,7 @@ class PredictionRequest:
     `lenient`: drop `params` if the model takes none, because the protocol uses parameters of its own.
     `session` returns the caller's session id, which keeps it with one variant. It is called only if there are variants.
     `caller` is what the caller's requests in progress are counted by; None where callers are not known.
+    `observation` is told where the request spends its time; None for a request that is not observed.
     """
 
     ref: ModelRef
@@ -44,6 +48,23 @@ class PredictionRequest:
     lenient: bool = False
     session: Callable[[], str | None] | None = None
     caller: str | None = None
+    observation: Observation | None = None
+
+    @property
+    def sticky_key(self) -> str | None:
+        """What keeps the caller with one variant: its session, else its first entity. None: a random variant."""
+        session = self.session() if self.session is not None else None
+        return session or (self.features.first if self.features is not None else None)
+
+    def json_for(self, model: ModelSpec) -> bytes:
+        """Return the JSON body for a model that takes it whole. Raises `InvalidInput` for a request of rows."""
+        if self.body is None:
+            raise InvalidInput(
+                f"{model.key} takes a JSON object, as chat models and agents do, instead of rows; "
+                f"POST the object to /invocations/{model.name}",
+                {"endpoint": f"/invocations/{model.name}"},
+            )
+        return self.body
 
 
 @dataclass(slots=True)

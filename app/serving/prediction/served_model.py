@@ -14,9 +14,11 @@ from app.serving.batching.batcher import AnsweredBatch, Batcher
 from app.serving.batching.chunking import pieces, submit_pieces
 from app.serving.batching.limits import BatchLimits
 from app.serving.model_spec import ModelSpec
+from app.serving.observation import Observation
 from app.serving.placement.load import Backlog
 from app.serving.ports import Directory
 from app.serving.prediction.deadlines import expire_at, until
+from app.serving.prediction.phases import ObservedParts
 from app.serving.rows import Output, Rows, WrongRowCount, join, stack
 from app.serving.signatures.signature import Signature
 from app.serving.signatures.validation_errors import no_rows
@@ -51,6 +53,7 @@ class ServedModel:
         self._batch = batch
         self._answered = answered
         self._repeated = repeated
+        self._observed = ObservedParts()
 
     @cached_property
     def _batcher(self) -> Batcher[Rows, Output]:
@@ -62,12 +65,21 @@ class ServedModel:
         # `ReplicaDied` is not of one part here: retrying the parts could kill one replica each.
         return Batcher(partial(self._call, again=False), self._limits, of_one=(ModelFailed, InvalidRequest))
 
-    async def predict(self, rows: Rows, nbytes: int, deadline: float, *, shadow: bool = False) -> Output:
+    async def predict(
+        self,
+        rows: Rows,
+        nbytes: int,
+        deadline: float,
+        observation: Observation | None = None,
+        *,
+        shadow: bool = False,
+    ) -> Output:
         """Predict the rows of one request, in a batch with those of others if the version is row-wise.
 
         Args:
             nbytes: bytes of the rows.
             deadline: event loop time.
+            observation: is told when the request waits for a batch and when its batch is called.
             shadow: the request is a copy for a shadow version.
 
         Raises:
@@ -78,10 +90,12 @@ class ServedModel:
         batcher = self._shadow_batcher if shadow else self._batcher
         row_wise = not rows.layout.alone and self._is_row_wise()
         if row_wise and (rows.count > batcher.max_rows or nbytes > batcher.max_bytes):
-            output = await self._predict_pieces(batcher, rows, nbytes, deadline)
+            output = await self._predict_pieces(batcher, rows, nbytes, deadline, observation)
             if output is not None:
                 return output
             row_wise = False
+        if observation is not None:
+            self._observed.add(rows, observation)
         group = rows.layout if row_wise else object()  # equal to no other request's: alone in its call
         answer = batcher.submit(rows, group=group, rows=rows.count or 1, nbytes=nbytes, deadline=deadline)
         timer = expire_at(deadline, answer)
@@ -93,6 +107,8 @@ class ServedModel:
             raise no_rows() from None
         finally:
             timer.cancel()
+            if observation is not None:
+                self._observed.forget(observation)
         if row_wise and not output.has_rows(rows.count):
             self._contradict(f"it answered {output.amount} for {rows.count} rows", again=0)
         return output
@@ -104,17 +120,27 @@ class ServedModel:
         return self._contract.row_wise if declared is None else declared
 
     async def _predict_pieces(
-        self, batcher: Batcher[Rows, Output], rows: Rows, nbytes: int, deadline: float
+        self,
+        batcher: Batcher[Rows, Output],
+        rows: Rows,
+        nbytes: int,
+        deadline: float,
+        observation: Observation | None,
     ) -> Output | None:
         """Predict a request that is larger than a batch in pieces. Returns None where it has to be predicted whole."""
         if rows.count == 1 or batcher.max_rows == 1:
             return None
         cuts = pieces(rows, nbytes, max_rows=batcher.max_rows, max_bytes=batcher.max_bytes)
+        if observation is not None:
+            cuts = self._observed.added(cuts, observation)
         try:
             async with until(deadline):
                 answers = await submit_pieces(batcher, cuts, group=rows.layout, deadline=deadline)
         except InvalidInput:
             return None  # the row in the message is one of a piece
+        finally:
+            if observation is not None:
+                self._observed.forget(observation)
         if all(output.has_rows(count) for count, output in answers):
             try:
                 return join([output for _, output in answers])
@@ -144,7 +170,11 @@ class ServedModel:
 
     async def _call(self, parts: Sequence[Rows], *, again: bool) -> list[Output]:
         runner = self._directory.runner(self._version.name)
-        output = await runner.predict(self._version, stack(parts), self._backlog(), again=again)
+        if self._observed.parts:
+            with self._observed.call(parts) as traces:
+                output = await runner.predict(self._version, stack(parts), self._backlog(), again=again, traces=traces)
+        else:
+            output = await runner.predict(self._version, stack(parts), self._backlog(), again=again)
         try:
             return output.split([part.count for part in parts])
         except WrongRowCount as error:

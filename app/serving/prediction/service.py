@@ -18,6 +18,7 @@ from app.serving.prediction.admission import Admission
 from app.serving.prediction.deadlines import until
 from app.serving.prediction.enrichment import Enriched, Enrichment
 from app.serving.prediction.event_stream import EventStream
+from app.serving.prediction.phases import phase
 from app.serving.prediction.requests import Payload, Prediction, PredictionRequest
 from app.serving.prediction.served_model import ServedModel
 from app.serving.prediction.shadow import Shadowing, ShadowRequest
@@ -69,6 +70,9 @@ class PredictionService:
         started = time.perf_counter()
         version: ModelVersion | None = None
         traffic: Traffic | None = None
+        observation = request.observation
+        if observation is not None:
+            observation.entered(request.ref)
         try:
             self.admission.enter(request.caller)
             try:
@@ -76,6 +80,8 @@ class PredictionService:
                 if version is None:
                     async with until(request.deadline):
                         version = await self._directory.resolve(request.ref)
+                if observation is not None:
+                    observation.resolved(version)
                 prediction = await self._predict(request, version)
             finally:
                 self.admission.leave(request.caller)
@@ -84,6 +90,8 @@ class PredictionService:
             raise
         seconds = time.perf_counter() - started
         self._recorder.predicted(version, prediction.output.count, seconds)
+        if observation is not None:
+            observation.answered(prediction.rows.count)
         if traffic is not None:
             self._follow_up(request, traffic, prediction, seconds)
         return prediction
@@ -100,12 +108,16 @@ class PredictionService:
         started = time.perf_counter()
         version: ModelVersion | None = None
         traffic: Traffic | None = None
+        if (observation := request.observation) is not None:
+            observation.entered(request.ref)
         try:
             self.admission.enter(request.caller)
             try:
                 version, traffic = self._choose(request)
                 async with until(request.deadline):
                     version = version or await self._directory.resolve(request.ref)
+                    if observation is not None:
+                        observation.resolved(version)
                     events, first = await self._first_event(request, version)
             finally:
                 self.admission.leave(request.caller)
@@ -114,6 +126,8 @@ class PredictionService:
             raise
         ended = partial(self._stream_ended, version, traffic, time.perf_counter() - started)
         self._recorder.stream_started(version)
+        if observation is not None:
+            observation.answered(1)
         return EventStream(version, events, first, self._stream_idle_s, ended)
 
     async def model(self, ref: ModelRef) -> ServedModel:
@@ -144,7 +158,7 @@ class PredictionService:
         count, nbytes = rows.count, rows.nbytes
         self.admission.admit(version, count, nbytes, request.caller)
         try:
-            output = await model.predict(rows, nbytes, request.deadline)
+            output = await model.predict(rows, nbytes, request.deadline, request.observation)
         finally:
             self.admission.release(version, count, nbytes, request.caller)
         features = payload.value if enriched is not None else None
@@ -155,7 +169,7 @@ class PredictionService:
         ref = request.ref
         traffic = self._directory.traffic(ref.name) if ref.version is None and ref.alias is None else None
         if traffic is not None and traffic.variants:
-            return ModelVersion(ref.name, traffic.choose(ref.name, _sticky_key(request))), traffic
+            return ModelVersion(ref.name, traffic.choose(ref.name, request.sticky_key)), traffic
         return self._directory.known(ref), traffic
 
     def _failed(self, name: str, version: ModelVersion | None, traffic: Traffic | None, error: Exception) -> None:
@@ -166,11 +180,12 @@ class PredictionService:
 
     async def _invoke(self, request: PredictionRequest, model: ServedModel) -> Prediction:
         """Predict the JSON body of a request whole and alone."""
-        version, body = model.spec.key, _body(request, model)
+        version, body = model.spec.key, request.json_for(model.spec)
         self.admission.admit(version, 1, len(body), request.caller)
         try:
             async with until(request.deadline):
-                text = await self._directory.runner(version.name).invoke(version, body)
+                with phase(request.observation, "call") as traces:
+                    text = await self._directory.runner(version.name).invoke(version, body, traces)
         finally:
             self.admission.release(version, 1, len(body), request.caller)
         return Prediction(version, _NO_OUTPUT, model.signature, _NO_ROWS, text=text)
@@ -185,14 +200,16 @@ class PredictionService:
                 f"{version} cannot stream, because its model has no 'predict_stream'; leave out 'stream'",
                 {"field": "stream"},
             )
-        body = _body(request, model)
+        body = request.json_for(model.spec)
         self.admission.admit(version, 1, len(body), request.caller)
-        events = self._directory.runner(version.name).stream(version, body)
         try:
-            return events, await anext(events, None)
-        except BaseException:
-            await events.aclose()
-            raise
+            with phase(request.observation, "call") as traces:
+                events = self._directory.runner(version.name).stream(version, body, traces)
+                try:
+                    return events, await anext(events, None)
+                except BaseException:
+                    await events.aclose()
+                    raise
         finally:
             self.admission.release(version, 1, len(body), request.caller)
 
@@ -214,7 +231,7 @@ class PredictionService:
         """Return the payload, and what was read from the feature store."""
         if request.features is not None:
             self._check_rows(request.features.count)
-            enriched = await self.enrichment.read(request.features, deadline)
+            enriched = await self.enrichment.read(request.features, deadline, request.observation)
             return Payload("columns", enriched.columns(model.signature)), enriched
         if request.payload is None:
             raise InvalidInput("the request has no rows")
@@ -281,20 +298,3 @@ class PredictionService:
         answered, repeated = partial(self._recorder.called, version), partial(self._recorder.repeated, version)
         model = self._models[version] = ServedModel(spec, self._directory, self._batch, answered, repeated)
         return model
-
-
-def _body(request: PredictionRequest, model: ServedModel) -> bytes:
-    if request.body is None:
-        name = model.spec.name
-        raise InvalidInput(
-            f"{model.spec.key} takes a JSON object, as chat models and agents do, instead of rows; "
-            f"POST the object to /invocations/{name}",
-            {"endpoint": f"/invocations/{name}"},
-        )
-    return request.body
-
-
-def _sticky_key(request: PredictionRequest) -> str | None:
-    """Return what keeps a caller with one variant: its session, else its first entity. None: a random variant."""
-    session = request.session() if request.session is not None else None
-    return session or (request.features.first if request.features is not None else None)

@@ -45,7 +45,7 @@ async def serving(
 ) -> AsyncIterator[Any]:
     """A stub of a server that answers from the fakes."""
     inference = InferenceService(fakes.service, fakes.manager)
-    servicer = InferenceServicer(inference, timeout_s, registry or CollectorRegistry(), fakes.access)
+    servicer = InferenceServicer(inference, timeout_s, registry or CollectorRegistry(), fakes.access, fakes.observer)
     methods = type("Methods", (), {name: getattr(servicer, method) for name, method in RPCS.items()})
     server = grpc.aio.server()
     add_to_server(methods, server)

@@ -159,9 +159,9 @@ def test_a_batch_carries_the_backlog() -> None:
         told: list[Any] = []
         predict_there = fakes.runner.predict
 
-        async def predict_and_note(version: Any, batch: Any, backlog: Any, *, again: bool = True) -> Any:
+        async def predict_and_note(version: Any, batch: Any, backlog: Any, **how: Any) -> Any:
             told.append(tuple(backlog))
-            return await predict_there(version, batch, backlog, again=again)
+            return await predict_there(version, batch, backlog, **how)
 
         fakes.runner.predict = predict_and_note  # type: ignore[method-assign]
         await asyncio.gather(*(predict(fakes, ramp(1)) for _ in range(5)))

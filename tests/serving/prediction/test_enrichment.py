@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import DeadlineExceeded, FeatureSourceNotFound
 from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
+from app.serving.observation import TraceCarrier
 from app.serving.prediction import enrichment
 from app.serving.prediction.enrichment import Enrichment, FeatureRequest
 from tests.fakes import FakeFeatureStore
@@ -28,9 +29,11 @@ class CountingStore(FakeFeatureStore):
         await self._hang("source")
         return await super().source(query)
 
-    async def read(self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]]) -> FeatureRows:
+    async def read(
+        self, query: FeatureQuery, entities: Sequence[Mapping[str, Any]], traces: Sequence[TraceCarrier] = ()
+    ) -> FeatureRows:
         await self._hang("read")
-        return await super().read(query, entities)
+        return await super().read(query, entities, traces)
 
     async def _hang(self, call: str) -> None:
         if call in self._hangs:

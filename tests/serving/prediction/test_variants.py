@@ -229,9 +229,9 @@ def test_a_slow_shadow_delays_no_caller() -> None:
         await ask(fakes, "m@challenger")
         predict = fakes.runner.predict
 
-        async def slow(version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+        async def slow(version: ModelVersion, batch: Batch, backlog: Backlog, **how: Any) -> Output:
             await asyncio.sleep(5 if version == V2 else 0)
-            return await predict(version, batch, backlog, again=again)
+            return await predict(version, batch, backlog, **how)
 
         fakes.runner.predict = slow  # type: ignore[method-assign]
         started = asyncio.get_running_loop().time()
@@ -275,10 +275,10 @@ def test_a_shadow_request_that_killed_a_replica_is_not_retried() -> None:
         fakes = fakes_of(total("a", "b"))
         sent: list[bool] = []
 
-        async def dying(version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+        async def dying(version: ModelVersion, batch: Batch, backlog: Backlog, **how: Any) -> Output:
             if version == V1:
-                return await predict(version, batch, backlog, again=again)
-            sent.append(again)
+                return await predict(version, batch, backlog, **how)
+            sent.append(how["again"])
             raise ReplicaDied("the replica died")
 
         predict = fakes.runner.predict
@@ -547,11 +547,11 @@ def test_the_backlog_includes_waiting_shadow_requests() -> None:
         reported: list[int] = []
         predict = fakes.runner.predict
 
-        async def noting(version: ModelVersion, batch: Batch, backlog: Backlog, *, again: bool = True) -> Output:
+        async def noting(version: ModelVersion, batch: Batch, backlog: Backlog, **how: Any) -> Output:
             if version == V2:
                 reported.append(backlog.rows)
                 await asyncio.sleep(5)
-            return await predict(version, batch, backlog, again=again)
+            return await predict(version, batch, backlog, **how)
 
         fakes.runner.predict = noting  # type: ignore[method-assign]
         await ask(fakes)
