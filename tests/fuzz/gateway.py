@@ -30,7 +30,7 @@ CPU_S = 2.0
 """Most CPU time of one call. The slowest valid one of this size takes some hundredths."""
 MEMORY_BYTES = 400 * 2**20
 """Most growth of the process in one call. Arrays of text may take 256 MiB."""
-ERROR_BYTES = 8 * 1024
+ERROR_BYTES = 16 * 1024
 """Most bytes of an error, in a body or a header."""
 STATUSES = {400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 501, 504}
 """Documented statuses of a caller's error. 501 is an extension that is not supported, 504 the caller's deadline."""

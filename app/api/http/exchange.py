@@ -7,7 +7,6 @@ CPU of a whole request more; `docs/adr/0018-starlette-on-the-hot-path.md` has th
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -271,15 +270,6 @@ Handler = Callable[[Exchange], Awaitable[Reply]]
 def dump(value: Any) -> bytes:
     """Serialize to JSON; NaN and infinities become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-
-
-def versioned_reply(body: Any, version: str) -> Reply:
-    """Serialize a body of Python's own types to JSON, and name the model version in a header."""
-    try:
-        content = dump(body)
-    except TypeError:  # a whole number of more than 64 bits, half a character, or deeper than 254 levels
-        content = json.dumps(body, separators=(",", ":")).encode()
-    return Reply(content, headers=((b"x-model-version", version.encode()),))
 
 
 def valid_request_id(given: str) -> str:

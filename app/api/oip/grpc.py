@@ -49,7 +49,7 @@ CODES: dict[type[ServingError], grpc.StatusCode] = {
 """Status code of each error class; a class that is not listed has the code of its base class."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_MAX_MESSAGE = 1024  # gRPC limits all metadata of a response to 8 KiB
+_MAX_MESSAGE = 1024  # bytes, each up to three in metadata; gRPC limits all metadata of a response to 8 KiB
 
 
 class Context(Protocol):
@@ -225,7 +225,7 @@ def _require_message(request: object, rpc: str) -> None:
 def _fail(error: ServingError, context: Context) -> grpc.StatusCode:
     code = code_of(error)
     context.set_code(code)
-    context.set_details(error.message[:_MAX_MESSAGE])
+    context.set_details(error.message.encode()[:_MAX_MESSAGE].decode(errors="ignore"))
     retry_after = error.details.get("retry_after_s")
     further = [("retry-after", str(retry_after))] if retry_after is not None else []
     context.set_trailing_metadata([("x-error-code", error.code), *further])

@@ -14,6 +14,7 @@ from app.serving.features import FeatureQuery, FeatureRows, FeatureSource
 from app.serving.ports import FeatureStore
 from app.serving.prediction.deadlines import expire_at, until
 from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import short
 
 _CALLS_IN_FLIGHT = 4
 _MAX_BYTES = 64 * 1024**2
@@ -80,7 +81,7 @@ class Enriched:
             index = list(self.rows.found).index(False)
             entity = dict(self.entities[index])
             raise EntityNotFound(
-                f"{self.query} has no values for the entity {entity}", {"row": index, "entity": entity}
+                f"{self.query} has no values for the entity {short(entity)}", {"row": index, "entity": entity}
             )
         return {**columns, **overrides}
 
@@ -174,7 +175,7 @@ def _overrides(overrides: Mapping[str, Any], count: int) -> dict[str, list[Any]]
     for column, value in overrides.items():
         if isinstance(value, list) and len(value) != count:
             raise InvalidInput(
-                f"column '{column}' is given {len(value)} values for {count} entities", {"column": column}
+                f"column '{column[:80]}' is given {len(value)} values for {count} entities", {"column": column[:80]}
             )
         columns[column] = value if isinstance(value, list) else [value] * count
     return columns
