@@ -21,6 +21,8 @@ WORK = ROOT / ".cache" / "fuzz"
 _MOST_BYTES = {"parquet": 16_384, "json_text": 16_384}
 _MEMORY_MB = 3072
 _HANG_S = 30
+_START_S = 180
+"""Seconds in which a process starts and ends, on a busy machine."""
 _LAST_STATUS = re.compile(r"^#(\d+)\s.*?\bcov: (\d+) ft: (\d+) corp: (\d+)", re.MULTILINE)
 _DONE = re.compile(r"^Done (\d+) runs", re.MULTILINE)
 
@@ -39,7 +41,7 @@ class Result:
 
     def __str__(self) -> str:
         shown = f"{self.target:14} {self.runs:9,} runs {self.edges:6,} edges {self.corpus:5,} inputs kept"
-        names = ", ".join(str(path.relative_to(ROOT)) for path in self.crashes)
+        names = ", ".join(map(str, self.crashes))
         return f"{shown}  FAILED on {names}" if names else shown
 
 
@@ -48,10 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description="Fuzz the parsers of what callers send.")
     parser.add_argument("targets", nargs="*", help="names of targets, or 'module:function'; all by default")
     parser.add_argument("--seconds", type=float, default=600, help="for all targets together")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)  # folder of crashes
     given = parser.parse_args(arguments)
     if given.inside:
-        _fuzz(given.targets[0], max(1, round(given.seconds)))
+        _fuzz(given.targets[0], max(1, round(given.seconds)), given.inside)
     from tests.fuzz.targets import TARGETS
 
     names = given.targets or list(TARGETS)
@@ -74,15 +76,8 @@ def run(target: str, seconds: float, crashes: Path = WORK / "crashes") -> Result
     folder = crashes / target.rpartition(":")[2]
     folder.mkdir(parents=True, exist_ok=True)
     before = {*folder.iterdir()}
-    command = [sys.executable, "-m", __spec__.name if __spec__ else "tests.fuzz.fuzz", "--inside", target]
-    environment_flags = ["--seconds", f"{seconds}"]
-    done = subprocess.run(
-        [*command, *environment_flags],
-        cwd=ROOT,
-        capture_output=True,
-        timeout=seconds + 120,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tests.fuzz.fuzz", "--inside", str(folder), "--seconds", f"{seconds}", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=seconds + _START_S, check=False)
     output = (done.stdout + done.stderr).decode("utf-8", "replace")
     statuses = _LAST_STATUS.findall(output)
     runs, edges, _, corpus = map(int, statuses[-1]) if statuses else (0, 0, 0, 0)
@@ -91,36 +86,35 @@ def run(target: str, seconds: float, crashes: Path = WORK / "crashes") -> Result
     return Result(target, int(complete[1]) if complete else runs, edges, corpus, found, output, complete is not None)
 
 
-def _fuzz(name: str, seconds: int) -> None:
+def _fuzz(name: str, seconds: int, crashes: Path) -> None:
     """Fuzz a target in this process, which ends with it."""
     import atheris
 
     warnings.simplefilter("error")  # as in the tests
-    with atheris.instrument_imports(include=["app"], enable_loader_override=False):
-        from tests.fuzz.seeds import seeds, words
-        from tests.fuzz.targets import TARGETS
-    if ":" in name:
-        module, _, function = name.partition(":")
-        target, name = getattr(import_module(module), function), function
+    corpus: list[bytes] = []
+    dictionary = [b"word"]  # libFuzzer refuses an empty one
+    module, _, function = name.rpartition(":")
+    if module:
+        target, name = atheris.instrument_func(getattr(import_module(module), function)), function
     else:
-        target = TARGETS[name]
-    first, kept, crashes = WORK / "seeds" / name, WORK / "corpus" / name, WORK / "crashes" / name
-    for folder in (first, kept, crashes):
+        with atheris.instrument_imports(include=["app"], enable_loader_override=False):
+            from tests.fuzz.seeds import seeds, words
+            from tests.fuzz.targets import TARGETS
+        target, corpus, dictionary = TARGETS[name], seeds(name), words()
+    first, kept = WORK / "seeds" / name, WORK / "corpus" / name
+    for folder in (first, kept):
         folder.mkdir(parents=True, exist_ok=True)
-    for index, seed in enumerate(seeds(name)):
+    for index, seed in enumerate(corpus):
         (first / f"{index:04}").write_bytes(seed)
-    dictionary = WORK / "words"
-    lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in words()]
-    dictionary.write_text("".join(f'"{line}"\n' for line in lines if line))
+    lines = ["".join(f"\\x{byte:02x}" for byte in word) for word in dictionary]
+    (WORK / "words").write_text("".join(f'"{line}"\n' for line in lines))
     options = [
         f"-max_total_time={seconds}",
         f"-max_len={_MOST_BYTES.get(name, 4096)}",
         f"-rss_limit_mb={_MEMORY_MB}",
         f"-timeout={_HANG_S}",
-        f"-dict={dictionary}",
+        f"-dict={WORK / 'words'}",
         f"-artifact_prefix={crashes}/",
-        "-close_fd_mask=0",
-        "-print_final_stats=0",
     ]
     atheris.Setup([sys.argv[0], *options, str(kept), str(first)], target)
     atheris.Fuzz()

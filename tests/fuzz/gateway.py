@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,8 +19,8 @@ import orjson
 from app.api.app import create_app
 from app.api.http.access import EVERYBODY, Access
 from app.serving.features import FeatureQuery
-from app.serving.rows import Batch, Output
 from app.serving.releases.traffic import Traffic, Variant
+from app.serving.rows import Batch, Output
 from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
 from tests.fuzz.parquet_child import read_parquet
 
@@ -140,13 +140,14 @@ class Gateway:
             read_parquet=read_parquet,
             access=access,
         )
-
-    @cached_property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        loop = asyncio.new_event_loop()
-        loop.set_exception_handler(self._unhandled)
         self.unhandled: list[str] = []
-        return loop
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(self._unhandled)
+
+    def close(self) -> None:
+        """End what the gateway has started."""
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
 
     def _unhandled(self, _: object, context: dict[str, Any]) -> None:
         self.unhandled.append(str(context))

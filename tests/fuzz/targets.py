@@ -395,7 +395,7 @@ _FORMS = (
 
 def _line(value: bytes) -> bytes:
     """Return a value that a server would pass on: without control characters."""
-    return bytes(byte for byte in value if byte >= 0x20 and byte != 0x7F or byte == 0x09)
+    return bytes(byte for byte in value if (byte >= 0x20 and byte != 0x7F) or byte == 0x09)
 
 
 def _is_token(name: bytes) -> bool:
@@ -556,5 +556,3 @@ def _memory(size: int) -> bytearray:
 def _unpickled(text: Any, buffers: Any = ()) -> None:
     if len(text) % 7 == 3:
         raise pickle.UnpicklingError
-
-

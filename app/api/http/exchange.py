@@ -7,7 +7,7 @@ CPU of a whole request more; `docs/adr/0018-starlette-on-the-hot-path.md` has th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -148,16 +148,22 @@ class Exchange:
         if self.audit is not None:
             self.audit.update(facts)
 
-    async def in_time(self, work: Awaitable[T]) -> T:
+    async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
         """Await an operation, such as a load, that has a deadline only if the caller set one.
 
         Raises:
             DeadlineExceeded: the deadline has passed. The deployment that runs the operation finishes it.
+            InvalidRequest: as `deadline`.
         """
         if TIMEOUT_HEADER not in self.headers:
             return await work
         try:
-            async with asyncio.timeout_at(self.deadline):
+            deadline = self.deadline
+        except InvalidRequest:
+            work.close()
+            raise
+        try:
+            async with asyncio.timeout_at(deadline):
                 return await work
         except TimeoutError:
             message = "the operation did not finish before the deadline; it continues in the background"
