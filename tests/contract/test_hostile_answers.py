@@ -11,6 +11,7 @@ import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import MagicMock
@@ -118,6 +119,12 @@ def deep(levels: int) -> Any:
     return value
 
 
+def one_cell(item: Any) -> Any:
+    array = np.empty(1, dtype=object)
+    array[0] = item
+    return array
+
+
 ITEMS: dict[str, Callable[[], Any]] = {
     "half a character": lambda: "\ud800",
     "half a character as a key": lambda: {"\ud800": 1},
@@ -144,7 +151,7 @@ ITEMS: dict[str, Callable[[], Any]] = {
     "a complex number": lambda: 1j,
     "a list in itself": recursive,
     "300 levels": lambda: deep(300),
-    **{f"{levels} levels": lambda levels=levels: deep(levels) for levels in range(420, 500, 8)},
+    **{f"{levels} levels": partial(deep, levels) for levels in range(420, 500, 8)},
     "100 MB of text": lambda: "x" * 100_000_000,
 }
 SHAPES: dict[str, Callable[[Any], Any]] = {
@@ -152,17 +159,11 @@ SHAPES: dict[str, Callable[[Any], Any]] = {
     "in a list": lambda item: [item, 1],
     "in a dict": lambda item: {"y": item, "z": [1]},
     "in rows": lambda item: [{"y": item}, {"y": None}],
-    "in an array": lambda item: _array(item),
-    "in a frame": lambda item: pd.DataFrame({"y": _array(item)}),
+    "in an array": one_cell,
+    "in a frame": lambda item: pd.DataFrame({"y": one_cell(item)}),
 }
 SENT = {"half a character", "half a character as a key", "NaN", "infinity", "bytes", "a float of its own", "a set"}
 """Answers that every dialect of JSON rows can hold."""
-
-
-def _array(item: Any) -> Any:
-    array = np.empty(1, dtype=object)
-    array[0] = item
-    return array
 
 
 class Answering(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
@@ -170,10 +171,8 @@ class Answering(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is u
 
     # Without type hints: MLflow would read them as a signature.
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        if isinstance(model_input, dict):  # a JSON call, or tensors
-            name, shape = model_input.get("prompt", model_input.get("name"))[0].split(": ")
-        else:
-            name, shape = (model_input["name"] if "name" in model_input else model_input["prompt"]).iloc[0].split(": ")
+        asked = model_input["name"] if "name" in model_input else model_input["prompt"]
+        name, shape = str(next(iter(asked))).split(": ")
         return SHAPES[shape](ITEMS[name]())
 
 

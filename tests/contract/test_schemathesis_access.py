@@ -33,7 +33,7 @@ OPEN = {"/health", "/livez", "/readyz", "/ping", "/version", "/v2", "/v2/health/
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A key for each scope, and one for all."""
     path = tmp_path_factory.mktemp("keys") / "keys.json"
-    made = {scope: create_key(path, scope, [scope])[1] for scope in sorted(SCOPES)}
+    made: dict[str, str] = {scope: create_key(path, scope, [scope])[1] for scope in sorted(SCOPES)}
     return {**made, "all": create_key(path, "all", sorted(SCOPES))[1], "path": str(path)}
 
 

@@ -21,7 +21,7 @@ from app.api.http.access import EVERYBODY, Access
 from app.serving.features import FeatureQuery
 from app.serving.releases.traffic import Traffic, Variant
 from app.serving.rows import Batch, Output
-from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor, total
+from tests.fakes import FakeFeatureStore, FakeModel, Fakes, columns, make_fakes, tensor
 from tests.fuzz.parquet_child import read_parquet
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ _OBJECT = {
         "b": {"type": "array", "items": {"type": "string"}, "required": False},
     },
 }
-_PARAMS = [
+_PARAMS: list[dict[str, Any]] = [
     {"name": "p", "type": "double", "default": 1.0, "shape": None},
     {"name": "when", "type": "datetime", "default": "2024-01-01", "shape": None},
     {"name": "words", "type": "string", "default": [], "shape": [-1]},
@@ -92,11 +92,11 @@ _PARAMS = [
 ]
 MODELS = {
     "m": FakeModel(
-        lambda batch: tensor(batch.arrays[0] * 2),
+        lambda batch: tensor(batch.arrays[0]),
         [*columns("x"), *columns("n", type="long"), *columns("s", type="string")],
         [{"type": "double", "name": "y"}],
     ),
-    "m/versions/2": total("x"),
+    "m/versions/2": FakeModel(zeros, columns("x")),
     "typed": FakeModel(zeros, [{"name": name, "type": name, "required": False} for name in SCALARS], params=_PARAMS),
     "needed": FakeModel(zeros, [{"name": name, "type": name, "required": True} for name in SCALARS]),
     "bare": FakeModel(zeros, [{"type": "double", "required": True}, {"type": "string", "required": True}]),

@@ -202,7 +202,8 @@ def _headers() -> Iterator[bytes]:
     yield b"x-request-timeout-seconds: 2.5\nx-request-id: abc\nx-session-id: \xe9\ncontent-type: application/json"
     yield b"content-type: text/csv; charset=utf-8; a=b\naccept-encoding: gzip;q=1, *;q=x\ncontent-length: 53"
     yield b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\nhost: [::1]:8000\norigin: http://a"
-    yield b"x-request-timeout-seconds: nan\nx-forwarded-for: 1.2.3.4, 5\ncontent-encoding: br\nx-request-timeout-seconds: 1e-9"
+    yield b"x-request-timeout-seconds: nan\nx-forwarded-for: 1.2.3.4, 5\ncontent-encoding: br"
+    yield b"x-request-timeout-seconds: 5\nx-request-timeout-seconds: 1e-9"
 
 
 def _keys() -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +97,7 @@ def infer_binary(data: bytes) -> None:
 
 def infer_message(data: bytes) -> None:
     """The bytes of a gRPC message."""
-    _call_infer(_reader(pb.ModelInferRequest)(data))
+    _call_infer(_read_message(data))
 
 
 def infer_tensors(data: bytes) -> None:
@@ -214,7 +215,8 @@ def tokens(data: bytes) -> None:
     if kind == 0:
         token = _line(text)
     elif kind == 1:  # any header and claims, and a signature by nobody
-        token = b".".join(map(base64url_encode, (*text.partition(b"}.")[::2], b"x" * 64)))
+        head, _, claims = text.partition(b"}.")
+        token = b".".join(map(base64url_encode, (head + b"}", claims, b"x" * 64)))
     else:
         signing = b".".join((base64url_encode(b'{"alg":"EdDSA","kid":"ed"}'), base64url_encode(_claims(text, kind))))
         token = b".".join((signing, base64url_encode(key.sign(signing))))
@@ -227,11 +229,8 @@ def tokens(data: bytes) -> None:
 
 def key_sets(data: bytes) -> None:
     """The public keys of a token issuer."""
-    with bounded():
-        try:
-            parse_keys(data)
-        except (ValueError, RecursionError):
-            pass
+    with bounded(), suppress(ValueError, RecursionError):
+        parse_keys(data)
 
 
 def lanes(data: bytes) -> None:
@@ -331,7 +330,7 @@ def _table(data: bytes, kind: bytes) -> None:
 
 def _form(path: str, key: str) -> Callable[[str, Source], tuple[str, Any]]:
     def form(name: str, source: Source) -> tuple[str, Any]:
-        body = {key: _many(source)}
+        body: dict[str, Any] = {key: _many(source)}
         if source.byte() % 8 == 0:
             body["parameters" if path.startswith("/v1") else "params"] = _wished(source)
         if path == "/serve":
@@ -447,6 +446,10 @@ def _call_infer(request: Message | Unreadable, metadata: Any = ()) -> None:
 
 def _clean(source: Source) -> str:
     return source.text().encode("utf-8", "replace").decode()
+
+
+def _read_message(data: bytes) -> Any:
+    return _reader(pb.ModelInferRequest)(data)
 
 
 def _element(field: str, source: Source) -> Any:

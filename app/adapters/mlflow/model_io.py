@@ -152,7 +152,8 @@ def _key(key: Any) -> str:
     """Write a key as MLflow writes it in JSON."""
     if isinstance(key, bool | None):
         return {True: "true", False: "false", None: "null"}[key]
-    return _own(str, str(key))
+    text: str = _own(str, str(key))
+    return text
 
 
 def _own(kind: type[Any], value: Any) -> Any:
