@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -161,7 +161,12 @@ def references(data: bytes) -> None:
     """Model references, in paths and in bodies, and query strings."""
     source = Source(data)
     kind, text = source.byte(), source.rest().decode("utf-8", "replace")
-    for read in (lambda: parse_ref(text), lambda: make_ref("m", alias=text), lambda: make_ref("m", version=text)):
+    readings: list[Callable[[], object]] = [
+        partial(parse_ref, text),
+        partial(make_ref, "m", alias=text),
+        partial(make_ref, "m", version=text),
+    ]
+    for read in readings:
         try:
             read()
         except InvalidReference as error:
