@@ -48,6 +48,10 @@ style: $(VENV)/.dev
 parity: $(VENV)/.dev ## Compare with MLflow over generated models, requests and answers; N=EXAMPLES and SEED=NUMBER choose them
 	PARITY_EXAMPLES=$(or $(N),5000) PARITY_SEED=$(or $(SEED),$(shell date +%s)) $(BIN)/pytest -s tests/parity tests/contract/test_mlflow_answers.py
 
+.PHONY: fuzz
+fuzz: $(VENV)/.dev ## Fuzz every parser of what callers send; SECONDS=600 for all together, T=TARGETS narrows it
+	$(BIN)/python -m tests.fuzz.fuzz --seconds $(or $(SECONDS),600) $(T)
+
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
 	$(BIN)/pytest -m "not ray" $(PARALLEL) --cov --cov-report=

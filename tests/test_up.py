@@ -188,7 +188,9 @@ def test_logs_are_json_and_a_trace_crosses_the_processes(platform: Platform) -> 
         "ml-serve-pool-default",
     }
     lines = [json.loads(line) for file in serve_logs("replica_*.log") for line in file.read_text().splitlines()]
-    assert {"Gateway", "Features", "Releases", "ModelPool-default"} <= {line.get("deployment") for line in lines}
+    assert {"ml-serve_Gateway", "ml-serve_Features", "ml-serve_Releases", "ml-serve_ModelPool-default"} <= {
+        line.get("deployment") for line in lines
+    }
     (line,) = [line for line in lines if line.get("trace_id") == trace]
     assert (line["model"], line["request_id"], line["result"]) == (DEMO, "traced", 200)
     assert {"read_ms", "features_ms", "queue_ms", "call_ms", "write_ms"} <= line.keys()

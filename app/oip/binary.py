@@ -23,6 +23,8 @@ MAX_DIMENSIONS = 32
 """Limit on the dimensions of a tensor; numpy allows 64."""
 
 _MAX_WITHOUT_VALUES = 2**20
+_MAX_EMPTY = 2**16
+"""Limit on the lists that a tensor without values becomes: each takes microseconds, and none takes bytes."""
 
 _LENGTH = struct.Struct("<I")
 
@@ -67,7 +69,9 @@ def values_of(name: str, shape: Sequence[int]) -> int:
     if not shape:
         raise MalformedBody(f"tensor '{name[:80]}' has no dimensions; its first dimension must be the rows")
     count = prod(shape)
-    if not count and prod(length or 1 for length in shape) > _MAX_WITHOUT_VALUES:
+    if not count and (
+        prod(length or 1 for length in shape) > _MAX_WITHOUT_VALUES or prod(shape[: list(shape).index(0)]) > _MAX_EMPTY
+    ):
         raise MalformedBody(f"tensor '{name[:80]}' has no values, but the shape {list(shape)}; use shorter dimensions")
     return count
 

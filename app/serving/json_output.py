@@ -23,6 +23,9 @@ _PLAIN = {str, bool, type(None)}
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 """Range of the integers that JSON libraries write and read exactly."""
 
+UNSENDABLE = (ValueError, TypeError, RecursionError)
+"""What conversions raise for answers that have no form."""
+
 
 def predictions(output: Output) -> Any:
     """Convert an output to JSON in the form that the model gave it.
@@ -33,9 +36,20 @@ def predictions(output: Output) -> Any:
     Raises:
         ModelFailed: the output has a value without a JSON form.
     """
-    if output.kind == "tensor":  # the usual case
-        return array_values(output.arrays[0])
-    return arranged(output, [array_values(array) for array in output.arrays])
+    try:
+        if output.kind == "tensor":  # the usual case
+            return array_values(output.arrays[0])
+        return arranged(output, [array_values(array) for array in output.arrays])
+    except UNSENDABLE as error:
+        raise unsendable() from error
+
+
+def unsendable() -> ModelFailed:
+    """Make the error for an answer whose conversion to a response raised one of `UNSENDABLE`."""
+    return ModelFailed(
+        "the model answered what no response can hold: half a character in a name, a whole number of thousands of "
+        "digits, or values nested too deep"
+    )
 
 
 def arranged(output: Output, lists: list[Any]) -> Any:
@@ -83,8 +97,10 @@ def plain(item: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each kind
     """Convert any value and the values inside it to JSON values. Durations are seconds. Raises as `predictions`."""
     if type(item) in _PLAIN:
         return item
-    if isinstance(item, np.generic | np.ndarray):
-        return array_values(item) if isinstance(item, np.ndarray) and item.ndim else array_values(np.array([item]))[0]
+    if isinstance(item, np.ndarray):
+        return array_values(item) if item.ndim else plain(item[()])
+    if isinstance(item, np.generic):
+        return array_values(np.array([item]))[0]
     if isinstance(item, str):
         return item
     if isinstance(item, float):

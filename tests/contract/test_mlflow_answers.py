@@ -29,7 +29,7 @@ from mlflow.models import infer_signature
 
 from app.adapters.mlflow.loaded_model import LoadedModel
 from app.adapters.mlflow.model_io import model_output
-from app.api.http.exchange import versioned_reply
+from app.api.http.answers import versioned_reply
 from app.api.mlflow.answers import mlflow_predictions
 from app.serving.model_spec import ModelSpec
 from app.serving.references import parse_ref

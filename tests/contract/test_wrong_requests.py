@@ -182,6 +182,7 @@ OIP = [
     data("no rows of one column", {**X, "shape": [0], "data": []}, "differ in length", "x: 0", "n: 1"),
     data("no rows of any size", {**X, "shape": [0, 2**62, 2**62], "data": []}, "'x'", "no values"),
     data("rows without values", {**X, "shape": [2**40, 0], "data": []}, "'x'", "no values"),
+    data("many rows without values", {**X, "shape": [2**16, 0], "data": []}, "65536 rows", status=413),
     data("wrong rank", one("x", 1.0, shape=[1, 1, 1]), "'x'", "[1, 1, 1]"),
     data("two values for one row", {**X, "shape": [1, 2], "data": [1, 2]}, "'x'", "[1, 2]"),
     data("unequal row counts", {**X, "shape": [2], "data": [1, 2]}, "differ in length", "x: 2", "n: 1"),

@@ -271,10 +271,10 @@ async def test_json_calls_and_streams_are_in_the_trace(settings: Settings) -> No
     class Calls:
         """The JSON calls of a member's models."""
 
-        async def invoke(self, version: Any, body: bytes) -> bytes:
+        async def invoke(self, version: Any, body: bytes, *, apart: bool) -> bytes:
             return body
 
-        async def stream(self, version: Any, body: bytes) -> AsyncIterator[str]:
+        async def stream(self, version: Any, body: bytes, *, apart: bool) -> AsyncIterator[str]:
             for event in ("a", "b"):
                 yield event
 

@@ -171,6 +171,8 @@ def test_wrong_number_of_bytes_is_reported(shape: list[int], size: int, words: s
     [
         ([], "no dimensions"),
         ([0, 2**62, 2**62], "no values"),  # numpy cannot hold such a shape at all
+        ([2**17, 0], "no values"),  # each row is a list
+        ([1, 2**17, 0], "no values"),
         ([2**40, 0], "no values"),  # a list of lists of it would take all memory
     ],
 )

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.api.mlflow.answers import mlflow_predictions
 from app.errors import ModelFailed
 from app.serving.json_depth import is_deeper, may_be_deeper
 from app.serving.json_output import predictions
@@ -174,3 +175,12 @@ def test_bracket_check_never_misses_deep_json(text: str) -> None:
     for depth in range(7):
         assert may_be_deeper(text.encode(), depth) or not is_deeper(value, depth)
     assert not may_be_deeper(text.encode(), 5) or "][" in text
+
+
+def test_an_array_without_dimensions_is_its_value() -> None:
+    inner = np.empty((), dtype=object)
+    inner[()] = {"b": np.array(1.5)}
+    assert objects({"a": inner}, np.array(2)) == [{"a": {"b": 1.5}}, 2]
+    array = np.empty(1, dtype=object)
+    array[0] = {"a": inner}
+    assert mlflow_predictions(Output("tensor", (), (array,), 1)) == [{"a": {"b": 1.5}}]

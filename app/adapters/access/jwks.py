@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 from jwt import PyJWK
-from jwt.exceptions import PyJWKError, PyJWTError
 
 from app.errors import Unavailable
 
@@ -118,18 +117,18 @@ def parse_keys(text: bytes) -> dict[str | None, PyJWK]:
         raise ValueError("not a JWKS: it has no list 'keys'")  # noqa: TRY004 - one error for a wrong document
     keys: dict[str | None, PyJWK] = {}
     for one in listed:
-        if isinstance(one, dict) and one.get("kty") in _KINDS and one.get("use", "sig") == "sig":
+        if isinstance(one, dict) and _text(one.get("kty")) in _KINDS and one.get("use", "sig") == "sig":
             try:
                 keys[_text(one.get("kid"))] = PyJWK(one)
-            except (PyJWTError, PyJWKError):
+            except Exception:  # of any kind: one key must not keep out the others
                 log.info("left out a key of the token issuer that cannot be read: kid=%r", one.get("kid"))
     if not keys:
         raise ValueError("the JWKS has no public key for signatures")
     return keys
 
 
-def _text(key_id: Any) -> str | None:
-    return key_id if isinstance(key_id, str) else None
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _read_file(path: Path) -> bytes:

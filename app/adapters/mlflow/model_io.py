@@ -121,7 +121,9 @@ def _output(prediction: Any) -> Output:  # noqa: PLR0911  # one line for each ki
         if keys and all(row.keys() == keys for row in prediction):
             return _named("columns", [(_key(key), _flat([_builtin(row[key]) for row in prediction])) for key in keys])
     if hasattr(prediction, "to_pandas"):  # an Arrow table, a Polars frame
-        return _output(prediction.to_pandas())
+        table = prediction.to_pandas()
+        if isinstance(table, pd.DataFrame | pd.Series):  # and not another such object, without end
+            return _output(table)
     return _unnamed(_array(prediction)) if _is_array(prediction) else _value(prediction)
 
 
@@ -150,7 +152,15 @@ def _key(key: Any) -> str:
     """Write a key as MLflow writes it in JSON."""
     if isinstance(key, bool | None):
         return {True: "true", False: "false", None: "null"}[key]
-    return str(key)
+    text: str = _own(str, str(key))
+    return text
+
+
+def _own(kind: type[Any], value: Any) -> Any:
+    """Convert an object of a model's own class to Python's type below it, without calling a method of that class."""
+    if type(value) is kind:
+        return value
+    return kind.__getnewargs__(value)[0]
 
 
 def _named(kind: Literal["columns", "tensors", "tuple"], pairs: Sequence[tuple[str, Array]]) -> Output:
@@ -248,6 +258,9 @@ def _builtin(value: Any) -> Any:  # noqa: PLR0911, PLR0912  # one line for each 
         return _builtin(value.model_dump())
     if isinstance(value, list | tuple | set | frozenset):
         return [_builtin(item) for item in value]
+    for kind in (int, float, str, bytes):
+        if isinstance(value, kind):
+            return _own(kind, value)
     if hasattr(value, "__array__"):
         return _array(value) if np.ndim(value) else _builtin(np.asarray(value)[()])
     raise ModelFailed(f"the model answered a value of type {type(value).__name__}, expected numbers or text")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel
@@ -32,6 +34,11 @@ STATUSES: dict[type[ServingError], int] = {
 }
 """Status of each class and of its subclasses without a status of their own."""
 
+_MOST_MESSAGE = 2000
+_MOST_TEXT = 200
+_MOST_ITEMS = 256
+"""Characters of a message and of a text in the details, and items of a list there: they may quote the caller."""
+
 _CHALLENGE = (b"www-authenticate", b"Bearer")
 """RFC 9110, 11.6.1: a response with status 401 has this header."""
 
@@ -51,7 +58,10 @@ def status_of(error: ServingError) -> int:
 
 
 def known(error: Exception, request_id: str, trace_id: str | None = None) -> ServingError:
-    """Return the error itself, or for an unexpected one a safe substitute. The cause goes to the log."""
+    """Return the error with texts of bounded length, or for an unexpected one a safe substitute.
+
+    The cause goes to the log.
+    """
     facts = {"facts": {"trace_id": trace_id}} if trace_id is not None else None
     if isinstance(error, ServingError):
         if status_of(error) == 500:
@@ -63,7 +73,7 @@ def known(error: Exception, request_id: str, trace_id: str | None = None) -> Ser
                 error.details,
                 extra=facts,
             )
-        return error
+        return _bounded(error)
     log.error(
         "request failed with an unexpected error, answering status 500: request_id=%s",
         request_id,
@@ -71,6 +81,25 @@ def known(error: Exception, request_id: str, trace_id: str | None = None) -> Ser
         extra=facts,
     )
     return ServingError("the gateway failed unexpectedly; its log has the cause under the request id")
+
+
+def _bounded(error: ServingError) -> ServingError:
+    """Return the error as it can be sent: with texts that are UTF-8 and not too long."""
+    message, details = _text(error.message, _MOST_MESSAGE), _cut(error.details)
+    return error if (message, details) == (error.message, error.details) else type(error)(message, details)
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value, _MOST_TEXT)
+    if isinstance(value, Mapping):
+        return {_cut(key): _cut(item) for key, item in islice(value.items(), _MOST_ITEMS)}
+    return [_cut(item) for item in value[:_MOST_ITEMS]] if isinstance(value, list | tuple) else value
+
+
+def _text(text: str, most: int) -> str:
+    text = text if len(text) <= most else f"{text[:most]}..."
+    return text.encode("utf-8", "replace").decode()  # a model's names may have half a character
 
 
 def error_reply(error: Exception, exchange: Exchange, kind: type[ErrorBody]) -> Reply:

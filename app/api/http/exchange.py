@@ -7,8 +7,7 @@ CPU of a whole request more; `docs/adr/0018-starlette-on-the-hot-path.md` has th
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -22,7 +21,7 @@ from app.api.http.header_values import positive_seconds, valid_request_id
 from app.api.http.json_text import parse_json
 from app.api.http.observation import ObservedRequest
 from app.api.http.serve_middleware import DIRECT_KEY, HIDDEN_KEY
-from app.errors import CallerGone, DeadlineExceeded
+from app.errors import CallerGone, DeadlineExceeded, InvalidRequest
 from app.serving.callers import ANYBODY
 
 T = TypeVar("T")
@@ -152,16 +151,22 @@ class Exchange:
         if self.audit is not None:
             self.audit.update(facts)
 
-    async def in_time(self, work: Awaitable[T]) -> T:
+    async def in_time(self, work: Coroutine[Any, Any, T]) -> T:
         """Await an operation, such as a load, that has a deadline only if the caller set one.
 
         Raises:
             DeadlineExceeded: the deadline has passed. The deployment that runs the operation finishes it.
+            InvalidRequest: as `deadline`.
         """
         if TIMEOUT_HEADER not in self.headers:
             return await work
         try:
-            async with asyncio.timeout_at(self.deadline):
+            deadline = self.deadline
+        except InvalidRequest:
+            work.close()
+            raise
+        try:
+            async with asyncio.timeout_at(deadline):
                 return await work
         except TimeoutError:
             message = "the operation did not finish before the deadline; it continues in the background"
@@ -274,12 +279,3 @@ Handler = Callable[[Exchange], Awaitable[Reply]]
 def dump(value: Any) -> bytes:
     """Serialize to JSON; NaN and infinities become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-
-
-def versioned_reply(body: Any, version: str) -> Reply:
-    """Serialize a body of Python's own types to JSON, and name the model version in a header."""
-    try:
-        content = dump(body)
-    except TypeError:  # a whole number of more than 64 bits, half a character, or deeper than 254 levels
-        content = json.dumps(body, separators=(",", ":")).encode()
-    return Reply(content, headers=((b"x-model-version", version.encode()),))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from app.serving.json_output import arranged, array_values, plain
+from app.serving.json_output import UNSENDABLE, arranged, array_values, plain, unsendable
 from app.serving.rows import Array, Output
 
 _UNNAMED = "0"
@@ -26,13 +26,16 @@ def mlflow_predictions(output: Output) -> Any:
     Raises:
         ModelFailed: the output has a value without a JSON form.
     """
-    if output.kind == "tensor":  # the usual case
-        return _items(output.arrays[0])
-    if output.kind == "series":
-        name = output.names[0] if output.names else _UNNAMED
-        return [{name: value} for value in _cells(output.arrays[0])]
-    values = _cells if output.kind == "columns" else _items
-    return arranged(output, [values(array) for array in output.arrays])
+    try:
+        if output.kind == "tensor":  # the usual case
+            return _items(output.arrays[0])
+        if output.kind == "series":
+            name = output.names[0] if output.names else _UNNAMED
+            return [{name: value} for value in _cells(output.arrays[0])]
+        values = _cells if output.kind == "columns" else _items
+        return arranged(output, [values(array) for array in output.arrays])
+    except UNSENDABLE as error:
+        raise unsendable() from error
 
 
 def _cells(array: Array) -> Any:
@@ -55,5 +58,5 @@ def _value(item: Any) -> Any:
     if isinstance(item, list):
         return [_value(value) for value in item]
     if isinstance(item, np.ndarray):
-        return _items(item)
+        return _items(item) if item.ndim else _value(item[()])
     return _value(item.item()) if isinstance(item, np.datetime64 | np.timedelta64) else plain(item)

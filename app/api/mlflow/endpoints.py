@@ -6,7 +6,8 @@ import asyncio
 from functools import lru_cache, partial
 from importlib.metadata import version
 
-from app.api.http.exchange import Exchange, Reply, versioned_reply
+from app.api.http.answers import versioned_reply
+from app.api.http.exchange import Exchange, Reply
 from app.api.http.routing import JSON, Route
 from app.api.mlflow.answers import mlflow_predictions
 from app.api.mlflow.bodies import (

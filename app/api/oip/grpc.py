@@ -59,7 +59,7 @@ _INFER = ObservedRoute(
     frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}),
 )
 _TRACE = ("traceparent", "tracestate")
-_MAX_MESSAGE = 1024  # gRPC limits all metadata of a response to 8 KiB
+_MAX_MESSAGE = 1024  # bytes, each up to three in metadata; gRPC limits all metadata of a response to 8 KiB
 
 
 class Context(Protocol):
@@ -266,7 +266,7 @@ def _require_message(request: object, rpc: str) -> None:
 def _fail(error: ServingError, context: Context) -> grpc.StatusCode:
     code = code_of(error)
     context.set_code(code)
-    context.set_details(error.message[:_MAX_MESSAGE])
+    context.set_details(error.message.encode()[:_MAX_MESSAGE].decode(errors="ignore"))
     retry_after = error.details.get("retry_after_s")
     further = [("retry-after", str(retry_after))] if retry_after is not None else []
     context.set_trailing_metadata([("x-error-code", error.code), *further])

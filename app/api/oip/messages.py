@@ -16,6 +16,7 @@ from app.api.oip.service import Inference, InferRequest, check_supported, check_
 from app.api.oip.tensor_values import OutputTensor
 from app.errors import MalformedBody
 from app.oip.binary import decode, encode
+from app.serving.json_output import UNSENDABLE, unsendable
 from app.serving.references import ModelRef
 from app.serving.rows import Array
 
@@ -73,7 +74,7 @@ def read_infer(value: Any, tail: memoryview, ref: ModelRef, deadline: float) -> 
 
 
 def write_infer(answer: Inference, asked: HttpInferRequest) -> Reply:
-    """Encode the outputs in the requested form."""
+    """Encode the outputs in the requested form. Raises `ModelFailed` if a name has half a character."""
     outputs, tail = [], []
     for output in answer.outputs:
         described: dict[str, Any] = {
@@ -95,7 +96,10 @@ def write_infer(answer: Inference, asked: HttpInferRequest) -> Reply:
         if echoed:
             body["parameters"] = echoed
     body["outputs"] = outputs
-    header = dump(body)
+    try:
+        header = dump(body)
+    except UNSENDABLE as error:
+        raise unsendable() from error
     version = (b"x-model-version", answer.version.version.encode())
     if not tail:
         return Reply(header, headers=(version,))

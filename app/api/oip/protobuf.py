@@ -13,6 +13,7 @@ from app.errors import MalformedBody
 from app.oip import inference_pb2 as pb
 from app.oip.binary import MAX_DIMENSIONS, decode, encode, values_of
 from app.oip.datatypes import DTYPES
+from app.serving.json_output import UNSENDABLE, unsendable
 from app.serving.references import ModelRef
 from app.serving.rows import Array, as_array
 from app.serving.signatures.casting import exact
@@ -45,17 +46,24 @@ def read_infer(message: pb.ModelInferRequest, ref: ModelRef, deadline: float) ->
 
 
 def write_infer(answer: Inference, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
-    """Encode the outputs: raw if the inputs were raw, or if a datatype has no other form."""
+    """Encode the outputs: raw if the inputs were raw, or if a datatype has no other form.
+
+    Raises:
+        ModelFailed: a name has half a character.
+    """
     message = pb.ModelInferResponse(model_name=answer.version.name, model_version=answer.version.version, id=request.id)
     for name, value in request.parameters.items():
         message.parameters[name].CopyFrom(value)
     raw = bool(request.raw_input_contents) or any(output.datatype not in _FIELDS for output in answer.outputs)
-    for output in answer.outputs:
-        tensor = message.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
-        if raw:
-            message.raw_output_contents.append(encode(output.array))
-        else:
-            getattr(tensor.contents, _FIELDS[output.datatype]).extend(_values(output))
+    try:
+        for output in answer.outputs:
+            tensor = message.outputs.add(name=output.name, datatype=output.datatype, shape=output.array.shape)
+            if raw:
+                message.raw_output_contents.append(encode(output.array))
+            else:
+                getattr(tensor.contents, _FIELDS[output.datatype]).extend(_values(output))
+    except UNSENDABLE as error:
+        raise unsendable() from error
     return message
 
 

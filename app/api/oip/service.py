@@ -17,6 +17,7 @@ from app.oip.binary import Buffer, decode
 from app.oip.datatypes import DTYPES
 from app.serving.callers import Caller
 from app.serving.comparison.statistics import Statistics
+from app.serving.json_output import UNSENDABLE, unsendable
 from app.serving.observation import Observation
 from app.serving.ports import ModelManager
 from app.serving.prediction.requests import Payload, PayloadReader, PredictionRequest
@@ -88,7 +89,10 @@ class InferenceService:
                 observation=request.observation,
             )
         )
-        outputs = output_tensors(prediction.output, prediction.signature)
+        try:
+            outputs = output_tensors(prediction.output, prediction.signature)
+        except UNSENDABLE as error:
+            raise unsendable() from error
         return Inference(prediction.version, _wanted(outputs, request.outputs) if request.outputs else outputs)
 
     async def metadata(self, ref: ModelRef) -> ModelMetadata:

@@ -7,7 +7,8 @@ from typing import Any
 
 from app.api.bodies import ManageResponse, ServeError, ServeRequest, ServeResponse
 from app.api.http.access import Access
-from app.api.http.exchange import Exchange, Reply, dump, versioned_reply
+from app.api.http.answers import versioned_reply
+from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route
 from app.errors import MalformedBody
 from app.serving.callers import OBSERVE, PREDICT, SCOPES

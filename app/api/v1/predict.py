@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from app.api.bodies import FeatureSourceResponse, PredictRequest, PredictResponse, SchemaResponse, V1Error
-from app.api.http.exchange import Exchange, Reply, dump, versioned_reply
+from app.api.http.answers import versioned_reply
+from app.api.http.exchange import Exchange, Reply, dump
 from app.api.http.routing import Route, parameter
 from app.errors import FeatureSourceNotFound, MalformedBody
 from app.serving.callers import OBSERVE, PREDICT, SCOPES

@@ -16,6 +16,7 @@ from app.serving.ports import FeatureStore
 from app.serving.prediction.deadlines import expire_at, until
 from app.serving.prediction.phases import phase
 from app.serving.signatures.signature import Signature
+from app.serving.signatures.validation_errors import short
 
 _CALLS_IN_FLIGHT = 4
 _MAX_BYTES = 64 * 1024**2
@@ -82,7 +83,7 @@ class Enriched:
             index = list(self.rows.found).index(False)
             entity = dict(self.entities[index])
             raise EntityNotFound(
-                f"{self.query} has no values for the entity {entity}", {"row": index, "entity": entity}
+                f"{self.query} has no values for the entity {short(entity)}", {"row": index, "entity": entity}
             )
         return {**columns, **overrides}
 
@@ -199,7 +200,7 @@ def _overrides(overrides: Mapping[str, Any], count: int) -> dict[str, list[Any]]
     for column, value in overrides.items():
         if isinstance(value, list) and len(value) != count:
             raise InvalidInput(
-                f"column '{column}' is given {len(value)} values for {count} entities", {"column": column}
+                f"column '{column[:80]}' is given {len(value)} values for {count} entities", {"column": column[:80]}
             )
         columns[column] = value if isinstance(value, list) else [value] * count
     return columns

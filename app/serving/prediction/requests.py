@@ -22,6 +22,12 @@ class Payload(NamedTuple):
     value: Any
     labels: RowLabels | None = None
 
+    @property
+    def claimed_rows(self) -> int:
+        """Rows of tensors, 0 for other forms: a shape may claim rows without a byte for each."""
+        arrays = self.value.values() if self.form == "tensors" else ()
+        return max([len(array) for array in arrays if array.ndim], default=0)
+
 
 PayloadReader = Callable[[Signature], Awaitable[Payload]]
 """Reads rows whose types depend on the model's signature, such as text in CSV."""

@@ -242,10 +242,10 @@ class PredictionService:
 
     def _rows(self, request: PredictionRequest, model: ServedModel, payload: Payload) -> Rows:
         """Validate rows by the model's signature and by the limits. Raises `InvalidInput` or `TooLarge`."""
+        self._check_rows(payload.claimed_rows)
         params = request.params if model.signature.param_names or not request.lenient else None
         rows = model.signature.rows(payload.form, payload.value, params)
-        if payload.labels is not None:
-            rows = rows.labeled(payload.labels)
+        rows = rows if payload.labels is None else rows.labeled(payload.labels)
         self._check_rows(rows.count)
         if len(rows.columns) > self.limits.columns:
             raise TooLarge(f"{len(rows.columns)} columns in one row; at most {self.limits.columns} are allowed")

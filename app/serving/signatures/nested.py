@@ -13,7 +13,7 @@ import numpy as np
 
 from app.serving.signatures.columns import ColumnType
 from app.serving.signatures.scalars import AnyType, scalar_type
-from app.serving.signatures.validation_errors import Misfit
+from app.serving.signatures.validation_errors import Misfit, short
 
 NESTED_NAMES = frozenset({"array", "object", "map", "sparkml_vector"})
 """MLflow's names of the types whose values hold others."""
@@ -84,7 +84,7 @@ class MapType(ColumnType):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise Misfit(value, self.expected)
         return {
-            key: None if item is None and not self._required else _at(f"[{key!r}]", self._values, item)
+            key: None if item is None and not self._required else _at(f"[{short(key)}]", self._values, item)
             for key, item in value.items()
         }
 

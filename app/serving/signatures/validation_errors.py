@@ -15,6 +15,8 @@ MOST_NAMES = 20
 """Limit on the names in one message or its details."""
 
 _MAX_LENGTH = 60
+_MAX_QUOTED = 80
+"""Characters of a caller's name in the details of an error."""
 _MAX_COMPARED = 200
 _JSON = {None: "null", True: "true", False: "false"}
 _REPR = reprlib.Repr()
@@ -84,9 +86,9 @@ def wrong_names(
         hint = resembling(extra[0], names)
         problems.append(f"{subject} has {listed(extra)}, which is not among the columns {listed(names)}{hint}")
     details: dict[str, Any] = {
-        "column": (missing or extra)[0],
+        "column": missing[0] if missing else extra[0][:_MAX_QUOTED],
         "missing": missing[:MOST_NAMES],
-        "extra": extra[:MOST_NAMES],
+        "extra": [name[:_MAX_QUOTED] for name in extra[:MOST_NAMES]],
         "expected": list(names[:MOST_NAMES]),
     }
     return InvalidInput("; ".join(problems), details if row is None else {**details, "row": row})

@@ -256,3 +256,20 @@ async def test_a_huge_answer_is_not_read(issuer: Issuer) -> None:
     issuer.body = {**published("rsa"), "filler": "x" * 2**21}
     with pytest.raises(Unavailable):
         await verifier(issuer.url).caller(token())
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"kty": {"a": 1}},
+        {"kty": ["RSA"]},
+        {"kty": "OKP", "crv": ["Ed25519"], "x": "AA"},
+        {"kty": "EC", "crv": "P-256", "x": 5, "y": None},
+        {"kty": "RSA", "n": {}, "e": "AQAB"},
+        {"kty": "RSA", "n": "", "e": "", "alg": ["RS256"]},
+        {"kty": "RSA", "use": ["sig"]},
+    ],
+)
+def test_a_key_that_cannot_be_read_keeps_out_no_other(odd: dict[str, Any]) -> None:
+    keys = [odd, *published("ed")["keys"]]
+    assert [*jwks.parse_keys(json.dumps({"keys": keys}).encode())] == ["ed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import httpx
@@ -234,3 +235,11 @@ async def test_a_model_shows_live_and_blocked_versions(client: httpx.AsyncClient
     assert model["blocked"] == {"champion": "version 3 takes other inputs than version 2"}
     champion = model["live"]["champion"]
     assert (champion["version"], champion["previous"], champion["why"]) == ("2", "1", "it was promoted")
+
+
+async def test_a_wrong_deadline_starts_no_operation(connect: Connect) -> None:
+    client = connect(make_fakes({"prices": total("oil")}))
+    for path in ("/v1/models/prices:load", "/v1/models/prices:unload", "/v2/repository/models/prices/load"):
+        answer = await client.post(path, headers={"x-request-timeout-seconds": "soon"})
+        assert (answer.status_code, "positive number" in answer.json()["error"]) == (400, True)
+    gc.collect()  # an operation that was begun and not awaited is a warning, and so an error
