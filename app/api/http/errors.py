@@ -64,6 +64,7 @@ def known(error: Exception, request_id: str, trace_id: str | None = None) -> Ser
     """
     facts = {"facts": {"trace_id": trace_id}} if trace_id is not None else None
     if isinstance(error, ServingError):
+        error = _bounded(error)
         if status_of(error) == 500:
             log.error(
                 "request failed: %s request_id=%s code=%s details=%s",
@@ -73,7 +74,7 @@ def known(error: Exception, request_id: str, trace_id: str | None = None) -> Ser
                 error.details,
                 extra=facts,
             )
-        return _bounded(error)
+        return error
     log.error(
         "request failed with an unexpected error, answering status 500: request_id=%s",
         request_id,
