@@ -52,6 +52,21 @@ parity: $(VENV)/.dev ## Compare with MLflow over generated models, requests and 
 fuzz: $(VENV)/.dev ## Fuzz every parser of what callers send; SECONDS=600 for all together, T=TARGETS narrows it
 	$(BIN)/python -m tests.fuzz.fuzz --seconds $(or $(SECONDS),600) $(T)
 
+.PHONY: faults
+faults: $(VENV)/.dev ## Rehearse faults under load, and write what callers saw into docs/operate/failures.md
+	@mkdir -p .cache && rm -f .cache/faults.jsonl
+	FAULTS_REPORT=.cache/faults.jsonl $(BIN)/pytest -s tests/faults
+	$(BIN)/python -m tests.faults.report .cache/faults.jsonl docs/operate/failures.md docs/operate/faults.svg
+
+.PHONY: hostile
+hostile: $(VENV)/.dev ## Send hostile requests to a running platform, and to every parser for SECONDS
+	$(BIN)/pytest -s tests/end_to_end/test_hostile.py tests/contract/test_wrong_requests.py
+	@$(MAKE) --no-print-directory fuzz
+
+.PHONY: soak
+soak: $(VENV)/.dev ## Send mixed traffic for MINUTES, 60 by default, and show that no resource grows
+	$(BIN)/python -m tests.soak.run $(or $(MINUTES),60) .cache/soak.json
+
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
 	$(BIN)/pytest -m "not ray" $(PARALLEL) --cov --cov-report=

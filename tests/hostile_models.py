@@ -28,7 +28,8 @@ DEEDS = (
 )
 """Deeds by the number in `x`; every other number is answered twofold."""
 
-LOCK_S = 5.0
+LOGGING = "ML_SERVE_HOSTILE_LOGGING"
+"""Variable of the process that logs these models: MLflow loads them to do so."""
 
 
 def hostile_model() -> Any:
@@ -75,9 +76,11 @@ def deadly_model() -> Any:
     """Return a model that ends its process when it is loaded."""
     import mlflow
 
+    logging = LOGGING
+
     class Deadly(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # MLflow is untyped here
         def load_context(self, context):  # type: ignore[no-untyped-def]
-            if "ML_SERVE_HOSTILE_LOGGING" not in os.environ:
+            if logging not in os.environ:
                 os._exit(1)
 
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]

@@ -26,6 +26,8 @@ from tests import numbered
 from tests.clashing import PATIENCE, factor_model, ship
 from tests.conftest import environment_of_nobody
 from tests.faults.registry_server import RegistryServer
+from tests.faults.report import Fault, report
+from tests.hostile_models import DEEDS, LOGGING, deadly_model, hostile_model
 from tests.numbered import Said
 from tests.platform import URL, Platform, remaining
 from tests.steady_load import Outcome, SteadyLoad, told
@@ -35,6 +37,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 NAME = "steady"
 DIVIDED = "divided"
 CLASHING = "clashing"
+HOSTILE = "hostile"
+DEADLY = "deadly"
 FACTORS = {"champion": 2.0, "challenger": 100.0}
 """What the package of the version of each alias answers; both packages have the same name."""
 LOAD_S = 2.0
@@ -43,6 +47,7 @@ PER_S = 50.0
 PREDICT_S = 0.06
 """At so many requests a second some are on each replica at any time."""
 WITHIN_S = 180
+SLOW_S = 3.0
 SESSIONS = [str(number) for number in range(60)]
 SPLIT = Traffic((Variant("champion", "1", 50.0), Variant("challenger", "2", 50.0)))
 REPLICAS = {"Gateway": 2, "ModelPool": 2, "Releases": 1}
@@ -88,6 +93,8 @@ class Faulty:
 def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faulty]:
     """Instead of the session's platform: these tests come last, and it is not started again."""
     import mlflow
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
 
     folder = tmp_path_factory.mktemp("faults")
     if platform.running:
@@ -102,7 +109,7 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
     faulty = Faulty(Platform(folder / "home", folder / "platform.log", settings), server, folder / "loads")
     try:
         server.start()
-        with environment_of_nobody(), warnings.catch_warnings(record=True):
+        with environment_of_nobody(), warnings.catch_warnings(record=True), pytest.MonkeyPatch.context() as monkeypatch:
             warnings.simplefilter("always")
             before = mlflow.get_tracking_uri()
             mlflow.set_tracking_uri(server.uri)
@@ -119,11 +126,24 @@ def faulty(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 for factor in FACTORS.values()
             ]
             mlflow.set_tracking_uri(before)
+            monkeypatch.setenv(LOGGING, "1")  # the model is loaded once while it is logged
+            hostile, deadly = (
+                mlflow.pyfunc.log_model(
+                    name="model",
+                    python_model=model,
+                    signature=ModelSignature(Schema([ColSpec("double", "x")])),
+                    pip_requirements=[],
+                ).model_id
+                for model in (hostile_model(), deadly_model())
+            )
+            monkeypatch.delenv(LOGGING)
         *good, broken = models
         server.damage(broken)
         faulty.register(NAME, *good)
         faulty.register(DIVIDED, *good[:2], broken)
         faulty.register(CLASHING, *with_code)
+        faulty.register(HOSTILE, hostile)
+        faulty.register(DEADLY, deadly)
         both = [(name, alias, version) for name in (DIVIDED, CLASHING) for version, alias in enumerate(FACTORS, 1)]
         for name, alias, version in [(NAME, "champion", 1), *both]:
             faulty.mlflow.set_registered_model_alias(name, alias, str(version))
@@ -142,10 +162,12 @@ class Killed:
     Attributes:
         failed: requests that failed.
         in_flight: requests that were under way when the process died, or sent before it was dead.
+        slow: requests that took longer than three seconds.
     """
 
     failed: list[Outcome]
     in_flight: list[Outcome]
+    slow: list[Outcome]
 
 
 async def promote(version: str) -> str | None:
@@ -159,13 +181,25 @@ async def promote(version: str) -> str | None:
 
 
 async def promote_and_kill(
-    faulty: Faulty, version: str, kill: Callable[[], None], revive: Callable[[], None] = lambda: None
+    faulty: Faulty,
+    version: str,
+    kill: Callable[[], None],
+    revive: Callable[[], None] = lambda: None,
+    *,
+    what: str,
+    patience_s: float = 10.0,
 ) -> Killed:
     """Kill under load while a version loads, then promote until it succeeds.
 
     A failed promote has moved the alias or done nothing; what answers follows the registry either way.
+
+    Args:
+        what: the killed part, for the report.
+        patience_s: timeout of the requests. If it is long, those that ran when the process died may wait for a load.
     """
-    async with SteadyLoad([NAME], PER_S, faulty.loads) as load:
+    may_wait = patience_s > 10
+    loads = None if may_wait else faulty.loads
+    async with SteadyLoad([NAME], PER_S, loads, patience_s) as load:
         before = faulty.mlflow.get_registered_model(NAME).aliases["champion"]
         await load.until(NAME, before, within_s=WITHIN_S)
         promoting = asyncio.create_task(promote(version))
@@ -195,12 +229,15 @@ async def promote_and_kill(
         f"failed: {dict(told(load.failed)) or 'none'}",
     )
     print("", *lines, sep="\n  ")  # noqa: T201 - shown by `pytest -s`
+    report(Fault(what, len(load.outcomes), len(load.failed), slowest, whole - killed))
     assert faulty.mlflow.get_registered_model(NAME).aliases["champion"] == version
     assert {outcome.version for outcome in load.outcomes if outcome.version} == {before, version}
     for outcome in load.outcomes:
         if outcome.said is not None:
-            assert outcome.said == Said(outcome.version or "", unwarmed=False, awaited=False), outcome
-    return Killed(load.failed, in_flight)
+            awaited = outcome.said.awaited and may_wait and outcome in in_flight
+            assert outcome.said == Said(outcome.version or "", unwarmed=False, awaited=awaited), outcome
+    slow = [outcome for outcome in load.outcomes if outcome.done - outcome.sent > SLOW_S]
+    return Killed(load.failed, in_flight, slow)
 
 
 def killing(faulty: Faulty, deployment: str) -> Callable[[], None]:
@@ -226,21 +263,75 @@ def killing(faulty: Faulty, deployment: str) -> Callable[[], None]:
 
 
 async def test_killing_a_pool_replica_in_a_promote_costs_no_request(faulty: Faulty) -> None:
-    assert (await promote_and_kill(faulty, "2", killing(faulty, "ModelPool"))).failed == []
+    """What the replica ran when it died is run again in a worker, which has to start: only that takes long."""
+    killed = await promote_and_kill(faulty, "2", killing(faulty, "ModelPool"), what="a pool replica", patience_s=60)
+    assert killed.failed == []
+    assert all(outcome in killed.in_flight for outcome in killed.slow)
 
 
 async def test_killing_a_gateway_in_a_promote_costs_only_its_requests(faulty: Faulty) -> None:
-    killed = await promote_and_kill(faulty, "3", killing(faulty, "Gateway"))
+    killed = await promote_and_kill(faulty, "3", killing(faulty, "Gateway"), what="a gateway replica")
     assert all(outcome in killed.in_flight for outcome in killed.failed)
 
 
 async def test_killing_releases_in_a_promote_costs_no_request(faulty: Faulty) -> None:
-    assert (await promote_and_kill(faulty, "4", killing(faulty, "Releases"))).failed == []
+    assert (await promote_and_kill(faulty, "4", killing(faulty, "Releases"), what="Releases")).failed == []
 
 
 async def test_killing_the_registry_in_a_promote_costs_no_request(faulty: Faulty) -> None:
-    killed = await promote_and_kill(faulty, "5", faulty.server.kill, faulty.server.start)
+    killed = await promote_and_kill(faulty, "5", faulty.server.kill, faulty.server.start, what="the registry")
     assert killed.failed == []
+
+
+def ask_hostile(x: float) -> httpx.Response:
+    body = {"instances": [{"x": x}]}
+    return httpx.post(f"{URL}/v1/models/{HOSTILE}:predict", json=body, headers=PATIENCE, timeout=330)
+
+
+async def test_a_request_that_kills_its_replica_kills_one(faulty: Faulty) -> None:
+    faulty.wait_until_whole()
+    until(lambda: ask_hostile(100.0).status_code == 200)
+    before = faulty.platform.replicas("ModelPool")
+    async with SteadyLoad([NAME], PER_S, patience_s=60) as load:
+        await asyncio.sleep(2)
+        began = time.monotonic()
+        guilty = await asyncio.to_thread(ask_hostile, float(DEEDS.index("os._exit")))
+        alive = [process for process in before if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+        await asyncio.sleep(1)
+        await asyncio.to_thread(faulty.wait_until_whole)
+        whole = time.monotonic()
+    assert (guilty.status_code, guilty.json()["code"]) in ((503, "replica_died"), (503, "model_unavailable"))
+    assert len(alive) == len(before) - 1
+    assert told(load.failed) == {}
+    slow = [outcome for outcome in load.outcomes if outcome.done - outcome.sent > SLOW_S]
+    assert all(outcome.sent < began + SLOW_S for outcome in slow)  # those that the replica was running too
+    slowest = max(outcome.done - outcome.sent for outcome in load.outcomes)
+    report(Fault("a model that ends its process", len(load.outcomes), 0, slowest, whole - began))
+    faulty.mlflow.set_registered_model_tag(HOSTILE, "serving.isolation", "process")
+    until(lambda: ask_hostile(100.0).status_code == 200)
+
+
+async def test_a_version_that_dies_of_its_load_kills_one_replica(faulty: Faulty) -> None:
+    faulty.wait_until_whole()
+    before = faulty.platform.replicas("ModelPool")
+
+    def state() -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{URL}/v1/models/{DEADLY}", timeout=WITHIN_S).json()
+        return found["model"]["versions"]["1"] if "model" in found else {}
+
+    async with SteadyLoad([NAME], PER_S, patience_s=60) as load:
+        began = time.monotonic()
+        faulty.mlflow.set_registered_model_alias(DEADLY, "champion", "1")
+        await asyncio.to_thread(until, lambda: state().get("state") == "failed")
+        await asyncio.to_thread(faulty.wait_until_whole)
+        whole = time.monotonic()
+    alive = [process for process in before if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert "its process died during the load, twice" in state()["error"]
+    assert len(alive) >= len(before) - 1
+    assert told(load.failed) == {}
+    slowest = max(outcome.done - outcome.sent for outcome in load.outcomes)
+    report(Fault("a model that ends its process at load", len(load.outcomes), 0, slowest, whole - began))
+    faulty.mlflow.delete_registered_model(DEADLY)
 
 
 def answered_by() -> dict[str, str]:

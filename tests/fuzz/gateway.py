@@ -211,10 +211,10 @@ def bounded() -> Iterator[None]:
     before, started = _peak_bytes(), time.process_time()
     yield
     spent, grown = time.process_time() - started, _peak_bytes() - before
-    if spent > CPU_S:
-        raise Fault(f"one call took {spent:.1f} s of CPU time")
     if grown > MEMORY_BYTES:
         raise Fault(f"one call took {grown >> 20} MiB of memory")
+    if spent > CPU_S:
+        raise Fault(f"one call took {spent:.1f} s of CPU time")
 
 
 def _peak_bytes() -> int:

@@ -410,7 +410,7 @@ async def test_calls_need_credentials(tmp_path: Path, caplog: pytest.LogCaptureF
             stub.ModelMetadata(pb.ModelMetadataRequest(name="hidden"), metadata=reading),
         ):
             assert (await refused(hidden)).code() is grpc.StatusCode.PERMISSION_DENIED
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if record.name == "app.api.http.audit"]
     assert len(lines) == 8
     assert [line.split("result=")[1].split()[0] for line in lines] == [
         *("UNAUTHENTICATED", "UNAUTHENTICATED", "PERMISSION_DENIED", "OK"),
