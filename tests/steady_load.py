@@ -25,6 +25,8 @@ from tests.grpc_stub import make_stub
 from tests.numbered import STEP, Said, decode
 from tests.platform import URL
 
+_PATIENCE_S = 10.0
+"""Timeout of a request in seconds: callers do not wait for a part that restarts."""
 _CONNECTIONS = 64
 _ENOUGH = 40
 """Successive answers that show a new state: some of each dialect and of each replica."""
@@ -74,14 +76,10 @@ class SteadyLoad:
         per_s: requests a second.
         loads: folder in which loads of the versions are held. The load lets each of them end once every request is
             answered that was under way when it began, so that a request that waits for a load is known from a slow one.
-        patience_s: timeout of a request: callers do not wait for a part that restarts.
     """
 
-    def __init__(
-        self, refs: Sequence[str], per_s: float = 100.0, loads: Path | None = None, patience_s: float = 10.0
-    ) -> None:
+    def __init__(self, refs: Sequence[str], per_s: float = 100.0, loads: Path | None = None) -> None:
         self._refs = refs
-        self._patience_s = patience_s
         self._loads = loads
         self._pause_s = 1 / per_s
         self._under_way: set[asyncio.Task[None]] = set()
@@ -167,7 +165,7 @@ class SteadyLoad:
     ) -> None:
         sent = time.monotonic()
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(_PATIENCE_S):
                 version, answer = await call(ref, x)
             outcome = Outcome(ref, dialect, sent, time.monotonic(), version, decode(answer, x))
         except (httpx.HTTPError, grpc.aio.AioRpcError, AssertionError, TimeoutError) as error:

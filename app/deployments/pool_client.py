@@ -23,6 +23,9 @@ from app.serving.rows import Batch, Output
 _BY_REFERENCE_BYTES = 2 * 1024**2
 """Batches of at least this size travel through the object store; see `docs/adr/0009-large-arrays.md`."""
 
+_TRUSTED_BATCHES = 20
+"""Batches that a version has to answer after a death of a process that ran it, before it counts as innocent again."""
+
 _Predict = Callable[[ModelVersion, Batch, CallNote], Awaitable[Output]]
 
 
@@ -45,6 +48,7 @@ class PoolClient:
         self._pool = Remote(handle, f"pool '{name}'")
         self._copies = copies
         self._sender = uuid.uuid4().hex
+        self._answered: dict[ModelVersion, int] = {}
 
     async def describe(self, version: ModelVersion) -> ModelSpec:
         return await self._pool.call(RemotePool.describe, version, CallNote(self._copies(version)))
@@ -59,15 +63,27 @@ class PoolClient:
         traces: Sequence[TraceCarrier] = (),
     ) -> Output:
         note = CallNote(self._copies(version), self._sender, backlog, tuple(traces))
-        try:
-            return await self._carrier(version, batch, note)(version, batch, note)
-        except ReplicaDied as death:
-            if not again:
-                raise
-            # Whatever killed one replica does not get the next one.
-            note = note._replace(apart=death.began)
-        # One retry on another replica. If that dies too, the batcher sends each request of the batch alone.
-        return await self._carrier(version, batch, note)(version, batch, note)
+        retried = False
+        while True:
+            try:
+                output = await self._carrier(version, batch, note)(version, batch, note)
+            except ReplicaDied as death:
+                suspected = death.began and not self._is_trusted(version)
+                # One retry on another replica, and one more in a worker if that dies of the batch too. Then the batcher
+                # sends each request of the batch alone.
+                if not again or note.apart or (retried and not suspected):
+                    raise
+                note, retried = note._replace(apart=suspected), True
+            else:
+                self._answered[version] = self._answered.get(version, 0) + 1
+                return output
+
+    def _is_trusted(self, version: ModelVersion) -> bool:
+        """Return whether a version may go on in a process that models share, although one has died while it ran it.
+
+        It may if it has answered many batches since the last time, because replicas die of other causes too.
+        """
+        return self._answered.pop(version, 0) >= _TRUSTED_BATCHES
 
     def _carrier(self, version: ModelVersion, batch: Batch, note: CallNote) -> _Predict:
         lane = self._lanes.choose(version, note.copies) if self._lanes is not None else None

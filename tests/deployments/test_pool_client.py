@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ with warnings.catch_warnings():
     from app.deployments.pool_client import PoolClient
 
 from app.errors import ModelFailed, ReplicaDied
-from app.serving.placement.load import Backlog
+from app.serving.placement.load import Backlog, CallNote
 from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout, Output, Rows, stack
 
@@ -67,6 +67,57 @@ async def test_a_shadow_batch_is_not_retried_after_its_replica_died() -> None:
     with pytest.raises(ReplicaDied):
         await predict(pool, again=False)
     assert pool.calls == 1
+
+
+class DyingLanes:
+    """Lanes to replicas, which die of the calls with these numbers; tells which calls wanted a worker."""
+
+    def __init__(self, *deaths: int, began: bool = True) -> None:
+        self._deaths = deaths
+        self._began = began
+        self.apart: list[bool] = []
+
+    def choose(self, version: ModelVersion, copies: int) -> DyingLanes:
+        return self
+
+    async def call(self, version: ModelVersion, batch: Batch, note: CallNote) -> Output:
+        self.apart.append(note.apart)
+        if len(self.apart) in self._deaths:
+            death = ReplicaDied("a replica died")
+            death.began = self._began
+            raise death
+        return ANSWER
+
+
+async def predict_over(lanes: DyingLanes, times: int = 1) -> list[bool]:
+    """Predict and return for each call over the lanes whether it wanted a worker."""
+    client = PoolClient("default", DyingPool(0), lambda _: 1, cast(Any, lanes))
+    batch = Batch(Layout("columns", ("a",), ("float64",), ((),)), (np.array([1.0]),), 1)
+    for _ in range(times):
+        assert await client.predict(VERSION, batch, Backlog()) is ANSWER
+    return lanes.apart
+
+
+async def test_a_batch_that_a_dead_replica_ran_goes_to_a_worker() -> None:
+    assert await predict_over(DyingLanes(1)) == [False, True]
+
+
+async def test_a_batch_that_a_dead_replica_had_not_begun_does_not() -> None:
+    assert await predict_over(DyingLanes(1, began=False)) == [False, False]
+
+
+async def test_a_version_that_answered_often_is_trusted_once() -> None:
+    often = [False] * 20
+    assert await predict_over(DyingLanes(21), times=21) == [*often, False, False]
+    assert await predict_over(DyingLanes(21, 22), times=21) == [*often, False, False, True]
+    assert await predict_over(DyingLanes(21, 24), times=23) == [*often, False, False, False, False, True]
+
+
+async def test_a_batch_that_kills_its_worker_is_not_sent_again() -> None:
+    lanes = DyingLanes(1, 2)
+    with pytest.raises(ReplicaDied):
+        await predict_over(lanes)
+    assert lanes.apart == [False, True]
 
 
 class SeenPool(DyingPool):
