@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from app.errors import ModelUnavailable, ReplicaDied
+from app.errors import ModelFailed, ModelUnavailable, ReplicaDied
 from app.hosting import abandoned_calls, crashes
 from app.hosting.crashes import PARDON_S, Crashes
 from app.hosting.model_host import ModelHost
@@ -163,3 +163,24 @@ async def test_a_call_that_ends_late_changes_nothing(monkeypatch: pytest.MonkeyP
     await asyncio.sleep(0.4)
     assert host.residents.workers == set()
     assert loader.isolated == {}
+
+
+async def test_models_with_the_tag_move_to_workers_once() -> None:
+    loader = Loader()
+    host = make(loader)
+    assert [await answer(host, 1), await answer(host, 2)] == [2, 3]
+    for _ in range(3):
+        host.isolation.of_models(frozenset({"m"}))
+        await until(lambda: len(host.residents.workers) == 2)
+    assert [await answer(host, 1), await answer(host, 2)] == [2, 3]
+    assert loader.loads == {version(1): 2, version(2): 2}
+
+
+async def test_an_answer_of_too_many_bytes_is_the_models_error() -> None:
+    loader = Loader()
+    loader.workers = {version(2): "one"}
+    host = ModelHost(loader, budget_bytes=1000, predict_threads=1, answer_bytes=16)
+    assert (await host.predict(version(1), batch(1, 2))).count == 2
+    with pytest.raises(ModelFailed, match=r"the model's answer has 24 bytes; .*limits.answer_bytes allows 16"):
+        await host.predict(version(1), batch(1, 2, 3))
+    assert (await host.predict(version(2), batch(1, 2, 3))).count == 3  # a worker bounds its own

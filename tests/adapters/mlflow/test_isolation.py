@@ -140,3 +140,28 @@ def test_artifacts_stay_until_their_worker_has_ended(settings: Settings, tmp_pat
     with suppress(ModelUnavailable):
         other.load(CHANGING)
     assert not (tmp_path / "two" / "1").exists()
+
+
+def test_a_version_that_did_harm_gets_a_worker_until_it_is_pardoned(settings: Settings, tmp_path: Path) -> None:
+    workers = WorkersHere()
+    models = loader(settings, tmp_path, workers)
+    models.load(PLAIN)
+    models.isolate(PLAIN, "its process died during a prediction")
+    models.load(PLAIN)
+    ((version, environment, _),) = workers.loads
+    assert (version, environment.version, environment.reason) == (PLAIN, PLAIN, "its process died during a prediction")
+    models.reunite(PLAIN)
+    models.load(PLAIN)
+    assert len(workers.loads) == 1
+
+
+def test_every_version_of_a_tagged_model_gets_a_worker(settings: Settings, tmp_path: Path) -> None:
+    workers = WorkersHere()
+    models = loader(settings, tmp_path, workers)
+    models.isolate_models(frozenset({"plain"}))
+    models.load(PLAIN)
+    ((_, environment, _),) = workers.loads
+    assert environment.reason == "its tag serving.isolation is process"
+    models.isolate_models(frozenset())
+    models.load(PLAIN)
+    assert len(workers.loads) == 1
