@@ -26,6 +26,9 @@ _BY_REFERENCE_BYTES = 2 * 1024**2
 _TRUSTED_BATCHES = 20
 """Batches that a version has to answer after a death of a process that ran it, before it counts as innocent again."""
 
+_MOST_COUNTED = 10_000
+"""Versions whose answers are counted."""
+
 _Predict = Callable[[ModelVersion, Batch, CallNote], Awaitable[Output]]
 
 
@@ -75,8 +78,16 @@ class PoolClient:
                     raise
                 note, retried = note._replace(apart=suspected), True
             else:
-                self._answered[version] = self._answered.get(version, 0) + 1
+                self._count(version)
                 return output
+
+    def _count(self, version: ModelVersion) -> None:
+        """Count an answered batch, as far as trust needs it."""
+        answered = self._answered.get(version, 0)
+        if answered < _TRUSTED_BATCHES:
+            if len(self._answered) >= _MOST_COUNTED:
+                self._answered.clear()
+            self._answered[version] = answered + 1
 
     def _is_trusted(self, version: ModelVersion) -> bool:
         """Return whether a version may go on in a process that models share, although one has died while it ran it.

@@ -174,7 +174,9 @@ class ReleaseFollower:
         return {**found, "pools": pools, "feature_store": features}
 
     async def usage(self) -> list[dict[str, Any]]:
-        deployments = [gateways(), self._releases, *self._pools.values(), *([self._features] if self._features else [])]
+        # A call would wake a pool that has scaled to zero.
+        pools = [pool for name, pool in self._pools.items() if self._table.members.get(name)]
+        deployments = [gateways(), self._releases, *pools, *([self._features] if self._features else [])]
         return [usage for each in deployments for usage in await each.broadcast(RemotePool.usage)]
 
     async def _ask(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+from app.serving.ports import Model
 from app.serving.references import ModelVersion
 
 _STUCK_S = 10.0
@@ -17,17 +18,16 @@ class AbandonedCalls:
     """Watches calls in threads whose callers have left. Use it on one event loop.
 
     Args:
-        stuck: called with the version of a call that goes on for ten seconds after its caller has left.
+        stuck: called with the version and the model of a call that goes on for ten seconds after its caller has left.
     """
 
-    def __init__(self, stuck: Callable[[ModelVersion], None]) -> None:
+    def __init__(self, stuck: Callable[[ModelVersion, Model], None]) -> None:
         self._stuck = stuck
 
-    def add(self, version: ModelVersion, work: Future[Any]) -> None:
-        """Watch a call whose caller leaves."""
-        if not work.done():
-            asyncio.get_running_loop().call_later(_STUCK_S, self._look, version, work)
+    def add(self, version: ModelVersion, model: Model, work: Future[Any]) -> None:
+        """Watch a call to a model whose caller leaves."""
+        asyncio.get_running_loop().call_later(_STUCK_S, self._look, version, model, work)
 
-    def _look(self, version: ModelVersion, work: Future[Any]) -> None:
+    def _look(self, version: ModelVersion, model: Model, work: Future[Any]) -> None:
         if not work.done():
-            self._stuck(version)
+            self._stuck(version, model)

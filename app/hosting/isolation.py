@@ -12,6 +12,7 @@ from app.hosting.crashes import Crashes
 from app.hosting.loads import Loads
 from app.hosting.model import Loader
 from app.hosting.residents import Resident, Residents
+from app.serving.ports import Model
 from app.serving.references import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -77,10 +78,14 @@ class Isolation:
         self._crashes.forget(version)
         self._loader.reunite(version)
 
-    def stuck(self, version: ModelVersion) -> None:
-        """Give a version whose call does not end a worker, or end the one that it has."""
+    def stuck(self, version: ModelVersion, model: Model) -> None:
+        """Give a version whose call does not end a worker, or end the one that it has.
+
+        Args:
+            model: the one that was called. If the version was loaded again since, it is left as it is.
+        """
         resident = self._residents.get(version)
-        if resident is None:
+        if resident is None or resident.model is not model:
             return
         self.isolate(version, "a prediction did not end after its caller had left")
         if resident.model.worker:

@@ -21,7 +21,7 @@ class JsonCalls:
 
     def __init__(self, host: ModelHost, threads: int) -> None:
         self._host = host
-        self._threads = StreamThreads(threads, host.abandoned.add)
+        self._threads = StreamThreads(threads)
 
     @property
     def busy(self) -> float:
@@ -40,12 +40,12 @@ class JsonCalls:
             ModelUnavailable, ModelNotFound, RegistryUnavailable: from the loader, or the load timed out.
         """
         async with self._host.using(version, apart=apart) as model:
-            call = partial(model.invoke, body)
+            call, left = partial(model.invoke, body), partial(self._host.abandoned.add, version, model)
             # A model of rows is called as for rows: in as many threads as the pool promises.
             if model.spec.takes_json:
-                answer = await self._threads.call(version, call)
+                answer = await self._threads.call(call, left)
             else:
-                answer = await self._host.in_thread(version, call)
+                answer = await self._host.in_thread(version, call, left)
             check_answer(len(answer), self._host.answer_bytes)
             return answer
 
@@ -56,13 +56,12 @@ class JsonCalls:
             Overloaded: all threads are busy.
             ServingError: as `invoke`.
         """
-        async with (
-            self._host.using(version, apart=apart) as model,
-            aclosing(self._threads.iterate(version, partial(model.stream, body))) as events,
-        ):
-            async for event in events:
-                check_answer(len(event), self._host.answer_bytes)
-                yield event
+        async with self._host.using(version, apart=apart) as model:
+            left = partial(self._host.abandoned.add, version, model)
+            async with aclosing(self._threads.iterate(partial(model.stream, body), left)) as events:
+                async for event in events:
+                    check_answer(len(event), self._host.answer_bytes)
+                    yield event
 
     def close(self) -> None:
         """Stop the streams at their next event."""

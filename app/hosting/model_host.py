@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -89,7 +90,7 @@ class ModelHost:
         self._hot: frozenset[ModelVersion] = frozenset()
         self.isolation = Isolation(loader, self._loads, self.residents, end_worker, changed)
         self.abandoned = AbandonedCalls(self.isolation.stuck)
-        self._predict_threads = SharedThreads(predict_threads, "predict", self.abandoned.add)
+        self._predict_threads = SharedThreads(predict_threads, "predict")
 
     @property
     def resident(self) -> list[ModelVersion]:
@@ -155,7 +156,8 @@ class ModelHost:
                     output = self._run(version, resident, batch, on_loop=True)
                 else:
                     run = partial(self._run, version, resident, batch, on_loop=False)
-                    output = await self._predict_threads.run(version, run, begins=begins)
+                    left = partial(self.abandoned.add, version, resident.model)
+                    output = await self._predict_threads.run(version, run, begins=begins, left=left)
             except ReplicaDied:
                 self.isolation.worker_died(version, resident)
                 raise
@@ -164,9 +166,9 @@ class ModelHost:
         finally:
             self.residents.let_go(version)
 
-    async def in_thread(self, version: ModelVersion, call: Callable[[], T]) -> T:
-        """Run a blocking call to a version in a prediction thread."""
-        return await self._predict_threads.run(version, call)
+    async def in_thread(self, version: ModelVersion, call: Callable[[], T], left: Callable[[Future[T]], None]) -> T:
+        """Run a blocking call to a version in a prediction thread. `left` is called if the caller leaves meanwhile."""
+        return await self._predict_threads.run(version, call, left=left)
 
     @asynccontextmanager
     async def using(self, version: ModelVersion, *, apart: bool = False) -> AsyncIterator[Model]:

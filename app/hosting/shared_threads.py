@@ -29,14 +29,10 @@ class SharedThreads:
     Args:
         places: calls at the same time.
         name: prefix of the threads' names.
-        left: called with the key of a call that goes on after its caller has left.
     """
 
-    def __init__(
-        self, places: int, name: str, left: Callable[[Any, Future[Any]], None] = lambda _key, _work: None
-    ) -> None:
+    def __init__(self, places: int, name: str) -> None:
         self._places = places
-        self._left = left
         self._threads = ThreadPoolExecutor(places + _SPARE, thread_name_prefix=name)
         self._lock = threading.Lock()
         self._running: dict[Future[Any], tuple[Hashable, float]] = {}
@@ -55,11 +51,13 @@ class SharedThreads:
         call: Callable[[], T],
         timeout_s: float | None = None,
         begins: Callable[[], None] | None = None,
+        left: Callable[[Future[T]], None] | None = None,
     ) -> T:
         """Run a call when it has a place. If the caller leaves, it runs to its end.
 
         Args:
             begins: called on the event loop just before the call begins.
+            left: called if the caller leaves while the call goes on.
 
         Raises:
             TimeoutError: it takes longer than `timeout_s`, without the wait for a place.
@@ -69,8 +67,8 @@ class SharedThreads:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.wrap_future(work)
         finally:
-            if not work.done():
-                self._left(key, work)
+            if left is not None and not work.done():
+                left(work)
 
     def close(self) -> None:
         """End the threads after their current calls."""

@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from app.errors import Overloaded
-from app.serving.references import ModelVersion
 
 T = TypeVar("T")
 
@@ -26,16 +25,10 @@ class StreamThreads:
     """A bounded number of threads for long calls. Use it on one event loop.
 
     A thread is busy until its work has ended, also if nobody waits for it any more.
-
-    Args:
-        left: called with the version of a call that goes on after its caller has left.
     """
 
-    def __init__(
-        self, count: int, left: Callable[[ModelVersion, Future[Any]], None] = lambda _version, _work: None
-    ) -> None:
+    def __init__(self, count: int) -> None:
         self._count = count
-        self._left = left
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="stream")
         self._work: set[Future[Any]] = set()
         self._relays: set[_Relay[Any]] = set()
@@ -45,16 +38,18 @@ class StreamThreads:
         """Calls in progress or waiting, as a share of the threads."""
         return len(self._work) / self._count
 
-    async def call(self, version: ModelVersion, function: Callable[[], T]) -> T:
-        """Run a function; wait for a thread if all are busy."""
+    async def call(self, function: Callable[[], T], left: Callable[[Future[Any]], None] = lambda _: None) -> T:
+        """Run a function; wait for a thread if all are busy. `left` is called if the caller leaves while it runs."""
         work = self._submit(function)
         try:
             return await asyncio.wrap_future(work)
         finally:
             if work.running():
-                self._left(version, work)
+                left(work)
 
-    async def iterate(self, version: ModelVersion, start: Callable[[], Iterator[T]]) -> AsyncGenerator[T]:
+    async def iterate(
+        self, start: Callable[[], Iterator[T]], left: Callable[[Future[Any]], None] = lambda _: None
+    ) -> AsyncGenerator[T]:
         """Yield the items of an iterator that `start` returns, both of which run in one thread.
 
         Closing the generator closes the iterator in its thread, once it has yielded its next item.
@@ -80,7 +75,7 @@ class StreamThreads:
             relay.stop()
             self._relays.discard(relay)
             if work.running():
-                self._left(version, work)
+                left(work)
 
     def close(self) -> None:
         """Stop all iterators at their next item, and end the threads."""

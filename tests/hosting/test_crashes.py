@@ -184,3 +184,23 @@ async def test_an_answer_of_too_many_bytes_is_the_models_error() -> None:
     with pytest.raises(ModelFailed, match=r"the model's answer has 24 bytes; .*limits.answer_bytes allows 16"):
         await host.predict(version(1), batch(1, 2, 3))
     assert (await host.predict(version(2), batch(1, 2, 3))).count == 3  # a worker bounds its own
+
+
+async def test_many_calls_that_do_not_end_move_a_version_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls hang in the process of the host: the worker that the version has got since is not ended for them."""
+    monkeypatch.setattr(abandoned_calls, "_STUCK_S", 0.1)
+    loader = Loader()
+    gate = loader.predict_gate = Gate()
+    ended: list[str] = []
+    host = ModelHost(loader, budget_bytes=1000, predict_threads=2, end_worker=ended.append)
+    calls = [asyncio.create_task(answer(host, 1)) for _ in range(2)]
+    assert await asyncio.to_thread(gate.reached.wait, 10)
+    await asyncio.sleep(0.05)  # the second one has begun too
+    loader.predict_gate = None
+    calls[0].cancel()
+    await until(lambda: host.residents.workers)
+    calls[1].cancel()
+    await asyncio.sleep(0.3)
+    assert (ended, loader.loads) == ([], {version(1): 2})
+    assert await answer(host, 1) == 2
+    gate.set()

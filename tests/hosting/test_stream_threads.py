@@ -10,9 +10,6 @@ import pytest
 
 from app.errors import ModelFailed, Overloaded
 from app.hosting.stream_threads import StreamThreads
-from app.serving.references import ModelVersion
-
-V = ModelVersion("m", "1")
 
 
 class Numbers:
@@ -41,7 +38,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_items_arrive_in_order_and_end() -> None:
-    assert [item async for item in StreamThreads(1).iterate(V, lambda: iter(range(1000)))] == list(range(1000))
+    assert [item async for item in StreamThreads(1).iterate(lambda: iter(range(1000)))] == list(range(1000))
 
 
 async def test_an_item_arrives_while_the_iterator_works() -> None:
@@ -52,7 +49,7 @@ async def test_an_item_arrives_while_the_iterator_works() -> None:
         assert go_on.wait(10)
         yield "second"
 
-    stream = StreamThreads(1).iterate(V, items)
+    stream = StreamThreads(1).iterate(items)
     assert await anext(stream) == "first"
     go_on.set()
     assert [item async for item in stream] == ["second"]
@@ -60,7 +57,7 @@ async def test_an_item_arrives_while_the_iterator_works() -> None:
 
 async def test_a_slow_reader_holds_the_iterator_back() -> None:
     numbers = Numbers()
-    stream = StreamThreads(1).iterate(V, numbers)
+    stream = StreamThreads(1).iterate(numbers)
     assert await anext(stream) == 0
     await asyncio.sleep(0.1)
     assert numbers.last < 32
@@ -69,7 +66,7 @@ async def test_a_slow_reader_holds_the_iterator_back() -> None:
 
 async def test_a_closed_stream_closes_the_iterator_in_its_thread() -> None:
     numbers, threads = Numbers(), StreamThreads(1)
-    stream = threads.iterate(V, numbers)
+    stream = threads.iterate(numbers)
     await anext(stream)
     await stream.aclose()
     await until(numbers.closed.is_set)
@@ -81,7 +78,7 @@ async def test_a_cancelled_reader_closes_the_iterator() -> None:
     numbers, reached = Numbers(), asyncio.Event()
 
     async def read() -> None:
-        async for _ in StreamThreads(1).iterate(V, numbers):
+        async for _ in StreamThreads(1).iterate(numbers):
             reached.set()
             await asyncio.sleep(60)
 
@@ -98,7 +95,7 @@ async def test_errors_of_the_iterator_reach_the_reader() -> None:
         yield 1
         raise ModelFailed("the model raised")
 
-    stream = StreamThreads(1).iterate(V, items)
+    stream = StreamThreads(1).iterate(items)
     assert await anext(stream) == 1
     with pytest.raises(ModelFailed):
         await anext(stream)
@@ -106,7 +103,7 @@ async def test_errors_of_the_iterator_reach_the_reader() -> None:
 
 async def test_one_stream_too_many_is_refused_until_one_ends() -> None:
     threads = StreamThreads(2)
-    streams = [threads.iterate(V, Numbers()) for _ in range(3)]
+    streams = [threads.iterate(Numbers()) for _ in range(3)]
     for stream in streams[:2]:
         await anext(stream)
     assert threads.busy == 1
@@ -114,14 +111,14 @@ async def test_one_stream_too_many_is_refused_until_one_ends() -> None:
         await anext(streams[2])
     await streams[0].aclose()
     await until(lambda: threads.busy < 1)
-    assert await anext(threads.iterate(V, Numbers())) == 0
+    assert await anext(threads.iterate(Numbers())) == 0
     threads.close()
 
 
 async def test_calls_wait_for_a_thread() -> None:
     threads, gate = StreamThreads(1), threading.Event()
-    first = asyncio.create_task(threads.call(V, lambda: gate.wait(10)))
-    second = asyncio.create_task(threads.call(V, lambda: "second"))
+    first = asyncio.create_task(threads.call(lambda: gate.wait(10)))
+    second = asyncio.create_task(threads.call(lambda: "second"))
     await until(lambda: threads.busy == 2)
     gate.set()
     assert await second == "second"
@@ -130,7 +127,7 @@ async def test_calls_wait_for_a_thread() -> None:
 
 async def test_closing_stops_all_iterators() -> None:
     numbers, threads = Numbers(), StreamThreads(1)
-    stream = threads.iterate(V, numbers)
+    stream = threads.iterate(numbers)
     await anext(stream)
     threads.close()
     await until(numbers.closed.is_set)
