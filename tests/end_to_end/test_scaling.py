@@ -136,7 +136,7 @@ def test_gateway_and_pool_scale_up_under_load_and_down_after_it(second: None) ->
 
 def test_a_pool_at_zero_is_cold_wakes_by_a_call_and_sleeps_again(second: None) -> None:
     until(lambda: replicas()["ModelPool-rare"] == 0)
-    for path in ("readyz", "health"):  # neither waits for the pool nor wakes it
+    for path in ("readyz", "health", "metrics"):  # none waits for the pool or wakes it
         assert httpx.get(f"{SECOND}/{path}", timeout=60).status_code == 200
     model = serve(model_name="rarely", action="status")["model"]
     assert (model["aliases"], model["versions"]["1"]["state"]) == ({"champion": "1"}, "cold")

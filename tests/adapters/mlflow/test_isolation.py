@@ -142,7 +142,7 @@ def test_artifacts_stay_until_their_worker_has_ended(settings: Settings, tmp_pat
     assert not (tmp_path / "two" / "1").exists()
 
 
-def test_a_version_that_did_harm_gets_a_worker_until_it_is_pardoned(settings: Settings, tmp_path: Path) -> None:
+def test_a_harmful_version_gets_a_worker_until_its_pardon(settings: Settings, tmp_path: Path) -> None:
     workers = WorkersHere()
     models = loader(settings, tmp_path, workers)
     models.load(PLAIN)
