@@ -162,6 +162,12 @@ class Overloaded(ServingError):
     code = "overloaded"
 
 
+def overloaded(why: str) -> Overloaded:
+    """Return the error for a caller who should try again soon."""
+    seconds = 1
+    return Overloaded(f"too much is queued: {why}; try again in {seconds} s", {"retry_after_s": seconds})
+
+
 class Unavailable(ServingError):
     """A component that the request needs does not answer now."""
 

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 from rich.console import Console
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _READY_MARGIN_S = 60.0
 _ALIVE_EVERY_S = 5.0
 _SILENT_CHECKS = 6
+_WORTH_A_RESTART_S = 60.0
+"""A platform that ended by itself sooner after it was ready would probably do so again."""
 _UMASK = 0o077
 """Logs, sockets and the embedded stores are for this user alone."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -85,10 +87,13 @@ class Announcements:
 def run(settings: Settings, *, demo: bool, console: Console) -> int:
     """Start, print the addresses, wait for SIGINT or SIGTERM, stop. Returns the exit code.
 
+    If Ray ends by itself, this process starts from the beginning, unless the cluster is somebody else's.
+
     Raises:
         StartupError: something needed is missing, taken or broken; the message says what.
     """
     _interrupt_on_signals()
+    environment = dict(os.environ)
     announcements = Announcements(settings, console)
     os.umask(_UMASK)
     protect_token()
@@ -104,6 +109,7 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - imports Ray, which reads the environment set above
 
     runtime = Runtime(settings, run_folder, announcements.step)
+    ready_at, has_ended = 0.0, False
     try:
         with preparation(settings, demo=demo) as prepared:
             runtime.start()
@@ -118,15 +124,22 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         runtime.wait_ready(settings.longest_load_s + _READY_MARGIN_S)
         announcements.ready(settings, runtime, time.monotonic() - started, demo=demo)
         announcements.say("Ctrl-C stops everything.")
-        return _wait(runtime, announcements)
+        ready_at = time.monotonic()
+        _wait(runtime)
+        has_ended = True
+        announcements.fail(f"Ray or the application ended unexpectedly; logs: {runtime.log_folder}")
     except KeyboardInterrupt:
         return 0
     finally:
         for number in _STOP_SIGNALS:  # a second signal must not interrupt a clean stop
             signal.signal(number, signal.SIG_IGN)
-        runtime.stop()
+        runtime.stop(has_ended=has_ended)
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
         announcements.say("stopped")
+    if settings.ray_address is None and time.monotonic() > ready_at + _WORTH_A_RESTART_S:
+        announcements.say("starting again")
+        _start_again(environment)
+    return 1
 
 
 def _interrupt_on_signals() -> None:
@@ -134,14 +147,20 @@ def _interrupt_on_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
-def _wait(runtime: Runtime, announcements: Announcements) -> int:
-    """Wait until a signal comes or Ray does not answer for half a minute, which a restarting controller may need."""
+def _wait(runtime: Runtime) -> None:
+    """Return once Ray has ended, or has not answered for half a minute, which a restarting controller may need."""
     silent = 0
-    while silent < _SILENT_CHECKS:
+    while silent < _SILENT_CHECKS and not runtime.has_ended():
         time.sleep(_ALIVE_EVERY_S)
-        silent = 0 if runtime.alive() else silent + 1
-    announcements.fail(f"Ray or the application ended unexpectedly; logs: {runtime.log_folder}")
-    return 1
+        silent = 0 if runtime.answers() else silent + 1
+
+
+def _start_again(environment: dict[str, str]) -> NoReturn:
+    """Replace this process by one of the same command: Ray reads its variables once."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)  # noqa: S606 - the same command
 
 
 def panel(settings: Settings, runtime: Runtime, seconds: float) -> Panel:

@@ -61,8 +61,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     items.sort(key=place)  # stable
     for item in items:  # in the other half of the suite it would start a second platform beside the first
-        if "platform" in getattr(item, "fixturenames", ()) and item.get_closest_marker("ray") is None:
-            raise pytest.UsageError(f"{item.nodeid} uses `platform`, so it needs the mark `ray`")
+        if {"platform", "faulty"} & {*getattr(item, "fixturenames", ())} and item.get_closest_marker("ray") is None:
+            raise pytest.UsageError(f"{item.nodeid} uses a platform, so it needs the mark `ray`")
+
+
+RUNNING: list[Platform] = []
+"""The session's platform, once a test has needed it."""
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +79,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     platform = Platform(folder / "home", folder / "log")
     register(platform.home)
     platform.start()
+    RUNNING.append(platform)
     yield platform
     if platform.running:
         platform.stop()

@@ -46,6 +46,7 @@ def log(
     held_in: Path | None = None,
     predict_s: float = 0.0,
     further: str | None = None,
+    row_wise: bool = True,
 ) -> str:
     """Log the model of one version, in the active run if there is one; return its model id.
 
@@ -56,6 +57,7 @@ def log(
         held_in: while this folder exists, each load writes a file there and waits until somebody removes the file.
         predict_s: seconds that a prediction takes, of any number of rows.
         further: name of one more required input.
+        row_wise: whether to log the input example that proves that rows can share a batch.
     """
     import mlflow
     import pandas as pd
@@ -85,7 +87,7 @@ def log(
         name="python",
         python_model=Model(),
         signature=ModelSignature(Schema([ColSpec(DataType.double, column) for column in columns])),
-        input_example=pd.DataFrame({column: [1.0] for column in columns}),
+        input_example=pd.DataFrame({column: [1.0] for column in columns}) if row_wise else None,
         pip_requirements=[],
     )
     return str(info.model_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import resource
 import shutil
 import socket
 import stat
@@ -25,6 +26,7 @@ WITHOUT_SERVE = "APP_WITHOUT_SERVE"
 # Of messages between deployments. Batches are limited to far fewer bytes.
 _GRPC_MESSAGE_BYTES = 256 * 1024**2
 _PROXY_BUFFER_BYTES = 64 * 1024
+_CONNECTIONS = 8192
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024**2), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024**2)}
 """glibc's own limits after a block of 32 MiB was freed, from the start. Buffers of batches are reused; otherwise the
 kernel clears each page again, in ten times the time to fill it. See `docs/adr/0014-memory-and-warnings.md`."""
@@ -56,6 +58,9 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         # Ray runs its workers at nice 15, behind everything else on the machine.
         "RAY_worker_niceness": "0",
         "RAY_preload_python_modules": PRELOAD,
+        # Ray would end the newest processes until memory suffices, controller and gateways too. The kernel ends the
+        # largest one, and `MemoryBound` what a model allocates before that.
+        "RAY_memory_monitor_refresh_ms": "0",
         # The gateway watches disconnects and deadlines itself, at a fraction of the cost.
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": FRONT,
         # HAProxy would send a line per request to a Python process: 80 µs of CPU to count what replicas count too.
@@ -66,8 +71,12 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(settings.limits.grpc_message_bytes),
         # Instead of 16 KiB: gRPC calls of 800 KB went from 111 to 148 per second.
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(_PROXY_BUFFER_BYTES),
+        # Instead of 4,096, which the waiting callers of one slow model can fill.
+        "RAY_SERVE_HAPROXY_MAXCONN": str(_most_connections()),
         # Instead of an hour: connections with half a request count towards the most that HAProxy takes.
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": str(settings.connection_idle_s),
+        # Instead of ten: three failed checks replace the load balancer, without which nobody is answered.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_HAPROXY_STATS_PORT": str(settings.haproxy_stats_port),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(settings.haproxy_metrics_port),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(run_folder / "haproxy.cfg"),
@@ -83,6 +92,12 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
         **quiet_environment(),
         **settings.storage_environment(),
     }
+
+
+def _most_connections() -> int:
+    """Return how many connections HAProxy may have: each takes two descriptors."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _CONNECTIONS if hard == resource.RLIM_INFINITY else max(min(_CONNECTIONS, hard // 2 - 1000), 1000)
 
 
 def quiet_environment() -> dict[str, str]:

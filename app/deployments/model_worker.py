@@ -19,6 +19,7 @@ from app.adapters.mlflow.memory import MemoryGrowth
 from app.adapters.mlflow.process_state import ChangesProcess
 from app.adapters.mlflow.registry import configure
 from app.deployments.json_logs import write_json
+from app.deployments.memory_bound import MemoryBound
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.variables import drop_emptied
 from app.errors import ServingError
@@ -29,6 +30,8 @@ from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Output
 from app.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 class ModelWorker:
     """Loads versions and predicts them, in a working directory of its own.
@@ -36,11 +39,12 @@ class ModelWorker:
     Methods return our errors, because Ray adds its own text to raised ones.
 
     Args:
+        process_bytes: bound of its memory.
         folder: its working directory.
         address: where it takes batches; Ray carries the other calls.
     """
 
-    def __init__(self, settings: Settings, folder: Path, address: WorkerAddress) -> None:
+    def __init__(self, settings: Settings, process_bytes: int, folder: Path, address: WorkerAddress) -> None:
         logging.basicConfig(level=settings.log_level.upper())
         if settings.log_format == "json":
             for handler in logging.getLogger().handlers:
@@ -55,6 +59,7 @@ class ModelWorker:
         self._models: dict[int, LoadedModel] = {}
         self._streams: set[str] = set()
         self._growth = MemoryGrowth()
+        self._memory = MemoryBound(process_bytes)
         prepare_for_models()
         answer_lanes(address, lambda call: self._predict(*call))
 
@@ -111,6 +116,9 @@ class ModelWorker:
             self._dropped.add(number)
 
     def _predict(self, number: int, batch: Batch) -> Output | ServingError:
+        if self._memory.is_full:
+            log.error("the worker ends because its memory is full; see the pool's process_bytes")
+            os._exit(1)  # the replica sends the call to a new one
         try:
             found: Output = self._models[number].predict(batch)
             check_answer(found.nbytes, self._settings.limits.answer_bytes)

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-import resource
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from app.api.mlflow.parquet import parquet_table
 from app.api.mlflow.tables import Table, TableLimits
 from app.deployments.environment import WITHOUT_SERVE
+from app.deployments.memory_bound import MemoryBound, data_bytes
 from app.errors import MalformedBody, ServingError, TooLarge
 
 log = logging.getLogger(__name__)
@@ -43,7 +42,7 @@ class ParquetWorker:
     def __init__(self, memory_bytes: int) -> None:
         import pyarrow.parquet  # noqa: F401, PLC0415 - before the bound
 
-        _bound_memory(memory_bytes)
+        MemoryBound(data_bytes() + memory_bytes)
 
     def read(self, body: bytes, required: Collection[str], limits: TableLimits) -> Table | ServingError:
         """Return what `parquet_table` returns or raises."""
@@ -108,11 +107,3 @@ def _start() -> Any:
 
 def _actor_class() -> Any:
     return ray.remote(ParquetWorker)
-
-
-def _bound_memory(further: int) -> None:
-    """Let this process take so many bytes more than it has now. Ray's shared memory does not count."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        used = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if "VmData" in line)
-        resource.setrlimit(resource.RLIMIT_DATA, (used + further, used + further))

@@ -17,6 +17,7 @@ from ray.serve.handle import DeploymentHandle
 
 from app.deployments.autoscaling import BUSY, ROWS, WAIT_MS
 from app.deployments.load_report import report_load
+from app.deployments.memory_bound import MemoryBound
 from app.deployments.process import memory_bytes, prepare_for_models
 from app.deployments.releases import Releases
 from app.deployments.rpc import Remote
@@ -73,7 +74,8 @@ class PoolMember:
         self._waiting = Waiting(time.monotonic)
         self._meter = BusyMeter(time.monotonic)
         self._scaling_sample = BusySample(self._meter, time.monotonic)
-        self._workers = Workers(pool.predict_threads + pool.stream_threads, settings)
+        self._memory = MemoryBound(pool.process_bytes)
+        self._workers = Workers(pool.predict_threads + pool.stream_threads, pool.process_bytes, settings)
         self._loader = ModelLoader(
             MlflowRegistry(settings),
             settings.cache_folder,
@@ -188,10 +190,9 @@ class PoolMember:
         return self._host.resident
 
     def scaling_stats(self) -> dict[str, float]:
-        """Return the input of the scaling policy: rows queued or in prediction, busy share, oldest wait.
+        """Return the input of the scaling policy: rows queued or in prediction, busy share of threads, oldest wait.
 
-        The busy share is the larger one of the prediction threads and the stream threads. Always floats: Serve stops
-        asking for good when it gets another type.
+        Always floats: Serve stops asking for good when it gets another type.
         """
         busy = sum(self._scaling_sample.take().values()) / self._threads
         return {
@@ -213,7 +214,8 @@ class PoolMember:
         }
 
     def check(self) -> None:
-        """Raise `PoolUnavailable` if a background task has ended."""
+        """Raise `PoolUnavailable` if a background task has ended or memory is full."""
+        self._memory.check()
         for task in self._tasks:
             if task.done() and not task.cancelled():
                 raise PoolUnavailable(f"pool '{self.name}' no longer follows the release table") from task.exception()
@@ -282,15 +284,14 @@ class PoolMember:
                 states = self._host.states()
                 # Once per version, and only of versions that may take part in a rollout.
                 contracts = self._host.contracts(self._resident - self._described)
-                table = self._table
                 await self._releases.call(
                     Releases.report,
                     self.member_id,
                     self.name,
                     states,
                     contracts,
-                    term=table.term,
-                    orders=table.orders(),
+                    term=self._table.term,
+                    orders=self._table.orders(),
                 )
                 self._described |= contracts.keys()
             except Exception as error:

@@ -10,6 +10,8 @@ import contextlib
 import io
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import ray
 from ray.exceptions import RayError
 
@@ -34,6 +37,9 @@ GRPC_SERVICER = "app.oip.grpc_service.add_to_server"
 _OBJECT_STORE_BYTES = 1024**3
 _POLL_S = 0.25
 _LOOK_S = 2.0
+_ANSWER_S = 5.0
+_DOOR_S = 2.5
+_VITAL = {"raylet", "gcs_server"}
 
 
 class Runtime:
@@ -180,34 +186,74 @@ class Runtime:
             if deployment.status == DeploymentStatus.DEPLOY_FAILED:
                 raise StartupError(f"failed to start {name}: {_cause(deployment.message)}; logs: {self.log_folder}")
 
-    def alive(self) -> bool:
-        """Return whether Ray and the application still run."""
-        from ray import serve
+    def answers(self) -> bool:
+        """Return whether Ray says within some seconds that the application runs. Without a node, it never answers."""
+        found: list[bool] = []
 
-        try:
-            return APPLICATION in serve.status().applications
-        except Exception:
+        def look() -> None:
+            from ray import serve
+
+            with contextlib.suppress(Exception):
+                found.append(APPLICATION in serve.status().applications)
+
+        looking = threading.Thread(target=look, daemon=True)  # may stay behind
+        looking.start()
+        looking.join(_ANSWER_S)
+        return found == [True]
+
+    def has_ended(self) -> bool:
+        """Return whether a process has ended without which the local Ray cannot go on."""
+        if self._settings.ray_address is not None:
             return False
+        running = set()
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if child.status() != psutil.STATUS_ZOMBIE:
+                    running.add(child.name())
+        return not running >= _VITAL
 
-    def stop(self) -> None:
-        """Drain and end what `start` started: Serve first, because Ray alone leaves the load balancer behind."""
+    def stop(self, *, has_ended: bool = False) -> None:
+        """Drain and end what `start` started: Serve first, because Ray alone leaves the load balancer behind.
+
+        Args:
+            has_ended: Ray has ended by itself, so that Serve cannot be asked any more.
+        """
         if not ray.is_initialized():
             end_run(self._run_folder, None)
             return
         from ray import serve
 
-        self._progress("draining and stopping")
+        session = self.session()
+        self._progress("ending what is left" if has_ended else "draining and stopping")
         # Ray prints an error about the controller's last call, which ends the controller.
         with contextlib.redirect_stdout(io.StringIO()):
             try:
-                if self._settings.ray_address is None:
+                if has_ended:
+                    pass
+                elif self._settings.ray_address is None:
+                    self._refuse_connections()
                     serve.shutdown()
                 else:
                     serve.delete(APPLICATION)
             finally:
-                session = self.session()
                 ray.shutdown()
                 end_run(self._run_folder, session)
+
+    def _refuse_connections(self) -> None:
+        """Let the load balancer finish its requests and take no more: Serve would end both halfway.
+
+        It takes less than the three failed health checks after which Ray would start another one.
+        """
+        mark = f"{self._run_folder}/"
+        balancers = [
+            process
+            for process in psutil.process_iter(["name", "cmdline"])
+            if process.info["name"] == "haproxy" and any(mark in word for word in process.info["cmdline"] or ())
+        ]
+        for balancer in balancers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                balancer.send_signal(signal.SIGUSR1)
+        psutil.wait_procs(balancers, timeout=min(self._settings.drain_s, _DOOR_S))
 
 
 def _import_serve() -> None:

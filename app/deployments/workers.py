@@ -151,10 +151,12 @@ class Workers:
 
     Args:
         threads: calls that one worker computes at the same time.
+        process_bytes: bound of a worker's memory.
     """
 
-    def __init__(self, threads: int, settings: Settings) -> None:
+    def __init__(self, threads: int, process_bytes: int, settings: Settings) -> None:
         self._threads = threads
+        self._process_bytes = process_bytes
         self._settings = settings
         self._workers: dict[str, _Worker] = {}
         self._lock = threading.RLock()  # finalizers run at any time, also while this thread holds it
@@ -256,7 +258,7 @@ class Workers:
                 runtime_env={"env_vars": {**without_secrets(kept), **own}},
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
             )
-            .remote(self._settings.without_secrets(), folder, address)
+            .remote(self._settings.without_secrets(), self._process_bytes, folder, address)
         )
 
     def _drop(self, worker: _Worker, number: int) -> None:

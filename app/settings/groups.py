@@ -112,6 +112,11 @@ class PoolSettings(Scaling):
     model_bytes: PositiveInt = 4 * 1024**3
     """Maximum bytes of the resident models of one replica. The replica evicts rarely called models first."""
 
+    process_bytes: Annotated[int, Field(ge=0)] = 0
+    """Maximum bytes of memory of each process that runs models, replica or worker. What a model asks for beyond it
+    fails with a `MemoryError`, its own error. A process that stays full is replaced. 0: half the memory of the machine
+    or container."""
+
     predict_threads: PositiveInt = 2
     """Predictions that one replica computes at the same time, each in a thread of its own. After a second, a prediction
     no longer counts for other model versions, so that a version whose predictions hang does not stop them."""

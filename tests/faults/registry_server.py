@@ -63,6 +63,17 @@ class RegistryServer:
             self._process.wait()
             self._process = None
 
+    def freeze(self) -> None:
+        """Stop the server, so that its connections stay open and nothing is answered, until `thaw`."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
+
     def damage(self, model_id: str) -> None:
         """Make a logged model impossible to load."""
         (pickled,) = self._folder.glob(f"artifacts/**/{model_id}/**/python_model.pkl")

@@ -22,6 +22,7 @@ class Fault(NamedTuple):
 
     Attributes:
         requests, failed: of the callers who did not cause it.
+        failing_s: seconds from the fault to the end of the last one that failed.
         slowest_s: the longest time of such a request.
         healthy_s: seconds until every replica was back and warm.
     """
@@ -29,6 +30,7 @@ class Fault(NamedTuple):
     name: str
     requests: int
     failed: int
+    failing_s: float
     slowest_s: float
     healthy_s: float
 
@@ -43,12 +45,17 @@ def report(fault: Fault) -> None:
 
 def table(faults: list[Fault]) -> str:
     """Return the faults as a table in Markdown."""
-    head = "| Fault | Requests | Failed | Slowest | All replicas back |\n| --- | --- | --- | --- | --- |\n"
+    head = "| Fault | Requests | Failed | For | Slowest | All replicas back |\n| --- | --- | --- | --- | --- | --- |\n"
     rows = [
-        f"| {one.name} | {one.requests:,} | {one.failed} | {one.slowest_s:.1f} s | {one.healthy_s:.0f} s |"
+        f"| {one.name} | {one.requests:,} | {one.failed:,} | {_seconds(one.failing_s)} "
+        f"| {one.slowest_s:.1f} s | {one.healthy_s:.0f} s |"
         for one in faults
     ]
     return head + "\n".join(rows) + "\n"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value else "–"
 
 
 def plot(faults: list[Fault]) -> str:

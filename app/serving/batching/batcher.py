@@ -17,6 +17,7 @@ from typing import Generic, NamedTuple, TypeVar, cast
 from app.errors import DeadlineExceeded, InvalidRequest, ModelFailed, ReplicaDied, ServingError
 from app.serving.batching.concurrency import InFlightBound
 from app.serving.batching.limits import BatchLimits
+from app.serving.batching.outflow import Outflows
 from app.serving.batching.queue import LARGE_SHARE, Line, Part, Total
 from app.serving.rows import WrongRowCount
 
@@ -84,6 +85,7 @@ class Batcher(Generic[P, R]):
         self._timer: asyncio.TimerHandle | None = None
         first = limits()
         self._bound = InFlightBound(first.max_in_flight)
+        self._outflows = Outflows(self._waiting, self._now())
         self._free = 0
         self._free_for_full = 0
         self._adopt(first)
@@ -111,24 +113,35 @@ class Batcher(Generic[P, R]):
         """
         return max((now - line.oldest_since() for line in self._lines.values() if line.live), default=0.0)
 
-    def submit(self, payload: P, *, group: Hashable, rows: int, nbytes: int, deadline: float) -> asyncio.Future[R]:
+    def submit(
+        self, payload: P, *, group: Hashable, rows: int, nbytes: int, deadline: float, admitted: bool = False
+    ) -> asyncio.Future[R]:
         """Queue a part and return the future of its result. Cancel the future to withdraw the part.
 
         Args:
             group: only parts of the same group share a batch.
             deadline: event loop time after which the part is no longer sent.
+            admitted: whether an earlier part of the request has been accepted.
+
+        Raises:
+            Overloaded: at the present speed, the rows that wait take longer than that.
         """
+        is_large = rows >= self._large_rows
+        now = self._now()
+        if not admitted:
+            self._outflows.check(is_large, deadline - now)
         part: Part[P, R] = Part(loop=self._loop)
         part.payload = payload
         part.rows = rows
         part.nbytes = nbytes
+        part.is_large = is_large
         part.deadline = deadline
-        part.since = self._now()
+        part.since = now
         # Most requests of a model have the same layout object, whose hash is expensive.
         line = self._last_line if group is self._last_group else None
         if line is None or not line.live:
             line = self._line(group)
-        line.append(part, large=rows >= self._large_rows)
+        line.append(part)
         if self._may_send():
             if not self._scheduled:
                 self._schedule()
@@ -217,8 +230,8 @@ class Batcher(Generic[P, R]):
         if not complete:
             self._bound.failed(now)
             return
-        limiting = self._free <= 0 and self._waiting.rows > 0
         rows = sum([part.rows for part in parts])
+        limiting = self._free <= 0 and self._waiting.rows > 0
         self._bound.finished(rows, now - started, alone=launch == self._launches, limiting=limiting, now=now)
 
     async def _answer(self, parts: list[Part[P, R]]) -> bool:
@@ -238,6 +251,7 @@ class Batcher(Generic[P, R]):
             return False
         except self._of_one as error:
             if len(parts) == 1:
+                self._outflows.left(parts, self._now())
                 _fail(parts, error)
                 return False
             # In halves, but one by one if each retry may kill a replica, or where the model is not row-wise.
@@ -248,15 +262,18 @@ class Batcher(Generic[P, R]):
         except Exception as error:
             if not isinstance(error, ServingError):
                 log.exception("batch failed: parts=%d", len(parts))
+            self._outflows.left(parts, self._now())
             _fail(parts, error)
             return False
+        now = self._now()
+        self._outflows.left(parts, now)
         for part, result in zip(parts, results, strict=True):
             if not part.done():
                 part.set_result(result)
         rows = sum([part.rows for part in parts])
         # A large part may precede small ones that are older; within each kind the first is the oldest.
         since = min(parts[0].since, parts[1].since) if len(parts) > 1 else parts[0].since
-        self._answered(AnsweredBatch(len(parts), rows, started - since, self._now() - started, self._bound.value))
+        self._answered(AnsweredBatch(len(parts), rows, started - since, now - started, self._bound.value))
         return True
 
 

@@ -59,7 +59,12 @@ async def submit_pieces(
                 if piece is None:
                     break
                 future = batcher.submit(
-                    piece.payload, group=group, rows=piece.rows, nbytes=piece.nbytes, deadline=deadline
+                    piece.payload,
+                    group=group,
+                    rows=piece.rows,
+                    nbytes=piece.nbytes,
+                    deadline=deadline,
+                    admitted=index > 0,
                 )
                 pending[future] = (index, piece.rows)
                 pending_rows += piece.rows

@@ -28,12 +28,13 @@ class Part(asyncio.Future[R], Generic[P, R]):
     cancellation needs no callback.
     """
 
-    __slots__ = ("deadline", "line", "nbytes", "payload", "rows", "since")
+    __slots__ = ("deadline", "is_large", "line", "nbytes", "payload", "rows", "since")
 
     payload: P | None
     """What is sent; None after cancellation, to free its memory."""
     rows: int
     nbytes: int
+    is_large: bool
     deadline: float
     since: float
     """Event loop time of its submission."""
@@ -57,12 +58,13 @@ class Part(asyncio.Future[R], Generic[P, R]):
 
 
 class Total:
-    """Rows that wait in all lines of a batcher."""
+    """Rows that wait in all lines of a batcher, and those among them that belong to large parts."""
 
-    __slots__ = ("rows",)
+    __slots__ = ("large_rows", "rows")
 
     def __init__(self) -> None:
         self.rows = 0
+        self.large_rows = 0
 
 
 class Line(Generic[P, R]):
@@ -78,18 +80,24 @@ class Line(Generic[P, R]):
         self.live = 0
         """Parts that are not withdrawn. Withdrawn ones stay in their lane and are skipped."""
 
-    def append(self, part: Part[P, R], *, large: bool) -> None:
+    def append(self, part: Part[P, R]) -> None:
         """Add a part to the end of its lane."""
         part.line = self
-        (self._large if large else self._small).append(part)
         self.live += 1
         self._total.rows += part.rows
+        if part.is_large:
+            self._total.large_rows += part.rows
+            self._large.append(part)
+        else:
+            self._small.append(part)
 
     def withdraw(self, part: Part[P, R]) -> None:
         """Stop counting a part, which no longer waits here."""
         part.line = None
         self.live -= 1
         self._total.rows -= part.rows
+        if part.is_large:
+            self._total.large_rows -= part.rows
 
     def oldest_since(self) -> float:
         """Return the submission time of the oldest waiting part; infinity if none waits."""
@@ -156,4 +164,6 @@ class Line(Generic[P, R]):
         taken = len(parts) - already
         self.live -= taken
         self._total.rows -= rows - before
+        if lane is self._large:
+            self._total.large_rows -= rows - before
         return parts

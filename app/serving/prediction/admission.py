@@ -7,11 +7,9 @@ and Hahne, who share the memory of a switch among its ports in this way.)
 
 from __future__ import annotations
 
-from app.errors import Overloaded
+from app.errors import overloaded
 from app.serving.references import ModelVersion
 from app.settings import Limits
-
-_RETRY_AFTER_S = 1
 
 
 class _Use:
@@ -48,13 +46,13 @@ class Admission:
         """
         free = self._limits.queued_requests - self.requests
         if free <= 0:
-            raise _overloaded(f"{self.requests} requests are in progress")
+            raise overloaded(f"{self.requests} requests are in progress")
         if caller is not None:
             use = self._callers.get(caller)
             if use is None:
                 use = self._callers[caller] = _Use()
             elif use.requests >= free:
-                raise _overloaded(f"{use.requests} requests of this caller are in progress")
+                raise overloaded(f"{use.requests} requests of this caller are in progress")
             use.requests += 1
         self.requests += 1
 
@@ -83,7 +81,7 @@ class Admission:
         elif model.requests >= limits.queued_requests_per_model or model.requests >= (
             limits.queued_requests - self.requests or 1
         ):
-            raise _overloaded(f"{model.requests} requests for {version} are in progress")
+            raise overloaded(f"{model.requests} requests for {version} are in progress")
         if self.rows or self.nbytes:
             self._check(model, rows, nbytes, version)
         if caller is not None:
@@ -120,10 +118,5 @@ class Admission:
         if many_rows or (self.nbytes and use.nbytes + nbytes > self._limits.queued_bytes - self.nbytes):
             whose = "of this caller" if version is None else f"for {version}"
             if many_rows:
-                raise _overloaded(f"{use.rows} rows {whose} are in progress, {self.rows} in all")
-            raise _overloaded(f"{use.nbytes} bytes of input {whose} are in progress, {self.nbytes} in all")
-
-
-def _overloaded(why: str) -> Overloaded:
-    message = f"too much is queued: {why}; try again in {_RETRY_AFTER_S} s"
-    return Overloaded(message, {"retry_after_s": _RETRY_AFTER_S})
+                raise overloaded(f"{use.rows} rows {whose} are in progress, {self.rows} in all")
+            raise overloaded(f"{use.nbytes} bytes of input {whose} are in progress, {self.nbytes} in all")

@@ -32,7 +32,8 @@ class Waiting:
     def add(self, name: str, rows: int = 1, *, large: bool = False, deadline: float = FOREVER) -> Part[str, str]:
         part: Part[str, str] = Part(loop=self._loop)
         part.payload, part.rows, part.nbytes, part.deadline, part.since = name, rows, rows, deadline, self.line.live
-        self.line.append(part, large=large)
+        part.is_large = large
+        self.line.append(part)
         return part
 
     def take(self, max_rows: int = 8, max_bytes: int = 10**9, now: float = 0.0) -> list[str | None]:
