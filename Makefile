@@ -25,7 +25,7 @@ serve: $(VENV)/.runtime ## Install what is needed and run the platform in the fo
 
 .PHONY: test
 test: check clients ## Everything that CI runs: the checks, then the tests that need a running platform
-	$(BIN)/pytest -m "ray" $(ARGS)
+	$(BIN)/pytest -m "ray and not faults" $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.dev ## Format, lint, types, layers, generated files, documentation and the quick tests
@@ -70,7 +70,7 @@ soak: $(VENV)/.dev ## Send mixed traffic for MINUTES, 60 by default, and show th
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
 	$(BIN)/pytest -m "not ray" $(PARALLEL) --cov --cov-report=
-	$(BIN)/pytest -m "ray" --cov --cov-append --cov-report=
+	$(BIN)/pytest -m "ray and not faults" --cov --cov-append --cov-report=
 	$(BIN)/coverage report --include "app/serving/*,app/api/*" --fail-under 98
 	$(BIN)/coverage report --fail-under 96
 

@@ -95,9 +95,9 @@ def ray_environment(settings: Settings, run_folder: Path) -> dict[str, str]:
 
 
 def _most_connections() -> int:
-    """Return how many connections HAProxy may have: each takes two descriptors."""
+    """Return how many connections HAProxy may have. It takes up to three descriptors for each, or does not start."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _CONNECTIONS if hard == resource.RLIM_INFINITY else max(min(_CONNECTIONS, hard // 2 - 1000), 1000)
+    return _CONNECTIONS if hard == resource.RLIM_INFINITY else max(min(_CONNECTIONS, (hard - 1000) // 3), 500)
 
 
 def quiet_environment() -> dict[str, str]:

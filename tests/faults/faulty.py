@@ -99,7 +99,7 @@ class Faulty:
         self._register(HOSTILE, hostile)
         self._register(DEADLY, deadly)
         both = [(name, alias, version) for name in (DIVIDED, CLASHING) for version, alias in enumerate(FACTORS, 1)]
-        for name, alias, version in [(NAME, "champion", 1), *both]:
+        for name, alias, version in [(NAME, "champion", 1), (SLOW, "champion", 1), *both]:
             self.mlflow.set_registered_model_alias(name, alias, str(version))
         self.platform.start()
 

@@ -19,7 +19,8 @@ from tests.platform import URL
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 
 MINUTES = float(os.environ.get("FAULTS_OVERLOAD_MINUTES", "2"))
-PATIENCE_S = 30.0
+PATIENCE_S = 40.0
+"""Longer than the deadline, so that the gateway answers every request."""
 
 
 async def flood(seconds: float) -> Counter[int]:
@@ -70,5 +71,5 @@ async def test_ten_times_the_load_is_refused_and_costs_others_nothing(faulty: Fa
     print(f"  of those: {dict(count)}; memory of the replicas {before:.0f} MB before, {memory_mb(faulty):.0f} MB after")  # noqa: T201
     assert seen.failed == []
     assert {*count} <= {200, 429, 504}
-    assert count[200] >= 0.8 * SLOW_PER_S * 60 * MINUTES
+    assert count[200] >= 0.4 * SLOW_PER_S * 60 * MINUTES  # the callers take half of the two cores
     until(lambda: asyncio.run(flood(0.05))[200] >= 1)
