@@ -12,10 +12,10 @@ import pytest
 
 from app.settings import environment_names
 from tests.connect import connect
-from tests.mlflow_server import mlflow_server, starting_server
+from tests.mlflow_server import empty_registry, mlflow_server, starting_server
 from tests.platform import DEMO, URL, Platform, leftovers
 
-__all__ = ["connect", "mlflow_server", "starting_server"]  # fixtures of all tests
+__all__ = ["connect", "empty_registry", "mlflow_server", "starting_server"]  # fixtures of all tests
 
 # How long an example takes says nothing of the code, least of all in a fresh clone, where Hypothesis spends a second on
 # its tables of Unicode.

@@ -33,6 +33,7 @@ from tests.conftest import environment_of_nobody
 from tests.contract import test_model_parity as parity
 from tests.contract.chat_models import MODELS
 from tests.contract.mlflow_models import hinted
+from tests.mlflow_server import EmptyRegistry
 from tests.server import Server
 
 with warnings.catch_warnings():
@@ -51,10 +52,10 @@ def raise_always(data: object, params: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry) -> Iterator[Settings]:
     import mlflow
 
-    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    settings = Settings(home=empty_registry(tmp_path_factory.mktemp("home")))
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     with environment_of_nobody(), warnings.catch_warnings(record=True):
         configure(settings)
