@@ -77,12 +77,13 @@ def collecting() -> Iterator[Collector]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            collector.requests += 1
             body = self.rfile.read(int(self.headers["content-length"]))
             time.sleep(collector.delay_s)
-            if collector.status == 200 and self.path == "/v1/traces":
+            status = collector.status
+            collector.requests += 1  # from here on, a test may set another status
+            if status == 200 and self.path == "/v1/traces":
                 collector.take(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
-            self.send_response(collector.status if self.path == "/v1/traces" else 404)
+            self.send_response(status if self.path == "/v1/traces" else 404)
             self.send_header("content-length", "0")
             self.end_headers()
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import hypothesis
 import prometheus_client  # noqa: F401 - before Feast, which turns on its multi-process mode: registries would share values
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from app.settings import environment_names
 from tests.connect import connect
-from tests.mlflow_server import mlflow_server, starting_server
+from tests.mlflow_server import empty_registry, mlflow_server, starting_server
 from tests.platform import DEMO, URL, Platform, leftovers
 
-__all__ = ["connect", "mlflow_server", "starting_server"]  # fixtures of all tests
+__all__ = ["connect", "empty_registry", "mlflow_server", "starting_server"]  # fixtures of all tests
 
 # How long an example takes says nothing of the code, least of all in a fresh clone, where Hypothesis spends a second on
 # its tables of Unicode.
@@ -49,14 +51,48 @@ def _environment_of_the_test() -> Iterator[None]:
         yield
 
 
+_WITH_MLFLOW_SERVER = (
+    "tests/adapters/mlflow/test_hostile_registry.py",
+    "tests/adapters/mlflow/test_registry.py",
+    "tests/faults/test_registry_outage.py",
+)
+"""One process runs them all, because the server takes more than ten seconds to start."""
+
+_FIRST = (
+    "tests/stores/",
+    *_WITH_MLFLOW_SERVER,
+    "tests/test_preparation.py",
+    "tests/test_demo.py",
+    "tests/adapters/mlflow/test_loader.py",
+    "tests/api/system/test_docs_browser.py",
+)
+"""Quick tests that take long. At the end, one process would be left alone with them."""
+
 _LAST = ("tests/test_up.py", "tests/faults/")
 """Tests that leave the session's platform stopped. Each start takes half a minute."""
 
 
+class FilesAndGroups(LoadFileScheduling):  # type: ignore[misc]  # untyped
+    """Gives files to processes as `--dist loadfile` does, and those that share the MLflow server to one of them."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = str(super()._split_scope(nodeid))
+        return "with MLflow's server" if path in _WITH_MLFLOW_SERVER else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """Replace the scheduler of `--dist loadfile`."""
+    return FilesAndGroups(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that stop the platform at the end."""
+    """Put the quick tests that take long at the beginning, and the tests that stop the platform at the end."""
 
     def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("ray") is None:
+            found = (number for number, path in enumerate(_FIRST) if item.nodeid.startswith(path))
+            return next(found, len(_FIRST)) - len(_FIRST)
         return next((number for number, path in enumerate(_LAST, 1) if item.nodeid.startswith(path)), 0)
 
     items.sort(key=place)  # stable

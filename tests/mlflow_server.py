@@ -1,26 +1,51 @@
-"""Run a real `mlflow server`, once per session. `tests.conftest` imports the fixtures."""
+"""Make registries, and run a real `mlflow server` once per session. `tests.conftest` imports the fixtures."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.ports import free_port
 
+EmptyRegistry = Callable[[Path], Path]
+"""Puts the database of an empty embedded registry into a folder and returns the folder."""
+
 
 @pytest.fixture(scope="session")
-def starting_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> EmptyRegistry:
+    """Copies of one database, because MLflow takes seconds to make the tables of each."""
+    made = tmp_path_factory.mktemp("empty-registry") / "mlflow.db"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # SQLAlchemy warns of what MLflow does
+        from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+        SqlAlchemyStore(f"sqlite:///{made}").engine.dispose()
+
+    def copy(folder: Path) -> Path:
+        folder.mkdir(exist_ok=True)
+        shutil.copy(made, folder / "mlflow.db")
+        return folder
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def starting_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry
+) -> Iterator[tuple[str, subprocess.Popen[bytes], Path]]:
     """Start an `mlflow server` that also serves artifacts. It takes more than ten seconds to become ready."""
-    folder = tmp_path_factory.mktemp("mlflow-server")
+    folder = empty_registry(tmp_path_factory.mktemp("mlflow-server"))
     address = f"http://127.0.0.1:{free_port()}"
     options = {
         "--backend-store-uri": f"sqlite:///{folder}/mlflow.db",

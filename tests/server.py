@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from types import TracebackType
@@ -13,13 +14,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 _START_S = 60.0
 
 
+class _Prompt(uvicorn.Server):
+    """Ends at once: uvicorn looks ten times a second only, and every test would wait for that."""
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter // 10):  # it counts tenths of a second
+            counter += 1
+            await asyncio.sleep(0.01)
+
+
 class Server:
     """Serves `app` inside a `with` block. Tests may replace `app` at any time and share one server."""
 
     def __init__(self, app: ASGIApp | None = None) -> None:
         self.app = app
         config = uvicorn.Config(self._answer, port=0, interface="asgi3", lifespan="off", ws="none", log_config=None)
-        self._server = uvicorn.Server(config)
+        self._server = _Prompt(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     @property

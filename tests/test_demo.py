@@ -7,12 +7,13 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pytest
 
 from app import demo
+from app.adapters.mlflow.registry import configure
 from app.demo import model
 from app.errors import StartupError
 from app.serving.features import FeatureQuery
@@ -30,12 +31,37 @@ SEED_ROW = {"crude_oil_price": 75.5, "natural_gas_price": 3.2, "exchange_rate": 
 SERVICE = FeatureQuery(view=None, service="commodity_price_service")
 
 
+class Start(NamedTuple):
+    """A first start in a process of its own: the home that it seeded, and what it said."""
+
+    settings: Settings
+    work: Path
+    done: subprocess.CompletedProcess[str]
+
+
 @pytest.fixture(scope="module")
-def seeded(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    settings = Settings(home=tmp_path_factory.mktemp("demo") / "home")
+def fresh_start(tmp_path_factory: pytest.TempPathFactory) -> Start:
+    folder = tmp_path_factory.mktemp("demo")
+    settings, work = Settings(home=folder / "home"), folder / "work"
+    work.mkdir()
+    code = (
+        "from app import demo; from app.settings import Settings\n"
+        f"assert demo.seed(Settings(home={str(settings.home)!r}), lambda line: print('>', line))"
+    )
     with environment_of_nobody():
-        assert demo.seed(settings, lambda line: None)
-    return settings
+        environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[2])}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+    return Start(settings, work, done)
+
+
+@pytest.fixture(scope="module")
+def seeded(fresh_start: Start) -> Settings:
+    assert fresh_start.done.returncode == 0, fresh_start.done.stderr
+    with environment_of_nobody():
+        configure(fresh_start.settings)
+    return fresh_start.settings
 
 
 @pytest.fixture
@@ -248,17 +274,7 @@ def test_a_database_that_is_not_one_of_mlflow_is_no_demo(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_a_fresh_start_prints_progress_and_stays_in_its_home(tmp_path: Path) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    code = (
-        "from app import demo; from app.settings import Settings\n"
-        f"demo.seed(Settings(home={str(tmp_path / 'home')!r}), lambda line: print('>', line))"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(demo.__file__).parents[2])}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=work, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stderr == ""
-    assert [line[:1] for line in done.stdout.splitlines()] == [">", ">"]
-    assert list(work.iterdir()) == []
+def test_a_fresh_start_prints_progress_and_stays_in_its_home(fresh_start: Start) -> None:
+    assert fresh_start.done.stderr == ""
+    assert [line[:1] for line in fresh_start.done.stdout.splitlines()] == [">", ">"]
+    assert list(fresh_start.work.iterdir()) == []

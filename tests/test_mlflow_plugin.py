@@ -45,10 +45,16 @@ def fakes() -> Fakes:
     )
 
 
-@pytest.fixture
-def server(fakes: Fakes) -> Iterator[Server]:
-    with Server(fakes.app) as server:
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    with Server() as server:
         yield server
+
+
+@pytest.fixture
+def server(running: Server, fakes: Fakes) -> Server:
+    running.app = fakes.app
+    return running
 
 
 @pytest.fixture

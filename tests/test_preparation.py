@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+import app.preparation
 from app.errors import StartupError
 from app.preparation import preparation
 from app.settings import Settings
@@ -18,6 +23,19 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:1")
 
 
+@pytest.fixture(scope="module")
+def process() -> Iterator[ProcessPoolExecutor]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        yield process
+
+
+@pytest.fixture
+def _one_process(process: ProcessPoolExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prepare in one process for all tests, because each new one imports MLflow, which takes seconds."""
+    monkeypatch.setattr(app.preparation, "ProcessPoolExecutor", lambda *_, **__: nullcontext(process))
+
+
+@pytest.mark.usefixtures("_one_process")
 def test_with_a_snapshot_it_starts_without_the_registry(settings: Settings) -> None:
     settings.cache_folder.mkdir(parents=True)
     settings.snapshot_file.write_text(json.dumps({"models": [{"name": "prices"}]}))
@@ -27,6 +45,7 @@ def test_with_a_snapshot_it_starts_without_the_registry(settings: Settings) -> N
     assert f"serving the last known state from {settings.cache_folder}" in line
 
 
+@pytest.mark.usefixtures("_one_process")
 @pytest.mark.parametrize("snapshot", [None, "", "[]", '{"models": []}'])
 def test_without_a_snapshot_a_dead_registry_stops_the_start(settings: Settings, snapshot: str | None) -> None:
     if snapshot is not None:

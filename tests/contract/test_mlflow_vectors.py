@@ -25,12 +25,13 @@ from tests.contract.mlflow_input_vectors import INPUT_VECTORS
 from tests.contract.mlflow_models import JSON, MODELS, Vector
 from tests.contract.mlflow_vectors import VECTORS
 from tests.fakes import FakeModel, make_fakes
+from tests.mlflow_server import EmptyRegistry
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def models(tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry) -> Iterator[dict[str, Any]]:
     """Every model, logged to a real MLflow and loaded."""
-    folder: Path = tmp_path_factory.mktemp("mlflow")
+    folder: Path = empty_registry(tmp_path_factory.mktemp("mlflow"))
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     with warnings.catch_warnings():

@@ -30,6 +30,7 @@ from app.adapters.mlflow.model_io import model_input, model_output, model_params
 from app.serving.json_output import predictions
 from app.serving.rows import Layout, Rows, stack
 from app.serving.signatures.signature import Signature
+from tests.mlflow_server import EmptyRegistry
 
 Records = list[dict[str, Any]]
 
@@ -416,9 +417,9 @@ class Logged:
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Case], Logged]]:
+def log(tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry) -> Iterator[Callable[[Case], Logged]]:
     """Logs a case's model to a real MLflow, once, and loads it."""
-    folder: Path = tmp_path_factory.mktemp("mlflow")
+    folder: Path = empty_registry(tmp_path_factory.mktemp("mlflow"))
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
     with warnings.catch_warnings():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,19 @@ def s3() -> Iterator[S3]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def with_tables() -> Iterator[Path]:
+    """Folder of a server with MLflow's tables, because it takes seconds to make them."""
+    with open_folder() as folder:
+        with postgres.running(folder) as server, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # SQLAlchemy warns of what MLflow does
+            from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+            SqlAlchemyStore(server.uri()).engine.dispose()
+        yield folder
+
+
 @pytest.fixture
-def database() -> Iterator[Postgres]:
-    with open_folder() as folder, postgres.running(folder) as server:
+def database(with_tables: Path) -> Iterator[Postgres]:
+    with open_folder() as folder, postgres.running(folder, with_tables) as server:
         yield server

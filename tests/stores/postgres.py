@@ -19,7 +19,7 @@ _PASSWORD = "passwordofthetests"
 
 @dataclass
 class Postgres:
-    """A server with an empty database `mlflow`, which a test can kill and restart."""
+    """A server with a database `mlflow`, which a test can kill and restart."""
 
     port: int
     command: list[str]
@@ -70,8 +70,13 @@ class Postgres:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Postgres]:
-    """Run the server. Every user must be able to read `folder`, because PostgreSQL does not run as root."""
+def running(folder: Path, prepared: Path | None = None) -> Iterator[Postgres]:
+    """Run the server. Every user must be able to read `folder`, because PostgreSQL does not run as root.
+
+    Args:
+        folder: where it keeps its files.
+        prepared: folder of a server that has ended, whose data this one gets a copy of.
+    """
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     need("initdb", "postgres", package="postgresql", folders=[str(path) for path in binaries])
     path = os.pathsep.join([*map(str, reversed(binaries)), os.environ.get("PATH", "")])
@@ -84,9 +89,13 @@ def running(folder: Path) -> Iterator[Postgres]:
             shutil.chown(owned, user, user)
     command = [server, "-D", str(data), "-p", str(port), "-k", str(folder), "-c", "fsync=off"]
     with Processes(folder) as processes:
-        how = ["--auth=scram-sha-256", f"--pwfile={secret}", "--username=mlflow", "--encoding=UTF8", "--locale=C"]
-        processes.run(initdb, "-D", str(data), *how, user=user)
+        if prepared is None:
+            how = ["--auth=scram-sha-256", f"--pwfile={secret}", "--username=mlflow", "--encoding=UTF8", "--locale=C"]
+            processes.run(initdb, "-D", str(data), *how, user=user)
+        else:
+            processes.run("cp", "-a", str(prepared / "data"), str(data))
         postgres = Postgres(port, command, user, processes)
         postgres.start()
-        postgres.run("CREATE DATABASE mlflow", database="postgres")
+        if prepared is None:
+            postgres.run("CREATE DATABASE mlflow", database="postgres")
         yield postgres

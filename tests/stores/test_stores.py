@@ -23,6 +23,7 @@ from app.serving.references import ModelVersion
 from app.serving.rows import Batch, Layout
 from app.settings import Settings
 from tests.conftest import environment_of_nobody
+from tests.mlflow_server import EmptyRegistry
 from tests.ports import free_port
 from tests.stores.ceph import S3
 from tests.stores.postgres import Postgres
@@ -128,8 +129,8 @@ def test_local_files(tmp_path: Path) -> None:
     check(settings, tmp_path / "cache")
 
 
-def test_an_mlflow_server_that_hands_out_the_artifacts(tmp_path: Path) -> None:
-    with Processes(tmp_path) as processes:
+def test_an_mlflow_server_that_hands_out_the_artifacts(tmp_path: Path, empty_registry: EmptyRegistry) -> None:
+    with Processes(empty_registry(tmp_path)) as processes:
         uri = start_mlflow(processes, f"sqlite:///{tmp_path}/mlflow.db", (tmp_path / "artifacts").as_uri())
         settings = Settings(home=tmp_path, mlflow_tracking_uri=uri)
         register(settings, None)

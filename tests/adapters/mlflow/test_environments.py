@@ -96,7 +96,7 @@ def test_versions_share_a_worker_if_their_code_is_equal(tmp_path: Path) -> None:
 def test_python_code_is_told_from_the_models_of_libraries(tmp_path: Path) -> None:
     from sklearn.linear_model import LinearRegression
 
-    mlflow.sklearn.save_model(LinearRegression().fit([[0.0]], [0.0]), tmp_path / "library")
+    mlflow.sklearn.save_model(LinearRegression().fit([[0.0]], [0.0]), tmp_path / "library", pip_requirements=[])
     assert not is_python(tmp_path / "library")
     assert is_python(save(tmp_path / "python", []))
 

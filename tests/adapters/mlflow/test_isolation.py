@@ -16,6 +16,7 @@ from app.serving.references import ModelVersion
 from app.settings import EnvironmentSettings, Settings
 from tests.clashing import environmental_model, factor_model, ship
 from tests.conftest import environment_of_nobody
+from tests.mlflow_server import EmptyRegistry
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # MLflow warns about its own type hints while it is imported
@@ -53,10 +54,10 @@ class WorkersHere:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry) -> Settings:
     import mlflow
 
-    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    settings = Settings(home=empty_registry(tmp_path_factory.mktemp("home")))
     code = tmp_path_factory.mktemp("code")
     logged: dict[ModelVersion, dict[str, Any]] = {
         PLAIN: {"python_model": factor_model()},

@@ -33,6 +33,7 @@ from tests.conftest import environment_of_nobody
 from tests.contract import test_model_parity as parity
 from tests.contract.chat_models import MODELS
 from tests.contract.mlflow_models import hinted
+from tests.mlflow_server import EmptyRegistry
 from tests.server import Server
 
 with warnings.catch_warnings():
@@ -51,10 +52,10 @@ def raise_always(data: object, params: object) -> object:
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry) -> Iterator[Settings]:
     import mlflow
 
-    settings = Settings(home=tmp_path_factory.mktemp("home"))
+    settings = Settings(home=empty_registry(tmp_path_factory.mktemp("home")))
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     with environment_of_nobody(), warnings.catch_warnings(record=True):
         configure(settings)
@@ -128,15 +129,21 @@ def test_a_model_that_only_computes_is_proven_once(
     assert again == [first, first]
 
 
+def log_with_example(line: LinearRegression, example: pd.DataFrame, **further: Any) -> Any:
+    """Log with requirements, because MLflow would otherwise load the model in another process to infer them."""
+    import mlflow
+
+    listed = mlflow.sklearn.get_default_pip_requirements(include_cloudpickle=True)
+    return mlflow.sklearn.log_model(line, name="m", input_example=example, pip_requirements=listed, **further)
+
+
 def test_a_version_with_a_large_example_is_not_remembered(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlflow
-
     monkeypatch.setattr(loaded_model, "_LARGE_EXAMPLE", 10)
     frame = pd.DataFrame({"x": [1.0, 2.0]})
     line = LinearRegression().fit(frame, [1.0, 2.0])
-    version = registered("exemplary", lambda: mlflow.sklearn.log_model(line, name="m", input_example=frame))
+    version = registered("exemplary", lambda: log_with_example(line, frame))
     once = ModelLoader(MlflowRegistry(settings), tmp_path)
     first, again = once.load(version), once.load(version)
     assert not once._known
@@ -145,16 +152,11 @@ def test_a_version_with_a_large_example_is_not_remembered(
 
 @pytest.mark.parametrize("kind", ["pickle", "cloudpickle", "skops"])
 def test_a_model_of_scikit_learn_is_read_again_in_every_format(kind: str, settings: Settings, tmp_path: Path) -> None:
-    import mlflow
-
     frame = pd.DataFrame({"x": [1.0, 2.0]})
     line = LinearRegression().fit(frame, [1.0, 3.0])
 
-    def log() -> Any:
-        return mlflow.sklearn.log_model(line, name="m", input_example=frame, serialization_format=kind)
-
     once = ModelLoader(MlflowRegistry(settings), tmp_path)
-    version = registered(f"as-{kind}", log)
+    version = registered(f"as-{kind}", lambda: log_with_example(line, frame, serialization_format=kind))
     batch = Batch(Layout("columns", ("x",), ("float64",), ((),)), (np.array([1.5, 4.0]),), 2)
     answers = [once.load(version).predict(batch).arrays[0].tolist() for _ in range(2)]
     assert once._known
@@ -178,7 +180,7 @@ def test_another_model_of_the_same_name_is_proven_again(settings: Settings, tmp_
     once.forget("renewed")
     line = LinearRegression().fit(pd.DataFrame({"x": [1.0, 2.0]}), [1.0, 2.0])
     example = pd.DataFrame({"x": [1.0, 2.0]})
-    registered("renewed", lambda: mlflow.sklearn.log_model(line, name="m", input_example=example))
+    registered("renewed", lambda: log_with_example(line, example))
     model = once.load(version)
     assert model.spec.batching.basis == "proven"
     assert model.predict(Batch(Layout("columns", ("x",), ("float64",), ((),)), (np.array([2.0]),), 1)).count == 1

@@ -32,6 +32,7 @@ from app.serving.references import ModelVersion
 from app.settings import Settings
 from tests.adapters.between import Between
 from tests.conftest import environment_of_nobody
+from tests.mlflow_server import EmptyRegistry
 from tests.ports import free_port
 from tests.server import Server
 
@@ -51,25 +52,10 @@ def settings_for(home: Path, uri: str | None = None) -> Settings:
     return Settings(home=home, mlflow_tracking_uri=uri)
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Settings of a home with an embedded registry."""
-    settings = settings_for(tmp_path_factory.mktemp("embedded"))
-    with environment_of_nobody():
-        configure(settings)
-        MlflowRegistry(settings).check()
-    return settings
-
-
 @pytest.fixture
-def embedded(database: Settings, tmp_path: Path) -> Settings:
+def embedded(empty_registry: EmptyRegistry, tmp_path: Path) -> Settings:
     """Settings of a home with an empty embedded registry that no other test uses."""
-    with (
-        closing(sqlite3.connect(database.home / "mlflow.db")) as made,
-        closing(sqlite3.connect(tmp_path / "mlflow.db")) as copy,
-    ):
-        made.backup(copy)
-    settings = settings_for(tmp_path)
+    settings = settings_for(empty_registry(tmp_path))
     configure(settings)
     return settings
 

@@ -28,6 +28,7 @@ from app.settings import Settings, SignatureSettings, load
 from tests.clashing import factor_model, ship
 from tests.conftest import environment_of_nobody
 from tests.missing import missing
+from tests.mlflow_server import EmptyRegistry
 from tests.platform import ROOT
 
 with warnings.catch_warnings():
@@ -74,10 +75,9 @@ class NoWorkers:
 
 
 @pytest.fixture(scope="module")
-def author(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Author]:
+def author(tmp_path_factory: pytest.TempPathFactory, empty_registry: EmptyRegistry) -> Iterator[Author]:
     folder = tmp_path_factory.mktemp("author")
-    settings = Settings(home=folder / "home")
-    settings.home.mkdir()
+    settings = Settings(home=empty_registry(folder / "home"))
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     with environment_of_nobody():
         configure(settings)

@@ -1,6 +1,8 @@
 import asyncio
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -57,8 +59,14 @@ async def document(connect: Connect, fakes: Fakes, **headers: str) -> dict[str, 
     answer = await connect(fakes).get("/openapi.json", headers={k.replace("_", "-"): v for k, v in headers.items()})
     assert answer.status_code == 200
     found: dict[str, Any] = answer.json()
-    OpenAPIV31SpecValidator(found).validate()
+    validate(answer.text)
     return found
+
+
+@cache
+def validate(text: str) -> None:
+    """Validate each document once, because that takes a second and many tests get the same."""
+    OpenAPIV31SpecValidator(json.loads(text)).validate()
 
 
 def tags(found: dict[str, Any]) -> list[str]:
