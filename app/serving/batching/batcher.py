@@ -85,7 +85,7 @@ class Batcher(Generic[P, R]):
         self._timer: asyncio.TimerHandle | None = None
         first = limits()
         self._bound = InFlightBound(first.max_in_flight)
-        self._outflows = Outflows(self._waiting, self._now())
+        self._outflows = Outflows(self._waiting)
         self._free = 0
         self._free_for_full = 0
         self._adopt(first)
@@ -129,7 +129,7 @@ class Batcher(Generic[P, R]):
         is_large = rows >= self._large_rows
         now = self._now()
         if not admitted:
-            self._outflows.check(is_large, deadline - now)
+            self._outflows.check(is_large, deadline, now)
         part: Part[P, R] = Part(loop=self._loop)
         part.payload = payload
         part.rows = rows
@@ -216,6 +216,7 @@ class Batcher(Generic[P, R]):
         line = self._lines.pop(group)
         limit = self._bound.rows_limit
         parts = line.take(now, self.max_rows if limit is None else min(limit, self.max_rows), self.max_bytes)
+        self._outflows.taken(now)
         if line.live:
             self._lines[group] = line
         elif line is self._last_line:

@@ -20,33 +20,32 @@ _MARGIN = 0.9
 
 
 class Outflow:
-    """Measures one queue.
+    """Measures one queue while it has a backlog: as long as each batch leaves something behind.
 
-    Args:
-        now: event loop time.
+    A batch that empties the queue says nothing of how many rows it could have taken.
 
     Attributes:
-        rows_per_s: the speed; 0 while it is not known, and after some seconds without a backlog.
+        rows_per_s: the speed; 0 while it is not known.
     """
 
     __slots__ = ("_measured", "_rows", "_since", "rows_per_s")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self) -> None:
         self.rows_per_s = 0.0
         self._rows = 0.0
-        self._since = self._measured = now
+        self._since: float | None = None
+        self._measured = 0.0
 
-    def left(self, rows: int, waiting: int, now: float) -> None:
-        """Count rows that were answered or have failed.
-
-        Args:
-            waiting: rows that wait now.
-        """
+    def taken(self, waiting: int, now: float) -> None:
+        """Note that a batch was taken, and how many rows it has left behind."""
         if not waiting:
-            if now > self._measured + _MEMORY_S:  # not at once: a queue whose parts have all expired is empty too
-                self.rows_per_s = 0.0
-            self._rows = 0.0
-            self._since = now
+            self._since = None
+        elif self._since is None:
+            self._since, self._rows = now, 0.0
+
+    def left(self, rows: int, now: float) -> None:
+        """Count rows that were answered or have failed."""
+        if self._since is None:
             return
         self._rows += rows
         seconds = now - self._since
@@ -57,40 +56,54 @@ class Outflow:
             self._rows /= 2
             self._since += seconds / 2
 
+    def refuses(self, waiting: int, deadline: float, now: float) -> bool:
+        """Return whether a part would wait in vain behind so many rows. Call it for every part that comes."""
+        if not waiting:
+            self._since = None  # also where all that waited has expired or was withdrawn
+            return False
+        if not self.rows_per_s:
+            return False
+        if self._since is None and now > self._measured + _MEMORY_S:
+            self.rows_per_s = 0.0
+            return False
+        return waiting > _MARGIN * self.rows_per_s * (deadline - now)
+
 
 class Outflows:
     """Measures the small and the large parts that wait in one batcher.
 
     Args:
         waiting: the rows that wait.
-        now: event loop time.
     """
 
-    def __init__(self, waiting: Total, now: float) -> None:
+    def __init__(self, waiting: Total) -> None:
         self._waiting = waiting
-        self._small = Outflow(now)
-        self._large = Outflow(now)
+        self._small = Outflow()
+        self._large = Outflow()
+
+    def taken(self, now: float) -> None:
+        """Note that a batch was taken from what waits."""
+        large = self._waiting.large_rows
+        self._small.taken(self._waiting.rows - large, now)
+        self._large.taken(large, now)
 
     def left(self, parts: Sequence[Part[Any, Any]], now: float) -> None:
         """Count parts that a call has answered or failed. One that the deadline has cut short tells no speed."""
-        waiting = self._waiting
         large = sum([part.rows for part in parts if part.is_large])
-        self._small.left(sum([part.rows for part in parts]) - large, waiting.rows - waiting.large_rows, now)
-        self._large.left(large, waiting.large_rows, now)
+        self._small.left(sum([part.rows for part in parts]) - large, now)
+        self._large.left(large, now)
 
-    def check(self, is_large: bool, left_s: float) -> None:
+    def check(self, is_large: bool, deadline: float, now: float) -> None:
         """Refuse a part that would wait in vain.
 
-        Args:
-            left_s: seconds until its deadline.
-
         Raises:
-            Overloaded: at the present speed, the rows before it take longer.
+            Overloaded: at the present speed, the rows before it take longer than until its deadline.
         """
-        speed = (self._large if is_large else self._small).rows_per_s
-        if speed:
-            waiting = self._waiting
-            rows = waiting.large_rows if is_large else waiting.rows - waiting.large_rows
-            if rows > _MARGIN * speed * left_s:
-                why = f"{rows} rows wait, {speed:.3g} are answered per second, and the deadline is in {left_s:.1f} s"
-                raise overloaded(why)
+        large = self._waiting.large_rows
+        waiting = large if is_large else self._waiting.rows - large
+        outflow = self._large if is_large else self._small
+        if outflow.refuses(waiting, deadline, now):
+            raise overloaded(
+                f"{waiting} rows wait, {outflow.rows_per_s:.3g} are answered per second, and the deadline is in "
+                f"{deadline - now:.1f} s"
+            )

@@ -18,29 +18,56 @@ PATIENCE_S = 3.0
 SECONDS = 30.0
 
 
+def backlog(speeds: Sequence[float], began: float = 0.0) -> Outflow:
+    """Return an outflow after so many seconds, each with so many rows answered and others waiting."""
+    outflow = Outflow()
+    outflow.taken(5, began)
+    for second, speed in enumerate(speeds, 1):
+        outflow.left(int(speed), began + second)
+        outflow.taken(5, began + second)
+    return outflow
+
+
 def test_a_burst_says_nothing() -> None:
-    outflow = Outflow(0.0)
-    outflow.left(10, 5, 0.5)
-    assert outflow.rows_per_s == 0
+    outflow = backlog([])
+    outflow.left(1, 0.5)
+    assert not outflow.refuses(10**6, 1.5, 0.5)
 
 
 def test_the_speed_is_that_of_the_latest_seconds() -> None:
-    outflow = Outflow(0.0)
-    for second in range(1, 31):
-        outflow.left(10, 5, float(second))
-    assert outflow.rows_per_s == 10
-    for second in range(31, 61):
-        outflow.left(40, 5, float(second))
-    assert 38 < outflow.rows_per_s <= 40
+    assert backlog([10] * 30).rows_per_s == 10
+    assert 38 < backlog([10] * 30 + [40] * 30).rows_per_s <= 40
 
 
-def test_a_queue_that_stays_empty_forgets_the_speed() -> None:
-    outflow = Outflow(0.0)
-    outflow.left(10, 5, 2.0)
-    outflow.left(10, 0, 3.0)
+def test_what_fits_before_the_deadline_is_accepted() -> None:
+    outflow = backlog([10] * 10)
+    assert not outflow.refuses(85, deadline=20, now=10)
+    assert outflow.refuses(95, deadline=20, now=10)
+
+
+def test_batches_that_take_all_that_waits_say_nothing() -> None:
+    """Few rows in each, every second; a hundred would fit as well."""
+    outflow = Outflow()
+    for second in range(30):
+        outflow.taken(0, second)
+        outflow.left(3, second + 1)
+    assert not outflow.refuses(1000, deadline=32, now=30)
+
+
+def test_a_queue_without_backlog_forgets_the_speed() -> None:
+    outflow = backlog([10] * 10)
+    outflow.taken(0, 10)
+    assert outflow.refuses(1000, deadline=15, now=14)
+    assert not outflow.refuses(1000, deadline=25, now=24)
+
+
+def test_an_idle_time_counts_for_nothing() -> None:
+    """All that waited was withdrawn. The next burst comes after a long time."""
+    outflow = backlog([])
+    assert not outflow.refuses(0, deadline=330, now=300)
+    outflow.taken(5, 300)
+    outflow.left(10, 302)
     assert outflow.rows_per_s == 5
-    outflow.left(10, 0, 11.0)
-    assert outflow.rows_per_s == 0
 
 
 def test_ten_times_the_load_is_refused_and_the_rest_is_answered() -> None:
