@@ -54,9 +54,9 @@ fuzz: $(VENV)/.dev ## Fuzz every parser of what callers send; SECONDS=600 for al
 
 .PHONY: faults
 faults: $(VENV)/.dev ## Rehearse faults under load, and write what callers saw into docs/operate/failures.md
-	@mkdir -p .cache && rm -f .cache/faults.jsonl
-	FAULTS_REPORT=.cache/faults.jsonl $(BIN)/pytest -s tests/faults
-	$(BIN)/python -m tests.faults.report .cache/faults.jsonl docs/operate/failures.md docs/operate/faults.svg
+	@mkdir -p .reports && rm -f .reports/faults.jsonl
+	FAULTS_REPORT=.reports/faults.jsonl $(BIN)/pytest -s tests/faults
+	$(BIN)/python -m tests.faults.report .reports/faults.jsonl docs/operate/failures.md docs/operate/faults.svg
 
 .PHONY: hostile
 hostile: $(VENV)/.dev ## Send hostile requests to a running platform, and to every parser for SECONDS
@@ -65,7 +65,7 @@ hostile: $(VENV)/.dev ## Send hostile requests to a running platform, and to eve
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Send mixed traffic for MINUTES, 60 by default, and show that no resource grows
-	$(BIN)/python -m tests.soak.run $(or $(MINUTES),60) .cache/soak.json
+	$(BIN)/python -m tests.soak.run $(or $(MINUTES),60) .reports/soak.json
 
 .PHONY: coverage
 coverage: $(VENV)/.dev clients ## Measure the branches that the quick and the platform's tests run together, and hold them to the floors
@@ -108,7 +108,7 @@ lock: ## Update the locked requirements
 
 .PHONY: clean
 clean: ## Remove the environments and the built documentation
-	rm -rf $(VENV) $(CLIENTS) .venv-peers .site .cache
+	rm -rf $(VENV) $(CLIENTS) .venv-peers .site .cache .reports
 
 .PHONY: reset
 reset: ## Remove the embedded state in .ml-serve: registry, models, feature store

@@ -1,8 +1,8 @@
 """Fuzz every target, each in a process of its own: ``python -m tests.fuzz.fuzz --seconds 600``.
 
 The processes run one after the other and divide the time. Atheris measures which lines of `app` an input reaches, and
-keeps those that reach new ones, in ``.cache/fuzz``. An input on which the product fails is written to
-``.cache/fuzz/crashes`` and named. Once the fault is fixed, move it to ``tests/fuzz/findings``: the tests run it then.
+keeps those that reach new ones, in ``.reports/fuzz``. An input on which the product fails is written to
+``.reports/fuzz/crashes`` and named. Once the fault is fixed, move it to ``tests/fuzz/findings``: the tests run it then.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-WORK = ROOT / ".cache" / "fuzz"
+WORK = ROOT / ".reports" / "fuzz"
 _MOST_BYTES = {"parquet": 16_384, "json_text": 16_384}
 _MEMORY_MB = 3072
 _HANG_S = 30
