@@ -79,7 +79,7 @@ class Faulty:
             warnings.simplefilter("always")
             mlflow.set_tracking_uri(self.server.uri)
             numbers = [
-                numbered.log(number, load_s=LOAD_S, held_in=self.loads, predict_s=PREDICT_S) for number in range(1, 7)
+                numbered.log(number, load_s=LOAD_S, held_in=self.loads, predict_s=PREDICT_S) for number in range(1, 8)
             ]
             slow = numbered.log(1, predict_s=4 / SLOW_PER_S, row_wise=False)
             factors = [

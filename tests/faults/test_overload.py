@@ -64,7 +64,7 @@ async def test_ten_times_the_load_is_refused_and_costs_others_nothing(faulty: Fa
     statuses: list[Counter[int]] = []
     seen: Seen = await rehearse(
         faulty,
-        f"{10 * SLOW_PER_S:.0f} requests/s to a model for {SLOW_PER_S:.0f}",
+        "ten times the load of a model",
         lambda: statuses.append(asyncio.run(flood(60 * MINUTES))),
     )
     (count,) = statuses

