@@ -109,7 +109,8 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
     from app.deployments.runtime import Runtime  # noqa: PLC0415 - imports Ray, which reads the environment set above
 
     runtime = Runtime(settings, run_folder, announcements.step)
-    ready_at, has_ended = 0.0, False
+    lasted_s = 0.0
+    stops: list[int] = []
     try:
         with preparation(settings, demo=demo) as prepared:
             runtime.start()
@@ -126,17 +127,17 @@ def run(settings: Settings, *, demo: bool, console: Console) -> int:
         announcements.say("Ctrl-C stops everything.")
         ready_at = time.monotonic()
         _wait(runtime)
-        has_ended = True
+        lasted_s = time.monotonic() - ready_at
         announcements.fail(f"Ray or the application ended unexpectedly; logs: {runtime.log_folder}")
     except KeyboardInterrupt:
         return 0
     finally:
         for number in _STOP_SIGNALS:  # a second signal must not interrupt a clean stop
-            signal.signal(number, signal.SIG_IGN)
-        runtime.stop(has_ended=has_ended)
+            signal.signal(number, lambda received, _: stops.append(received))
+        runtime.stop(has_ended=lasted_s > 0)
         (settings.home / _RUN_FILE).unlink(missing_ok=True)
         announcements.say("stopped")
-    if settings.ray_address is None and time.monotonic() > ready_at + _WORTH_A_RESTART_S:
+    if settings.ray_address is None and lasted_s > _WORTH_A_RESTART_S and not stops:
         announcements.say("starting again")
         _start_again(environment)
     return 1

@@ -30,7 +30,8 @@ class MemoryBound:
     """
 
     def __init__(self, nbytes: int = 0) -> None:
-        self._nbytes = max(nbytes or int(total_bytes() * _SHARE), data_bytes())
+        self._process = psutil.Process()
+        self._nbytes = max(nbytes or int(total_bytes() * _SHARE), data_bytes(self._process))
         if not _IS_LINUX:
             return
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -46,12 +47,12 @@ class MemoryBound:
     @property
     def is_full(self) -> bool:
         """Whether so little is left that most allocations fail."""
-        return data_bytes() > _FULL * self._nbytes
+        return data_bytes(self._process) > _FULL * self._nbytes
 
 
-def data_bytes() -> int:
-    """Return the private data of this process in bytes; 0 where only Linux could tell."""
-    return int(psutil.Process().memory_info().data) if _IS_LINUX else 0
+def data_bytes(process: psutil.Process | None = None) -> int:
+    """Return the private data of a process, by default this one, in bytes; 0 where only Linux could tell."""
+    return int((process or psutil.Process()).memory_info().data) if _IS_LINUX else 0
 
 
 def total_bytes(groups: Path = Path("/sys/fs/cgroup")) -> int:

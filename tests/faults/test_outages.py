@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.faulty import NAME, WITHIN_S, Faulty, until
 from tests.faults.rehearsal import rehearse
+from tests.missing import missing
 from tests.platform import URL
 
 pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
@@ -69,7 +70,7 @@ async def test_a_registry_that_hangs_refuses_only_releases(faulty: Faulty) -> No
 
 async def test_a_full_disk_stops_releases_only(faulty: Faulty) -> None:
     if not faulty.has_own_disk:
-        pytest.skip("only root may mount the small disk that this test fills")
+        missing("only root may mount the small disk that this test fills")
     filler = faulty.platform.home / "filler"
     version = "6"  # which nothing has loaded yet
     refused: list[httpx.Response] = []

@@ -252,7 +252,7 @@ class Batcher(Generic[P, R]):
             return False
         except self._of_one as error:
             if len(parts) == 1:
-                self._outflows.left(parts, self._now())
+                self._outflows.left(parts, parts[0].rows, self._now())
                 _fail(parts, error)
                 return False
             # In halves, but one by one if each retry may kill a replica, or where the model is not row-wise.
@@ -263,15 +263,15 @@ class Batcher(Generic[P, R]):
         except Exception as error:
             if not isinstance(error, ServingError):
                 log.exception("batch failed: parts=%d", len(parts))
-            self._outflows.left(parts, self._now())
+            self._outflows.left(parts, sum([part.rows for part in parts]), self._now())
             _fail(parts, error)
             return False
         now = self._now()
-        self._outflows.left(parts, now)
+        rows = sum([part.rows for part in parts])
+        self._outflows.left(parts, rows, now)
         for part, result in zip(parts, results, strict=True):
             if not part.done():
                 part.set_result(result)
-        rows = sum([part.rows for part in parts])
         # A large part may precede small ones that are older; within each kind the first is the oldest.
         since = min(parts[0].since, parts[1].since) if len(parts) > 1 else parts[0].since
         self._answered(AnsweredBatch(len(parts), rows, started - since, now - started, self._bound.value))

@@ -87,10 +87,15 @@ class Outflows:
         self._small.taken(self._waiting.rows - large, now)
         self._large.taken(large, now)
 
-    def left(self, parts: Sequence[Part[Any, Any]], now: float) -> None:
-        """Count parts that a call has answered or failed. One that the deadline has cut short tells no speed."""
-        large = sum([part.rows for part in parts if part.is_large])
-        self._small.left(sum([part.rows for part in parts]) - large, now)
+    def left(self, parts: Sequence[Part[Any, Any]], rows: int, now: float) -> None:
+        """Count parts that a call has answered or failed. One that the deadline has cut short tells no speed.
+
+        Args:
+            parts: of one batch; if some of them are large, the first one is.
+            rows: of all parts.
+        """
+        large = sum([part.rows for part in parts if part.is_large]) if parts[0].is_large else 0
+        self._small.left(rows - large, now)
         self._large.left(large, now)
 
     def check(self, is_large: bool, deadline: float, now: float) -> None:
